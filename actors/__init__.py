@@ -1,0 +1,1 @@
+"""Ray actors: the task stream."""

@@ -1,0 +1,93 @@
+"""The Ray cluster a command runs on: reaching it, and checking it before anything starts."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from system.config import ClusterConfig
+from system.errors import ConfigError, PromptideError, StorageError
+from system.storage.files import Folder
+
+
+@contextmanager
+def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+    """Connect to the cluster, or start one on this machine; leave it as it was found.
+
+    Raises ConfigError naming `cluster.address` when nothing answers there.
+    """
+    started = not ray.is_initialized()
+    if started:
+        # Ray warns about CUDA_VISIBLE_DEVICES of zero-GPU workers; the new way is asked for here.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            ray.init(
+                address=config.address,
+                include_dashboard=None if config.address else False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(
+                f"cluster.address={config.address!r} cannot be reached ({error}); start Ray there "
+                "(`ray start --head`), or set cluster.address=null for one on this machine"
+            ) from error
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def check_resources(config: ClusterConfig) -> None:
+    """Compare what the workers need with what the cluster has.
+
+    Raises ConfigError with the arithmetic, instead of a run that waits for ever.
+    """
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    need_cpus = config.workers * config.cpus_per_worker
+    if need_cpus > have.get("CPU", 0):
+        raise ConfigError(
+            f"cluster.workers={config.workers} x "
+            f"cluster.cpus_per_worker={config.cpus_per_worker:g} need {need_cpus:g} CPUs, the "
+            f"cluster has {have.get('CPU', 0):g}; lower either"
+        )
+    if config.gpu and config.workers > have.get("GPU", 0):
+        raise ConfigError(
+            f"cluster.workers={config.workers} need a GPU each, the cluster has "
+            f"{have.get('GPU', 0):g}; lower cluster.workers or set cluster.gpu=false"
+        )
+
+
+@ray.remote(num_cpus=0)
+def _read_probe(uri: str, name: str) -> bytes | str:
+    try:
+        return Folder.of(uri).read(name)
+    except PromptideError as error:
+        return str(error)
+
+
+def check_storage(uri: str) -> None:
+    """Write a file on this node and read it on every other.
+
+    Raises StorageError naming the node that does not see it.
+    """
+    folder, name = Folder.of(uri), ".probe-nodes"
+    data = os.urandom(32)
+    folder.write(name, data)
+    try:
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            if not node["Alive"]:
+                continue
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            seen = ray.get(_read_probe.options(scheduling_strategy=strategy).remote(uri, name))
+            if seen != data:
+                raise StorageError(
+                    f"node {node['NodeManagerAddress']} does not see storage_path {uri}: {seen!r}; "
+                    "use a path that all nodes share, or a URI such as s3://"
+                )
+    finally:
+        folder.delete(name)

@@ -1,0 +1,1 @@
+"""The learning system: data, frozen backbones, methods, stages, evaluation, storage."""

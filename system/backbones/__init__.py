@@ -1,0 +1,1 @@
+"""Frozen vision-language models and where a prompt enters them."""

@@ -1,0 +1,88 @@
+"""Preprocessing of images for a backbone, and the augmentations of training.
+
+`protocol: corrected` uses the checkpoint's own image processor. `protocol: published` repeats what
+LPI's released code does in training and evaluation alike: a random resized crop, a random flip,
+and ImageNet's figures for normalisation.
+"""
+
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from system.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+AUGMENTATIONS = ("none", "crop_flip")
+
+
+def random_resized_crop(
+    image: Image.Image, size: int, rng: np.random.Generator, min_area: float = 0.08
+) -> Image.Image:
+    """A crop of random area and aspect ratio, resized to (size, size), half of the time mirrored.
+
+    Area between `min_area` and 1 of the image, aspect between 3/4 and 4/3 (log-uniform): the crop
+    of Szegedy et al. 2015, "Going deeper with convolutions". Falls back to the central square.
+    """
+    width, height = image.size
+    crop = None
+    for _ in range(10):
+        area = width * height * rng.uniform(min_area, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            crop = (left, top, left + w, top + h)
+            break
+    if crop is None:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        crop = (left, top, left + side, top + side)
+    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=crop)
+    if rng.random() < 0.5:
+        resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return resized
+
+
+class ProcessorTransform:
+    """A `transformers` image processor behind our transform interface; picklable.
+
+    Returns float32 (3, H, W). Raises ConfigError for an unknown protocol or augmentation.
+    """
+
+    def __init__(self, processor: Any, image_size: int, protocol: str, augmentation: str) -> None:
+        if augmentation not in AUGMENTATIONS:
+            raise ConfigError(
+                f"stage.augmentation={augmentation!r} is unknown; use one of "
+                f"{', '.join(AUGMENTATIONS)}"
+            )
+        self.processor = processor
+        self.image_size = image_size
+        self.published = protocol == "published"
+        self.augmentation = "crop_flip" if self.published else augmentation
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
+        """Pixels (3, H, W); `rng` drives the augmentation, None asks for evaluation's."""
+        if self.published and rng is None:
+            # The released code crops at random in evaluation too; the image's own bytes seed
+            # the crop here, so that a figure can be had twice and in any batch.
+            rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+        options: dict[str, Any] = {}
+        if rng is not None and self.augmentation == "crop_flip":
+            image = random_resized_crop(image, self.image_size, rng)
+            options = {"do_resize": False, "do_center_crop": False}
+        if self.published:
+            options |= {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+        pixels = self.processor(images=image, return_tensors="pt", **options)["pixel_values"]
+        assert isinstance(pixels, torch.Tensor)
+        return pixels[0]
+
+    def __str__(self) -> str:
+        if self.published:
+            return "published: random crop and flip, ImageNet's mean and deviation"
+        return "the checkpoint's own image processor"

@@ -1,0 +1,1 @@
+"""From published data sets to task shards, and from task shards to batches."""

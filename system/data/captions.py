@@ -1,0 +1,55 @@
+"""Caption cleaning as the two papers' data sets do it."""
+
+import re
+from collections.abc import Callable
+
+from system.errors import ConfigError
+
+MAX_WORDS = 30
+
+_LPI_DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_DIFF_PROMPT_SPACED = re.compile(r"[.!\"()*#:;~]")
+_SPACES = re.compile(r"\s+")
+
+
+def _collapse(text: str) -> str:
+    return _SPACES.sub(" ", text).strip()
+
+
+def _first_words(text: str) -> str:
+    return " ".join(_collapse(text).split(" ")[:MAX_WORDS])
+
+
+def _lpi(text: str) -> str:
+    text = _LPI_DELETED.sub("", text.lower()).replace("-", " ").replace("/", " ")
+    return _first_words(text.replace("<person>", "person"))
+
+
+def _diff_prompt(text: str) -> str:
+    return _first_words(_DIFF_PROMPT_SPACED.sub(" ", text.lower()))
+
+
+_RULES: dict[str, Callable[[str], str]] = {
+    "lpi": _lpi,
+    "diff_prompt": _diff_prompt,
+    "none": _collapse,
+}
+CAPTION_RULES = tuple(_RULES)
+
+
+def clean_caption(text: str, rule: str) -> str:
+    """Clean one caption.
+
+    `rule`: "lpi" (Yan et al. 2024) lower-cases, deletes punctuation, turns `-` and `/` into
+    spaces, `<person>` into `person` and keeps 30 words; "diff_prompt" (Yan et al. 2025)
+    lower-cases, turns punctuation but commas, apostrophes and question marks into spaces and keeps
+    30 words; "none" only collapses white space.
+    Returns: the cleaned text, which may be empty: the caller knows what to name in its error.
+    Raises: ConfigError for an unknown rule.
+    """
+    if rule not in _RULES:
+        raise ConfigError(
+            f"benchmark.options.caption_rule: {rule!r} is unknown: choose one of "
+            f"{', '.join(CAPTION_RULES)}"
+        )
+    return _RULES[rule](text)

@@ -1,0 +1,123 @@
+"""The one table layout that every reader produces and every worker reads: a row an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+_MASK = pa.struct(
+    [
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("counts", pa.binary(), nullable=False),
+    ]
+)
+_EXPRESSION = pa.struct(
+    [
+        pa.field("instance", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
+
+SHARD_SCHEMA = pa.schema(
+    [
+        # the dataset's own number of the image, unique over all splits of a benchmark
+        pa.field("image_id", pa.int64(), nullable=False),
+        # name relative to the split's image folder, as the annotations give it
+        pa.field("file_name", pa.string(), nullable=False),
+        # the encoded bytes as distributed (JPEG, PNG, ...), never re-encoded
+        pa.field("image", pa.binary(), nullable=False),
+        # pixels of the decoded image; boxes and masks are in this frame
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        # cleaned by the benchmark's caption rule, at least one, none empty
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        # name of the task that the image belongs to
+        pa.field("task", pa.string(), nullable=False),
+        # one entry an instance: left, top, width, height in pixels (MSCOCO's order)
+        pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
+        # names of each instance's category and super-category, parallel to `boxes`
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("super_categories", pa.list_(pa.string()), nullable=False),
+        # one mask an instance, MSCOCO's compressed run lengths, parallel to `boxes`
+        pa.field("masks", pa.list_(_MASK), nullable=False),
+        # referring expressions; `instance` indexes `boxes`
+        pa.field("expressions", pa.list_(_EXPRESSION), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """One instance's mask as MSCOCO's compressed run lengths (column by column, zeros first)."""
+
+    height: int
+    width: int
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One annotated object: box (left, top, width, height in pixels), names and mask."""
+
+    box: tuple[float, float, float, float]
+    category: str
+    super_category: str
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A referring expression and the index of the instance it refers to."""
+
+    instance: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One row of a task shard, see `SHARD_SCHEMA` for the meaning of each field."""
+
+    image_id: int
+    file_name: str
+    image: bytes
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    task: str
+    instances: tuple[Instance, ...]
+    expressions: tuple[Expression, ...]
+
+
+def records_to_table(records: Sequence[ImageRecord]) -> pa.Table:
+    """Lay records out as a table of `SHARD_SCHEMA`, in the order given."""
+    rows = [
+        {
+            "image_id": record.image_id,
+            "file_name": record.file_name,
+            "image": record.image,
+            "width": record.width,
+            "height": record.height,
+            "captions": record.captions,
+            "task": record.task,
+            "boxes": [instance.box for instance in record.instances],
+            "categories": [instance.category for instance in record.instances],
+            "super_categories": [instance.super_category for instance in record.instances],
+            "masks": [
+                {
+                    "height": instance.mask.height,
+                    "width": instance.mask.width,
+                    "counts": instance.mask.counts,
+                }
+                for instance in record.instances
+            ],
+            "expressions": [
+                {"instance": expression.instance, "text": expression.text}
+                for expression in record.expressions
+            ],
+        }
+        for record in records
+    ]
+    return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)

@@ -1,0 +1,117 @@
+"""Parquet files that appear under their name only when they are whole, with a checksum."""
+
+import hashlib
+from contextlib import suppress
+from io import RawIOBase
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from system.data.locations import filesystem_of, join, storage_errors
+from system.data.manifest import Shard
+from system.data.schema import SHARD_SCHEMA, ImageRecord, records_to_table
+
+
+class TaskShardWriter:
+    """Collects one task's records into row groups and row groups into Parquet files.
+
+    Files are named `<folder>/<name>-00000.parquet` and so on. At most `row_group_rows` records
+    are held.
+    Raises: StorageError from every method but `abandon` if the place cannot be written.
+    """
+
+    def __init__(self, folder: str, name: str, row_group_rows: int, shard_rows: int) -> None:
+        self._folder, self._name = folder, name
+        self._row_group_rows = row_group_rows
+        self._groups_a_shard = shard_rows // row_group_rows
+        self._buffer: list[ImageRecord] = []
+        self._file: _ShardFile | None = None
+        self._shards: list[Shard] = []
+
+    def append(self, record: ImageRecord) -> None:
+        """Take one record."""
+        self._buffer.append(record)
+        if len(self._buffer) == self._row_group_rows:
+            self._flush()
+
+    def close(self) -> tuple[Shard, ...]:
+        """Write what is left and return all finished files, none if there was no record."""
+        if self._buffer:
+            self._flush()
+        if self._file is not None:
+            self._shards.append(self._file.close())
+            self._file = None
+        return tuple(self._shards)
+
+    def abandon(self) -> None:
+        """Let go of an unfinished file; it stays under its temporary name."""
+        if self._file is not None:
+            self._file.abandon()
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self._file = _ShardFile(
+                join(self._folder, f"{self._name}-{len(self._shards):05d}.parquet")
+            )
+        self._file.append(records_to_table(self._buffer))
+        self._buffer = []
+        if len(self._file.row_groups) == self._groups_a_shard:
+            self._shards.append(self._file.close())
+            self._file = None
+
+
+class _ShardFile:
+    """One Parquet file under a temporary name until it is whole."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._filesystem, self._path = filesystem_of(uri)
+        self._partial = self._path + ".partial"
+        self.row_groups: list[int] = []
+        with storage_errors(uri, "open for writing"):
+            self._stream = self._filesystem.open_output_stream(self._partial)
+            self._sink = _HashingSink(self._stream)
+            self._writer = pq.ParquetWriter(
+                pa.PythonFile(self._sink, mode="w"),
+                SHARD_SCHEMA,
+                compression="zstd",
+                use_dictionary=["task"],  # of no use elsewhere, and it would copy each image
+                write_statistics=["image_id"],
+            )
+
+    def append(self, table: pa.Table) -> None:
+        with storage_errors(self._uri, "write"):
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        self.row_groups.append(table.num_rows)
+
+    def close(self) -> Shard:
+        with storage_errors(self._uri, "finish"):
+            self._writer.close()
+            self._stream.close()
+            self._filesystem.move(self._partial, self._path)
+        groups = tuple(self.row_groups)
+        return Shard(self._uri, sum(groups), groups, self._sink.digest.hexdigest())
+
+    def abandon(self) -> None:
+        # Whatever fails here is a consequence of the error that led here, which is the one to show.
+        with suppress(OSError, ValueError, pa.ArrowException):
+            self._writer.close()
+        with suppress(OSError):
+            self._stream.close()
+
+
+class _HashingSink(RawIOBase):
+    """Passes bytes on to a stream and takes their checksum on the way."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        super().__init__()
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # pyarrow hands over bytes
+        self.digest.update(data)
+        self._stream.write(data)
+        return len(data)

@@ -1,0 +1,1 @@
+"""Recall, routing, the accuracy matrix, and what is drawn from it."""

@@ -1,0 +1,80 @@
+"""From plain mappings to frozen dataclasses, with errors that name the field."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from system.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build `cls` from a mapping; `where` is the config section for the messages.
+
+    Nested dataclasses, tuples, Literals and `X | None` are understood. Raises ConfigError for an
+    unknown key (with the nearest one), a missing one, or a value of the wrong type; a ValueError
+    of the class's own `__post_init__` comes out as ConfigError too.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {where}.{near[0]}?" if near else ""
+            raise ConfigError(
+                f"unknown key {where}.{key}{hint} Known: {', '.join(sorted(fields))}."
+            )
+    parsed = {}
+    for name, field in fields.items():
+        if name in values:
+            parsed[name] = _convert(values[name], hints[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name} is missing")
+    try:
+        return cls(**parsed)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if hint is Any:
+        return value
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        (inner,) = [option for option in options if option is not type(None)]
+        return _convert(value, inner, where)
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            known = ", ".join(str(choice) for choice in typing.get_args(hint))
+            raise ConfigError(f"{where}={value!r} is not one of: {known}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={value!r} must be a list")
+        (inner, *_) = typing.get_args(hint)
+        return tuple(_convert(item, inner, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r} must be a mapping")
+        _, inner = typing.get_args(hint)
+        return {str(key): _convert(item, inner, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r} must be a mapping")
+        return parse_dataclass(hint, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
+    return value

@@ -1,0 +1,65 @@
+"""Checks of a run before anything expensive starts."""
+
+from dataclasses import dataclass
+
+from system.backbones.dual_encoder import BACKBONES
+from system.config import ExperimentConfig
+from system.data.loading import steps_per_epoch
+from system.data.manifest import MANIFEST_NAME, Manifest
+from system.errors import ConfigError, DataError
+from system.prompts.method import METHODS, MethodSetting
+from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
+from system.storage.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found: the prepared benchmark and the order of the tasks."""
+
+    manifest: Manifest
+    tasks: tuple[str, ...]
+
+
+def check_experiment(experiment: ExperimentConfig) -> Checked:
+    """Load and compare everything that a run will need.
+
+    Raises ConfigError, DataError or AdapterMismatchError naming the field or file: a benchmark that
+    is not prepared, tasks it has not, fewer images than the batch, a backbone that does not load,
+    a method that does not fit it, adapters in the run directory that belong to another backbone.
+    """
+    manifest = prepared(experiment)
+    tasks = experiment.benchmark.tasks or tuple(entry.name for entry in manifest.tasks)
+    if len(set(tasks)) != len(tasks) or not tasks:
+        raise ConfigError(f"benchmark.tasks={list(tasks)} must name each task once")
+    pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
+    for name in tasks:
+        entry = manifest.task(name)
+        rows = entry.grant("train").rows
+        steps_per_epoch(rows, experiment.stage.batch_size, pieces, task=name)
+        if entry.grant("test").rows == 0:
+            raise DataError(f"task {name!r} has no test images; prepare the benchmark again")
+    backbone = BACKBONES.get(experiment.backbone.name)(experiment.backbone.resolved_path())
+    setting = MethodSetting(backbone.shape, experiment.seed, experiment.protocol)
+    method = METHODS.get(experiment.method["name"]).build(experiment.method, setting)
+    backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
+    backbone.tokenize(["a"], method.placeholders)
+    adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
+    if adapters.folder.exists(HEADER):
+        require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
+    return Checked(manifest, tasks)
+
+
+def prepared(experiment: ExperimentConfig) -> Manifest:
+    """The manifest of the prepared benchmark, its files checked against it.
+
+    Raises DataError with the command that prepares it.
+    """
+    folder = experiment.benchmark_folder()
+    if not folder.exists(MANIFEST_NAME):
+        raise DataError(
+            f"benchmark {experiment.benchmark.name!r} is not prepared ({folder.uri} has no "
+            f"{MANIFEST_NAME}); run `promptide prepare benchmark={experiment.benchmark.name}`"
+        )
+    manifest = Manifest.load(folder.uri)
+    manifest.verify()
+    return manifest

@@ -1,0 +1,1 @@
+"""Methods: what is trained, one file each."""

@@ -1,0 +1,173 @@
+"""LPI: low-rank prompts with a layer factor that both modalities share.
+
+Yan et al., "Low-rank Prompt Interaction for Continual Vision-Language Retrieval", ACM MM 2024
+(arXiv 2501.14369).
+
+Legend: L layers, N prompt length, D width of a tower, R rank, K tasks so far.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
+from system.errors import ConfigError
+from system.losses import layer_alignment, task_contrast
+from system.prompts.method import METHODS, MethodFactory, MethodSetting, PromptMethod
+
+PUBLISHED_CONSTRUCTED_DEPTH = 9
+PUBLISHED_TEMPERATURE = 0.001
+
+
+def low_rank_prompt(layer: Tensor, position: Tensor, feature: Tensor) -> Tensor:
+    """Prompts (L, N, D) from factors (L, R), (N, R) and (D, R).
+
+    prompt[l, n, d] = mean over k of layer[l, k] position[n, k] feature[d, k] (LPI, low-rank
+    decomposition of the prompts).
+    """
+    return torch.einsum("lk,nk,dk->lnd", layer, position, feature) / layer.shape[1]
+
+
+@dataclass(frozen=True)
+class LayerAlignmentConfig:
+    """Contrast of the same layer's prompts across modalities (LPI's layer level)."""
+
+    weight: float = 0.1
+    similarity: Literal["cosine", "dot"] = "cosine"
+    temperature: float = 0.01
+
+
+@dataclass(frozen=True)
+class TaskContrastConfig:
+    """Contrast of the tasks' prompts by the tasks' similarity (LPI's task level)."""
+
+    weight: float = 0.1
+    threshold: float = 0.4
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class LowRankConfig:
+    """The settings of LPI; `prompt_depth` null means every layer of the shallower tower."""
+
+    rank: int = 4
+    prompt_length: int = 16
+    prompt_depth: int | None = None
+    init_std: float = 0.5
+    layer_alignment: LayerAlignmentConfig = LayerAlignmentConfig()
+    task_contrast: TaskContrastConfig = TaskContrastConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "prompt_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.layer_alignment.temperature <= 0 or self.task_contrast.temperature <= 0:
+            raise ValueError("temperatures must be above 0")
+
+
+class TaskFactors(nn.Module):
+    """The factors of one task: R (L + 2 N + Dv + Dt) numbers."""
+
+    def __init__(
+        self, depth: int, length: int, widths: dict[Modality, int], rank: int, std: float, seed: int
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        def factor(rows: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(rows, rank, generator=generator) * std)
+
+        self.layer = factor(depth)
+        self.position = nn.ParameterDict({m: factor(length) for m in MODALITIES})
+        self.feature = nn.ParameterDict({m: factor(widths[m]) for m in MODALITIES})
+
+
+class LowRankPrompts(PromptMethod):
+    """Low-rank prompts of every task so far; only the current task's factors train."""
+
+    def __init__(self, config: LowRankConfig, setting: MethodSetting) -> None:
+        super().__init__()
+        shape = setting.shape
+        tower = min(shape.vision_layers, shape.text_layers)
+        depth = tower if config.prompt_depth is None else config.prompt_depth
+        if not 1 <= depth <= tower:
+            raise ConfigError(
+                f"method.prompt_depth={depth} does not fit a backbone of {shape.vision_layers} "
+                f"vision and {shape.text_layers} text layers; use 1..{tower}"
+            )
+        self.config = config
+        self.placeholders = config.prompt_length
+        self.published = setting.protocol == "published"
+        # As released: the configured seed and depth are not read. Factors are made for nine
+        # layers from seed 1, and only the first layer's prompt enters.
+        self.depth = PUBLISHED_CONSTRUCTED_DEPTH if self.published else depth
+        self.entered = 1 if self.published else depth
+        self.seed = 1 if self.published else setting.seed
+        self.widths: dict[Modality, int] = {m: shape.width(m) for m in MODALITIES}
+        self.tasks = nn.ModuleList()
+
+    @property
+    def known_tasks(self) -> int:
+        """How many tasks have factors."""
+        return len(self.tasks)
+
+    def add_task(self, backbone: DualEncoder) -> None:
+        """New factors, normal with `init_std`; each task has its own seed."""
+        c = self.config
+        # A prime stride keeps the tasks of neighbouring seeds apart.
+        seed = self.seed * 1_000_003 + len(self.tasks)
+        factors = TaskFactors(self.depth, c.prompt_length, self.widths, c.rank, c.init_std, seed)
+        device = next(backbone.parameters()).device
+        self.tasks.append(factors.to(device))
+
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
+        """The five factors of a task."""
+        return dict(self.tasks[task].named_parameters())
+
+    def full_prompt(self, modality: Modality, task: int) -> Tensor:
+        """The prompt (L, N, D) of all layers that have factors."""
+        factors = self.tasks[task]
+        assert isinstance(factors, TaskFactors)
+        return low_rank_prompt(factors.layer, factors.position[modality], factors.feature[modality])
+
+    def prompt(self, modality: Modality, task: int) -> Tensor:
+        """The prompt (L, N, D) of the layers that are entered."""
+        return self.full_prompt(modality, task)[: self.entered]
+
+    def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
+        """Layer alignment of the current task, and task contrast from the second task on."""
+        align, contrast = self.config.layer_alignment, self.config.task_contrast
+        terms: dict[str, Tensor] = {}
+        prompts = {m: self.full_prompt(m, self.current) for m in MODALITIES}
+        if align.weight:
+            terms["layer_alignment"] = align.weight * layer_alignment(
+                prompts["vision"],
+                prompts["text"],
+                similarity="dot" if self.published else align.similarity,
+                temperature=align.temperature,
+            )
+        if contrast.weight and similarity is not None and self.current > 0:
+            stacked = {
+                m: torch.stack(
+                    [self.full_prompt(m, task).detach() for task in range(self.current)]
+                    + [prompts[m]]
+                )  # (K, L, N, D)
+                for m in MODALITIES
+            }
+            known = self.current + 1
+            terms["task_contrast"] = contrast.weight * task_contrast(
+                stacked["vision"],
+                stacked["text"],
+                similarity[:known, :known],
+                threshold=contrast.threshold,
+                temperature=PUBLISHED_TEMPERATURE if self.published else contrast.temperature,
+                # As released, a row without a negative makes the loss and its gradient NaN;
+                # at the published temperature the gradient is 0 otherwise, so 0 loses nothing.
+                empty="zero",
+            )
+        return terms
+
+
+METHODS.register("lpi")(MethodFactory(LowRankConfig, LowRankPrompts))

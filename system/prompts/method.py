@@ -1,0 +1,130 @@
+"""The one interface of everything that learns: what it trains for a task and what enters where."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
+from system.registry import Registry
+
+
+@dataclass(frozen=True)
+class MethodSetting:
+    """What a method is built from, beside its own section of the config."""
+
+    shape: BackboneShape
+    seed: int
+    protocol: str  # "corrected" or "published"
+
+
+class Method(nn.Module, ABC):
+    """Owns all trainable parameters and never changes the backbone.
+
+    Tasks are numbered in the order of the stream. Only the current task's parameters train; what
+    earlier tasks learned stays as it was.
+    """
+
+    #: Whether the router must name a task for each test sample.
+    needs_router: ClassVar[bool] = True
+    #: Tokens that the text must leave free for a prompt.
+    placeholders: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = -1
+
+    @abstractmethod
+    def add_task(self, backbone: DualEncoder) -> None:
+        """Make the parameters of the next task; they are its own from then on."""
+
+    @abstractmethod
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
+        """The parameters that task learned, by name: what an adapter file holds."""
+
+    @abstractmethod
+    def encode(
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+    ) -> Tensor:
+        """Features (B, P), not normalised, of inputs (B, ...) under the prompts of `tasks` (B,)."""
+
+    def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
+        """Weighted loss terms of the parameters alone; `similarity` (K, K) of the tasks so far."""
+        return {}
+
+    def begin_task(self, task: int, backbone: DualEncoder) -> None:
+        """Make `task` the one that trains: adds what is missing and freezes all the others."""
+        while self.known_tasks <= task:
+            self.add_task(backbone)
+        self.current = task
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.task_parameters(task).values():
+            parameter.requires_grad_(True)
+
+    @property
+    @abstractmethod
+    def known_tasks(self) -> int:
+        """How many tasks have parameters."""
+
+    def load_task(self, task: int, state: Mapping[str, Tensor], backbone: DualEncoder) -> None:
+        """Put a saved task's parameters in their place; names and shapes must fit exactly.
+
+        Raises AdapterMismatchError naming the parameter.
+        """
+        from system.storage.adapters import check_state
+
+        while self.known_tasks <= task:
+            self.add_task(backbone)
+        parameters = self.task_parameters(task)
+        check_state(state, {name: tuple(p.shape) for name, p in parameters.items()})
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state[name])
+
+    def parameters_per_task(self) -> int:
+        """Trainable numbers a task adds; a task must have begun."""
+        return sum(p.numel() for p in self.task_parameters(max(self.current, 0)).values())
+
+
+class PromptMethod(Method):
+    """A method whose parameters become prompts at the entries of both towers."""
+
+    @abstractmethod
+    def prompt(self, modality: Modality, task: int) -> Tensor:
+        """The prompt of one task, (L, N, D)."""
+
+    def encode(
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+    ) -> Tensor:
+        """Features under each sample's own prompt: the choice is per sample, never per batch."""
+        present, position = torch.unique(tasks, return_inverse=True)
+        prompts = torch.stack([self.prompt(modality, int(task)) for task in present])
+        if len(present) > 1:
+            prompts = prompts[position]  # (B, L, N, D)
+        features: Tensor = backbone(modality, inputs, prompts)
+        return features
+
+
+class MethodFactory:
+    """How a registered method is built: its config dataclass and its class."""
+
+    def __init__(self, config: type[Any], method: type[Method]) -> None:
+        self.config = config
+        self.method = method
+
+    def build(self, section: Mapping[str, Any], setting: MethodSetting) -> Method:
+        """The method of a config section; unknown keys and wrong values raise ConfigError."""
+        from system.parsing import parse_dataclass
+
+        values = {key: value for key, value in section.items() if key != "name"}
+        config = parse_dataclass(self.config, values, "method")
+        return self.method(config, setting)  # type: ignore[call-arg]
+
+
+METHODS: Registry[MethodFactory] = Registry("method", "system.prompts")
+
+__all__ = ["METHODS", "MODALITIES", "Method", "MethodFactory", "MethodSetting", "PromptMethod"]

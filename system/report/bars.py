@@ -1,0 +1,83 @@
+"""Parts of the terminal's progress: bars on a terminal, plain lines elsewhere, time left."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from system.report.shown import duration
+
+Clock = Callable[[], float]  # seconds that never run backwards
+B = TypeVar("B", bound="Bars")
+
+
+class TimeLeft:
+    """Estimates the time left from the work done since the first look.
+
+    Args:
+        after: units of work that must pass before there is an estimate at all.
+        clock: seconds.
+    """
+
+    def __init__(self, after: float, clock: Clock = time.monotonic) -> None:
+        self._after = after
+        self._clock = clock
+        self._start: tuple[float, float] | None = None  # (work, seconds) of the first look
+
+    def look(self, done: float, total: float) -> float | None:
+        """Seconds left with `done` of `total` units behind us; None while it would be a guess."""
+        now = self._clock()
+        if self._start is None or done < self._start[0]:
+            self._start = (done, now)
+        work, seconds = done - self._start[0], now - self._start[1]
+        if work < self._after or work <= 0 or seconds <= 0:
+            return None
+        return max(0.0, total - done) * seconds / work
+
+
+class Bars:
+    """Base of the progress displays: bars that redraw on a terminal, else whole plain lines."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        self.console = console
+        self.clock = clock
+        # Redrawing needs cursor control, which a file, a pipe or a dumb terminal does not have.
+        self.live = console.is_terminal and not console.is_dumb_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=console,
+            disable=not self.live,
+            transient=True,
+        )
+
+    def __enter__(self: B) -> B:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def line(self, text: str) -> None:
+        """Write one plain line at once, so that a log that is followed shows it in time."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.file.flush()
+
+
+def time_left_text(seconds: float | None) -> str:
+    """The estimate as text, empty while there is none."""
+    return "" if seconds is None else f"about {duration(round(seconds))} left"
+
+
+def joined(*parts: str) -> str:
+    """The non-empty parts in one phrase."""
+    return ", ".join(part for part in parts if part)

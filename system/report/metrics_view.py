@@ -1,0 +1,70 @@
+"""Look-ups in metrics.json that never turn an undefined figure into a number."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Shown name of each recall metric, in the order of tables and buttons.
+METRIC_LABELS = {
+    "t2i_r1": "Text → image R@1",
+    "i2t_r1": "Image → text R@1",
+    "t2i_r5": "Text → image R@5",
+    "i2t_r5": "Image → text R@5",
+    "t2i_r10": "Text → image R@10",
+    "i2t_r10": "Image → text R@10",
+}
+HEADLINE_METRICS = ("t2i_r1", "i2t_r1")
+
+
+@dataclass(frozen=True)
+class MetricsView:
+    """The final figures of a run; `content` is the parsed metrics.json, empty while running."""
+
+    content: Mapping[str, object]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in the order of the stream."""
+        tasks = self.content.get("tasks")
+        return tuple(str(task) for task in tasks) if isinstance(tasks, list) else ()
+
+    def get(self, *path: str) -> object | None:
+        """Value at a path of keys, None where any of them is absent."""
+        value: object = self.content
+        for key in path:
+            if not isinstance(value, Mapping):
+                return None
+            value = value.get(key)
+        return value
+
+    def number(self, *path: str) -> float | None:
+        """Finite number at a path of keys; None when it is null, NaN or absent."""
+        value = self.get(*path)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if math.isfinite(value) else None
+
+    def text(self, *path: str) -> str | None:
+        """Scalar at a path of keys as text; None when it is null, absent or a container."""
+        value = self.get(*path)
+        return None if value is None or isinstance(value, Mapping | list) else str(value)
+
+    def mapping(self, *path: str) -> dict[str, object]:
+        """Object at a path of keys, empty when there is none."""
+        value = self.get(*path)
+        return dict(value) if isinstance(value, Mapping) else {}
+
+    def reason(self, *path: str) -> str:
+        """Why the figure at a path is undefined.
+
+        `undefined` of metrics.json names a figure by its dotted path, by a group of figures
+        ("forgetting") or by the metric alone ("t2i_r1"); the most specific entry counts.
+        """
+        undefined = self.mapping("undefined")
+        prefixes = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+        for key in (*prefixes, path[-1]):
+            if key in undefined:
+                return str(undefined[key])
+        if not self.content:
+            return "the run has not written its final figures yet"
+        return f"metrics.json gives no value for {'.'.join(path)}"

@@ -1,0 +1,155 @@
+"""Reads a run directory, finished or still running, into one frozen object."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from system.errors import DataError, StorageError
+from system.report.matrix_view import MatrixView
+from system.report.metrics_view import MetricsView
+from system.storage.files import Folder
+from system.storage.run_directory import (
+    ACCESS_LOG,
+    ACCURACY_MATRIX,
+    CONFIG,
+    EXAMPLES,
+    METRICS,
+    TRAINING_LOG,
+)
+
+# Columns that the page reads, by file: their absence is named instead of failing later.
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        ACCURACY_MATRIX: (
+            *("trained_index", "trained_task", "evaluated_index", "evaluated_task"),
+            *("metric", "value", "reason", "queries"),
+        ),
+        ACCESS_LOG: ("task", "split", "rows", "opened_at", "consumer", "current_task"),
+        TRAINING_LOG: ("task_index", "task", "epoch", "step", "loss"),
+        EXAMPLES: (
+            *("evaluated_index", "task", "query_index", "query", "phase", "rank"),
+            *("image_id", "score", "is_target", "target_rank", "image"),
+        ),
+    }
+)
+FILES = (METRICS, *COLUMNS, CONFIG)
+_REMEDY = "give the directory of a run, <storage_path>/<run name>"
+_AGAIN = "run the same `promptide run` command again, it rewrites the file"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run directory holds; None stands for a file that is not there (yet)."""
+
+    location: str
+    metrics: MetricsView
+    matrix: MatrixView | None
+    access_log: pa.Table | None
+    training_log: pa.Table | None
+    examples: pa.Table | None
+    config: str | None
+    missing: tuple[str, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in the order of the stream, empty when no file names them."""
+        return self.metrics.tasks or (self.matrix.tasks if self.matrix else ())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its final figures."""
+        return METRICS not in self.missing
+
+
+def read_run(run_dir: str | Path) -> RunData:
+    """Read every known file of a run directory; a missing one is listed, not an error.
+
+    Args:
+        run_dir: a local path or a pyarrow filesystem URI.
+
+    Raises:
+        StorageError: the directory does not exist, holds no file of a run, or cannot be read.
+        DataError: a file is there but cannot be understood.
+    """
+    folder = Folder.of(run_dir)
+    present = _present_files(folder)
+    tables = {name: _table(folder, name) for name in COLUMNS if name in present}
+    matrix = tables.get(ACCURACY_MATRIX)
+    return RunData(
+        location=folder.uri,
+        metrics=MetricsView(_metrics(folder) if METRICS in present else {}),
+        matrix=_matrix(matrix, folder.file_uri(ACCURACY_MATRIX))
+        if matrix is not None and matrix.num_rows
+        else None,
+        access_log=tables.get(ACCESS_LOG),
+        training_log=tables.get(TRAINING_LOG),
+        examples=tables.get(EXAMPLES),
+        config=_text(folder, CONFIG) if CONFIG in present else None,
+        missing=tuple(name for name in FILES if name not in present),
+    )
+
+
+def _present_files(folder: Folder) -> set[str]:
+    """Names of the run's files that are in the folder."""
+    try:
+        kind = folder.filesystem.get_file_info(folder.path).type
+        names = set(folder.names()) if kind == pafs.FileType.Directory else set()
+    except OSError as error:
+        raise StorageError(
+            f"{folder.uri} cannot be listed ({error}); check the path and its permissions"
+        ) from error
+    if kind != pafs.FileType.Directory:
+        problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+        raise StorageError(f"{folder.uri} {problem}: {_REMEDY}")
+    present = names & set(FILES)
+    if not present:
+        raise StorageError(
+            f"{folder.uri} is no run directory, it holds none of {', '.join(FILES)}: {_REMEDY}"
+        )
+    return present
+
+
+def _table(folder: Folder, name: str) -> pa.Table:
+    try:
+        table = folder.read_table(name)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{folder.file_uri(name)}: broken Parquet ({error}); {_AGAIN}") from error
+    absent = [column for column in COLUMNS[name] if column not in table.column_names]
+    if absent:
+        raise DataError(
+            f"{folder.file_uri(name)}: column {', '.join(absent)} is missing; another version of "
+            "promptide wrote it: make the report with that version"
+        )
+    return table
+
+
+def _matrix(table: pa.Table, where: str) -> MatrixView:
+    try:
+        return MatrixView.from_table(table)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _metrics(folder: Folder) -> dict[str, object]:
+    where = folder.file_uri(METRICS)
+    try:
+        metrics = json.loads(folder.read(METRICS))
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); {_AGAIN}") from error
+    if not isinstance(metrics, dict):
+        raise DataError(f"{where}: holds a {type(metrics).__name__}, not an object; {_AGAIN}")
+    return metrics
+
+
+def _text(folder: Folder, name: str) -> str:
+    try:
+        return folder.read(name).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{folder.file_uri(name)}: not UTF-8 text ({error}); save it as UTF-8"
+        ) from error

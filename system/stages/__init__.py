@@ -1,0 +1,1 @@
+"""The loops that Ray Train workers run."""

@@ -1,0 +1,109 @@
+"""One optimisation step over the global batch, the same for any number of workers.
+
+The contrastive loss sees the features of the whole batch. Each worker encodes its micro-batches,
+the features are gathered, every worker computes the loss and its gradient with respect to all
+features, and sends the part that belongs to it back through its own graphs. That is the gradient
+of the global loss, for the memory of a worker's share.
+
+Legend: S micro-batches in the global batch, b samples in each, B = S b, P feature width.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from system.backbones.dual_encoder import DualEncoder, unit
+from system.losses import contrastive_loss
+from system.prompts.method import Method
+from system.stages.encoding import autocast
+from system.stages.worker_group import WorkerGroup
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """One micro-batch on the device: images (b, 3, H, W) and token ids (b, T)."""
+
+    images: Tensor
+    input_ids: Tensor
+
+
+class PromptedEncoder(nn.Module):
+    """What DistributedDataParallel wraps: the method's parameters, with the backbone beside them.
+
+    The frozen backbone is no submodule, so that no worker ever sends it to another.
+    """
+
+    def __init__(self, method: Method, backbone: DualEncoder) -> None:
+        super().__init__()
+        self.method = method
+        self._backbone = (backbone,)
+
+    def forward(self, batch: TokenBatch | None) -> tuple[Tensor, Tensor]:
+        """Unit features (b, P) of images and texts; without a batch two zeros that touch all
+        trainable parameters.
+        """
+        if batch is None:
+            touched = sum(
+                (p.sum() * 0.0 for p in self.method.parameters() if p.requires_grad),
+                torch.zeros(()),
+            )
+            assert isinstance(touched, Tensor)
+            return touched, touched
+        (backbone,) = self._backbone
+        tasks = torch.full((len(batch.images),), self.method.current, device=batch.images.device)
+        with autocast(batch.images.device):
+            image = self.method.encode(backbone, "vision", batch.images, tasks)
+            text = self.method.encode(backbone, "text", batch.input_ids, tasks)
+        return unit(image), unit(text)
+
+
+def accumulate_gradients(
+    model: PromptedEncoder | DistributedDataParallel,
+    batches: Sequence[TokenBatch],
+    group: WorkerGroup,
+    logit_scale: Tensor,
+    similarity: Tensor | None,
+) -> dict[str, float]:
+    """Gradients of the global loss in the method's parameters; the loss terms by name.
+
+    Gradients add up in one fixed order (regularisers, then micro-batches in turn) and are averaged
+    between workers at the end, by one pass through DistributedDataParallel that adds zero. With a
+    power of two of workers and one micro-batch each, sums and results are the same to the bit as
+    one worker's.
+    """
+    distributed = isinstance(model, DistributedDataParallel)
+    module = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(module, PromptedEncoder)
+    terms: dict[str, Tensor] = {}
+    with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
+        if group.leads:  # the averaging divides by the number of workers, hence the factor
+            terms = module.method.regularisers(similarity)
+            if terms:
+                total = sum(terms.values(), torch.zeros((), device=group.device))
+                torch.autograd.backward(total * group.size)
+        features = [model(batch) for batch in batches]  # S / workers pairs of (b, P)
+        image, text = (
+            group.gather_equal(
+                torch.cat([pair[side].detach() for pair in features])
+            ).requires_grad_()
+            for side in (0, 1)
+        )  # (B, P) each, in the order of the micro-batches
+        loss = contrastive_loss(logit_scale * image @ text.T)
+        image_grad, text_grad = torch.autograd.grad(loss, (image, text))
+        size = len(batches[0].images)
+        first = group.rank * len(batches)
+        for index, (image_part, text_part) in enumerate(features, start=first):
+            rows = slice(index * size, (index + 1) * size)
+            torch.autograd.backward(
+                [image_part, text_part],
+                [image_grad[rows] * group.size, text_grad[rows] * group.size],
+            )
+    if distributed:
+        zero, _ = model(None)
+        torch.autograd.backward(zero)
+    values = {"contrastive": float(loss.detach())}
+    return values | {name: float(term.detach()) for name, term in terms.items()}

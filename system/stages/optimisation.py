@@ -1,0 +1,66 @@
+"""The optimiser of a task and its learning-rate schedule, both resumable from plain tensors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """SGD with a cosine schedule is LPI's published choice."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9  # SGD only
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+
+
+def build_optimiser(
+    config: OptimiserConfig, parameters: Mapping[str, nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimiser of a task's parameters, in the order of their names."""
+    ordered = [parameters[name] for name in sorted(parameters)]
+    if config.name == "adam":
+        return torch.optim.Adam(ordered, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        ordered,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def set_cosine_rate(
+    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int
+) -> None:
+    """Set the rate of one step: from `learning_rate` at the first towards 0 after the last."""
+    factor = 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * factor
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's moments as flat tensors, `<parameter index>.<name>`."""
+    return {
+        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimiser_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

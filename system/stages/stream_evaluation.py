@@ -1,0 +1,189 @@
+"""Evaluation of a stream on the test splits of all its tasks, task identity inferred.
+
+Prompts of earlier tasks never change, so a sample's feature changes only when its route does:
+after each task only the samples that go another way than before are encoded again.
+
+Legend: I test images, T test texts, K tasks, P feature width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import MODALITIES, ImageTransform, Modality
+from system.data.loading import read_texts
+from system.data.manifest import SplitGrant
+from system.evaluation.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
+from system.evaluation.recall import Gallery, retrieval_recalls
+from system.evaluation.router import Router, routing_accuracy
+from system.prompts.method import Method
+from system.stages.encoding import Encoder, as_indices
+from system.storage.feature_store import FeatureStore
+
+#: How a split is asked for: task index -> the rows it hands out.
+OpenTest = Callable[[int], SplitGrant]
+UNROUTED = -1
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """All tasks' test rows, one after the other, without their images."""
+
+    grants: tuple[SplitGrant, ...]
+    captions: tuple[str, ...]  # (T,)
+    image_of_text: Tensor  # (T,)
+    image_task: Tensor  # (I,)
+    row_in_task: Tensor  # (I,) row within the task's split
+
+    @classmethod
+    def read(cls, open_test: OpenTest, tasks: int) -> "TestSet":
+        """Read the captions and sizes of each task's test split."""
+        grants = tuple(open_test(task) for task in range(tasks))
+        captions: list[str] = []
+        owner: list[int] = []
+        image_task: list[int] = []
+        row_in_task: list[int] = []
+        for task, grant in enumerate(grants):
+            for row, texts in enumerate(read_texts(grant)):
+                owner.extend([len(image_task)] * len(texts))
+                captions.extend(texts)
+                image_task.append(task)
+                row_in_task.append(row)
+        return cls(
+            grants,
+            tuple(captions),
+            torch.tensor(owner, dtype=torch.long),
+            torch.tensor(image_task, dtype=torch.long),
+            torch.tensor(row_in_task, dtype=torch.long),
+        )
+
+    @property
+    def captions_per_image(self) -> str:
+        """The number of captions an image, or the range."""
+        counts = torch.bincount(self.image_of_text, minlength=len(self.image_task))
+        low, high = int(counts.min()), int(counts.max())
+        return str(low) if low == high else f"{low} to {high}"
+
+    def tasks_of(self, modality: Modality) -> Tensor:
+        """The true task of each image (I,) or text (T,)."""
+        return self.image_task if modality == "vision" else self.image_task[self.image_of_text]
+
+
+class StreamEvaluation:
+    """Holds the test features of the frozen backbone and those under the learned prompts."""
+
+    def __init__(
+        self,
+        tests: TestSet,
+        encoder: Encoder,
+        transform: ImageTransform,
+        gallery: Gallery,
+        open_test: OpenTest,
+    ) -> None:
+        self.tests = tests
+        self.encoder = encoder
+        self.transform = transform
+        self.gallery: Gallery = gallery
+        self.open_test = open_test
+        self.plain: dict[Modality, Tensor] = {}
+        self.prompted: dict[Modality, Tensor] = {}
+        self.encoded_for: dict[Modality, Tensor] = {}
+
+    def prepare(self, store: FeatureStore, key: str) -> None:
+        """Compute the unprompted test features, or take them from the store."""
+        group = self.encoder.group
+        if not group.broadcast(store.find(key) is not None if group.leads else None):
+            images = self._images(torch.ones(len(self.tests.image_task), dtype=torch.bool), None)
+            texts = self.encoder.texts(self.tests.captions, None)
+            if group.leads:
+                store.put(key, {"vision": images, "text": texts})
+        else:
+            found = store.find(key)
+            assert found is not None, f"feature store lost {key}"
+            images, texts = found["vision"], found["text"]
+        self.plain = {"vision": images, "text": texts}
+        self.prompted = {m: self.plain[m].clone() for m in MODALITIES}
+        self.encoded_for = {
+            m: torch.full((len(self.plain[m]),), UNROUTED, dtype=torch.long) for m in MODALITIES
+        }
+
+    def zero_shot(self) -> list[MatrixRow]:
+        """Matrix rows of the frozen backbone."""
+        return self._rows(ZERO_SHOT, self.plain["vision"], self.plain["text"], ())
+
+    def after_task(self, trained: int, method: Method, router: Router | None) -> list[MatrixRow]:
+        """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
+        learned = range(trained + 1)
+        routes = {m: self.route(m, router, trained) for m in MODALITIES}
+        for modality in MODALITIES:
+            self._encode_again(modality, method, routes[modality])
+        rows = self._rows(trained, self.prompted["vision"], self.prompted["text"], learned)
+        if router is not None:
+            for metric, modality in (("route_image", "vision"), ("route_text", "text")):
+                accuracy = routing_accuracy(
+                    routes[modality],
+                    self.tests.tasks_of(modality),
+                    tasks=range(len(self.tests.grants)),
+                    learned=learned,
+                )
+                rows += matrix_rows(trained, {metric: accuracy})
+        return rows
+
+    def oracle(self, trained: int, method: Method) -> list[MatrixRow]:
+        """Matrix rows with the true task given, once all tasks are learned."""
+        features = {}
+        for modality in MODALITIES:
+            true_task = self.tests.tasks_of(modality)
+            wrong = self.encoded_for[modality] != true_task
+            features[modality] = self.prompted[modality].clone()
+            features[modality][wrong] = self._encode(modality, wrong, method, true_task)
+        return self._rows(
+            trained, features["vision"], features["text"], range(len(self.tests.grants))
+        )
+
+    def route(self, modality: Modality, router: Router | None, trained: int) -> Tensor:
+        """The task whose prompts each test sample gets."""
+        if router is None:
+            return torch.full((len(self.plain[modality]),), trained, dtype=torch.long)
+        return router.route(modality, self.plain[modality])
+
+    def _encode_again(self, modality: Modality, method: Method, routes: Tensor) -> None:
+        stale = self.encoded_for[modality] != routes
+        self.prompted[modality][stale] = self._encode(modality, stale, method, routes)
+        self.encoded_for[modality] = routes
+
+    def _encode(self, modality: Modality, chosen: Tensor, method: Method, tasks: Tensor) -> Tensor:
+        """Features (n, P) of the chosen samples under the prompts of their `tasks`."""
+        if modality == "vision":
+            return self._images(chosen, (method, tasks))
+        positions = as_indices(chosen)
+        return self.encoder.texts(
+            [self.tests.captions[i] for i in positions], (method, tasks[chosen].tolist())
+        )
+
+    def _images(self, chosen: Tensor, prompted: tuple[Method, Tensor] | None) -> Tensor:
+        parts = [torch.zeros(0, self.encoder.backbone.shape.feature_width)]
+        for task in range(len(self.tests.grants)):
+            mine = chosen & (self.tests.image_task == task)
+            if not mine.any():
+                continue
+            rows = self.tests.row_in_task[mine].tolist()
+            tasks = None if prompted is None else (prompted[0], prompted[1][mine].tolist())
+            parts.append(self.encoder.images(self.open_test(task), rows, self.transform, tasks))
+        return torch.cat(parts)
+
+    def _rows(
+        self, trained: int, images: Tensor, texts: Tensor, seen: Sequence[int]
+    ) -> list[MatrixRow]:
+        figures = retrieval_recalls(
+            images,
+            texts,
+            self.tests.image_of_text,
+            self.tests.image_task,
+            tasks=range(len(self.tests.grants)),
+            gallery=self.gallery,
+            seen=seen,
+        )
+        return matrix_rows(trained, figures)

@@ -1,0 +1,131 @@
+"""The task stream as a worker loop sees it: a protocol, so that `system` needs no actor to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
+
+import pyarrow as pa
+
+from system.data.manifest import SplitGrant
+
+
+class StaleGenerationError(RuntimeError):
+    """A worker group that a newer one of the same consumer has replaced asked for something."""
+
+
+class NotLeasedError(RuntimeError):
+    """A task was committed that the consumer does not hold a lease on."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to train one task.
+
+    `index` is the task's place in the stream, `generation` the worker group that holds the lease,
+    `committed` how many tasks the consumer had committed when it was given.
+    """
+
+    task: str
+    index: int
+    generation: int
+    committed: int
+
+
+class TaskState(TypedDict):
+    """One task of a consumer; `state` is "pending", "leased" or "committed"."""
+
+    task: str
+    index: int
+    state: str
+
+
+class ConsumerStatus(TypedDict):
+    """Where one consumer stands.
+
+    `progress` is what it posted last (None: nothing since the stream's process started), which was
+    `seconds_since_progress` seconds ago.
+    """
+
+    generation: int
+    current_task: str | None
+    committed: int
+    tasks: list[TaskState]
+    progress: dict[str, Any] | None
+    seconds_since_progress: float | None
+
+
+class StreamStatus(TypedDict):
+    """The whole stream; `journal` names where it is kept, `consumers` all that ever registered."""
+
+    journal: str
+    benchmark: str
+    fingerprint: str
+    tasks: list[str]
+    consumers: dict[str, ConsumerStatus]
+
+
+class TaskSource(Protocol):
+    """Hands tasks and their splits, one task at a time, to the consumers of a stream.
+
+    A consumer is one run (or one trial of a sweep), whatever its number of workers. Every change is
+    durable before its call returns, and every call may be repeated without harm. Each may raise
+    `StorageError` when the journal cannot be written.
+    """
+
+    def register(self, consumer: str) -> int:
+        """Start a worker group: returns its generation, larger than any before.
+
+        Earlier generations of the same consumer get `StaleGenerationError` from then on, and the
+        task they held has to be leased anew.
+        """
+        ...
+
+    def lease(self, consumer: str, generation: int) -> Lease | None:
+        """Return the first task not yet committed (the same until it is), None after the last.
+
+        Raises `StaleGenerationError`.
+        """
+        ...
+
+    def open_split(
+        self,
+        consumer: str,
+        generation: int,
+        rank: int,
+        task: str,
+        split: str,
+        shards_rows: int | None = None,
+    ) -> SplitGrant:
+        """Hand out a split after recording the open in the access log.
+
+        "test" is open for every task, all else for the leased task only. `shards_rows` is how many
+        rows this rank will read, by default all. Raises `ReplayRefusedError` (another task's
+        "train" or "val"), `DataError` (no such task or split), `StaleGenerationError`.
+        """
+        ...
+
+    def commit(self, consumer: str, generation: int, task: str, payload: Mapping[str, Any]) -> None:
+        """End the leased task and keep `payload` (JSON-able; tuples come back as lists).
+
+        A second commit of the same task changes nothing: the first payload stays. Raises
+        `NotLeasedError`, `StaleGenerationError`, `TypeError` (payload is not JSON-able).
+        """
+        ...
+
+    def committed(self, consumer: str) -> list[dict[str, Any]]:
+        """Return the payloads that the consumer committed, in the order of the tasks."""
+        ...
+
+    def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
+        """Show `progress` in `status`: kept in memory only, lost when the stream's process dies."""
+        ...
+
+    def status(self) -> StreamStatus:
+        """Return where every consumer stands."""
+        ...
+
+    def access_log(self) -> pa.Table:
+        """Return every open so far, oldest first, as the run directory's access_log.parquet."""
+        ...

@@ -1,0 +1,195 @@
+"""Training of one leased task: epochs over the global batch, a checkpoint after each."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import DualEncoder
+from system.config import ExperimentConfig
+from system.data.loading import MicroBatch, steps_per_epoch, training_batches
+from system.data.manifest import SplitGrant
+from system.errors import PromptideError
+from system.prompts.method import Method
+from system.stages.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.stages.optimisation import (
+    build_optimiser,
+    optimiser_tensors,
+    restore_optimiser,
+    set_cosine_rate,
+)
+from system.stages.task_checkpoint import TaskCheckpoint
+from system.stages.task_source import Lease
+from system.stages.worker_group import WorkerGroup
+from system.storage.adapters import check_state
+
+SECONDS_BETWEEN_PROGRESS = 0.5
+
+
+class DivergedError(PromptideError):
+    """The loss is no longer a number."""
+
+
+class TaskTraining:
+    """The epochs of one task on one worker."""
+
+    def __init__(
+        self,
+        experiment: ExperimentConfig,
+        lease: Lease,
+        method: Method,
+        backbone: DualEncoder,
+        group: WorkerGroup,
+        similarity: Tensor,
+        open_train: Callable[[], SplitGrant],
+        show: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.experiment = experiment
+        self.stage = experiment.stage
+        self.lease = lease
+        self.method = method
+        self.backbone = backbone
+        self.group = group
+        self.similarity = similarity
+        self.open_train = open_train
+        self.show = show
+        self.micro_batches = self.stage.micro_batches_for(group.size)
+        self.slots = group.share(self.micro_batches)
+        self.transform = backbone.image_transform(experiment.protocol, self.stage.augmentation)
+        self.parameters = method.task_parameters(lease.index)
+        self.optimiser = build_optimiser(self.stage.optimiser, self.parameters)
+        self.log: list[dict[str, Any]] = []
+        self._shown = 0.0
+
+    def run(self, earlier: TaskCheckpoint | None) -> None:
+        """Train from an earlier checkpoint, if it is of this task, or from the start."""
+        import ray.train.torch
+
+        done = self._restore(earlier)
+        encoder = PromptedEncoder(self.method, self.backbone)
+        model = ray.train.torch.prepare_model(
+            encoder, parallel_strategy_kwargs={"broadcast_buffers": False}
+        )
+        for epoch in range(done, self.stage.epochs):
+            started = time.perf_counter()
+            sums, steps = self._epoch(model, epoch, started)
+            rate = steps * self.stage.batch_size / (time.perf_counter() - started)
+            terms = {name: total / steps for name, total in sums.items()}
+            self.log.append(
+                {
+                    "task_index": self.lease.index,
+                    "task": self.lease.task,
+                    "epoch": epoch,
+                    "step": (epoch + 1) * steps,
+                    "loss": sum(terms.values()),
+                    "images_per_second": rate,
+                    **{f"loss_{name}": value for name, value in terms.items()},
+                }
+            )
+            self._checkpoint(epoch + 1)
+
+    def _epoch(self, model: Any, epoch: int, started: float) -> tuple[dict[str, float], int]:
+        """Sums of the loss terms over an epoch's steps, and the number of steps."""
+        stage = self.stage
+        grant = self.open_train()
+        steps = steps_per_epoch(grant.rows, stage.batch_size, self.micro_batches)
+        sums: dict[str, float] = {}
+        batches = training_batches(
+            grant,
+            batch_size=stage.batch_size,
+            micro_batches=self.micro_batches,
+            slots=self.slots,
+            seed=(self.experiment.seed, self.lease.index, epoch),
+            transform=self.transform,
+            threads=stage.loader_threads,
+            shuffle_buffer=stage.shuffle_buffer,
+        )
+        for step, batch in enumerate(batches):
+            set_cosine_rate(
+                self.optimiser, stage.optimiser, epoch * steps + step, stage.epochs * steps
+            )
+            self.optimiser.zero_grad(set_to_none=True)
+            terms = accumulate_gradients(
+                model,
+                [self._to_device(part) for part in batch],
+                self.group,
+                self.backbone.logit_scale,
+                self.similarity,
+            )
+            self._check(terms, epoch, step)
+            self.optimiser.step()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self._progress(epoch, step, steps, sums, started)
+        return sums, steps
+
+    def _to_device(self, batch: MicroBatch) -> TokenBatch:
+        device = self.group.device
+        ids = self.backbone.tokenize(batch.captions, self.method.placeholders)
+        images = batch.images
+        if device.type == "cuda":  # pinned pages are copied while the GPU works
+            images, ids = images.pin_memory(), ids.pin_memory()
+        return TokenBatch(images.to(device, non_blocking=True), ids.to(device, non_blocking=True))
+
+    def _check(self, terms: dict[str, float], epoch: int, step: int) -> None:
+        for name, value in terms.items():
+            if value != value or abs(value) == float("inf"):
+                raise DivergedError(
+                    f"the {name} loss of task {self.lease.task!r} is {value} at epoch {epoch}, "
+                    f"step {step}; lower stage.optimiser.learning_rate"
+                )
+
+    def _progress(
+        self, epoch: int, step: int, steps: int, sums: dict[str, float], started: float
+    ) -> None:
+        now = time.perf_counter()
+        if not self.group.leads or (
+            now - self._shown < SECONDS_BETWEEN_PROGRESS and step + 1 < steps
+        ):
+            return
+        self._shown = now
+        self.show(
+            {
+                "epoch": epoch,
+                "epochs": self.stage.epochs,
+                "step": step + 1,
+                "steps": steps,
+                "loss": sum(sums.values()) / (step + 1),
+                "images_per_second": (step + 1) * self.stage.batch_size / (now - started),
+            }
+        )
+
+    def _checkpoint(self, epochs_done: int) -> None:
+        import ray.train
+
+        metrics = {"task": self.lease.task, "epochs_done": epochs_done, **self.log[-1]}
+        if not self.group.leads:
+            ray.train.report(metrics)
+            return
+        state = TaskCheckpoint(
+            task=self.lease.task,
+            index=self.lease.index,
+            epochs_done=epochs_done,
+            backbone_fingerprint=self.backbone.fingerprint,
+            log=self.log,
+            parameters=dict(self.parameters),
+            optimiser=optimiser_tensors(self.optimiser),
+        )
+        with state.as_directory() as directory:
+            ray.train.report(
+                metrics, checkpoint=ray.train.Checkpoint.from_directory(str(directory))
+            )
+
+    def _restore(self, state: TaskCheckpoint | None) -> int:
+        """Epochs of this task that are done already, their state put back."""
+        if state is None or (state.task, state.index) != (self.lease.task, self.lease.index):
+            return 0  # a checkpoint of the task before: that one was committed since
+        check_state(state.parameters, {n: tuple(p.shape) for n, p in self.parameters.items()})
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state.parameters[name])
+        restore_optimiser(self.optimiser, state.optimiser)
+        self.log = list(state.log)
+        return state.epochs_done

@@ -1,0 +1,1 @@
+"""Files that outlive a process: adapters, features, the run directory."""

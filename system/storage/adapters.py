@@ -1,0 +1,123 @@
+"""Learned prompts on disk: one JSON header and one safetensors file a task, no pickle."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from system.errors import AdapterMismatchError, StorageError
+from system.parsing import parse_dataclass
+from system.storage.files import Folder
+
+HEADER = "adapter.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AdapterHeader:
+    """What the adapters were learned with; they fit nothing else."""
+
+    backbone: str
+    backbone_fingerprint: str
+    method: dict[str, Any]
+    benchmark: str
+    benchmark_fingerprint: str
+    protocol: str
+    seed: int
+    tasks: tuple[str, ...]
+    router: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare a saved state with what is expected, strictly.
+
+    Raises AdapterMismatchError naming the first missing, surplus or misshapen tensor.
+    """
+    for name in shapes:
+        if name not in state:
+            raise AdapterMismatchError(f"the adapter lacks {name}; was it saved by this method?")
+    for name, tensor in state.items():
+        if name not in shapes:
+            raise AdapterMismatchError(f"the adapter holds {name}, which this method has not")
+        if tuple(tensor.shape) != tuple(shapes[name]):
+            raise AdapterMismatchError(
+                f"the adapter's {name} has shape {tuple(tensor.shape)}, expected "
+                f"{tuple(shapes[name])}; set the same rank, prompt length and depth, and the same "
+                "backbone as when it was learned"
+            )
+
+
+class AdapterFolder:
+    """The `adapters/` folder of a run, or one that was copied from it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    def save_header(self, header: AdapterHeader) -> None:
+        """Write the header; the tasks' files follow one by one."""
+        self.folder.write_json(HEADER, asdict(header))
+
+    def header(self) -> AdapterHeader:
+        """The header. Raises StorageError if the folder holds none, or a newer format."""
+        if not self.folder.exists(HEADER):
+            raise StorageError(f"{self.folder.uri} holds no {HEADER}; give a run's adapters folder")
+        values = self.folder.read_json(HEADER)
+        if values.get("format_version", 0) > FORMAT_VERSION:
+            raise StorageError(
+                f"{self.folder.file_uri(HEADER)} has format {values['format_version']}, newer than "
+                f"{FORMAT_VERSION}; update promptide"
+            )
+        return parse_dataclass(AdapterHeader, values, HEADER)
+
+    def save_task(self, index: int, state: Mapping[str, Tensor]) -> str:
+        """Write one task's tensors; returns the file's name."""
+        name = task_file(index)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        self.folder.write(name, save(tensors))
+        return name
+
+    def task(self, index: int) -> dict[str, Tensor]:
+        """One task's tensors. Raises StorageError naming the file if it is damaged."""
+        name = task_file(index)
+        try:
+            return load(self.folder.read(name))
+        except SafetensorError as error:
+            raise StorageError(f"{self.folder.file_uri(name)} is damaged: {error}") from error
+
+
+def task_file(index: int) -> str:
+    """File name of a task's tensors; the index is its place in the stream."""
+    return f"task-{index:04d}.safetensors"
+
+
+def require_same_backbone(header: AdapterHeader, name: str, fingerprint: str) -> None:
+    """Raises AdapterMismatchError when an adapter was learned on other weights."""
+    if header.backbone_fingerprint != fingerprint:
+        raise AdapterMismatchError(
+            f"the adapters were learned on backbone {header.backbone!r} "
+            f"(fingerprint {header.backbone_fingerprint[:12]}), not on {name!r} "
+            f"({fingerprint[:12]}); set backbone.path to the one they belong to"
+        )
+
+
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `prefix.`."""
+    return {f"{prefix}.{key}": value for key, value in state.items()}
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that `prefixed` put under `prefix.`, by their own names."""
+    start = prefix + "."
+    return {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
+
+
+def read_local(path: Path) -> dict[str, Tensor]:
+    """Tensors of a local safetensors file, on the CPU."""
+    tensors: dict[str, torch.Tensor] = load(path.read_bytes())
+    return tensors

@@ -1,0 +1,150 @@
+"""Small files on a local path or any pyarrow filesystem: written whole or not at all."""
+
+import errno
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from system.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder by its URI or path. All names are relative to it.
+
+    Every failure of the storage comes out as StorageError with the path and what to do.
+    """
+
+    filesystem: Any  # pyarrow.fs.FileSystem
+    path: str
+    uri: str
+
+    @classmethod
+    def of(cls, uri: str | Path) -> "Folder":
+        """The folder at a local path (made absolute) or a URI such as s3://bucket/runs."""
+        text = str(uri)
+        if "://" not in text:
+            local = str(Path(text).expanduser().absolute())
+            return cls(pafs.LocalFileSystem(), local, local)
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StorageError(f"storage path {text!r} cannot be opened: {error}") from error
+        return cls(filesystem, path.rstrip("/"), text.rstrip("/"))
+
+    def child(self, name: str) -> "Folder":
+        """A folder inside this one; it need not exist."""
+        return Folder(self.filesystem, f"{self.path}/{name}", f"{self.uri}/{name}")
+
+    def file_uri(self, name: str) -> str:
+        """The full path or URI of a file here."""
+        return f"{self.uri}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of that name is here."""
+        return bool(
+            self.filesystem.get_file_info(f"{self.path}/{name}").type != pafs.FileType.NotFound
+        )
+
+    def names(self) -> list[str]:
+        """Sorted names of the files directly here; none if the folder does not exist."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. Raises StorageError if it is missing or unreadable."""
+        try:
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                return bytes(stream.read())
+        except OSError as error:
+            raise StorageError(f"{self.file_uri(name)} cannot be read: {error}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole: readers see the old bytes or the new ones, also after a crash."""
+        target = f"{self.path}/{name}"
+        try:
+            self.filesystem.create_dir(os.path.dirname(target), recursive=True)
+            if isinstance(self.filesystem, pafs.LocalFileSystem):
+                _write_local(Path(target), data)
+            else:  # an object store shows an object only once it is complete
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(data)
+        except OSError as error:
+            raise StorageError(_why_not_written(self.file_uri(name), error)) from error
+
+    def delete(self, name: str) -> None:
+        """Remove a file; it is no error if it is gone already."""
+        if self.exists(name):
+            self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file's value. Raises StorageError naming the file if it does not parse."""
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise StorageError(f"{self.file_uri(name)} is not valid JSON: {error}") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as JSON; NaN is refused, since JSON has none."""
+        text = json.dumps(value, indent=2, allow_nan=False)
+        self.write(name, (text + "\n").encode())
+
+    def write_table(self, name: str, table: Any) -> None:
+        """Write an Arrow table as one Parquet file."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.write(name, sink.getvalue().to_pybytes())
+
+    def read_table(self, name: str) -> Any:
+        """Read a Parquet file as an Arrow table."""
+        try:
+            return pq.read_table(pa.BufferReader(self.read(name)))
+        except pa.ArrowInvalid as error:
+            raise StorageError(f"{self.file_uri(name)} is not Parquet: {error}") from error
+
+    def probe(self) -> None:
+        """Write a file and read it back. Raises StorageError if either fails."""
+        name, data = f".probe-{uuid.uuid4().hex}", os.urandom(64)
+        self.write(name, data)
+        back = self.read(name)
+        self.delete(name)
+        if back != data:
+            raise StorageError(f"{self.uri} gave back other bytes than were written; check it")
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # or the rename may be lost with the power
+    finally:
+        os.close(folder)
+
+
+def _why_not_written(uri: str, error: OSError) -> str:
+    remedies = {
+        errno.ENOSPC: "the disk is full; free space or set another storage_path",
+        errno.EDQUOT: "the quota is used up; free space or set another storage_path",
+        errno.EROFS: "the filesystem is read-only; set another storage_path",
+        errno.EACCES: "no permission to write there; set another storage_path",
+        errno.ENOTDIR: "a file is in the way of a folder; set another storage_path",
+        errno.EEXIST: "a file is in the way of a folder; set another storage_path",
+    }
+    remedy = remedies.get(error.errno or 0, "check the storage or set another storage_path")
+    return f"{uri} cannot be written ({error.strerror or error}): {remedy}"

@@ -1,0 +1,101 @@
+"""The directory of one run: its files, and the rules for coming back to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from yaml import YAMLError  # OmegaConf raises what its parser raises
+
+from system.errors import ConfigError, StorageError
+from system.storage.files import Folder
+
+if TYPE_CHECKING:
+    from system.config import ExperimentConfig
+
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+ACCURACY_MATRIX = "accuracy_matrix.parquet"
+ACCESS_LOG = "access_log.parquet"
+TRAINING_LOG = "training_log.parquet"
+EXAMPLES = "examples.parquet"
+OUTCOME = "outcome.json"  # what only the workers can tell at the end
+REPORT = "report.html"
+
+#: Sections that may change between two starts of the same run without changing its figures.
+FREE_SECTIONS = ("cluster", "storage_path", "data_path")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`<storage_path>/<run name>/`."""
+
+    folder: Folder
+
+    @classmethod
+    def of(cls, experiment: "ExperimentConfig") -> "RunDirectory":
+        """The directory of an experiment's run."""
+        return cls(Folder.of(experiment.storage_path).child(experiment.run_name))
+
+    @property
+    def adapters(self) -> Folder:
+        """The learned prompts."""
+        return self.folder.child("adapters")
+
+    @property
+    def stream(self) -> Folder:
+        """The journal of the task stream."""
+        return self.folder.child("stream")
+
+    def claim(self, experiment: "ExperimentConfig") -> bool:
+        """Write `config.yaml`, or check that the run there is the same one.
+
+        Returns whether the run was begun before. Raises ConfigError naming the keys in which the
+        two differ, StorageError if the storage cannot be written and read back.
+        """
+        Folder.of(experiment.storage_path).probe()
+        values = experiment.to_dict()
+        if not self.folder.exists(CONFIG):
+            self.folder.write(CONFIG, OmegaConf.to_yaml(_plain(values)).encode())
+            return False
+        earlier = self.config()
+        differing = [
+            f"{key}={new!r} (was {old!r})"
+            for key, (old, new) in _differences(earlier, _plain(values)).items()
+            if key.split(".")[0] not in FREE_SECTIONS
+        ]
+        if differing:
+            raise ConfigError(
+                f"run_name={experiment.run_name!r} exists in {experiment.storage_path} with "
+                f"another config: {'; '.join(differing)}. Give this run another run_name, or the "
+                "old values to go on with that one"
+            )
+        return True
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config of the run."""
+        try:
+            values = OmegaConf.to_container(OmegaConf.create(self.folder.read(CONFIG).decode()))
+        except YAMLError as error:
+            raise StorageError(f"{self.folder.file_uri(CONFIG)} is not YAML: {error}") from error
+        assert isinstance(values, dict)
+        return {str(key): value for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as YAML gives them back."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in dict.fromkeys([*old, *new]):
+            inner = f"{where}.{key}" if where else str(key)
+            found |= _differences(old.get(key), new.get(key), inner)
+        return found
+    return {} if old == new else {where: (old, new)}

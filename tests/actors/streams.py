@@ -1,0 +1,59 @@
+"""Small streams for the tests: a manifest of three tasks, and what a stream can be asked about."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+
+from actors.stream_state import TaskStream
+from actors.task_stream import TaskStreamHandle
+from system.data.manifest import Manifest, Shard, TaskEntry
+from system.data.schema import SCHEMA_VERSION
+
+TASKS = ("animals", "food", "travel")
+ROWS = {"train": 40, "val": 8, "test": 12}
+
+
+def make_manifest(root: Path, tasks: tuple[str, ...] = TASKS, benchmark: str = "tiny") -> Manifest:
+    """A manifest whose shards lie under `root`; the stream hands them out and never reads them."""
+    entries = [
+        TaskEntry(
+            task,
+            {
+                split: (Shard(f"{root}/{task}/{split}.parquet", rows, (rows,), f"{task}-{split}"),)
+                for split, rows in ROWS.items()
+            },
+        )
+        for task in tasks
+    ]
+    return Manifest(SCHEMA_VERSION, benchmark, {}, tuple(entries))
+
+
+def make_stream(root: Path) -> TaskStream:
+    """The stream whose journal lies in root/journal: continued if it is there already."""
+    return TaskStream(str(root / "journal"), make_manifest(root))
+
+
+def snapshot(stream: TaskStream) -> dict[str, Any]:
+    """All that a stream keeps across the death of its process."""
+    status = stream.status()
+    return {
+        "consumers": {
+            name: (entry["generation"], entry["current_task"], entry["tasks"])
+            for name, entry in status["consumers"].items()
+        },
+        "committed": {name: stream.committed(name) for name in status["consumers"]},
+        "opens": stream.access_log().to_pylist(),
+    }
+
+
+def process_of(handle: TaskStreamHandle) -> int:
+    """The process that the stream's actor runs in."""
+    return cast(int, ray.get(handle.actor.__ray_call__.remote(lambda _: os.getpid())))
+
+
+def kill_process(handle: TaskStreamHandle) -> None:
+    """SIGKILL the actor's process: what the kernel does when memory is out."""
+    os.kill(process_of(handle), signal.SIGKILL)

@@ -1,0 +1,143 @@
+"""Small datasets written in MSCOCO's own files, for any test that needs one."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from system.data.coco import CocoSource, CocoSplit
+
+TASKS = ("animal", "food")
+
+
+def png(size: tuple[int, int], seed: int = 0) -> bytes:
+    """An image (width, height) of noise: as large, encoded, as images get."""
+    width, height = size
+    pixels = np.random.default_rng([seed]).integers(0, 256, (height, width, 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def coco_source(
+    root: Path, splits: Sequence[str], tasks: Sequence[str] = TASKS, **settings: Any
+) -> CocoSource:
+    """The source that `write_coco` wrote."""
+    return CocoSource(
+        "small",
+        str(root),
+        {
+            split: CocoSplit(
+                f"annotations/captions_{split}.json",
+                f"annotations/instances_{split}.json",
+                split,
+                f"annotations/refs_{split}.json",
+            )
+            for split in splits
+        },
+        tuple(tasks),
+        **settings,
+    )
+
+
+def write_coco(
+    root: Path,
+    splits: Mapping[str, int],
+    tasks: Sequence[str] = TASKS,
+    size: tuple[int, int] = (20, 16),
+) -> CocoSource:
+    """Write captions, instances, refs and images of `splits` {split: images a task} under `root`.
+
+    Image i of a split belongs to task i mod K. Each has a large object of its task (a polygon in
+    even images, compressed run lengths in odd ones), a small one of the next task, as many captions
+    as 2 + i mod 2, and an expression for each object.
+    """
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    width, height = size
+    categories = [
+        {"id": index + 1, "name": f"{task} thing", "supercategory": task}
+        for index, task in enumerate(tasks)
+    ]
+    next_image = 1
+    for split, a_task in splits.items():
+        (root / split).mkdir(exist_ok=True)
+        images, captions, instances, refs = [], [], [], []
+        for index in range(a_task * len(tasks)):
+            image_id, task = next_image, index % len(tasks)
+            next_image += 1
+            name = f"{split}_{image_id:06d}.png"
+            (root / split / name).write_bytes(png(size, image_id))
+            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            captions += [
+                {"id": 10 * image_id + k, "image_id": image_id, "caption": f"No. {image_id}-{k}!"}
+                for k in range(2 + index % 2)
+            ]
+            for place, (category, box) in enumerate(
+                [
+                    (task, (0, 0, width // 2, height)),
+                    ((task + 1) % len(tasks), (width - 4, height - 3, 4, 3)),
+                ]
+            ):
+                annotation_id = 10 * image_id + place
+                instances.append(
+                    {
+                        "id": annotation_id,
+                        "image_id": image_id,
+                        "category_id": category + 1,
+                        "bbox": list(box),
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                        "segmentation": _polygon(box) if index % 2 == 0 else _rle(box, size),
+                    }
+                )
+                refs.append(
+                    {
+                        "ref_id": annotation_id,
+                        "ann_id": annotation_id,
+                        "image_id": image_id,
+                        "category_id": category + 1,
+                        "split": split,
+                        "sentences": [
+                            {
+                                "sent_id": annotation_id,
+                                "sent": f"the {tasks[category]} of {image_id}",
+                                "raw": f"The {tasks[category]} of {image_id}",
+                                "tokens": ["the", tasks[category], "of", str(image_id)],
+                            }
+                        ],
+                    }
+                )
+        top = {"info": {}, "licenses": [], "images": images}
+        files = {
+            "captions": {**top, "annotations": captions},
+            "instances": {**top, "categories": categories, "annotations": instances},
+            "refs": refs,
+        }
+        for kind, content in files.items():
+            (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
+    return coco_source(root, list(splits), tasks)
+
+
+def edit_json(path: Path, edit: Callable[[Any], None]) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def _polygon(box: tuple[int, int, int, int]) -> list[list[int]]:
+    x, y, width, height = box
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def _rle(box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str, object]:
+    x, y, width, height = box
+    pixels = np.zeros((size[1], size[0]), np.uint8, order="F")
+    pixels[y : y + height, x : x + width] = 1
+    encoded = coco_mask.encode(pixels)
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
