@@ -90,7 +90,7 @@ _CHOICE = {
     ),
     "vehicle": (
         "racing_motorcycle:motorcycle racing_car:racer steam_locomotive:locomotive "
-        "bullettrain_side:train metro tram bus trolleybus minibus ambulance fire_engine police_car:police "
+        "bullettrain_side:train metro tram bus trolleybus minibus ambulance fire_engine:firetruck police_car:police "
         "taxi car truck articulated_lorry:lorry tractor monorail bike scooter motor_scooter:moped "
         "auto_rickshaw:rickshaw pickup_truck:pickup roller_skate:rollerskate manual_wheelchair:wheelchair rocket "
         "helicopter airplane parachute flying_saucer:ufo satellite ship speedboat canoe "

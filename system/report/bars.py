@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from system.report.shown import duration
 
+SHORTEST_BASIS = 2.0  # seconds of work below which an estimate would jump about
 Clock = Callable[[], float]  # seconds that never run backwards
 B = TypeVar("B", bound="Bars")
 
@@ -33,7 +34,7 @@ class TimeLeft:
         if self._start is None or done < self._start[0]:
             self._start = (done, now)
         work, seconds = done - self._start[0], now - self._start[1]
-        if work < self._after or work <= 0 or seconds <= 0:
+        if work < self._after or work <= 0 or seconds < SHORTEST_BASIS:
             return None
         return max(0.0, total - done) * seconds / work
 
@@ -74,8 +75,10 @@ class Bars:
 
 
 def time_left_text(seconds: float | None) -> str:
-    """The estimate as text, empty while there is none."""
-    return "" if seconds is None else f"about {duration(round(seconds))} left"
+    """The estimate as text, empty while there is none or when all is as good as done."""
+    if seconds is None or round(seconds) < 1:
+        return ""
+    return f"about {f'{seconds:.0f} s' if seconds < 59.5 else duration(seconds)} left"
 
 
 def joined(*parts: str) -> str:

@@ -103,7 +103,7 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
                 ),
                 **place,
             )
-        figure.add_vline(x=task + 1, line={"color": GREY, "width": 1, "dash": "dash"}, **place)
+    figure.update_layout(shapes=[_vertical(task + 1, task + 1, "dash") for task in range(count)])
     for column in range(1, columns + 1):
         # The lowest panel of a column is in the last row only where the grid is full there.
         last = rows if (rows - 1) * columns + column <= count else rows - 1
@@ -152,12 +152,15 @@ def training_chart(log: pa.Table) -> Chart:
             row=row,
             col=1,
         )
-        for start, _ in starts[1:]:
-            figure.add_vline(
-                x=start, line={"color": GREY, "width": 1, "dash": "dot"}, row=row, col=1
-            )
+    figure.update_layout(
+        shapes=[
+            _vertical(start, panel, "dot")
+            for panel in range(1, len(terms) + 1)
+            for start, _ in starts[1:]
+        ]
+    )
     figure.update_yaxes(rangemode="tozero", zeroline=False, nticks=4)
-    figure.update_xaxes(zeroline=False, range=[0, steps[-1] if steps else 1])
+    figure.update_xaxes(zeroline=False, showgrid=False, range=[0, steps[-1]])
     figure.update_xaxes(
         row=len(terms),
         col=1,
@@ -192,6 +195,21 @@ def _running_steps(data: pa.Table) -> tuple[list[int], list[tuple[int, str]]]:
             current = task
         steps.append(starts[-1][0] + step)
     return steps, starts
+
+
+def _vertical(x: float, panel: int, dash: str) -> dict[str, object]:
+    """Line over the whole height of a panel, numbered from 1 row by row."""
+    number = "" if panel == 1 else str(panel)
+    return {
+        "type": "line",
+        "xref": f"x{number}",
+        "yref": f"y{number} domain",
+        "x0": x,
+        "x1": x,
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": GREY, "width": 1, "dash": dash},
+    }
 
 
 def _count_axis(tasks: int, first: int) -> dict[str, object]:

@@ -60,22 +60,8 @@ class PrepareProgress(_StepProgress):
 
 
 class PretrainProgress(_StepProgress):
-    """Shows `promptide pretrain`: steps, loss and speed."""
+    """Shows `promptide pretrain`: steps and loss."""
 
-    def update(
-        self,
-        step: int,
-        steps: int,
-        loss: float | None = None,
-        images_per_second: float | None = None,
-    ) -> None:
-        """Show that `step` of `steps` are done."""
-        self.show(
-            "pre-training",
-            step,
-            steps,
-            joined(
-                "" if loss is None else f"loss {loss:.4f}",
-                "" if images_per_second is None else f"{images_per_second:,.0f} images/s",
-            ),
-        )
+    def update(self, step: int, steps: int, loss: float) -> None:
+        """Show that `step` of `steps` are done, and the loss."""
+        self.show("pre-training", step, steps, f"loss {loss:.4f}")

@@ -1,0 +1,51 @@
+# Each target sets up .venv when it is missing or older than what it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Set CONSTRAINTS= (empty) for the newest versions, such as a CUDA build of torch.
+CONSTRAINTS ?= constraints-cpu.txt
+
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: setup demo seeds test lint format golden bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	touch $@
+
+# The main job: twelve sequential tasks with LPI on two workers, then the report.
+demo: $(READY)
+	$(BIN)/promptide prepare experiment=demo
+	$(BIN)/promptide run experiment=demo
+
+# The figures of the README's table: three seeds, and the fine-tuned ceiling.
+seeds: $(READY)
+	$(BIN)/promptide prepare experiment=demo
+	for seed in 0 1 2; do $(BIN)/promptide run experiment=demo seed=$$seed run_name=lpi-seed$$seed || exit 1; done
+	for seed in 0 1 2; do $(BIN)/promptide run experiment=ceiling seed=$$seed run_name=ceiling-seed$$seed || exit 1; done
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: $(READY)
+	$(BIN)/python -m tests.golden tests/golden
+
+# Speed and memory, as ratios measured in one run; nothing is asserted on a clock.
+bench: $(READY)
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+clean:
+	rm -rf $(VENV) runs data
