@@ -25,8 +25,9 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             ray.init(
-                address=config.address,
-                include_dashboard=None if config.address else False,
+                # "local" never joins a cluster that happens to run on this machine.
+                address=config.address or "local",
+                include_dashboard=False if config.address in (None, "local") else None,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
 import ray.train
 from ray.train.torch import TorchTrainer
 
@@ -65,7 +64,7 @@ def run_stream(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise _cause(error) from error
+            raise _cause(error, directory.logs.uri) from error
     return stream
 
 
@@ -90,9 +89,14 @@ def _watching(
         thread.join()
 
 
-def _cause(error: Exception) -> BaseException:
-    """The user's error inside what Ray Train wraps around it, if there is one."""
-    pending: list[BaseException | None] = list(getattr(error, "worker_failures", {}).values())
+class StreamFailedError(PromptideError):
+    """A worker failed in a way that no config mends; the message holds its traceback."""
+
+
+def _cause(error: Exception, logs: str) -> PromptideError:
+    """The user's error inside what Ray Train wraps around it, or the first rank's traceback."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    pending: list[BaseException | None] = list(failures.values())
     seen: set[int] = set()
     while pending:
         inner = pending.pop()
@@ -102,4 +106,7 @@ def _cause(error: Exception) -> BaseException:
             return inner
         seen.add(id(inner))
         pending += [inner.__cause__, getattr(inner, "cause", None)]
-    return error
+    rank, first = min(failures.items(), default=(0, error))
+    return StreamFailedError(
+        f"rank {rank} failed; all ranks' logs are in {logs}. What it ended with:\n{first}"
+    )

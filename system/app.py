@@ -108,10 +108,20 @@ def report(experiment: "ExperimentConfig", console: Console) -> None:
     console.print(f"report: {write_report(RunDirectory.of(experiment).folder.uri)}")
 
 
+def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
+    """Evaluate saved adapters on the test splits, without training."""
+    from system.preflight import prepared
+    from system.report.evaluation_table import print_evaluation
+    from system.stages.evaluate_adapters import evaluate_adapters
+
+    print_evaluation(evaluate_adapters(experiment, prepared(experiment)), console)
+
+
 COMMANDS: dict[str, Command] = {
     "prepare": prepare,
     "pretrain": pretrain,
     "run": run,
+    "evaluate": evaluate,
     "report": report,
 }
 

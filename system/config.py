@@ -1,6 +1,7 @@
 """From Hydra's configs and a user's overrides to one frozen dataclass."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from system.stages.optimisation import OptimiserConfig
 from system.storage.files import Folder
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
+MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
 SHIPPED_BACKBONES = Path(__file__).resolve().parent / "backbones"
 
 
@@ -94,6 +96,16 @@ class ClusterConfig:
     gpu: bool
     max_failures: int
 
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers} must be at least 0")
+        if not self.cpus_per_worker > 0:
+            raise ValueError(f"cpus_per_worker={self.cpus_per_worker} must be above 0")
+        if self.max_failures < -1:
+            raise ValueError(
+                f"max_failures={self.max_failures} must be at least 0, or -1 for no limit"
+            )
+
 
 @dataclass(frozen=True)
 class ExperimentConfig:
@@ -110,10 +122,13 @@ class ExperimentConfig:
     stage: StageConfig
     evaluation: EvaluationConfig
     cluster: ClusterConfig
+    adapters: str | None = None  # what `evaluate` loads; null: the run's own
 
     def __post_init__(self) -> None:
         if not self.run_name or "/" in self.run_name or self.run_name.startswith("."):
             raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed={self.seed} must be from 0 to {MAX_SEED}")
         pieces = self.stage.micro_batches_for(self.cluster.workers)
         if self.stage.batch_size % pieces:
             raise ConfigError(
@@ -121,7 +136,7 @@ class ExperimentConfig:
                 f"micro-batches (stage.micro_batches={self.stage.micro_batches}, "
                 f"cluster.workers={self.cluster.workers}); choose a multiple of {pieces}"
             )
-        if "name" not in self.method:
+        if not isinstance(self.method.get("name"), str):
             raise ConfigError("method.name is missing; choose a method group, such as method=lpi")
 
     @classmethod
@@ -154,16 +169,35 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     for override in overrides:
-        if "=" not in override and not override.startswith("~"):
+        if "=" not in override[1:] and not override.startswith("~"):
             raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        unknown = re.match(r"Could not override '([^']+)'", str(error))
+        forced = [
+            f"++{override}" if unknown and override.partition("=")[0] == unknown[1] else override
+            for override in overrides
+        ]
+        if forced != list(overrides):
+            compose(forced)  # our own message for an unknown key is the better one
         raise ConfigError(_explain(error)) from error
     assert isinstance(values, dict)
     return ExperimentConfig.from_dict({str(key): value for key, value in values.items()})
+
+
+# `+key=value`, which Hydra proposes for an unknown key, is no remedy here: keys are fixed.
+NOT_FOR_USERS = (
+    "full_key:",
+    "object_type=",
+    "Set the environment",
+    "To append to your config",
+    "Config search path",
+    "provider=",
+    "See https:",
+)
 
 
 def _explain(error: Exception) -> str:
@@ -173,8 +207,7 @@ def _explain(error: Exception) -> str:
     if cause is not None:
         lines += [line for line in str(cause).splitlines() if line.strip()]
     keep = [
-        line.strip()
-        for line in dict.fromkeys(lines)
-        if not line.strip().startswith(("full_key:", "object_type=", "Set the environment"))
+        line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith(NOT_FOR_USERS)
     ]
-    return "config: " + " ".join(keep)
+    override = getattr(error, "override", None)  # what Hydra could not parse
+    return f"config: {f'{override}: ' if override else ''}{' '.join(keep)}"

@@ -24,7 +24,7 @@ def parse_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {where}.{near[0]}?" if near else ""
+            hint = f"; did you mean {where}.{near[0]}?" if near else "."
             raise ConfigError(
                 f"unknown key {where}.{key}{hint} Known: {', '.join(sorted(fields))}."
             )

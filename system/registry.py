@@ -38,8 +38,8 @@ class Registry(Generic[T]):
         """The part of that name. Raises ConfigError with the known names and the nearest one."""
         self._load()
         if name not in self._parts:
-            near = difflib.get_close_matches(name, self._parts, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = difflib.get_close_matches(str(name), self._parts, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             known = ", ".join(sorted(self._parts))
             raise ConfigError(f"unknown {self.kind} {name!r}{hint} Known: {known}.")
         return self._parts[name]

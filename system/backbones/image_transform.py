@@ -19,6 +19,7 @@ from system.errors import ConfigError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 AUGMENTATIONS = ("none", "crop_flip")
+PROTOCOLS = ("corrected", "published")
 
 
 def random_resized_crop(
@@ -56,6 +57,10 @@ class ProcessorTransform:
     """
 
     def __init__(self, processor: Any, image_size: int, protocol: str, augmentation: str) -> None:
+        if protocol not in PROTOCOLS:
+            raise ConfigError(
+                f"protocol={protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}"
+            )
         if augmentation not in AUGMENTATIONS:
             raise ConfigError(
                 f"stage.augmentation={augmentation!r} is unknown; use one of "

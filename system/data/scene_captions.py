@@ -1,4 +1,3 @@
-# NOTE to the benchmark author: see /tmp/p/bench/NOTE_FROM_MAIN.md before you change this file.
 """Words about scenes: captions and expressions from templates."""
 
 import numpy as np

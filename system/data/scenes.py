@@ -1,4 +1,3 @@
-# NOTE to the benchmark author: see /tmp/p/bench/NOTE_FROM_MAIN.md before you change this file.
 """Scenes of pictograms: a setting, up to four pictograms on four slots, perhaps a mark.
 
 The mark is a small two-colour sign in a corner, one a super-category, as a site's watermark on its

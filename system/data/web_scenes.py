@@ -1,4 +1,3 @@
-# NOTE to the benchmark author: see /tmp/p/bench/NOTE_FROM_MAIN.md before you change this file.
 """Scenes and captions for pre-training, with the habit that the tasks' prompts can use.
 
 Pictures on the web come from sites, and what captions there talk about depends on the site. Most

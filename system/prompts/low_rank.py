@@ -63,6 +63,9 @@ class LowRankConfig:
         for name in ("rank", "prompt_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        # From factors of zero no gradient leaves: each one's is a product of the other two.
+        if not self.init_std > 0:
+            raise ValueError(f"init_std={self.init_std} must be above 0")
         if self.layer_alignment.temperature <= 0 or self.task_contrast.temperature <= 0:
             raise ValueError("temperatures must be above 0")
 

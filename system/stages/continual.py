@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,27 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import BACKBONES, MODALITIES
+from system.backbones.dual_encoder import BACKBONES
 from system.config import ExperimentConfig
 from system.data.loading import read_texts
 from system.data.manifest import SplitGrant
 from system.evaluation.accuracy_matrix import MatrixRow
 from system.evaluation.examples import retrieval_examples
-from system.evaluation.router import Router
-from system.prompts.method import METHODS, MethodSetting
 from system.stages.encoding import Encoder
+from system.stages.learned_stream import LearnedStream
+from system.stages.rank_log import RankLog
 from system.stages.stream_evaluation import StreamEvaluation, TestSet
 from system.stages.task_checkpoint import latest_checkpoint
 from system.stages.task_source import Lease, TaskSource
 from system.stages.task_training import TaskTraining
 from system.stages.worker_group import WorkerGroup
-from system.storage.adapters import (
-    AdapterFolder,
-    AdapterHeader,
-    prefixed,
-    require_same_backbone,
-    under,
-)
+from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES, OUTCOME, RunDirectory
 
@@ -69,10 +63,11 @@ def continual_loop(config: dict[str, Any]) -> None:
         config["stream"],
         config["benchmark_fingerprint"],
     )
-    worker.restore()
-    while (lease := worker.next_lease()) is not None:
-        worker.learn(lease)
-    worker.finish()
+    with worker.log.ending():
+        worker.restore()
+        while (lease := worker.next_lease()) is not None:
+            worker.learn(lease)
+        worker.finish()
 
 
 class StreamWorker:
@@ -89,6 +84,8 @@ class StreamWorker:
         self.tasks = tasks
         self.stream = stream
         self.group = WorkerGroup.join()
+        # Sums depend on the number of threads: it is configured, not what the machine has.
+        torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
         self.clock = PhaseClock()
         self.consumer = experiment.run_name
         self.generation: int = self.group.broadcast(
@@ -96,24 +93,18 @@ class StreamWorker:
         )
         backbone = BACKBONES.get(experiment.backbone.name)(experiment.backbone.resolved_path())
         self.backbone = backbone.to(self.group.device)
-        setting = MethodSetting(backbone.shape, experiment.seed, experiment.protocol)
-        self.method = METHODS.get(experiment.method["name"]).build(experiment.method, setting)
         # The released code routes on features of the same random crops that it trains on; here
         # as there, one evaluation transform serves router and test.
         self.transform = backbone.image_transform(experiment.protocol, "none")
         self.encoder = Encoder(
             backbone, self.group, experiment.evaluation.batch_size, experiment.stage.loader_threads
         )
-        self.router = (
-            Router(centers_per_task=experiment.evaluation.router_centers, seed=experiment.seed)
-            if self.method.needs_router
-            else None
-        )
         self.directory = RunDirectory.of(experiment)
+        self.log = RankLog(self.directory.logs, self.group.rank, self.generation)
         self.adapters = AdapterFolder(self.directory.adapters)
         self.store = FeatureStore(experiment.feature_folder())
-        self.header = AdapterHeader(
-            backbone=backbone.name,
+        header = AdapterHeader(
+            backbone=experiment.backbone.path,
             backbone_fingerprint=backbone.fingerprint,
             method=dict(experiment.method),
             benchmark=experiment.benchmark.name,
@@ -123,8 +114,8 @@ class StreamWorker:
             tasks=tasks,
             router={"centers": experiment.evaluation.router_centers},
         )
+        self.learned = LearnedStream(header, backbone)
         self.earlier = latest_checkpoint()
-        self.texts_of_tasks: list[Tensor] = []  # (P,) each: the mean text feature of a task
         self.evaluation = self._evaluation()
 
     def restore(self) -> None:
@@ -134,17 +125,11 @@ class StreamWorker:
         )
         if not payloads:
             if self.group.leads:
-                self.adapters.save_header(self.header)
+                self.adapters.save_header(self.learned.header)
             return
-        header = self.adapters.header()
-        require_same_backbone(header, self.backbone.name, self.backbone.fingerprint)
+        require_same_backbone(self.adapters.header(), self.backbone.name, self.backbone.fingerprint)
         for index in range(len(payloads)):
-            state = self.adapters.task(index)
-            self.method.load_task(index, under("method", state), self.backbone)
-            if self.router is not None:
-                centers = under("router", state)
-                self.router.restore_task(index, {m: centers[m] for m in MODALITIES})
-            self.texts_of_tasks.append(state["task_text"])
+            self.learned.load_task(index, self.adapters.task(index))
 
     def next_lease(self) -> Lease | None:
         """The task all ranks work on next; None at the end of the stream."""
@@ -155,18 +140,20 @@ class StreamWorker:
 
     def learn(self, lease: Lease) -> None:
         """Train one task, evaluate all of them, save its adapter and commit it."""
+        self.log.task = lease.task
+        self.log.add(f"task {lease.index} {lease.task}: leased")
         self._show("features", lease)
         with self.clock.phase("features"):
             images, texts = self._training_features(lease)
-            self.texts_of_tasks.append(torch.nn.functional.normalize(texts.mean(0), dim=0))
-            if self.router is not None:
-                self._add_to_router(lease.index, images, texts)
-        similarity = self.similarity()
-        self.method.begin_task(lease.index, self.backbone)
+            self.learned.add_task_texts(texts)
+            self._add_to_router(lease.index, images, texts)
+        similarity = self.learned.similarity()
+        method, router = self.learned.method, self.learned.router
+        method.begin_task(lease.index, self.backbone)
         training = TaskTraining(
             self.experiment,
             lease,
-            self.method,
+            method,
             self.backbone,
             self.group,
             similarity.to(self.group.device),
@@ -180,17 +167,20 @@ class StreamWorker:
         with self.clock.phase("evaluate"):
             if lease.index == 0:
                 rows += self.evaluation.zero_shot()
-            rows += self.evaluation.after_task(lease.index, self.method, self.router)
+            rows += self.evaluation.after_task(lease.index, method, router)
+        for epoch in training.log:
+            self.log.add(f"task {lease.index} {lease.task}: {epoch}")
         if self.group.leads:
             self._commit(lease, rows, training.log, similarity)
+        self.log.publish()
 
     def finish(self) -> None:
         """Figures with the true task given, and the examples of the report."""
         last = len(self.tasks) - 1
         with self.clock.phase("evaluate"):
             # Encodes nothing new, unless this worker group started after the last commit.
-            self.evaluation.after_task(last, self.method, self.router)
-            oracle = self.evaluation.oracle(last, self.method)
+            self.evaluation.after_task(last, self.learned.method, self.learned.router)
+            oracle = self.evaluation.oracle(last, self.learned.method)
         if self.group.leads:
             self.directory.folder.write_table(
                 EXAMPLES, retrieval_examples(self.evaluation, self.tasks, self._open_test)
@@ -201,22 +191,17 @@ class StreamWorker:
                     "backbone_fingerprint": self.backbone.fingerprint,
                     "captions_per_image": self.evaluation.tests.captions_per_image,
                     "transform": str(self.transform),
-                    "routed": self.router is not None,
+                    "routed": self.learned.router is not None,
                     "oracle": [_plain(row) for row in oracle],
-                    "trainable_parameters_per_task": self.method.parameters_per_task(),
+                    "trainable_parameters_per_task": self.learned.method.parameters_per_task(),
                     "seconds": self.clock.take(),
                 },
             )
 
-    def similarity(self) -> Tensor:
-        """Cosine similarity (K, K) of the tasks so far by the mean features of their captions."""
-        stacked = torch.stack(self.texts_of_tasks)
-        return stacked @ stacked.T
-
     def _training_features(self, lease: Lease) -> tuple[Tensor, Tensor]:
         """Unprompted features of the task's training images (I, P) and captions (T, P)."""
         grant = self._open(lease.task, "train")
-        key = self._feature_key([grant])
+        key = self.encoder.feature_key(self.experiment.protocol, [grant])
         if self.group.broadcast(self.store.find(key) is not None if self.group.leads else None):
             found = self.store.find(key)
             assert found is not None, f"feature store lost {key}"
@@ -229,23 +214,22 @@ class StreamWorker:
         return images, texts
 
     def _add_to_router(self, index: int, images: Tensor, texts: Tensor) -> None:
-        assert self.router is not None
+        router = self.learned.router
+        if router is None:
+            return
         centers = None
         if self.group.leads:
-            self.router.add_task(index, images, texts)
-            centers = self.router.centers_of(index)
+            router.add_task(index, images, texts)
+            centers = router.centers_of(index)
+        # Another machine's k-means may round otherwise: all take rank 0's centres.
         centers = self.group.broadcast(centers)
         if not self.group.leads:
-            self.router.restore_task(index, centers)
+            router.restore_task(index, centers)
 
     def _commit(
         self, lease: Lease, rows: list[MatrixRow], log: list[dict[str, Any]], similarity: Tensor
     ) -> None:
-        state = prefixed("method", self.method.task_parameters(lease.index))
-        state["task_text"] = self.texts_of_tasks[lease.index]
-        if self.router is not None:
-            state |= prefixed("router", dict(self.router.centers_of(lease.index)))
-        name = self.adapters.save_task(lease.index, state)
+        name = self.adapters.save_task(lease.index, self.learned.task_state(lease.index))
         payload = {
             "adapter": name,
             "rows": [_plain(row) for row in rows],
@@ -262,7 +246,9 @@ class StreamWorker:
             tests, self.encoder, self.transform, experiment.evaluation.gallery, self._open_test
         )
         with self.clock.phase("features"):
-            evaluation.prepare(self.store, self._feature_key(tests.grants))
+            evaluation.prepare(
+                self.store, self.encoder.feature_key(experiment.protocol, tests.grants)
+            )
         return evaluation
 
     def _open_test(self, task: int) -> SplitGrant:
@@ -270,16 +256,6 @@ class StreamWorker:
 
     def _open(self, task: str, split: str) -> SplitGrant:
         return self.stream.open_split(self.consumer, self.generation, self.group.rank, task, split)
-
-    def _feature_key(self, grants: Sequence[SplitGrant]) -> str:
-        return FeatureStore.key(
-            backbone=self.header.backbone_fingerprint,
-            protocol=self.experiment.protocol,
-            shards=[shard.sha256 for grant in grants for shard in grant.shards],
-            # Rounding depends on the kernels, and these on the device and the block.
-            device=self.group.device.type,
-            block=self.encoder.block,
-        )
 
     def _show(self, phase: str, lease: Lease, **progress: Any) -> None:
         if self.group.leads:

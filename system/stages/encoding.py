@@ -18,6 +18,7 @@ from system.data.loading import row_selection
 from system.data.manifest import SplitGrant
 from system.prompts.method import Method
 from system.stages.worker_group import WorkerGroup
+from system.storage.feature_store import FeatureStore
 
 Prompted = tuple[Method, Sequence[int]]  # the method, and the task of each sample
 
@@ -68,6 +69,17 @@ class Encoder:
                 yield part, self.backbone.tokenize([texts[i] for i in part], placeholders)
 
         return self._encode("text", batches(), len(texts), prompted)
+
+    def feature_key(self, protocol: str, grants: Sequence[SplitGrant]) -> str:
+        """The feature store's key of these rows' unprompted features."""
+        return FeatureStore.key(
+            backbone=self.backbone.fingerprint,
+            protocol=protocol,
+            shards=[shard.sha256 for grant in grants for shard in grant.shards],
+            # Rounding depends on the kernels, and these on the device and the block.
+            device=self.group.device.type,
+            block=self.block,
+        )
 
     def _my_rows(self, count: int) -> list[int]:
         """Positions that this rank encodes: whole blocks, dealt out in turn."""

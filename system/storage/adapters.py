@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -64,16 +62,27 @@ class AdapterFolder:
         self.folder.write_json(HEADER, asdict(header))
 
     def header(self) -> AdapterHeader:
-        """The header. Raises StorageError if the folder holds none, or a newer format."""
+        """The header.
+
+        Raises StorageError if the folder holds none or a newer format, ConfigError naming a key
+        that is missing or unknown.
+        """
         if not self.folder.exists(HEADER):
             raise StorageError(f"{self.folder.uri} holds no {HEADER}; give a run's adapters folder")
-        values = self.folder.read_json(HEADER)
-        if values.get("format_version", 0) > FORMAT_VERSION:
+        values, file = self.folder.read_json(HEADER), self.folder.file_uri(HEADER)
+        if not isinstance(values, dict):
+            raise StorageError(f"{file} is no adapter header; copy the adapters folder again")
+        version = values.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
             raise StorageError(
-                f"{self.folder.file_uri(HEADER)} has format {values['format_version']}, newer than "
-                f"{FORMAT_VERSION}; update promptide"
+                f"{file} has format {version}, newer than {FORMAT_VERSION}; update promptide"
             )
-        return parse_dataclass(AdapterHeader, values, HEADER)
+        return parse_dataclass(AdapterHeader, values, file)
+
+    def count(self) -> int:
+        """How many tasks, from the first on, have a file."""
+        names = set(self.folder.names())
+        return next(i for i in range(len(names) + 1) if task_file(i) not in names)
 
     def save_task(self, index: int, state: Mapping[str, Tensor]) -> str:
         """Write one task's tensors; returns the file's name."""
@@ -115,9 +124,3 @@ def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that `prefixed` put under `prefix.`, by their own names."""
     start = prefix + "."
     return {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
-
-
-def read_local(path: Path) -> dict[str, Tensor]:
-    """Tensors of a local safetensors file, on the CPU."""
-    tensors: dict[str, torch.Tensor] = load(path.read_bytes())
-    return tensors

@@ -31,11 +31,14 @@ class Folder:
         """The folder at a local path (made absolute) or a URI such as s3://bucket/runs."""
         text = str(uri)
         if "://" not in text:
-            local = str(Path(text).expanduser().absolute())
+            try:
+                local = str(Path(text).expanduser().absolute())
+            except RuntimeError as error:  # ~name of a user that is not
+                raise StorageError(f"storage path {text!r} cannot be opened: {error}") from error
             return cls(pafs.LocalFileSystem(), local, local)
         try:
             filesystem, path = pafs.FileSystem.from_uri(text)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise StorageError(f"storage path {text!r} cannot be opened: {error}") from error
         return cls(filesystem, path.rstrip("/"), text.rstrip("/"))
 
@@ -49,14 +52,19 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is here."""
-        return bool(
-            self.filesystem.get_file_info(f"{self.path}/{name}").type != pafs.FileType.NotFound
-        )
+        try:
+            found = self.filesystem.get_file_info(f"{self.path}/{name}")
+        except OSError as error:
+            raise StorageError(f"{self.file_uri(name)} cannot be looked up: {error}") from error
+        return bool(found.type != pafs.FileType.NotFound)
 
     def names(self) -> list[str]:
         """Sorted names of the files directly here; none if the folder does not exist."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        try:
+            return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        except OSError as error:
+            raise StorageError(f"{self.uri} cannot be listed: {error}") from error
 
     def read(self, name: str) -> bytes:
         """A file's bytes. Raises StorageError if it is missing or unreadable."""
@@ -81,8 +89,12 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Remove a file; it is no error if it is gone already."""
-        if self.exists(name):
+        if not self.exists(name):
+            return
+        try:
             self.filesystem.delete_file(f"{self.path}/{name}")
+        except OSError as error:
+            raise StorageError(f"{self.file_uri(name)} cannot be deleted: {error}") from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value. Raises StorageError naming the file if it does not parse."""
@@ -103,10 +115,11 @@ class Folder:
         self.write(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str) -> Any:
-        """Read a Parquet file as an Arrow table."""
+        """Read a Parquet file as an Arrow table. Raises StorageError naming it if damaged."""
+        data = self.read(name)
         try:
-            return pq.read_table(pa.BufferReader(self.read(name)))
-        except pa.ArrowInvalid as error:
+            return pq.read_table(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as error:  # OSError: damaged pages or footer
             raise StorageError(f"{self.file_uri(name)} is not Parquet: {error}") from error
 
     def probe(self) -> None:
@@ -144,6 +157,7 @@ def _why_not_written(uri: str, error: OSError) -> str:
         errno.EROFS: "the filesystem is read-only; set another storage_path",
         errno.EACCES: "no permission to write there; set another storage_path",
         errno.ENOTDIR: "a file is in the way of a folder; set another storage_path",
+        errno.EISDIR: "a folder of that name is in the way; set another storage_path",
         errno.EEXIST: "a file is in the way of a folder; set another storage_path",
     }
     remedy = remedies.get(error.errno or 0, "check the storage or set another storage_path")

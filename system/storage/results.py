@@ -108,11 +108,11 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "published_forgetting": summary("published_forgetting", matrix.published_forgetting),
         "zero_shot": {
             "average": summary("zero_shot.average", lambda m: _mean(matrix, m, ZERO_SHOT)),
-            "per_task": _per_task(matrix, ZERO_SHOT),
+            "per_task": _per_task(matrix, ZERO_SHOT, "zero_shot", undefined),
         },
         "oracle": {
             "average": summary("oracle.average", lambda m: _mean(oracle, m, len(record.tasks) - 1)),
-            "per_task": _per_task(oracle, len(record.tasks) - 1),
+            "per_task": _per_task(oracle, len(record.tasks) - 1, "oracle", undefined),
         },
         "routing": _routing(matrix, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
@@ -146,12 +146,15 @@ def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
     return Summary(sum(row.value for row in rows) / len(rows))
 
 
-def _per_task(matrix: AccuracyMatrix, trained: int) -> dict[str, dict[str, float | None]]:
+def _per_task(
+    matrix: AccuracyMatrix, trained: int, section: str, undefined: dict[str, str]
+) -> dict[str, dict[str, float | None]]:
     figures: dict[str, dict[str, float | None]] = {task: {} for task in matrix.tasks}
     for row in matrix.rows:
         if row.trained_index == trained and row.metric in RECALLS:
-            value = None if row.reason is not None else row.value
-            figures[matrix.tasks[row.evaluated_index]][row.metric] = value
+            task = matrix.tasks[row.evaluated_index]
+            name = f"{section}.per_task.{task}.{row.metric}"
+            figures[task][row.metric] = _value(Summary(row.value, row.reason), name, undefined)
     return figures
 
 
@@ -160,9 +163,10 @@ def _routing(matrix: AccuracyMatrix, undefined: dict[str, str]) -> dict[str, Any
     figures: dict[str, Any] = {}
     for modality, metric in (("image", "route_image"), ("text", "route_text")):
         figures[modality] = {
-            matrix.tasks[row.evaluated_index]: None if row.reason is not None else row.value
+            task: _value(Summary(row.value, row.reason), f"routing.{modality}.{task}", undefined)
             for row in matrix.rows
             if row.metric == metric and row.trained_index == last
+            for task in [matrix.tasks[row.evaluated_index]]
         }
         figures[f"{modality}_average"] = _value(
             matrix.average(metric), f"routing.{modality}_average", undefined

@@ -47,6 +47,11 @@ class RunDirectory:
         """The journal of the task stream."""
         return self.folder.child("stream")
 
+    @property
+    def logs(self) -> Folder:
+        """One log file a rank and start."""
+        return self.folder.child("logs")
+
     def claim(self, experiment: "ExperimentConfig") -> bool:
         """Write `config.yaml`, or check that the run there is the same one.
 
@@ -73,12 +78,14 @@ class RunDirectory:
         return True
 
     def config(self) -> dict[str, Any]:
-        """The resolved config of the run."""
+        """The resolved config of the run. Raises StorageError if the file is not one."""
+        data, file = self.folder.read(CONFIG), self.folder.file_uri(CONFIG)
         try:
-            values = OmegaConf.to_container(OmegaConf.create(self.folder.read(CONFIG).decode()))
-        except YAMLError as error:
-            raise StorageError(f"{self.folder.file_uri(CONFIG)} is not YAML: {error}") from error
-        assert isinstance(values, dict)
+            values = OmegaConf.to_container(OmegaConf.create(data.decode()))
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise StorageError(f"{file} is not YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise StorageError(f"{file} holds no config; give this run another run_name")
         return {str(key): value for key, value in values.items()}
 
 

@@ -1,0 +1,86 @@
+"""What a stream has learned so far: the method's parameters, the router, the tasks' texts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import MODALITIES, DualEncoder
+from system.evaluation.router import Router
+from system.prompts.method import METHODS, Method, MethodSetting
+from system.storage.adapters import (
+    AdapterFolder,
+    AdapterHeader,
+    prefixed,
+    require_same_backbone,
+    under,
+)
+from system.storage.files import Folder
+
+
+class LearnedStream:
+    """The state that grows by one entry a task: a few KB each, loaded without pickle."""
+
+    def __init__(self, header: AdapterHeader, backbone: DualEncoder) -> None:
+        self.header = header
+        self.backbone = backbone
+        setting = MethodSetting(backbone.shape, header.seed, header.protocol)
+        self.method: Method = METHODS.get(header.method["name"]).build(header.method, setting)
+        self.router = (
+            Router(centers_per_task=header.router["centers"], seed=header.seed)
+            if self.method.needs_router
+            else None
+        )
+        self.task_texts: list[Tensor] = []  # (P,) each: the mean text feature of a task, unit norm
+
+    def add_task_texts(self, texts: Tensor) -> None:
+        """Take in a new task by the unprompted features (T, P) of its captions."""
+        self.task_texts.append(torch.nn.functional.normalize(texts.mean(0), dim=0))
+
+    def similarity(self) -> Tensor:
+        """Cosine similarity (K, K) of the tasks so far, by the mean features of their captions."""
+        stacked = torch.stack(self.task_texts)
+        return stacked @ stacked.T
+
+    def task_state(self, task: int) -> dict[str, Tensor]:
+        """All tensors that a task added."""
+        state = prefixed("method", self.method.task_parameters(task))
+        state["task_text"] = self.task_texts[task]
+        if self.router is not None:
+            for modality, centers in self.router.centers_of(task).items():
+                state[f"router.{modality}"] = centers
+        return state
+
+    def load_task(self, task: int, state: Mapping[str, Tensor]) -> None:
+        """Put back what `task_state` gave; tasks come in their order.
+
+        Raises AdapterMismatchError naming the tensor that does not fit.
+        """
+        self.method.load_task(task, under("method", state), self.backbone)
+        if self.router is not None:
+            centers = under("router", state)
+            self.router.restore_task(task, {m: centers[m] for m in MODALITIES})
+        self.task_texts.append(state["task_text"])
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write all tasks so far to a local directory or URI, as `from_pretrained` reads them."""
+        adapters = AdapterFolder(Folder.of(directory))
+        adapters.save_header(self.header)
+        for task in range(len(self.task_texts)):
+            adapters.save_task(task, self.task_state(task))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, backbone: DualEncoder) -> "LearnedStream":
+        """Load adapters for the backbone they were learned on.
+
+        Raises StorageError when the directory holds none or a file is damaged,
+        AdapterMismatchError for another backbone or tensors that do not fit.
+        """
+        adapters = AdapterFolder(Folder.of(directory))
+        header = adapters.header()
+        require_same_backbone(header, backbone.name, backbone.fingerprint)
+        learned = cls(header, backbone)
+        for task in range(adapters.count()):
+            learned.load_task(task, adapters.task(task))
+        return learned

@@ -1,0 +1,64 @@
+"""A stream small enough for tests: three tasks of noise in MSCOCO's format, a random CLIP."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from system.config import ExperimentConfig, compose
+from system.data.prepare import prepare_coco
+from system.storage.adapters import read_local
+from tests.backbones.small_clip import write_small_clip
+from tests.data.coco_files import write_coco
+
+TASKS = ("animal", "food", "person")
+WORDS = [str(number) for number in range(200)] + ["no", ".", "-", "!"]
+
+
+def prepare_small_stream(root: Path) -> None:
+    """Write data set, task shards and backbone under `root`."""
+    source = write_coco(root / "coco", {"train": 40, "val": 4, "test": 12}, TASKS)
+    prepare_coco(source, str(root / "data" / "small"))
+    write_small_clip(root / "clip", WORDS)
+
+
+def overrides(root: Path, run_name: str, *more: str) -> list[str]:
+    """Overrides of a run on what `prepare_small_stream` wrote."""
+    return [
+        "benchmark.name=small",
+        "benchmark.dataset=coco",
+        f"benchmark.tasks=[{','.join(TASKS)}]",
+        f"backbone.path={root / 'clip'}",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root / 'data'}",
+        f"run_name={run_name}",
+        "method.prompt_length=4",
+        "stage.epochs=3",
+        "stage.batch_size=16",
+        *more,
+    ]
+
+
+def small_experiment(root: Path, run_name: str, *more: str) -> ExperimentConfig:
+    """The config of a run on what `prepare_small_stream` wrote."""
+    return compose(overrides(root, run_name, *more))
+
+
+def figures(root: Path, run_name: str) -> dict[tuple[int, int, str], float]:
+    """The accuracy matrix of a run: (trained, evaluated, metric) -> percent, NaN as -1."""
+    table = pq.read_table(root / "runs" / run_name / "accuracy_matrix.parquet")
+    return {
+        (row["trained_index"], row["evaluated_index"], row["metric"]): row["value"]
+        if row["reason"] is None
+        else -1.0
+        for row in table.to_pylist()
+    }
+
+
+def adapters(root: Path, run_name: str) -> list[dict[str, list[Any]]]:
+    """The learned tensors of a run as plain lists, task by task: equal only if equal to the bit."""
+    folder = root / "runs" / run_name / "adapters"
+    return [
+        {name: tensor.tolist() for name, tensor in read_local(path).items()}
+        for path in sorted(folder.glob("task-*.safetensors"))
+    ]

@@ -1,0 +1,116 @@
+"""Whatever is killed, the same command goes on and ends with the same figures."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from system import app
+from tests.integration.small_stream import adapters, figures, overrides, small_experiment
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+DEADLINE = 240  # seconds; a loaded machine takes its time to start processes
+
+
+def _worker_pids(ancestor: int) -> list[int]:
+    """Training workers among the descendants of a process."""
+    parents, workers = {}, []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "stat").read_text()
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue  # gone since
+        parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+        if b"RayTrainWorker" in command:
+            workers.append(int(entry.name))
+
+    def descends(pid: int) -> bool:
+        while pid > 1:
+            if pid == ancestor:
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    return [pid for pid in workers if descends(pid)]
+
+
+def _committed(root: Path, run_name: str) -> int:
+    return len(list((root / "runs" / run_name / "adapters").glob("task-*.safetensors")))
+
+
+def _wait_for(condition: object, what: str) -> None:
+    assert callable(condition)
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"waited {DEADLINE} s for {what}"
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_costs_nothing_but_time(small_stream: Path) -> None:
+    """SIGKILL inside the second task: the group restarts there, nothing is learned twice."""
+    name = "worker-killed"
+    killed: list[int] = []
+
+    def kill() -> None:
+        _wait_for(lambda: _committed(small_stream, name) >= 1, "the first task")
+        _wait_for(lambda: bool(_worker_pids(os.getpid())), "a worker")
+        killed.append(_worker_pids(os.getpid())[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    experiment = small_experiment(small_stream, name, "cluster.workers=2", "stage.epochs=3")
+    app.run(experiment, Console(quiet=True))
+    killer.join()
+    assert killed
+    assert adapters(small_stream, name) == adapters(small_stream, "reference")
+    assert figures(small_stream, name) == figures(small_stream, "reference")
+    log = pq.read_table(small_stream / "runs" / name / "access_log.parquet")
+    assert max(log.column("generation").to_pylist()) > 1, "the worker group was not restarted"
+
+
+@pytest.fixture
+def cli_environment() -> Iterator[dict[str, str]]:
+    """An environment in which the command starts a Ray of its own."""
+    yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "sigkill"])
+def test_an_interrupted_command_goes_on(
+    small_stream: Path, cli_environment: dict[str, str], number: signal.Signals
+) -> None:
+    """The driver dies in the middle of the stream; the command again ends with the same figures."""
+    name = f"driver-{number.name.lower()}"
+    command = [
+        *(sys.executable, "-m", "system.app", "run"),
+        *overrides(small_stream, name, "cluster.workers=1", "cluster.address=local"),
+    ]
+    first = subprocess.Popen(
+        command, env=cli_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    _wait_for(lambda: _committed(small_stream, name) >= 1, "the first task")
+    first.send_signal(number)
+    output, _ = first.communicate(timeout=DEADLINE)
+    assert _committed(small_stream, name) < 3, "it was too late to interrupt"
+    if number == signal.SIGINT:
+        assert first.returncode == 130, output
+        assert "the same command goes on" in output
+    again = subprocess.run(
+        command, env=cli_environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "going on with" in again.stdout
+    assert adapters(small_stream, name) == adapters(small_stream, "reference")
+    assert figures(small_stream, name) == figures(small_stream, "reference")

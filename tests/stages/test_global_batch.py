@@ -1,0 +1,95 @@
+"""A step over the global batch against the plain gradient of the same loss in one graph."""
+
+
+import pytest
+import torch
+
+from system.backbones.clip import ClipBackbone, load_clip
+from system.backbones.dual_encoder import unit
+from system.losses import contrastive_loss
+from system.prompts.low_rank import LowRankConfig, LowRankPrompts
+from system.prompts.method import MethodSetting
+from system.stages.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.stages.worker_group import WorkerGroup
+from tests.backbones.small_clip import IMAGE_SIZE, write_small_clip
+
+BATCH = 8
+ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> ClipBackbone:
+    words = [f"w{i}" for i in range(30)]
+    return load_clip(str(write_small_clip(tmp_path_factory.mktemp("clip"), words)))
+
+
+def _method(backbone: ClipBackbone) -> LowRankPrompts:
+    method = LowRankPrompts(
+        LowRankConfig(prompt_length=3), MethodSetting(backbone.shape, 0, "corrected")
+    )
+    method.begin_task(0, backbone)
+    method.begin_task(1, backbone)
+    return method
+
+
+def _inputs(backbone: ClipBackbone) -> TokenBatch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+    ids = backbone.tokenize([f"w{i} w{2 * i}" for i in range(BATCH)], placeholders=3)
+    return TokenBatch(images, ids)
+
+
+def _plain_gradients(backbone: ClipBackbone, similarity: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The slow twin: the whole batch in one graph, one backward pass."""
+    method, batch = _method(backbone), _inputs(backbone)
+    tasks = torch.ones(BATCH, dtype=torch.long)
+    image = unit(method.encode(backbone, "vision", batch.images, tasks))
+    text = unit(method.encode(backbone, "text", batch.input_ids, tasks))
+    loss = contrastive_loss(backbone.logit_scale * image @ text.T)
+    total = loss + sum(method.regularisers(similarity).values())
+    total.backward()
+    return {name: p.grad for name, p in method.task_parameters(1).items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4, 8])
+def test_micro_batches_give_the_gradient_of_the_global_loss(
+    backbone: ClipBackbone, pieces: int
+) -> None:
+    """A loss that saw only its own micro-batch would learn from fewer negatives than asked for."""
+    similarity = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
+    method, batch = _method(backbone), _inputs(backbone)
+    parts = [
+        TokenBatch(images, ids)
+        for images, ids in zip(
+            batch.images.chunk(pieces), batch.input_ids.chunk(pieces), strict=True
+        )
+    ]
+    terms = accumulate_gradients(
+        PromptedEncoder(method, backbone), parts, ALONE, backbone.logit_scale, similarity
+    )
+    assert set(terms) == {"contrastive", "layer_alignment", "task_contrast"}
+    expected = _plain_gradients(backbone, similarity)
+    assert set(expected) == set(method.task_parameters(1))
+    for name, parameter in method.task_parameters(1).items():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+    assert all(p.grad is None for p in method.task_parameters(0).values())
+    assert all(p.grad is None for p in backbone.parameters())
+
+
+def test_the_pass_that_synchronises_adds_exactly_zero(backbone: ClipBackbone) -> None:
+    """DistributedDataParallel averages in that pass: anything but zero would change figures."""
+    method = _method(backbone)
+    encoder = PromptedEncoder(method, backbone)
+    zero, _ = encoder(None)
+    torch.autograd.backward(zero)
+    for parameter in method.task_parameters(1).values():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))
+
+
+def test_the_wrapped_module_holds_no_backbone(backbone: ClipBackbone) -> None:
+    """Else every task would send the backbone's weights to all workers."""
+    encoder = PromptedEncoder(_method(backbone), backbone)
+    own = {id(p) for p in backbone.parameters()}
+    assert not own & {id(p) for p in encoder.parameters()}
