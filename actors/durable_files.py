@@ -7,8 +7,8 @@ import os
 import pyarrow as pa
 from pyarrow import fs
 
-from system.data.locations import filesystem_of
 from system.errors import StorageError
+from system.storage.locations import filesystem_of
 
 _FAILURES = (OSError, pa.ArrowException)
 

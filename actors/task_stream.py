@@ -13,10 +13,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
 from actors.stream_state import TaskStream
-from system.data.locations import absolute
 from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError
 from system.stages.task_source import Lease, StreamStatus
+from system.storage.locations import absolute
 
 __all__ = ["TaskStream", "TaskStreamActor", "TaskStreamHandle", "start_task_stream"]
 

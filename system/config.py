@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from system.evaluation.recall import Gallery
 from system.parsing import parse_dataclass
 from system.stages.optimisation import OptimiserConfig
 from system.storage.files import Folder
+from system.storage.locations import absolute
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
@@ -148,6 +149,19 @@ class ExperimentConfig:
         """A plain dict that `from_dict` takes: for Ray workers and for config.yaml."""
         return asdict(self)
 
+    def with_absolute_paths(self) -> "ExperimentConfig":
+        """The same with local paths made absolute: a Ray worker has another working directory."""
+        backbone = self.backbone
+        if Path(backbone.path).expanduser().is_dir():
+            backbone = replace(backbone, path=absolute(backbone.path))
+        return replace(
+            self,
+            storage_path=absolute(self.storage_path),
+            data_path=absolute(self.data_path),
+            adapters=self.adapters and absolute(self.adapters),
+            backbone=backbone,
+        )
+
     def benchmark_folder(self) -> Folder:
         """Where the prepared task shards of the benchmark lie."""
         return Folder.of(self.data_path).child(self.benchmark.name)
@@ -185,7 +199,8 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
             compose(forced)  # our own message for an unknown key is the better one
         raise ConfigError(_explain(error)) from error
     assert isinstance(values, dict)
-    return ExperimentConfig.from_dict({str(key): value for key, value in values.items()})
+    experiment = ExperimentConfig.from_dict({str(key): value for key, value in values.items()})
+    return experiment.with_absolute_paths()
 
 
 # `+key=value`, which Hydra proposes for an unknown key, is no remedy here: keys are fixed.

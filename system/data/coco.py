@@ -9,10 +9,10 @@ from pathlib import Path
 from system.data.annotations import load_annotation_json, safe_image_path
 from system.data.captions import clean_caption
 from system.data.coco_tables import CaptionTable, ImageEntry, InstanceTable, read_expressions
-from system.data.locations import absolute
 from system.data.masks import mask_area
 from system.data.schema import Expression, ImageRecord, Instance
 from system.errors import ConfigError, DataError
+from system.storage.locations import absolute
 
 
 @dataclass(frozen=True)

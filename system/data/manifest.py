@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.locations import absolute, filesystem_of, join, relative, storage_errors
 from system.data.schema import SCHEMA_VERSION
 from system.errors import DataError
+from system.storage.locations import absolute, filesystem_of, join, relative, storage_errors
 
 MANIFEST_NAME = "manifest.json"
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from system.data.coco import CocoSource, index_split
 from system.data.datasets import DATASETS
-from system.data.locations import absolute
 from system.data.manifest import Manifest
 from system.data.shards import ROW_GROUP_ROWS, SHARD_ROWS, Progress, write_shards
 from system.errors import ConfigError, DataError
 from system.parsing import parse_dataclass
+from system.storage.locations import absolute
 
 # image id, file name and task of each image
 Listing = Iterable[tuple[int, str, str]]

@@ -10,10 +10,10 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.locations import filesystem_of
 from system.data.manifest import SplitGrant
 from system.data.schema import SHARD_SCHEMA
 from system.errors import DataError
+from system.storage.locations import filesystem_of
 
 _ROW_COLUMNS = ("image_id", "file_name", "image", "captions")
 

@@ -7,9 +7,9 @@ from io import RawIOBase
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.locations import filesystem_of, join, storage_errors
 from system.data.manifest import Shard
 from system.data.schema import SHARD_SCHEMA, ImageRecord, records_to_table
+from system.storage.locations import filesystem_of, join, storage_errors
 
 
 class TaskShardWriter:

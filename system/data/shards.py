@@ -10,7 +10,6 @@ from typing import Protocol
 from pyarrow import fs
 
 from system.data.images import check_image
-from system.data.locations import absolute, filesystem_of, join, relative, storage_errors
 from system.data.manifest import (
     Manifest,
     Shard,
@@ -24,6 +23,7 @@ from system.data.parallel import bounded_map
 from system.data.schema import SCHEMA_VERSION, ImageRecord
 from system.data.shard_files import TaskShardWriter
 from system.errors import ConfigError, DataError
+from system.storage.locations import absolute, filesystem_of, join, relative, storage_errors
 
 ROW_GROUP_ROWS = 64  # about 10 MB of MSCOCO photographs: what a worker holds of one stream
 SHARD_ROWS = 2048  # about 350 MB of them: what one object store request or copy moves

@@ -166,8 +166,8 @@ class LowRankPrompts(PromptMethod):
                 similarity[:known, :known],
                 threshold=contrast.threshold,
                 temperature=PUBLISHED_TEMPERATURE if self.published else contrast.temperature,
-                # As released, a row without a negative makes the loss and its gradient NaN;
-                # at the published temperature the gradient is 0 otherwise, so 0 loses nothing.
+                # As released, a row without a negative makes the loss and its gradient NaN, which
+                # would end the run: it contributes 0 for them here.
                 empty="zero",
             )
         return terms

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
+from system.errors import AdapterMismatchError
 from system.evaluation.router import Router
 from system.prompts.method import METHODS, Method, MethodSetting
 from system.storage.adapters import (
@@ -57,6 +58,12 @@ class LearnedStream:
 
         Raises AdapterMismatchError naming the tensor that does not fit.
         """
+        needed = ["task_text"]
+        if self.router is not None:
+            needed += [f"router.{m}" for m in MODALITIES]
+        for name in needed:
+            if name not in state:
+                raise AdapterMismatchError(f"the adapter of task {task} lacks {name}")
         self.method.load_task(task, under("method", state), self.backbone)
         if self.router is not None:
             centers = under("router", state)

@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from system.errors import StorageError
+from system.storage.locations import absolute, filesystem_of, join
 
 
 @dataclass(frozen=True)
@@ -29,26 +30,20 @@ class Folder:
     @classmethod
     def of(cls, uri: str | Path) -> "Folder":
         """The folder at a local path (made absolute) or a URI such as s3://bucket/runs."""
-        text = str(uri)
-        if "://" not in text:
-            try:
-                local = str(Path(text).expanduser().absolute())
-            except RuntimeError as error:  # ~name of a user that is not
-                raise StorageError(f"storage path {text!r} cannot be opened: {error}") from error
-            return cls(pafs.LocalFileSystem(), local, local)
         try:
-            filesystem, path = pafs.FileSystem.from_uri(text)
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"storage path {text!r} cannot be opened: {error}") from error
-        return cls(filesystem, path.rstrip("/"), text.rstrip("/"))
+            place = absolute(str(uri))
+        except RuntimeError as error:  # ~name of a user that is not
+            raise StorageError(f"storage path {str(uri)!r} cannot be opened: {error}") from error
+        filesystem, path = filesystem_of(place)
+        return cls(filesystem, path.rstrip("/"), place.rstrip("/"))
 
     def child(self, name: str) -> "Folder":
         """A folder inside this one; it need not exist."""
-        return Folder(self.filesystem, f"{self.path}/{name}", f"{self.uri}/{name}")
+        return Folder(self.filesystem, f"{self.path}/{name}", join(self.uri, name))
 
     def file_uri(self, name: str) -> str:
         """The full path or URI of a file here."""
-        return f"{self.uri}/{name}"
+        return join(self.uri, name)
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is here."""

@@ -1,8 +1,5 @@
 """Prompts enter a frozen CLIP without changing it; a wrong checkpoint is one clear error."""
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,18 @@ from transformers import AutoTokenizer, CLIPModel, CLIPProcessor
 from system.backbones.clip import ClipBackbone, load_clip
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
+from tests.backbones.edited_clip import Edit, edited, in_json, removed, written
 from tests.backbones.small_clip import CONTEXT, IMAGE_SIZE, write_small_clip
 
 WORDS = ["a", "red", "dog", "on", "the", "hill"]
 TEXTS = ["a red dog", "the hill", "a dog on the red hill"]
 LAYERS, LENGTH = 3, 2
+
+
+def load(directory: Path) -> ClipBackbone:
+    clip = load_clip(str(directory))
+    assert isinstance(clip, ClipBackbone)
+    return clip
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def backbone(directory: Path) -> ClipBackbone:
-    return load_clip(str(directory))
+    return load(directory)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def plain_features(plain: Any, modality: Modality, inputs: Tensor) -> Tensor:
 def test_without_prompt_equal_to_the_library(
     backbone: ClipBackbone, plain: Any, modality: Modality
 ) -> None:
-    """Zero-shot figures and routing are the plain model's: also after a prompt, or a crash in one."""
+    """Zero-shot figures and routing are the plain model's, also after a prompt or a crash."""
     inputs = inputs_for(backbone, modality)
     expected = plain_features(plain, modality, inputs)
     assert torch.equal(backbone(modality, inputs, None), expected)
@@ -155,37 +159,6 @@ def test_prompt_without_room_for_a_word_is_refused(backbone: ClipBackbone) -> No
         backbone.tokenize(["dog"], CONTEXT - 2)
 
 
-Edit = Callable[[Path], None]
-
-
-def edited(directory: Path, tmp_path: Path, *edits: Edit) -> Path:
-    copy = tmp_path / "edited"
-    shutil.copytree(directory, copy)
-    for edit in edits:
-        edit(copy)
-    return copy
-
-
-def in_json(file: str, *path: str, **values: Any) -> Edit:
-    def edit(directory: Path) -> None:
-        content = json.loads((directory / file).read_text())
-        section = content
-        for key in path:
-            section = section[key]
-        section.update(values)
-        (directory / file).write_text(json.dumps(content))
-
-    return edit
-
-
-def written(file: str, content: bytes) -> Edit:
-    return lambda directory: (directory / file).write_bytes(content) and None
-
-
-def removed(*files: str) -> Edit:
-    return lambda directory: [(directory / file).unlink() for file in files] and None
-
-
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("pad_is_end", [False, True])
 def test_text_is_read_at_its_end_token(
@@ -195,7 +168,7 @@ def test_text_is_read_at_its_end_token(
     edits = [in_json("config.json", "text_config", eos_token_id=2)] if legacy else []
     if pad_is_end:
         edits.append(in_json("tokenizer_config.json", pad_token="<eos>"))
-    clip = load_clip(str(edited(directory, tmp_path, *edits)))
+    clip = load(edited(directory, tmp_path, *edits))
     ids = clip.tokenize(["a red dog"], LENGTH)
     end = 1 + LENGTH + 3
     assert ids[0, end] == clip.tokenizer.eos_token_id
@@ -211,13 +184,13 @@ def test_text_is_read_at_its_end_token(
 
 def test_what_a_processor_saves_is_loaded(directory: Path, tmp_path: Path) -> None:
     """`CLIPProcessor.save_pretrained` writes processor_config.json and no preprocessor_config."""
-    whole = load_clip(str(directory))
+    whole = load(directory)
     copy = edited(directory, tmp_path, removed("preprocessor_config.json"))
     CLIPProcessor(whole.image_processor, AutoTokenizer.from_pretrained(directory)).save_pretrained(
         copy
     )
     assert not (copy / "preprocessor_config.json").exists()
-    assert load_clip(str(copy)).fingerprint == whole.fingerprint
+    assert load(copy).fingerprint == whole.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -249,7 +222,7 @@ def test_a_wrong_directory_is_one_error_naming_the_file(
 ) -> None:
     """Some of these would load without an error, with random weights or an empty tokenizer."""
     with pytest.raises(ConfigError, match=message) as caught:
-        load_clip(str(edited(directory, tmp_path, edit)))
+        load(edited(directory, tmp_path, edit))
     assert "backbone.path" in str(caught.value)
 
 
@@ -257,7 +230,7 @@ def test_tokenizer_larger_than_the_model_is_refused(directory: Path, tmp_path: P
     other = write_small_clip(tmp_path / "other", [*WORDS, "blue"])
     tokenizer = (other / "tokenizer.json").read_bytes()
     with pytest.raises(ConfigError, match="tokenizer has 11 tokens but the model embeds 10"):
-        load_clip(str(edited(directory, tmp_path, written("tokenizer.json", tokenizer))))
+        load(edited(directory, tmp_path, written("tokenizer.json", tokenizer)))
 
 
 @pytest.mark.parametrize(
@@ -287,9 +260,9 @@ def test_fingerprint_follows_the_weights_and_not_the_place(
     directory: Path, tmp_path: Path, backbone: ClipBackbone
 ) -> None:
     """An adapter must load on a copy of its backbone, and on no other one."""
-    moved = load_clip(str(edited(directory, tmp_path)))
+    moved = load(edited(directory, tmp_path))
     assert moved.fingerprint == backbone.fingerprint
-    changed = load_clip(str(directory))
+    changed = load(directory)
     weight = changed.model.vision_model.post_layernorm.weight
     with torch.no_grad():
         weight[3] += 1e-6

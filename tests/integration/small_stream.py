@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from safetensors.torch import load_file
 
 from system.config import ExperimentConfig, compose
 from system.data.prepare import prepare_coco
-from system.storage.adapters import read_local
 from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import write_coco
 
@@ -59,6 +59,6 @@ def adapters(root: Path, run_name: str) -> list[dict[str, list[Any]]]:
     """The learned tensors of a run as plain lists, task by task: equal only if equal to the bit."""
     folder = root / "runs" / run_name / "adapters"
     return [
-        {name: tensor.tolist() for name, tensor in read_local(path).items()}
+        {name: tensor.tolist() for name, tensor in load_file(path).items()}
         for path in sorted(folder.glob("task-*.safetensors"))
     ]

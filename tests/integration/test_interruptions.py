@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -82,9 +81,9 @@ def test_a_killed_worker_costs_nothing_but_time(small_stream: Path) -> None:
 
 
 @pytest.fixture
-def cli_environment() -> Iterator[dict[str, str]]:
+def cli_environment() -> dict[str, str]:
     """An environment in which the command starts a Ray of its own."""
-    yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "sigkill"])

@@ -1,6 +1,5 @@
 """A step over the global batch against the plain gradient of the same loss in one graph."""
 
-
 import pytest
 import torch
 
