@@ -177,7 +177,9 @@ def _textures() -> tuple[Pixels, ...]:
     textures = []
     for pattern, ground, figure in zip(patterns, _GROUND, _FIGURE, strict=True):
         drawn = pattern.astype(np.float32)[..., None]
-        textures.append(np.float32(ground) * (1 - drawn) + np.float32(figure) * drawn)
+        textures.append(
+            np.array(ground, np.float32) * (1 - drawn) + np.array(figure, np.float32) * drawn
+        )
     return tuple(textures)
 
 
@@ -198,6 +200,6 @@ def _marks() -> tuple[Pixels, ...]:
 @lru_cache(maxsize=16384)
 def _premultiplied(code: str, size: int) -> tuple[Pixels, Pixels]:
     """Colour times alpha, and 1 - alpha, of a pictogram."""
-    pixels = raster(code, size).astype(np.float32)
-    alpha = pixels[..., 3:] / 255
+    pixels: Pixels = raster(code, size).astype(np.float32)
+    alpha: Pixels = pixels[..., 3:] / np.float32(255)
     return pixels[..., :3] * alpha, 1 - alpha

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from system.backbones.clip import ClipBackbone, load_clip
-from system.backbones.dual_encoder import unit
+from system.backbones.clip import load_clip
+from system.backbones.dual_encoder import DualEncoder, unit
 from system.losses import contrastive_loss
 from system.prompts.low_rank import LowRankConfig, LowRankPrompts
 from system.prompts.method import MethodSetting
@@ -17,12 +17,12 @@ ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> ClipBackbone:
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> DualEncoder:
     words = [f"w{i}" for i in range(30)]
     return load_clip(str(write_small_clip(tmp_path_factory.mktemp("clip"), words)))
 
 
-def _method(backbone: ClipBackbone) -> LowRankPrompts:
+def _method(backbone: DualEncoder) -> LowRankPrompts:
     method = LowRankPrompts(
         LowRankConfig(prompt_length=3), MethodSetting(backbone.shape, 0, "corrected")
     )
@@ -31,28 +31,28 @@ def _method(backbone: ClipBackbone) -> LowRankPrompts:
     return method
 
 
-def _inputs(backbone: ClipBackbone) -> TokenBatch:
+def _inputs(backbone: DualEncoder) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
     ids = backbone.tokenize([f"w{i} w{2 * i}" for i in range(BATCH)], placeholders=3)
     return TokenBatch(images, ids)
 
 
-def _plain_gradients(backbone: ClipBackbone, similarity: torch.Tensor) -> dict[str, torch.Tensor]:
+def _plain_gradients(backbone: DualEncoder, similarity: torch.Tensor) -> dict[str, torch.Tensor]:
     """The slow twin: the whole batch in one graph, one backward pass."""
     method, batch = _method(backbone), _inputs(backbone)
     tasks = torch.ones(BATCH, dtype=torch.long)
     image = unit(method.encode(backbone, "vision", batch.images, tasks))
     text = unit(method.encode(backbone, "text", batch.input_ids, tasks))
     loss = contrastive_loss(backbone.logit_scale * image @ text.T)
-    total = loss + sum(method.regularisers(similarity).values())
-    total.backward()
+    total = sum(method.regularisers(similarity).values(), loss)
+    torch.autograd.backward(total)
     return {name: p.grad for name, p in method.task_parameters(1).items() if p.grad is not None}
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4, 8])
 def test_micro_batches_give_the_gradient_of_the_global_loss(
-    backbone: ClipBackbone, pieces: int
+    backbone: DualEncoder, pieces: int
 ) -> None:
     """A loss that saw only its own micro-batch would learn from fewer negatives than asked for."""
     similarity = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
@@ -76,7 +76,7 @@ def test_micro_batches_give_the_gradient_of_the_global_loss(
     assert all(p.grad is None for p in backbone.parameters())
 
 
-def test_the_pass_that_synchronises_adds_exactly_zero(backbone: ClipBackbone) -> None:
+def test_the_pass_that_synchronises_adds_exactly_zero(backbone: DualEncoder) -> None:
     """DistributedDataParallel averages in that pass: anything but zero would change figures."""
     method = _method(backbone)
     encoder = PromptedEncoder(method, backbone)
@@ -87,7 +87,7 @@ def test_the_pass_that_synchronises_adds_exactly_zero(backbone: ClipBackbone) ->
         assert torch.equal(parameter.grad, torch.zeros_like(parameter))
 
 
-def test_the_wrapped_module_holds_no_backbone(backbone: ClipBackbone) -> None:
+def test_the_wrapped_module_holds_no_backbone(backbone: DualEncoder) -> None:
     """Else every task would send the backbone's weights to all workers."""
     encoder = PromptedEncoder(_method(backbone), backbone)
     own = {id(p) for p in backbone.parameters()}

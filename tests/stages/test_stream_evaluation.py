@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from system.backbones.clip import ClipBackbone, load_clip
-from system.backbones.dual_encoder import MODALITIES
+from system.backbones.clip import load_clip
+from system.backbones.dual_encoder import MODALITIES, DualEncoder
 from system.data.manifest import Manifest, SplitGrant
 from system.data.prepare import prepare_coco
 from system.evaluation.accuracy_matrix import MatrixRow
@@ -31,7 +31,7 @@ class Small:
     """A prepared benchmark of two tasks and a random backbone."""
 
     manifest: Manifest
-    backbone: ClipBackbone
+    backbone: DualEncoder
     root: Path
 
 
