@@ -2,6 +2,7 @@
 
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -76,7 +77,7 @@ def check_storage(uri: str) -> None:
 
     Raises StorageError naming the node that does not see it.
     """
-    folder, name = Folder.of(uri), ".probe-nodes"
+    folder, name = Folder.of(uri), f".probe-{uuid.uuid4().hex}"
     data = os.urandom(32)
     folder.write(name, data)
     try:

@@ -50,10 +50,15 @@ class TaskContrastConfig:
 
 @dataclass(frozen=True)
 class LowRankConfig:
-    """The settings of LPI; `prompt_depth` null means every layer of the shallower tower."""
+    """The settings of LPI.
+
+    `prompt_depth` null means every layer of the shallower tower; `text_prompt_length` null means
+    `prompt_length` for both towers.
+    """
 
     rank: int = 4
     prompt_length: int = 16
+    text_prompt_length: int | None = None
     prompt_depth: int | None = None
     init_std: float = 0.5
     layer_alignment: LayerAlignmentConfig = LayerAlignmentConfig()
@@ -63,6 +68,8 @@ class LowRankConfig:
         for name in ("rank", "prompt_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.text_prompt_length is not None and self.text_prompt_length < 1:
+            raise ValueError(f"text_prompt_length={self.text_prompt_length} must be at least 1")
         # From factors of zero no gradient leaves: each one's is a product of the other two.
         if not self.init_std > 0:
             raise ValueError(f"init_std={self.init_std} must be above 0")
@@ -71,10 +78,16 @@ class LowRankConfig:
 
 
 class TaskFactors(nn.Module):
-    """The factors of one task: R (L + 2 N + Dv + Dt) numbers."""
+    """The factors of one task: R (L + Nv + Nt + Dv + Dt) numbers."""
 
     def __init__(
-        self, depth: int, length: int, widths: dict[Modality, int], rank: int, std: float, seed: int
+        self,
+        depth: int,
+        lengths: dict[Modality, int],
+        widths: dict[Modality, int],
+        rank: int,
+        std: float,
+        seed: int,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -83,7 +96,7 @@ class TaskFactors(nn.Module):
             return nn.Parameter(torch.randn(rows, rank, generator=generator) * std)
 
         self.layer = factor(depth)
-        self.position = nn.ParameterDict({m: factor(length) for m in MODALITIES})
+        self.position = nn.ParameterDict({m: factor(lengths[m]) for m in MODALITIES})
         self.feature = nn.ParameterDict({m: factor(widths[m]) for m in MODALITIES})
 
 
@@ -101,7 +114,11 @@ class LowRankPrompts(PromptMethod):
                 f"vision and {shape.text_layers} text layers; use 1..{tower}"
             )
         self.config = config
-        self.placeholders = config.prompt_length
+        self.lengths: dict[Modality, int] = {
+            "vision": config.prompt_length,
+            "text": config.text_prompt_length or config.prompt_length,
+        }
+        self.placeholders = self.lengths["text"]
         self.published = setting.protocol == "published"
         # As released: the configured seed and depth are not read. Factors are made for nine
         # layers from seed 1, and only the first layer's prompt enters.
@@ -121,7 +138,7 @@ class LowRankPrompts(PromptMethod):
         c = self.config
         # A prime stride keeps the tasks of neighbouring seeds apart.
         seed = self.seed * 1_000_003 + len(self.tasks)
-        factors = TaskFactors(self.depth, c.prompt_length, self.widths, c.rank, c.init_std, seed)
+        factors = TaskFactors(self.depth, self.lengths, self.widths, c.rank, c.init_std, seed)
         device = next(backbone.parameters()).device
         self.tasks.append(factors.to(device))
 
@@ -145,9 +162,11 @@ class LowRankPrompts(PromptMethod):
         terms: dict[str, Tensor] = {}
         prompts = {m: self.full_prompt(m, self.current) for m in MODALITIES}
         if align.weight:
+            # The published alignment compares positions one by one: those that both towers have.
+            shared = min(self.lengths.values())
             terms["layer_alignment"] = align.weight * layer_alignment(
-                prompts["vision"],
-                prompts["text"],
+                prompts["vision"][:, :shared],
+                prompts["text"][:, :shared],
                 similarity="dot" if self.published else align.similarity,
                 temperature=align.temperature,
             )
