@@ -63,6 +63,9 @@ def run_stream(
     with _watching(stream, experiment.run_name, watch):
         try:
             trainer.fit()
+        except SystemExit as error:
+            # Ray Train's own handler of Ctrl-C aborts the workers and exits.
+            raise KeyboardInterrupt from error
         except ray.train.TrainingFailedError as error:
             raise _cause(error, directory.logs.uri) from error
     return stream

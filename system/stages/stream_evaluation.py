@@ -31,6 +31,8 @@ UNROUTED = -1
 class TestSet:
     """All tasks' test rows, one after the other, without their images."""
 
+    __test__ = False  # pytest would take it for a class of tests
+
     grants: tuple[SplitGrant, ...]
     captions: tuple[str, ...]  # (T,)
     image_of_text: Tensor  # (T,)
