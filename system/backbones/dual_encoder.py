@@ -32,6 +32,10 @@ class BackboneShape:
         """Width of the tokens of one tower."""
         return self.vision_width if modality == "vision" else self.text_width
 
+    def layers(self, modality: Modality) -> int:
+        """Transformer layers of one tower."""
+        return self.vision_layers if modality == "vision" else self.text_layers
+
 
 class ImageTransform(Protocol):
     """Turns a decoded image into the backbone's input.

@@ -52,8 +52,8 @@ class TaskContrastConfig:
 class LowRankConfig:
     """The settings of LPI.
 
-    `prompt_depth` null means every layer of the shallower tower; `text_prompt_length` null means
-    `prompt_length` for both towers.
+    `prompt_depth` null means every layer of both towers, and a number as many of each as it has;
+    `text_prompt_length` null means `prompt_length` for both towers.
     """
 
     rank: int = 4
@@ -106,12 +106,13 @@ class LowRankPrompts(PromptMethod):
     def __init__(self, config: LowRankConfig, setting: MethodSetting) -> None:
         super().__init__()
         shape = setting.shape
-        tower = min(shape.vision_layers, shape.text_layers)
-        depth = tower if config.prompt_depth is None else config.prompt_depth
-        if not 1 <= depth <= tower:
+        layers = {m: shape.layers(m) for m in MODALITIES}
+        deepest = max(layers.values())
+        depth = deepest if config.prompt_depth is None else config.prompt_depth
+        if not 1 <= depth <= deepest:
             raise ConfigError(
                 f"method.prompt_depth={depth} does not fit a backbone of {shape.vision_layers} "
-                f"vision and {shape.text_layers} text layers; use 1..{tower}"
+                f"vision and {shape.text_layers} text layers; use 1..{deepest}"
             )
         self.config = config
         self.lengths: dict[Modality, int] = {
@@ -123,7 +124,9 @@ class LowRankPrompts(PromptMethod):
         # As released: the configured seed and depth are not read. Factors are made for nine
         # layers from seed 1, and only the first layer's prompt enters.
         self.depth = PUBLISHED_CONSTRUCTED_DEPTH if self.published else depth
-        self.entered = 1 if self.published else depth
+        self.entered: dict[Modality, int] = {
+            m: 1 if self.published else min(depth, layers[m]) for m in MODALITIES
+        }
         self.seed = 1 if self.published else setting.seed
         self.widths: dict[Modality, int] = {m: shape.width(m) for m in MODALITIES}
         self.tasks = nn.ModuleList()
@@ -153,27 +156,27 @@ class LowRankPrompts(PromptMethod):
         return low_rank_prompt(factors.layer, factors.position[modality], factors.feature[modality])
 
     def prompt(self, modality: Modality, task: int) -> Tensor:
-        """The prompt (L, N, D) of the layers that are entered."""
-        return self.full_prompt(modality, task)[: self.entered]
+        """The prompt (L, N, D) of the tower's layers that are entered."""
+        return self.full_prompt(modality, task)[: self.entered[modality]]
 
     def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
         """Layer alignment of the current task, and task contrast from the second task on."""
         align, contrast = self.config.layer_alignment, self.config.task_contrast
         terms: dict[str, Tensor] = {}
-        prompts = {m: self.full_prompt(m, self.current) for m in MODALITIES}
+        prompts = {m: self._regularised(m, self.current) for m in MODALITIES}
         if align.weight:
-            # The published alignment compares positions one by one: those that both towers have.
-            shared = min(self.lengths.values())
+            # Layers and positions are compared one by one: those that both towers have.
+            layers, length = (min(p.shape[axis] for p in prompts.values()) for axis in (0, 1))
             terms["layer_alignment"] = align.weight * layer_alignment(
-                prompts["vision"][:, :shared],
-                prompts["text"][:, :shared],
+                prompts["vision"][:layers, :length],
+                prompts["text"][:layers, :length],
                 similarity="dot" if self.published else align.similarity,
                 temperature=align.temperature,
             )
         if contrast.weight and similarity is not None and self.current > 0:
             stacked = {
                 m: torch.stack(
-                    [self.full_prompt(m, task).detach() for task in range(self.current)]
+                    [self._regularised(m, task).detach() for task in range(self.current)]
                     + [prompts[m]]
                 )  # (K, L, N, D)
                 for m in MODALITIES
@@ -190,6 +193,10 @@ class LowRankPrompts(PromptMethod):
                 empty="zero",
             )
         return terms
+
+    def _regularised(self, modality: Modality, task: int) -> Tensor:
+        """What the regularisers see: the prompt that enters; as released, all nine layers."""
+        return self.full_prompt(modality, task) if self.published else self.prompt(modality, task)
 
 
 METHODS.register("lpi")(MethodFactory(LowRankConfig, LowRankPrompts))

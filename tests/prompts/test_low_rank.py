@@ -1,5 +1,6 @@
 """LPI learns only the current task's factors, from every loss term, on a real (small) CLIP."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from system.backbones.dual_encoder import MODALITIES, Modality, unit
 from system.errors import ConfigError
 from system.losses import contrastive_loss
 from system.prompts.low_rank import LowRankPrompts, low_rank_prompt
+from system.prompts.method import METHODS, MethodSetting
 from tests.prompts.method_parts import LAYERS, TEXTS, backbone, build, images, tokens, weights
 
 SIZES = {"rank": 3, "prompt_length": 4}
@@ -72,6 +74,22 @@ def test_parameters_a_task(rank: int, depth: int | None) -> None:
 def test_prompt_covers_every_layer_by_default(modality: Modality) -> None:
     prompt = at_task(0).prompt(modality, 0)
     assert prompt.shape == (LAYERS, 4, backbone().shape.width(modality))
+
+
+@pytest.mark.parametrize(("depth", "vision", "text"), [(None, 5, 3), (4, 4, 3), (2, 2, 2)])
+def test_each_tower_has_its_own_depth(depth: int | None, vision: int, text: int) -> None:
+    """Prompts that stop at the shallower tower's depth leave the other's last layers unprompted."""
+    shape = dataclasses.replace(backbone().shape, vision_layers=5, text_layers=3)
+    section = {"name": "lpi", **SIZES, "prompt_depth": depth}
+    method = METHODS.get("lpi").build(section, MethodSetting(shape, 0, "corrected"))
+    assert isinstance(method, LowRankPrompts)
+    method.begin_task(1, backbone())
+    assert method.prompt("vision", 1).shape[0] == vision
+    assert method.prompt("text", 1).shape[0] == text
+    torch.autograd.backward(list(method.regularisers(similarity(2)).values()))
+    for name, factor in method.task_parameters(1).items():
+        assert factor.grad is not None, name
+        assert factor.grad.isfinite().all(), name
 
 
 def test_only_the_current_task_trains() -> None:
