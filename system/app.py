@@ -30,6 +30,7 @@ Command = Callable[["ExperimentConfig", Console], None]
 def prepare(experiment: "ExperimentConfig", console: Console) -> None:
     """Write the task shards of a benchmark; what is there already is not made again."""
     from system.data.datasets import DATASETS
+    from system.data.faults import QUARANTINE_NAME
     from system.report.terminal import PrepareProgress
 
     benchmark = experiment.benchmark
@@ -39,7 +40,9 @@ def prepare(experiment: "ExperimentConfig", console: Console) -> None:
         manifest = DATASETS.get(benchmark.dataset)(
             benchmark.name, folder.uri, benchmark.options, progress.update
         )
-        progress.finish(manifest.counts)
+        progress.finish(manifest.counts, manifest.skipped, manifest.quarantined)
+    if manifest.quarantined:
+        console.print(f"broken rows: {folder.file_uri(QUARANTINE_NAME)}", soft_wrap=True)
     console.print(f"task shards: {folder.uri}")
 
 

@@ -1,5 +1,7 @@
 """Errors that a user can mend: each names the file or field and says what to do."""
 
+DEFAULT_KIND = "annotation"  # of a DataError that names none
+
 
 class PromptideError(ValueError):
     """Base of every error that is shown as one line, without a traceback."""
@@ -10,7 +12,14 @@ class ConfigError(PromptideError):
 
 
 class DataError(PromptideError):
-    """A dataset file, annotation or image that cannot be used."""
+    """A dataset file, annotation or image that cannot be used.
+
+    `kind` is a short name, the same for all errors of a sort, by which a summary counts them.
+    """
+
+    def __init__(self, message: str, kind: str = DEFAULT_KIND) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class StorageError(PromptideError):

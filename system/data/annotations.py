@@ -1,13 +1,18 @@
 """Careful access to JSON annotation files: every error names the file and the field."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
+
+import ijson
 
 from system.errors import DataError
 
 Value = TypeVar("Value")
+
+_MEGABYTE = 1 << 20
 
 
 def load_annotation_json(path: Path, field: str) -> Any:
@@ -19,14 +24,63 @@ def load_annotation_json(path: Path, field: str) -> Any:
         with path.open("rb") as stream:
             return json.load(stream)
     except FileNotFoundError as error:
-        raise DataError(
-            f"{field}: the file {path} does not exist: fetch the dataset's annotations or correct "
-            "this field"
-        ) from error
+        raise _missing(path, field) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: cannot be read as JSON ({error}): fetch the file again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def read_items(
+    path: Path, field: str, listing: str, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[str, object]]:
+    """Go through a list of a JSON file, one item in memory at a time: where it stands, its content.
+
+    `field` is the config field that names the file; `listing` is the list's field in the file's
+    object, or "" for a file that is a list. `progress` gets megabytes read and of the file.
+    Raises: DataError if the file is missing, unreadable, damaged or has no such list.
+    """
+    size, told, number = 0, 0, -1
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size // _MEGABYTE
+            prefix = f"{listing}.item" if listing else "item"
+            items = ijson.items(stream, prefix, use_float=True)
+            for number, content in enumerate(items):
+                yield f"{path}: {listing}[{number}]", content
+                done = stream.tell() // _MEGABYTE
+                if progress is not None and done > told:
+                    progress(done, size)
+                    told = done
+            if number < 0:
+                stream.seek(0)
+                _require_list(path, stream, listing)
+    except FileNotFoundError as error:
+        raise _missing(path, field) from error
+    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
+        # Of several lines the first says what is wrong, the others draw the place.
+        reason = str(error).strip().partition("\n")[0]
+        place = f" after {listing}[{number}]" if number >= 0 else ""
+        raise _damaged(path, f"{reason}{place}") from error
+
+
+def _require_list(path: Path, stream: IO[bytes], listing: str) -> None:
+    for prefix, event, _ in ijson.parse(stream):
+        if prefix == listing:
+            if event != "start_array":
+                name = f"field {listing!r}" if listing else "the file"
+                raise DataError(f"{path}: {name} is not a list")
+            return
+    raise DataError(f"{path} has no field {listing!r}")
+
+
+def _missing(path: Path, field: str) -> DataError:
+    return DataError(
+        f"{field}: the file {path} does not exist: fetch the dataset's annotations or correct this "
+        "field"
+    )
+
+
+def _damaged(path: Path, reason: object) -> DataError:
+    return DataError(f"{path}: cannot be read as JSON ({reason}): fetch the file again")
 
 
 class Entry:
@@ -58,6 +112,10 @@ class Entry:
         """Return a field of any type, None if it is not there."""
         return self._content.get(field)
 
+    def has(self, field: str) -> bool:
+        """Whether a field is there, be it null."""
+        return field in self._content
+
     def entries(self, field: str) -> "Iterator[Entry]":
         """Go through a field that is a list of objects.
 
@@ -76,17 +134,20 @@ def safe_image_path(folder: Path, file_name: str, where: str) -> Path:
     parts = PurePosixPath(file_name).parts
     if not parts or PurePosixPath(file_name).is_absolute() or ".." in parts or "\0" in file_name:
         raise DataError(
-            f"{where}: field 'file_name' {file_name!r} leaves the image folder {folder}"
+            f"{where}: field 'file_name' {file_name!r} leaves the image folder {folder}",
+            "path",
         )
     path = folder.joinpath(*parts)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
         raise DataError(
             f"{where}: the image {path} does not exist: fetch the dataset's images or correct the "
-            "image folder"
+            "image folder",
+            "missing image",
         )
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(
             f"{where}: field 'file_name' {file_name!r} is a link that leaves the image folder "
-            f"{folder}"
+            f"{folder}",
+            "path",
         )
     return path

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
 
 MAX_WORDS = 30
 
@@ -53,3 +53,18 @@ def clean_caption(text: str, rule: str) -> str:
             f"{', '.join(CAPTION_RULES)}"
         )
     return _RULES[rule](text)
+
+
+def checked_caption(text: str, rule: str, where: str) -> str:
+    """Clean one caption or expression that stands at `where` in a data set's files.
+
+    Raises: DataError naming the place if nothing is left of it, ConfigError as `clean_caption`.
+    """
+    cleaned = clean_caption(text, rule)
+    if not cleaned:
+        raise DataError(
+            f"{where}: the text {text!r} is empty after cleaning by rule {rule!r}: correct or "
+            "remove the annotation",
+            "empty text",
+        )
+    return cleaned

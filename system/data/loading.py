@@ -1,4 +1,4 @@
-"""What a worker reads: shuffled training batches, ordered chunks, texts. All lazy and streamed.
+"""What a worker reads: shuffled training batches, chosen rows, texts. All lazy and streamed.
 
 B batch, S slots. Which rows make up which step's batch depends on seed and split only, never on
 the number of workers: a batch is the union of S slots, and a worker asks for some of them.
@@ -43,16 +43,10 @@ class MicroBatch:
 class Chunk:
     """Some rows of a split, each image with all its captions."""
 
-    index: int
     images: torch.Tensor  # [rows, 3, H, W]
     captions: list[list[str]]
     image_ids: list[int]
     rows: list[int]  # row numbers in the split's file order
-
-    @property
-    def first_row(self) -> int:
-        """Row number of the first image."""
-        return self.rows[0]
 
 
 def steps_per_epoch(
@@ -156,36 +150,6 @@ def training_batches(
     return prefetch(produce(), depth=_STEPS_AHEAD)
 
 
-def chunk_count(rows: int, chunk_rows: int) -> int:
-    """Count the chunks of `chunk_rows` rows, the last of which may be short."""
-    return -(-rows // chunk_rows)
-
-
-def chunk_batches(
-    grant: SplitGrant,
-    *,
-    chunk_rows: int,
-    chunks: Sequence[int],
-    transform: Transform,
-    threads: int,
-) -> Generator[Chunk, None, None]:
-    """Yield the asked chunks of a split in the order asked; other row groups are not read.
-
-    Chunk i holds rows [i c, (i + 1) c) in file order, c = `chunk_rows`.
-    Raises: ConfigError for chunks that are not there; while reading as `training_batches`.
-    """
-    if chunk_rows < 1:
-        raise ConfigError(f"chunk_rows: {chunk_rows} is too few: at least 1")
-    count = chunk_count(grant.rows, chunk_rows)
-    if not all(0 <= chunk < count for chunk in chunks):
-        raise ConfigError(f"chunks {list(chunks)}: each must be one of 0 to {count - 1}")
-    wanted = [
-        (chunk, range(chunk * chunk_rows, min((chunk + 1) * chunk_rows, grant.rows)))
-        for chunk in chunks
-    ]
-    return _chunks(grant, wanted, transform, threads)
-
-
 def row_selection(
     grant: SplitGrant,
     rows: Sequence[int],
@@ -203,9 +167,26 @@ def row_selection(
     """
     if batch_rows < 1:
         raise ConfigError(f"batch_rows: {batch_rows} is too few: at least 1")
-    starts = range(0, len(rows), batch_rows)
-    wanted = [(i, rows[start : start + batch_rows]) for i, start in enumerate(starts)]
-    return _chunks(grant, wanted, transform, threads)
+    wanted = [rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows)]
+
+    def decode(row: ShardRow) -> tuple[torch.Tensor, ShardRow]:
+        return _decode(row, transform, None), row
+
+    def produce() -> Generator[Chunk, None, None]:
+        with (
+            SplitReader(grant) as reader,
+            closing(bounded_map(decode, reader.rows(rows), threads=threads)) as samples,
+        ):
+            for numbers in wanted:
+                part = [next(samples) for _ in numbers]
+                yield Chunk(
+                    torch.stack([image for image, _ in part]),
+                    [list(row.captions) for _, row in part],
+                    [row.image_id for _, row in part],
+                    [row.row for _, row in part],
+                )
+
+    return prefetch(produce(), depth=_STEPS_AHEAD)
 
 
 def read_texts(grant: SplitGrant) -> list[list[str]]:
@@ -226,32 +207,6 @@ def read_images(grant: SplitGrant, rows: Sequence[int]) -> list[ShardRow]:
     with SplitReader(grant) as reader:
         found = {row.row: row for row in reader.rows(sorted(set(rows)))}
     return [found[row] for row in rows]
-
-
-def _chunks(
-    grant: SplitGrant,
-    wanted: Sequence[tuple[int, Sequence[int]]],
-    transform: Transform,
-    threads: int,
-) -> Generator[Chunk, None, None]:
-    def decode(row: ShardRow) -> tuple[torch.Tensor, ShardRow]:
-        return _decode(row, transform, None), row
-
-    def produce() -> Generator[Chunk, None, None]:
-        with SplitReader(grant) as reader:
-            rows = reader.rows(chain.from_iterable(numbers for _, numbers in wanted))
-            with closing(bounded_map(decode, rows, threads=threads)) as samples:
-                for index, numbers in wanted:
-                    part = [next(samples) for _ in numbers]
-                    yield Chunk(
-                        index,
-                        torch.stack([image for image, _ in part]),
-                        [list(row.captions) for _, row in part],
-                        [row.image_id for _, row in part],
-                        [row.row for _, row in part],
-                    )
-
-    return prefetch(produce(), depth=_STEPS_AHEAD)
 
 
 def _decode(row: ShardRow, transform: Transform, rng: np.random.Generator | None) -> torch.Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,6 +116,16 @@ class Manifest:
             task.name: {split: task.grant(split).rows for split in task.splits}
             for task in self.tasks
         }
+
+    @property
+    def skipped(self) -> dict[str, dict[str, int]]:
+        """Rows that the reader left out on purpose: {split: {reason: rows}}."""
+        return cast(dict[str, dict[str, int]], self.source.get("skipped", {}))
+
+    @property
+    def quarantined(self) -> dict[str, dict[str, Any]]:
+        """Broken rows: {kind of fault: {"rows": how many, "first": some of their names}}."""
+        return cast(dict[str, dict[str, Any]], self.source.get("quarantined", {}))
 
     def task(self, name: str) -> TaskEntry:
         """Find a task by name.

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from system.data.coco import CocoSource, CocoSplit
+from system.data.coco import CocoSource, CocoSplit, prepare_coco
 from system.data.datasets import DATASETS, PrepareProgress
 from system.data.manifest import Manifest
 from system.data.pictograms import (
@@ -30,7 +30,6 @@ from system.data.pictograms import (
     catalogue,
     raster,
 )
-from system.data.prepare import prepare_coco
 from system.data.scene_captions import expression, task_captions
 from system.data.scenes import SETTINGS, SIZE, Scene, compose, visible_mask
 from system.data.web_scenes import other_pictograms

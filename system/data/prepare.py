@@ -1,18 +1,21 @@
-"""From a dataset's own files to task shards, with the checks that need all splits at once."""
+"""From a data set's checked splits to task shards, with the checks that need all splits at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from system.data.coco import CocoSource, index_split
-from system.data.datasets import DATASETS
+from system.data.faults import Faults, write_quarantine
 from system.data.manifest import Manifest
 from system.data.shards import ROW_GROUP_ROWS, SHARD_ROWS, Progress, write_shards
-from system.errors import ConfigError, DataError
-from system.parsing import parse_dataclass
-from system.storage.locations import absolute
+from system.data.split_index import SplitIndex
+from system.data.spool import temporary_database, temporary_space
+from system.errors import DataError
 
-# image id, file name and task of each image
+# image id, file name and task of each row
 Listing = Iterable[tuple[int, str, str]]
+
+_SAME_IMAGE = """
+SELECT a.image_id, a.file_name, a.split, b.split FROM rows a JOIN rows b
+ON a.{key} = b.{key} WHERE a.rowid > b.rowid AND a.split != b.split ORDER BY a.rowid LIMIT 1
+"""
 
 
 def check_disjoint(splits: Mapping[str, Listing]) -> None:
@@ -20,26 +23,32 @@ def check_disjoint(splits: Mapping[str, Listing]) -> None:
 
     Raises: DataError naming the image and both splits.
     """
-    owner: dict[int | str, str] = {}
-    for split, listing in splits.items():
-        for image_id, file_name, _ in listing:
-            for key in (image_id, file_name):
-                if owner.setdefault(key, split) != split:
-                    raise DataError(
-                        f"image {file_name!r} (id {image_id}) is in split {split!r} and shares its "
-                        f"{'id' if key == image_id else 'file name'} with one of split "
-                        f"{owner[key]!r}: correct benchmark.options.splits or the annotations"
-                    )
+    with temporary_database() as database, temporary_space():
+        database.execute("CREATE TABLE rows (image_id INTEGER, file_name TEXT, split TEXT)")
+        for split, listing in splits.items():
+            database.executemany(
+                "INSERT INTO rows VALUES (?, ?, ?)",
+                ((image_id, file_name, split) for image_id, file_name, _ in listing),
+            )
+        for key, shown in (("image_id", "id"), ("file_name", "file name")):
+            database.execute(f"CREATE INDEX {key}s ON rows ({key})")
+            found = database.execute(_SAME_IMAGE.format(key=key)).fetchone()
+            if found is not None:
+                image_id, file_name, split, other = found
+                raise DataError(
+                    f"image {file_name!r} (id {image_id}) is in split {split!r} and shares its "
+                    f"{shown} with one of split {other!r}: correct benchmark.options.splits or the "
+                    "annotations"
+                )
 
 
-def check_tasks(splits: Mapping[str, Listing], tasks: Sequence[str]) -> None:
-    """Check that each task has an image in each split.
+def check_tasks(splits: Mapping[str, Mapping[str, int]], tasks: Sequence[str]) -> None:
+    """Check that each task has a row in each split; `splits` is {split: {task: rows}}.
 
     Raises: DataError naming split and tasks.
     """
-    for split, listing in splits.items():
-        found = {task for _, _, task in listing}
-        missing = [task for task in tasks if task not in found]
+    for split, counts in splits.items():
+        missing = [task for task in tasks if not counts.get(task)]
         if missing:
             raise DataError(
                 f"split {split!r} has no image of task {', '.join(map(repr, missing))}: take it "
@@ -47,57 +56,39 @@ def check_tasks(splits: Mapping[str, Listing], tasks: Sequence[str]) -> None:
             )
 
 
-def prepare_coco(
-    source: CocoSource,
+def prepare_splits(
+    splits: Mapping[str, SplitIndex],
     output: str,
     *,
+    benchmark: str,
+    tasks: Sequence[str],
+    source: Mapping[str, object],
+    faults: Faults,
+    progress: Progress | None,
     row_group_rows: int = ROW_GROUP_ROWS,
     shard_rows: int = SHARD_ROWS,
-    threads: int | None = None,
-    progress: Progress | None = None,
 ) -> Manifest:
-    """Turn a dataset in MSCOCO's format into task shards under `output` (path or URI).
+    """Turn checked splits into task shards under `output` (path or URI).
 
-    All annotations of all splits are checked before the first shard is written. The manifest's
-    `counts` say the images per task and split; its `source["splits"]` what was skipped and why.
-    Raises: ConfigError, DataError naming file and field, StorageError.
+    Images that do not decode or have another size than annotated are broken rows, as `faults` says.
+    All broken rows are written to `quarantine.parquet` under `output`. The manifest's `source` is
+    `source` and what was left out: by split in "skipped", by kind of fault in "quarantined".
+    Raises: DataError for an image in two splits, a task without rows or, under "stop", a broken
+    row; ConfigError, StorageError.
     """
-    splits = {split: index_split(source, split) for split in source.splits}
-    listings = {split: list(index.images) for split, index in splits.items()}
-    check_disjoint(listings)
-    check_tasks(listings, source.tasks)
-    description: dict[str, object] = {
-        "format": "coco",
-        "root": absolute(source.root),
-        "caption_rule": source.caption_rule,
-        "splits": {
-            split: {"images": len(index), "skipped": index.skipped}
-            for split, index in splits.items()
-        },
-    }
-    return write_shards(
+    check_disjoint({split: index.images for split, index in splits.items()})
+    check_tasks({split: index.counts for split, index in splits.items()}, tasks)
+    skipped = {split: index.skipped for split, index in splits.items()}
+    manifest = write_shards(
         splits,
         output,
-        benchmark=source.name,
-        tasks=source.tasks,
-        source=description,
+        benchmark=benchmark,
+        tasks=tasks,
+        source={**source, "skipped": skipped},
+        faults=faults,
         row_group_rows=row_group_rows,
         shard_rows=shard_rows,
-        threads=threads,
         progress=progress,
     )
-
-
-@DATASETS.register("coco")
-def prepare_configured_coco(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
-) -> Manifest:
-    """Prepare a dataset in MSCOCO's format from a benchmark config.
-
-    `options` are the fields of `CocoSource` but its name.
-    Raises: ConfigError for options that are not there, and as `prepare_coco`.
-    """
-    if "name" in options:
-        raise ConfigError("benchmark.options.name: set benchmark.name instead")
-    source = parse_dataclass(CocoSource, {**options, "name": benchmark}, "benchmark.options")
-    return prepare_coco(source, output, progress=progress)
+    write_quarantine(output, faults.found)
+    return manifest

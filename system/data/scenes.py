@@ -133,14 +133,6 @@ def compose(
     return Scene(pixels, tuple(placed), setting, mark)
 
 
-def with_mark(scene: Scene, mark: int, corner: int) -> Scene:
-    """The same scene with a mark in a corner: what a prompt has to stand in for."""
-    pixels = scene.pixels.copy()
-    y, x = (corner // 2) * (SIZE - MARK_SIZE), (corner % 2) * (SIZE - MARK_SIZE)
-    pixels[y : y + MARK_SIZE, x : x + MARK_SIZE] = _marks()[mark].astype(np.uint8)
-    return Scene(pixels, scene.placed, scene.setting, mark)
-
-
 def visible_mask(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.bool_]:
     """Where a pictogram covers the scene, (SIZE, SIZE): its alpha above one half."""
     mask = np.zeros((SIZE, SIZE), dtype=np.bool_)

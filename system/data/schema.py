@@ -1,7 +1,12 @@
-"""The one table layout that every reader produces and every worker reads: a row an image."""
+"""The one table layout that every reader produces and every worker reads: a row an image.
 
-from collections.abc import Sequence
+Where a task is a matter of the object that is referred to, an image that has objects of two tasks
+is two rows, one a task.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +28,7 @@ _EXPRESSION = pa.struct(
 
 SHARD_SCHEMA = pa.schema(
     [
-        # the dataset's own number of the image, unique over all splits of a benchmark
+        # the dataset's own number of the image; no two splits share one, and no two rows of a task
         pa.field("image_id", pa.int64(), nullable=False),
         # name relative to the split's image folder, as the annotations give it
         pa.field("file_name", pa.string(), nullable=False),
@@ -121,3 +126,24 @@ def records_to_table(records: Sequence[ImageRecord]) -> pa.Table:
         for record in records
     ]
     return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+
+
+def record_from_row(row: Mapping[str, Any]) -> ImageRecord:
+    """Turn a row of `SHARD_SCHEMA` as plain values back into a record; boxes are float32 now."""
+    instances = zip(
+        row["boxes"], row["categories"], row["super_categories"], row["masks"], strict=True
+    )
+    return ImageRecord(
+        row["image_id"],
+        row["file_name"],
+        row["image"],
+        row["width"],
+        row["height"],
+        tuple(row["captions"]),
+        row["task"],
+        tuple(
+            Instance(tuple(box), category, super_category, Mask(**mask))
+            for box, category, super_category, mask in instances
+        ),
+        tuple(Expression(**expression) for expression in row["expressions"]),
+    )

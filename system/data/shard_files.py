@@ -15,33 +15,34 @@ from system.storage.locations import filesystem_of, join, storage_errors
 class TaskShardWriter:
     """Collects one task's records into row groups and row groups into Parquet files.
 
-    Files are named `<folder>/<name>-00000.parquet` and so on. At most `row_group_rows` records
-    are held.
+    Files are named `<folder>/<name>-00000.parquet` and so on, from number `first` on. At most
+    `row_group_rows` records are held.
     Raises: StorageError from every method but `abandon` if the place cannot be written.
     """
 
-    def __init__(self, folder: str, name: str, row_group_rows: int, shard_rows: int) -> None:
-        self._folder, self._name = folder, name
+    def __init__(
+        self, folder: str, name: str, first: int, row_group_rows: int, shard_rows: int
+    ) -> None:
+        self._folder, self._name, self._number = folder, name, first
         self._row_group_rows = row_group_rows
         self._groups_a_shard = shard_rows // row_group_rows
         self._buffer: list[ImageRecord] = []
         self._file: _ShardFile | None = None
-        self._shards: list[Shard] = []
 
-    def append(self, record: ImageRecord) -> None:
-        """Take one record."""
+    def append(self, record: ImageRecord) -> Shard | None:
+        """Take one record; return the file if that made one whole."""
         self._buffer.append(record)
         if len(self._buffer) == self._row_group_rows:
             self._flush()
+            if self._file is not None and len(self._file.row_groups) == self._groups_a_shard:
+                return self._finish_file(self._file)
+        return None
 
     def close(self) -> tuple[Shard, ...]:
-        """Write what is left and return all finished files, none if there was no record."""
+        """Write what is left and return its file, if anything is left."""
         if self._buffer:
             self._flush()
-        if self._file is not None:
-            self._shards.append(self._file.close())
-            self._file = None
-        return tuple(self._shards)
+        return () if self._file is None else (self._finish_file(self._file),)
 
     def abandon(self) -> None:
         """Let go of an unfinished file; it stays under its temporary name."""
@@ -50,14 +51,15 @@ class TaskShardWriter:
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = _ShardFile(
-                join(self._folder, f"{self._name}-{len(self._shards):05d}.parquet")
-            )
+            self._file = _ShardFile(join(self._folder, f"{self._name}-{self._number:05d}.parquet"))
         self._file.append(records_to_table(self._buffer))
         self._buffer = []
-        if len(self._file.row_groups) == self._groups_a_shard:
-            self._shards.append(self._file.close())
-            self._file = None
+
+    def _finish_file(self, file: "_ShardFile") -> Shard:
+        shard = file.close()
+        self._file = None
+        self._number += 1
+        return shard
 
 
 class _ShardFile:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 
@@ -53,10 +54,29 @@ class PrepareProgress(_StepProgress):
         """Show that `done` of `total` rows of a phase (a split's name, say) are done."""
         self.show(phase, done, total)
 
-    def finish(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """End the bar and print the images per task and split (task -> split -> images)."""
+    def finish(
+        self,
+        counts: Mapping[str, Mapping[str, int]],
+        skipped: Mapping[str, Mapping[str, int]],
+        quarantined: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """End the bar and print the images per task and split, and what is not among them.
+
+        `counts` is {task: {split: images}}, `skipped` {split: {reason: rows left out on purpose}},
+        `quarantined` {kind of fault: {"rows": broken rows, "first": some names}}.
+        """
         self.progress.stop()
         print_split_table(counts, self.console)
+        for split, reasons in skipped.items():
+            for reason, rows in reasons.items():
+                self._note(f"left out of {split}: {rows:,} {reason.replace('_', ' ')}")
+        for kind, found in quarantined.items():
+            names = ", ".join(found["first"])
+            more = ", ..." if found["rows"] > len(found["first"]) else ""
+            self._note(f"quarantined: {found['rows']:,} {kind}: {names}{more}")
+
+    def _note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class PretrainProgress(_StepProgress):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from system.data.faults import Faults
 from system.data.loading import training_batches
 from system.data.manifest import Manifest
 from system.data.schema import Expression, ImageRecord, Instance, Mask
@@ -37,11 +38,14 @@ class Photographs:
     def __len__(self) -> int:
         return self._count
 
+    def name(self, index: int) -> str:
+        return f"{index}.jpg"
+
     def load(self, index: int) -> ImageRecord:
         mask = Mask(480, 640, b"0")
         return ImageRecord(
             image_id=index,
-            file_name=f"{index}.jpg",
+            file_name=self.name(index),
             image=self._images[index % 8],
             width=640,
             height=480,
@@ -103,7 +107,12 @@ def test_images_a_second_by_threads_and_peak_memory_by_split_size(
         roots[count] = str(tmp_path / str(count))
         start = time.perf_counter()
         write_shards(
-            {"train": Photographs(count)}, roots[count], benchmark="b", tasks=["all"], source={}
+            {"train": Photographs(count)},
+            roots[count],
+            benchmark="b",
+            tasks=["all"],
+            source={},
+            faults=Faults("stop"),
         )
         record_property(f"prepare_images_per_second_{count}", count / (time.perf_counter() - start))
     one, two = (read_epoch(roots[1280], threads) for threads in (1, 2))

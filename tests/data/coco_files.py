@@ -10,7 +10,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from system.data.coco import CocoSource, CocoSplit
+from system.data.coco import CocoSource, CocoSplit, index_coco
+from system.data.faults import Faults
+from system.data.schema import ImageRecord
+from system.data.split_index import SplitIndex
 
 TASKS = ("animal", "food")
 
@@ -121,6 +124,17 @@ def write_coco(
         for kind, content in files.items():
             (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
     return coco_source(root, list(splits), tasks)
+
+
+def strict_index(source: CocoSource, split: str) -> SplitIndex:
+    """Index a split; its first broken row is an error."""
+    return index_coco(source, Faults("stop"))[split]
+
+
+def read_rows(source: CocoSource, split: str) -> list[ImageRecord]:
+    """All rows of a split with their images' bytes."""
+    index = strict_index(source, split)
+    return [index.load(position) for position in range(len(index))]
 
 
 def edit_json(path: Path, edit: Callable[[Any], None]) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from system.data.coco import CocoSource, index_split, read_split
-from system.errors import ConfigError, DataError
-from tests.data.coco_files import edit_json, write_coco
+from system.data.coco import CocoSource, index_coco
+from system.data.faults import Faults
+from system.errors import DataError
+from tests.data.coco_files import edit_json, read_rows, strict_index, write_coco
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def naive_rows(source: CocoSource, split: str) -> list[dict[str, Any]]:
 
 
 def test_rows_agree_with_a_plain_reading(source: CocoSource) -> None:
-    rows = list(read_split(source, "train"))
+    rows = read_rows(source, "train")
     expected = naive_rows(source, "train")
     assert len(rows) == len(expected) == 6
     for row, wanted in zip(rows, expected, strict=True):
@@ -94,7 +95,7 @@ def test_equal_areas_go_to_the_first_task(source: CocoSource) -> None:
 
     edit_json(instances_file(source), equal_halves)
     for tasks in [("animal", "food"), ("food", "animal")]:
-        rows = {row.image_id: row for row in read_split(replace(source, tasks=tasks), "train")}
+        rows = {row.image_id: row for row in read_rows(replace(source, tasks=tasks), "train")}
         assert rows[1].task == tasks[0]
 
 
@@ -105,18 +106,18 @@ def test_crowds_count_for_the_task_as_plain_run_lengths(source: CocoSource) -> N
         )
 
     edit_json(instances_file(source), crowd)
-    assert {row.image_id: row.task for row in read_split(source, "train")}[1] == "food"
+    assert {row.image_id: row.task for row in read_rows(source, "train")}[1] == "food"
 
 
 def test_overrides_win_by_file_name_or_id(source: CocoSource) -> None:
     overrides = Path(source.root) / "tasks.json"
     overrides.write_text(json.dumps({"train_000001.png": "food", "2": "animal"}))
     forced = replace(source, task_overrides="tasks.json")
-    rows = {row.image_id: row.task for row in read_split(forced, "train")}
+    rows = {row.image_id: row.task for row in read_rows(forced, "train")}
     assert (rows[1], rows[2], rows[3]) == ("food", "animal", "animal")
     overrides.write_text(json.dumps({"1": "cars"}))
     with pytest.raises(DataError, match=r"tasks\.json: field '1' names the task 'cars'"):
-        index_split(forced, "train")
+        strict_index(forced, "train")
 
 
 def test_images_without_objects_or_of_other_tasks_are_counted(source: CocoSource) -> None:
@@ -126,7 +127,7 @@ def test_images_without_objects_or_of_other_tasks_are_counted(source: CocoSource
     edit_json(instances_file(source), strip)
     refs = Path(source.root) / "annotations" / "refs_train.json"
     edit_json(refs, lambda content: content.__delitem__(slice(0, 2)))
-    index = index_split(replace(source, tasks=("food",)), "train")
+    index = strict_index(replace(source, tasks=("food",)), "train")
     assert len(index) == 3
     assert index.skipped == {"without_instances": 1, "other_task": 2}
 
@@ -134,22 +135,20 @@ def test_images_without_objects_or_of_other_tasks_are_counted(source: CocoSource
 def test_missing_places_name_the_config_field(source: CocoSource) -> None:
     root = Path(source.root)
     with pytest.raises(DataError, match=r"options\.root: the folder .* does not exist: set it"):
-        index_split(replace(source, root=str(root / "no")), "train")
-    with pytest.raises(ConfigError, match=r"options\.splits: there is no 'val', only train"):
-        index_split(source, "val")
+        strict_index(replace(source, root=str(root / "no")), "train")
     for kind in ("captions", "instances", "refs"):
         path = root / "annotations" / f"{kind}_train.json"
         content = path.read_text()
         path.unlink()
         with pytest.raises(DataError, match=rf"splits\.train\.{kind}: the file .* does not exist"):
-            index_split(source, "train")
+            strict_index(source, "train")
         path.write_text(content[:-1])
         with pytest.raises(DataError, match=rf"{kind}_train\.json: cannot be read as JSON"):
-            index_split(source, "train")
+            strict_index(source, "train")
         path.write_text(content)
     (root / "train").rename(root / "other")
     with pytest.raises(DataError, match=r"splits\.train\.images: the folder .* does not exist"):
-        index_split(source, "train")
+        strict_index(source, "train")
 
 
 def put(*path: str | int, value: object) -> Callable[[Any], None]:
@@ -185,7 +184,7 @@ BAD_FILES = [
     ("captions", put("annotations", 0, "caption", value=7), r"'caption' is int, not str"),
     ("captions", drop("annotations", slice(0, 2)), r"'train_000001\.png' has no caption"),
     ("captions", drop("annotations"), r"has no field 'annotations'"),
-    ("captions", put("images", value={}), r"'images' is dict, not list"),
+    ("captions", put("images", value={}), r"'images' is not a list"),
     ("captions", put("images", 0, value=5), r"images\[0\] is not an object but int"),
     ("captions", put("images", 0, "width", value=30), r"image 1 has another file name or size"),
     ("instances", put("annotations", 2, "image_id", value=99), r"annotations\[2\].*'image_id' 99"),
@@ -207,7 +206,7 @@ BAD_FILES = [
     (
         "instances",
         put("annotations", 0, "bbox", value=[0, 0, 5, float("nan")]),
-        r"not four numbers",
+        r"cannot be read as JSON \(lexical error.* after images\[5\]",
     ),
     (
         "instances",
@@ -215,9 +214,21 @@ BAD_FILES = [
         r"annotations\[2\]: segmentation\.size is \[20, 16\] but",
     ),
     ("instances", drop("annotations", 0, "segmentation"), r"annotations\[0\]: segmentation is nei"),
-    ("refs", put(0, "ann_id", value=20), r"refs\[0\]: field 'ann_id' 20 is no instance of image 1"),
-    ("refs", put(0, "image_id", value=99), r"refs\[0\]: field 'image_id' 99 names an image"),
-    ("refs", put(1, "ref_id", value=10), r"refs\[1\]: field 'ref_id' 10 is there twice"),
+    (
+        "refs",
+        put(0, "ann_id", value=20),
+        r"refs_train\.json: \[0\]: field 'ann_id' 20 is no instance of image 1",
+    ),
+    (
+        "refs",
+        put(0, "image_id", value=99),
+        r"refs_train\.json: \[0\]: field 'image_id' 99 names an image",
+    ),
+    (
+        "refs",
+        put(1, "ref_id", value=10),
+        r"refs_train\.json: \[1\]: field 'ref_id' 10 is there twice",
+    ),
     ("refs", put(0, "sentences", 0, "sent", value="!"), r"sentences\[0\]: the text '!' is empty"),
 ]
 
@@ -229,19 +240,19 @@ def test_bad_annotation_is_named_by_file_and_field(
     path = Path(source.root) / "annotations" / f"{kind}_train.json"
     edit_json(path, edit)
     with pytest.raises(DataError, match=message) as caught:
-        index_split(source, "train")
+        strict_index(source, "train")
     assert "_train.json" in str(caught.value)
 
 
 def test_box_may_reach_one_pixel_beyond_the_image(source: CocoSource) -> None:
     edit_json(instances_file(source), put("annotations", 0, "bbox", value=[-0.6, 0, 21.0, 16.9]))
-    assert next(read_split(source, "train")).instances[0].box == (-0.6, 0, 21.0, 16.9)
+    assert read_rows(source, "train")[0].instances[0].box == pytest.approx((-0.6, 0, 21.0, 16.9))
 
 
 def test_refs_of_other_splits_are_passed_over_but_some_must_be_ours(source: CocoSource) -> None:
     refs = Path(source.root) / "annotations" / "refs_train.json"
     edit_json(refs, put(0, "split", value="testA"))
-    assert len(next(read_split(source, "train")).expressions) == 1
+    assert len(read_rows(source, "train")[0].expressions) == 1
 
     def rename(content: Any) -> None:
         for ref in content:
@@ -249,7 +260,7 @@ def test_refs_of_other_splits_are_passed_over_but_some_must_be_ours(source: Coco
 
     edit_json(refs, rename)
     with pytest.raises(DataError, match=r"holds no expression of split 'train'"):
-        index_split(source, "train")
+        strict_index(source, "train")
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/hostname", "..", ""])
@@ -259,14 +270,27 @@ def test_image_name_that_leaves_its_folder_is_refused(source: CocoSource, name: 
         path = Path(source.root) / "annotations" / f"{kind}_train.json"
         edit_json(path, put("images", 0, "file_name", value=name))
     with pytest.raises(DataError, match=r"images\[0\].*'file_name'.*leaves the image folder"):
-        index_split(source, "train")
+        strict_index(source, "train")
 
 
 def test_link_out_of_the_folder_and_missing_image_are_refused(source: CocoSource) -> None:
     image = Path(source.root) / "train" / "train_000001.png"
     image.rename(Path(source.root) / "outside.png")
     with pytest.raises(DataError, match=r"images\[0\]: the image .*train_000001\.png does not ex"):
-        index_split(source, "train")
+        strict_index(source, "train")
     image.symlink_to(Path(source.root) / "outside.png")
     with pytest.raises(DataError, match=r"is a link that leaves the image folder"):
-        index_split(source, "train")
+        strict_index(source, "train")
+
+
+@pytest.mark.parametrize("kind", ["captions", "instances", "refs"])
+def test_file_damaged_in_the_middle_is_one_clear_error(source: CocoSource, kind: str) -> None:
+    """A download that broke off must not become a smaller dataset."""
+    path = Path(source.root) / "annotations" / f"{kind}_train.json"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content.replace(b'"id"', b'"id', 1), b""):
+        path.write_bytes(damaged if damaged != content else content[1:])
+        message = rf"{kind}_train\.json: cannot be read as JSON \(.*\): fetch the file again$"
+        for on_error in ("stop", "quarantine"):
+            with pytest.raises(DataError, match=message):
+                index_coco(source, Faults(on_error))

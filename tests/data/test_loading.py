@@ -18,11 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from system.data.coco import read_split
+from system.data.coco import prepare_coco
+from system.data.faults import Faults
 from system.data.loading import (
     MicroBatch,
-    chunk_batches,
-    chunk_count,
     read_images,
     read_texts,
     row_selection,
@@ -31,12 +30,11 @@ from system.data.loading import (
     training_batches,
 )
 from system.data.manifest import SplitGrant
-from system.data.prepare import prepare_coco
 from system.data.rows import SplitReader
 from system.data.schema import ImageRecord, records_to_table
 from system.data.shards import write_shards
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import write_coco
+from tests.data.coco_files import read_rows, write_coco
 
 Prepared = tuple[SplitGrant, list[ImageRecord]]
 
@@ -47,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     root = tmp_path_factory.mktemp("loading")
     source = write_coco(root / "raw", {"train": 37}, size=(12, 10))
     manifest = prepare_coco(source, str(root / "shards"), row_group_rows=4, shard_rows=16)
-    records = [r for r in read_split(source, "train") if r.task == "food"]
+    records = [r for r in read_rows(source, "train") if r.task == "food"]
     return manifest.task("food").grant("train"), records
 
 
@@ -191,32 +189,20 @@ def test_a_worker_reads_only_its_slots_and_holds_few_rows(
     # buffer 3, four decodes under way, at most four steps of 2 ahead, rounded up to row groups
     assert sum(read) <= 3 + 4 + 4 * 2 + 4
     read.clear()
-    list(chunk_batches(grant, chunk_rows=5, chunks=[1], transform=to_tensor, threads=1))
+    list(row_selection(grant, range(5, 10), batch_rows=5, transform=to_tensor, threads=1))
     assert sum(read) == 8
     read.clear()
     list(row_selection(grant, [0, 36], batch_rows=9, transform=to_tensor, threads=1))
     assert sum(read) == 5
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 5, 8, 64])
-def test_chunks_shared_by_workers_hold_every_row_in_order(
-    prepared: Prepared, chunk_rows: int
-) -> None:
+@pytest.mark.parametrize("batch_rows", [1, 5, 8, 64])
+def test_a_whole_split_comes_in_order(prepared: Prepared, batch_rows: int) -> None:
     grant, records = prepared
-    count = chunk_count(grant.rows, chunk_rows)
-    chunks = [
-        chunk
-        for worker in range(2)
-        for chunk in chunk_batches(
-            grant,
-            chunk_rows=chunk_rows,
-            chunks=range(worker, count, 2),
-            transform=to_tensor,
-            threads=2,
-        )
-    ]
-    chunks.sort(key=lambda chunk: chunk.index)
-    assert [chunk.first_row for chunk in chunks] == list(range(0, 37, chunk_rows))
+    chunks = list(
+        row_selection(grant, range(37), batch_rows=batch_rows, transform=to_tensor, threads=2)
+    )
+    assert [chunk.rows[0] for chunk in chunks] == list(range(0, 37, batch_rows))
     assert [row for chunk in chunks for row in chunk.rows] == list(range(37))
     assert [i for chunk in chunks for i in chunk.image_ids] == [r.image_id for r in records]
     captions = [c for chunk in chunks for c in chunk.captions]
@@ -231,7 +217,6 @@ def test_selected_rows_come_in_the_order_asked(prepared: Prepared) -> None:
     chosen = [30, 2, 17, 2, 36]
     chunks = list(row_selection(grant, chosen, batch_rows=3, transform=to_tensor, threads=1))
     assert [chunk.rows for chunk in chunks] == [[30, 2, 17], [2, 36]]
-    assert [chunk.index for chunk in chunks] == [0, 1]
     assert chunks[1].image_ids == [records[2].image_id, records[36].image_id]
     assert list(row_selection(grant, [], batch_rows=3, transform=to_tensor, threads=1)) == []
     shown = read_images(grant, [30, 2, 30])
@@ -253,7 +238,7 @@ def test_leaving_an_epoch_early_ends_its_threads(prepared: Prepared) -> None:
             threads=2,
             shuffle_buffer=4,
         ),
-        chunk_batches(grant, chunk_rows=2, chunks=range(9), transform=to_tensor, threads=2),
+        row_selection(grant, range(18), batch_rows=2, transform=to_tensor, threads=2),
     ):
         next(batches)
         batches.close()
@@ -283,12 +268,8 @@ def test_settings_that_cannot_be_are_refused_at_once(
         epoch(prepared[0], slots, **changes)
 
 
-def test_chunks_and_rows_that_are_not_there_are_refused(prepared: Prepared) -> None:
+def test_rows_that_are_not_there_are_refused(prepared: Prepared) -> None:
     grant, _ = prepared
-    with pytest.raises(ConfigError, match="each must be one of 0 to 3"):
-        chunk_batches(grant, chunk_rows=10, chunks=[4], transform=to_tensor, threads=1)
-    with pytest.raises(ConfigError, match="chunk_rows: 0"):
-        chunk_batches(grant, chunk_rows=0, chunks=[0], transform=to_tensor, threads=1)
     with pytest.raises(ConfigError, match="batch_rows: 0"):
         row_selection(grant, [0], batch_rows=0, transform=to_tensor, threads=1)
     with pytest.raises(DataError, match="task 'food', split 'train': there is no row 37"):
@@ -306,6 +287,9 @@ class _Listed:
     def __len__(self) -> int:
         return len(self._records)
 
+    def name(self, index: int) -> str:
+        return self._records[index].file_name
+
     def load(self, index: int) -> ImageRecord:
         return self._records[index]
 
@@ -314,7 +298,12 @@ def test_broken_image_in_a_shard_is_named(prepared: Prepared, tmp_path: Path) ->
     _, records = prepared
     root = str(tmp_path)
     manifest = write_shards(
-        {"train": _Listed(records[:4])}, root, benchmark="b", tasks=["food"], source={}
+        {"train": _Listed(records[:4])},
+        root,
+        benchmark="b",
+        tasks=["food"],
+        source={},
+        faults=Faults("stop"),
     )
     grant = manifest.tasks[0].grant("train")
     broken = [*records[:2], replace(records[2], image=records[2].image[:90]), records[3]]
@@ -323,7 +312,7 @@ def test_broken_image_in_a_shard_is_named(prepared: Prepared, tmp_path: Path) ->
     with pytest.raises(DataError, match=message):
         epoch(grant, [0], micro_batches=1, batch_size=4)
     with pytest.raises(DataError, match=message):
-        list(chunk_batches(grant, chunk_rows=4, chunks=[0], transform=to_tensor, threads=1))
+        list(row_selection(grant, range(4), batch_rows=4, transform=to_tensor, threads=1))
 
 
 def test_shard_that_changed_since_prepare_is_named(prepared: Prepared, tmp_path: Path) -> None:

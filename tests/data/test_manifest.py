@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from system.data.coco import prepare_coco
 from system.data.manifest import Manifest
-from system.data.prepare import prepare_coco
 from system.errors import DataError
 from tests.data.coco_files import edit_json, write_coco
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from system.data.coco import index_split, read_split
 from system.data.datasets import DATASETS
 from system.data.masks import mask_area
 from system.data.openmoji import (
@@ -22,6 +21,7 @@ from system.data.openmoji import (
 )
 from system.data.pictograms import SUPER_CATEGORIES, catalogue
 from system.errors import ConfigError, DataError
+from tests.data.coco_files import read_rows, strict_index
 
 SMALL = OpenmojiConfig(train=6, val=3, test=4, pictograms_per_task=6)
 PAIR = dataclasses.replace(SMALL, tasks=("food", "animal"))
@@ -46,7 +46,7 @@ def test_every_split_reads_back_by_the_coco_reader_task_by_task(root: Path) -> N
     """The largest-area rule must give back the task that a scene was made for."""
     source = coco_source("openmoji", root, SUPER_CATEGORIES)
     for split in SPLITS:
-        index = index_split(source, split)
+        index = strict_index(source, split)
         tasks = [task for _, _, task in index.images]
         assert not any(index.skipped.values())
         assert tasks == [t for t in SUPER_CATEGORIES for _ in range(getattr(SMALL, split))]
@@ -56,7 +56,7 @@ def test_rows_hold_what_is_seen(root: Path) -> None:
     """Wrong boxes, masks, captions or expressions would make every figure of the demo wrong."""
     source = coco_source("openmoji", root, SUPER_CATEGORIES)
     words = {item.word for item in catalogue(6).pictograms}
-    for row in read_split(source, "test"):
+    for row in read_rows(source, "test"):
         assert (row.width, row.height) == (64, 64)
         assert len(row.instances) == 4
         own = {i.category for i in row.instances if i.super_category == row.task}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from system.data.coco import prepare_coco
 from system.data.datasets import DATASETS
-from system.data.prepare import check_disjoint, prepare_coco
+from system.data.prepare import check_disjoint
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import edit_json, write_coco
 
@@ -58,10 +59,15 @@ def test_counts_and_skipped_images_are_told(tmp_path: Path) -> None:
         "animal": {"train": 2, "test": 2},
         "food": {"train": 3, "test": 2},
     }
-    splits = manifest.source["splits"]
-    assert isinstance(splits, dict)
-    assert splits["train"] == {"images": 5, "skipped": {"without_instances": 1}}
-    assert seen == [("train", i, 5) for i in range(1, 6)] + [("test", i, 4) for i in range(1, 5)]
+    assert manifest.source["skipped"] == {"train": {"without_instances": 1}, "test": {}}
+    assert manifest.source["quarantined"] == {}
+    read = [
+        (f"{split}: annotations", i, n)
+        for split, n in (("train", 6), ("test", 4))
+        for i in range(1, n + 1)
+    ]
+    written = [(split, i, n) for split, n in (("train", 5), ("test", 4)) for i in range(1, n + 1)]
+    assert seen == read + written
 
 
 def test_benchmark_config_reaches_the_reader(tmp_path: Path) -> None:

@@ -14,26 +14,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from system.data.coco import read_split
+from system.data.coco import prepare_coco
+from system.data.faults import Faults
 from system.data.manifest import Manifest
-from system.data.prepare import prepare_coco
 from system.data.schema import SHARD_SCHEMA, Expression, ImageRecord, Instance, Mask
 from system.data.shards import write_shards
 from system.errors import ConfigError, DataError, StorageError
-from tests.data.coco_files import png, write_coco
+from tests.data.coco_files import png, read_rows, write_coco
 
 
 class Generated:
-    """A split of images that exist only while they are loaded; breaks at `broken`."""
+    """A split of images that exist only while they are loaded; breaks at `broken`.
 
-    def __init__(self, count: int, broken: int | None = None, large: bool = False) -> None:
-        self.fingerprint = f"generated {count}"
+    `damaged` are the bytes of single images.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        broken: int | None = None,
+        large: bool = False,
+        damaged: dict[int, bytes] | None = None,
+    ) -> None:
+        self._damaged = damaged or {}
+        self.fingerprint = f"generated {count} {large}"
         self.loaded = 0
         self._count, self._broken, self._large = count, broken, large
         self._lock = Lock()
 
     def __len__(self) -> int:
         return self._count
+
+    def name(self, index: int) -> str:
+        return f"{index}.png"
 
     def load(self, index: int) -> ImageRecord:
         with self._lock:
@@ -44,20 +57,21 @@ class Generated:
         mask = Mask(size[1], size[0], b"0")
         return ImageRecord(
             image_id=index,
-            file_name=f"{index}.png",
-            image=png(size, index),
+            file_name=self.name(index),
+            image=self._damaged.get(index, png(size, index)),
             width=size[0],
             height=size[1],
             captions=(f"number {index}", "again"),
-            task="even" if index % 2 == 0 else "odd",
+            task="low" if 2 * index <= self._count else "high",
             instances=(Instance((0.5, 0.0, 2.0, 3.0), "pen", "tool", mask),),
             expressions=(Expression(0, "the pen"),),
         )
 
 
 def write(splits: dict[str, Generated], root: str, **settings: Any) -> Manifest:
+    settings.setdefault("faults", Faults("stop"))
     return write_shards(
-        splits, root, benchmark="generated", tasks=("even", "odd"), source={}, **settings
+        splits, root, benchmark="generated", tasks=("low", "high"), source={}, **settings
     )
 
 
@@ -69,7 +83,7 @@ def test_shards_hold_the_records_in_order(tmp_path: Path) -> None:
     ]
     assert all(table.schema.equals(SHARD_SCHEMA) for table in tables)
     rows = pa.concat_tables(tables).to_pylist()
-    for row, record in zip(rows, read_split(source, "train"), strict=True):
+    for row, record in zip(rows, read_rows(source, "train"), strict=True):
         assert (row["image_id"], row["file_name"], row["image"]) == (
             record.image_id,
             record.file_name,
@@ -99,11 +113,11 @@ def test_address_with_a_query_keeps_it_at_the_end(tmp_path: Path) -> None:
     manifest = Manifest.load(root)
     manifest.verify(deep=True)
     uri = manifest.tasks[0].grant("train").shards[0].uri
-    assert uri.endswith("/even-00000.parquet?use_mmap=true")
+    assert uri.endswith("/low-00000.parquet?use_mmap=true")
     assert write({"train": Generated(9, broken=0)}, root) == manifest
 
 
-def test_finished_split_is_kept_and_interrupted_one_written_again(tmp_path: Path) -> None:
+def test_what_is_finished_is_kept_and_an_interrupted_split_goes_on(tmp_path: Path) -> None:
     root = str(tmp_path / "out")
     train, broken = Generated(9), Generated(8, broken=5)
     with pytest.raises(KeyboardInterrupt):
@@ -111,7 +125,8 @@ def test_finished_split_is_kept_and_interrupted_one_written_again(tmp_path: Path
     assert not (tmp_path / "out/manifest.json").exists()
     again, whole = Generated(9), Generated(8)
     resumed = write({"train": again, "test": whole}, root, row_group_rows=1, shard_rows=1)
-    assert (train.loaded, again.loaded, whole.loaded) == (9, 0, 8)
+    # Image 5 was never loaded; those before it are in shards of one row, already written.
+    assert (train.loaded, again.loaded, whole.loaded) == (9, 0, 3)
     fresh = write(
         {"train": Generated(9), "test": Generated(8)},
         str(tmp_path / "fresh"),
@@ -120,6 +135,24 @@ def test_finished_split_is_kept_and_interrupted_one_written_again(tmp_path: Path
     )
     assert resumed.fingerprint == fresh.fingerprint
     assert [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".partial"] == []
+
+
+def test_broken_rows_of_an_interrupted_split_are_not_forgotten(tmp_path: Path) -> None:
+    """The list would say that fewer rows are missing than are."""
+    settings: dict[str, Any] = {"row_group_rows": 2, "shard_rows": 2, "threads": 1}
+    damaged = {1: b"", 8: b"", 11: b""}
+    found = []
+    for root in ("resumed", "whole"):
+        if root == "resumed":
+            broken, faults = Generated(14, broken=10, damaged=damaged), Faults("quarantine")
+            with pytest.raises(KeyboardInterrupt):
+                write({"train": broken}, str(tmp_path / root), faults=faults, **settings)
+        again, faults = Generated(14, damaged=damaged), Faults("quarantine")
+        manifest = write({"train": again}, str(tmp_path / root), faults=faults, **settings)
+        found.append((manifest.fingerprint, manifest.quarantined, faults.found))
+        assert again.loaded == (14 if root == "whole" else 5)
+    assert found[0] == found[1]
+    assert [fault.name for fault in found[0][2]] == ["1.png", "8.png", "11.png"]
 
 
 def test_changed_source_is_written_again_and_the_old_shards_go(tmp_path: Path) -> None:
@@ -153,7 +186,7 @@ def test_broken_image_is_named_and_no_manifest_is_left(tmp_path: Path) -> None:
 
 
 def test_task_without_rows_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="task 'odd' has no image in split 'train'"):
+    with pytest.raises(DataError, match="task 'high' has no image in split 'train'"):
         write({"train": Generated(1)}, str(tmp_path))
 
 
@@ -166,7 +199,7 @@ def test_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None
 
 
 def test_full_disk_is_a_storage_error_that_names_the_shard(tmp_path: Path) -> None:
-    with file_size_limit(20_000), pytest.raises(StorageError, match=r"even-00000\.parquet: cannot"):
+    with file_size_limit(20_000), pytest.raises(StorageError, match=r"low-00000\.parquet: cannot"):
         write({"train": Generated(40, large=True)}, str(tmp_path), row_group_rows=2)
     assert not (tmp_path / "manifest.json").exists()
 
@@ -184,13 +217,19 @@ def file_size_limit(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize(("tasks", "groups"), [((), 2), (("a b", "a_b"), 2), (("even", "odd"), 0)])
+@pytest.mark.parametrize(("tasks", "groups"), [((), 2), (("a b", "a_b"), 2), (("low", "high"), 0)])
 def test_settings_that_cannot_be_are_refused(
     tmp_path: Path, tasks: tuple[str, ...], groups: int
 ) -> None:
     with pytest.raises(ConfigError):
         write_shards(
-            {}, str(tmp_path), benchmark="x", tasks=tasks, source={}, row_group_rows=groups
+            {},
+            str(tmp_path),
+            benchmark="x",
+            tasks=tasks,
+            source={},
+            faults=Faults("stop"),
+            row_group_rows=groups,
         )
 
 

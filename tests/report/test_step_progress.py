@@ -24,7 +24,14 @@ def test_prepare_writes_ten_lines_a_split_and_the_counts() -> None:
         for split, count in (("train", 200), ("test", 3)):
             for done in range(1, count + 1):
                 progress.update(split, done, count)
-        progress.finish({"food": {"train": 120, "test": 1}, "[b]animal": {"train": 80, "test": 2}})
+        progress.finish(
+            {"food": {"train": 120, "test": 1}, "[b]animal": {"train": 80, "test": 2}},
+            {"train": {"other_task": 1200}, "test": {}},
+            {
+                "box": {"rows": 4, "first": ["a.jpg", "[b].jpg"]},
+                "path": {"rows": 1, "first": ["c"]},
+            },
+        )
     lines = file.getvalue().splitlines()
     assert [line for line in lines if line.startswith("train:")][-1] == "train: 200 of 200"
     assert sum(line.startswith("train:") for line in lines) == 10
@@ -33,6 +40,9 @@ def test_prepare_writes_ten_lines_a_split_and_the_counts() -> None:
     assert ["food", "120", "1"] in words
     assert ["[b]animal", "80", "2"] in words
     assert ["images", "200", "3"] in words
+    assert "left out of train: 1,200 other task" in lines
+    assert "quarantined: 4 box: a.jpg, [b].jpg, ..." in lines
+    assert "quarantined: 1 path: c" in lines
     assert "\x1b" not in file.getvalue()
 
 

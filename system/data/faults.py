@@ -1,0 +1,111 @@
+"""What happens to a data set's broken rows: the first one ends the preparation, or all are listed.
+
+A row is broken if its own annotation or image cannot be used. What concerns a whole file (it is
+missing, it is not JSON, two entries share an id) is no row's fault and always ends the preparation.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+import pyarrow as pa
+
+from system.errors import DEFAULT_KIND, DataError
+from system.storage.files import Folder
+
+OnError = Literal["stop", "quarantine"]
+
+QUARANTINE_NAME = "quarantine.parquet"
+
+_NAMES_SHOWN = 3
+_COLUMNS = ("split", "name", "kind", "reason")
+_SCHEMA = pa.schema([pa.field(column, pa.string(), nullable=False) for column in _COLUMNS])
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that was put aside: its split and name, why, and the short name of the reason."""
+
+    split: str
+    name: str
+    reason: str
+    kind: str
+
+
+class Faults:
+    """Broken rows: under "stop" the first one ends the preparation, else each is put aside.
+
+    `found` lists them in the order in which they were found; threads may add to it.
+    """
+
+    def __init__(self, on_error: OnError) -> None:
+        self.on_error = on_error
+        self.found: list[Fault] = []
+
+    def row(self, split: str, name: str) -> "_Guard":
+        """Guard the work on one row, in a `with` block.
+
+        A DataError inside is raised under "stop"; under "quarantine" it is recorded and the block
+        ends, so what follows it must not rely on its result.
+        """
+        return _Guard(self, split, name)
+
+
+class _Guard:
+    """What `Faults.row` returns."""
+
+    def __init__(self, faults: Faults, split: str, name: str) -> None:
+        self._faults, self._split, self._name = faults, split, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, DataError) or self._faults.on_error == "stop":
+            return False
+        fault = Fault(self._split, _text(self._name), _text(str(error)), _kind(error))
+        self._faults.found.append(fault)
+        return True
+
+
+def summarise(faults: Iterable[Fault]) -> dict[str, dict[str, object]]:
+    """Count faults by their kind: {kind: {"rows": count, "first": a few rows' names}}."""
+    names: dict[str, list[str]] = {}
+    for fault in faults:
+        names.setdefault(fault.kind, []).append(fault.name)
+    return {
+        kind: {"rows": len(of_kind), "first": of_kind[:_NAMES_SHOWN]}
+        for kind, of_kind in sorted(names.items())
+    }
+
+
+def write_quarantine(root: str, faults: Iterable[Fault]) -> None:
+    """Write `quarantine.parquet` under `root` (path or URI), a row a fault; none, no file.
+
+    Columns: split, name, kind, reason (strings).
+    Raises: StorageError if it cannot be written.
+    """
+    rows = [{column: getattr(fault, column) for column in _COLUMNS} for fault in faults]
+    folder = Folder.of(root)
+    if rows:
+        folder.write_table(QUARANTINE_NAME, pa.Table.from_pylist(rows, schema=_SCHEMA))
+    else:
+        folder.delete(QUARANTINE_NAME)
+
+
+def _kind(error: DataError) -> str:
+    """Find the error's own kind, or that of the one it was raised from."""
+    while error.kind == DEFAULT_KIND and isinstance(error.__cause__, DataError):
+        error = error.__cause__
+    return error.kind
+
+
+def _text(text: str) -> str:
+    """Make a text storable: a file name or a JSON string may hold half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
