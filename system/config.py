@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from system.backbones.computation import Computation, Precision
 from system.errors import ConfigError
 from system.evaluation.recall import Gallery
 from system.parsing import parse_dataclass
@@ -31,16 +32,24 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which kind of backbone, and a hub id or a local directory to load it from."""
+    """Which kind of backbone, a hub id or a local directory to load it from, how it computes."""
 
     name: str
     path: str
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
     pretrain: dict[str, Any] | None = None  # for backbones that `promptide pretrain` can make
 
     def resolved_path(self) -> str:
         """The path, `shipped:NAME` being a directory inside this package."""
         kind, _, name = self.path.partition(":")
         return str(SHIPPED_BACKBONES / name) if kind == "shipped" else self.path
+
+    @property
+    def computation(self) -> Computation:
+        """The settings that say how it computes."""
+        return Computation(self.precision, self.gradient_checkpointing, self.compile)
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,19 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the stream is evaluated after each task."""
+    """How the stream is evaluated after each task, and on which split of the benchmark.
 
+    "val" is for choosing settings; it is then open for all tasks, and "test" for none.
+    """
+
+    split: str
     gallery: Gallery
     batch_size: int
     router_centers: int
 
     def __post_init__(self) -> None:
+        if self.split == "train":
+            raise ValueError("split='train' is what tasks learn from; evaluate on val or test")
         for name in ("batch_size", "router_centers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -171,10 +186,26 @@ class ExperimentConfig:
         return Folder.of(self.data_path).child("features")
 
 
-def compose(overrides: Sequence[str]) -> ExperimentConfig:
-    """The config of a command from its Hydra overrides.
+def compose(overrides: Sequence[str], file: str | None = None) -> ExperimentConfig:
+    """The config of a command from its Hydra overrides, or from a resolved config's file.
 
     Raises ConfigError for what Hydra cannot compose: an unknown key, group or option.
+    """
+    return experiment_of(composed_values(overrides, file))
+
+
+def experiment_of(values: Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment of composed values; the section `tune` belongs to sweeps alone."""
+    sections = {key: value for key, value in values.items() if key != "tune"}
+    return ExperimentConfig.from_dict(sections).with_absolute_paths()
+
+
+def composed_values(overrides: Sequence[str], file: str | None = None) -> dict[str, Any]:
+    """All that the configs say, resolved, as a plain mapping; see `compose`.
+
+    Without a file it starts from configs/config.yaml. With one, such as a run's config.yaml or a
+    sweep's best.yaml, it starts from there and the overrides are values, since its groups are
+    chosen already.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -185,6 +216,8 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
     for override in overrides:
         if "=" not in override[1:] and not override.startswith("~"):
             raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
+    if file is not None:
+        return _values_of_file(file, overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
@@ -199,8 +232,40 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
             compose(forced)  # our own message for an unknown key is the better one
         raise ConfigError(_explain(error)) from error
     assert isinstance(values, dict)
-    experiment = ExperimentConfig.from_dict({str(key): value for key, value in values.items()})
-    return experiment.with_absolute_paths()
+    return {str(key): value for key, value in values.items()}
+
+
+def _values_of_file(file: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        config = OmegaConf.load(Path(file).expanduser())
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"--config {file} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"--config {file} holds no config; give a run's config.yaml")
+    groups = {path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir()}
+    try:
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.key_or_group in groups:
+                raise ConfigError(
+                    f"{override.input_line}: with --config the groups are chosen already; "
+                    f"override values, such as {override.key_or_group}.KEY=value"
+                )
+            if override.is_delete():
+                raise ConfigError(f"{override.input_line}: with --config nothing can be removed")
+            OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(_explain(error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 # `+key=value`, which Hydra proposes for an unknown key, is no remedy here: keys are fixed.

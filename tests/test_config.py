@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from system.backbones.computation import Computation
 from system.config import CONFIG_DIRECTORY, SHIPPED_BACKBONES, ExperimentConfig, compose
 from system.errors import ConfigError
 from system.prompts.method import METHODS
@@ -77,6 +78,11 @@ def test_run_name_follows_what_it_is_made_of() -> None:
         (["~stage.epochs"], r"stage\.epochs is missing"),
         (["protocol=strict"], r"protocol='strict' is not one of: corrected, published"),
         (["evaluation.gallery=none"], r"evaluation\.gallery='none'"),
+        (
+            ["backbone.precision=fp16"],
+            r"backbone\.precision='fp16' is not one of: auto, fp32, bf16",
+        ),
+        (["backbone.compile=2"], r"backbone\.compile=2 must be of type bool"),
         (["evaluation.batch_size=0"], r"evaluation: batch_size=0"),
         (["seed=-1"], r"seed=-1 must be from 0"),
         (["seed=null"], r"seed=None must be of type int"),
@@ -140,3 +146,12 @@ def test_shipped_backbones_are_found_wherever_the_command_runs(default: Experime
     backbone = dataclasses.replace(default.backbone, path="shipped:tiny_clip")
     assert backbone.resolved_path() == str(SHIPPED_BACKBONES / "tiny_clip")
     assert dataclasses.replace(backbone, path="org/model").resolved_path() == "org/model"
+
+
+@pytest.mark.parametrize("option", ["clip", "siglip", "siglip2", "tiny_clip"])
+def test_every_backbone_takes_the_settings_of_how_it_computes(option: str) -> None:
+    """A setting that is read and not passed on would be a switch without a wire."""
+    settings = ["precision=bf16", "gradient_checkpointing=true", "compile=true"]
+    overrides = [f"backbone={option}", *(f"backbone.{setting}" for setting in settings)]
+    assert compose(overrides).backbone.computation == Computation("bf16", True, True)
+    assert compose([f"backbone={option}"]).backbone.computation == Computation()

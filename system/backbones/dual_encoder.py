@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from system.backbones.computation import Computation
 from system.registry import Registry
 
 Modality = Literal["vision", "text"]
 MODALITIES: tuple[Modality, Modality] = ("vision", "text")
+#: How the prompts of layers > 0 enter: added to the prompt's tokens, or put in their place.
+Deep = Literal["add", "replace"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,24 @@ class ImageTransform(Protocol):
 class DualEncoder(nn.Module, ABC):
     """A frozen model that embeds images and texts in one space, with entries for prompts.
 
+    The prompt of layer 0 becomes N tokens; `deep` says how those of later layers enter: added to
+    these tokens (LPI as released) or put in their place (VPT deep, MaPLe).
+
     Legend: B batch, L layers entered, N prompt length, D tower width, T tokens, P feature width.
     """
 
     shape: BackboneShape
     name: str
+    computation: Computation
 
     @abstractmethod
-    def encode_image(self, pixel_values: Tensor, prompt: Tensor | None) -> Tensor:
+    def encode_image(
+        self, pixel_values: Tensor, prompt: Tensor | None, deep: Deep = "add"
+    ) -> Tensor:
         """Image features (B, P), not normalised, from (B, 3, H, W) and a prompt (1|B, L, N, D)."""
 
     @abstractmethod
-    def encode_text(self, input_ids: Tensor, prompt: Tensor | None) -> Tensor:
+    def encode_text(self, input_ids: Tensor, prompt: Tensor | None, deep: Deep = "add") -> Tensor:
         """Text features (B, P), not normalised, from (B, T) and a prompt (1|B, L, N, D).
 
         `input_ids` hold N placeholders where the prompt goes: see `tokenize`.
@@ -73,8 +82,24 @@ class DualEncoder(nn.Module, ABC):
         """Token ids (B, T) padded to the context, with room for a prompt; the end token stays."""
 
     @abstractmethod
+    def without_placeholders(self, input_ids: Tensor, placeholders: int) -> Tensor:
+        """The same texts (B, T) without the room for a prompt that `tokenize` left."""
+
+    @abstractmethod
+    def text_lengths(self, input_ids: Tensor) -> Tensor:
+        """How many tokens (B,) of each row of ids (B, T) are the text: all but the padding."""
+
+    @abstractmethod
+    def embed(self, modality: Modality, inputs: Tensor) -> Tensor:
+        """The tokens (B, T, D) that enter the first layer, without a prompt."""
+
+    @abstractmethod
     def image_transform(self, protocol: str, augmentation: str) -> ImageTransform:
         """The checkpoint's own preprocessing; `protocol` and `augmentation` as in the config."""
+
+    @abstractmethod
+    def with_own_modules(self) -> "DualEncoder":
+        """A twin for methods that put modules into the model: weights are shared, modules not."""
 
     @property
     @abstractmethod
@@ -84,19 +109,22 @@ class DualEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A digest of the weights and sizes: an adapter fits only the backbone it was made with."""
+        """A digest of all that features depend on: an adapter fits only its own backbone."""
 
-    def forward(self, modality: Modality, inputs: Tensor, prompt: Tensor | None) -> Tensor:
-        """Features of either modality; see `encode_image` and `encode_text`."""
-        if modality == "vision":
-            return self.encode_image(inputs, prompt)
-        return self.encode_text(inputs, prompt)
+    def forward(
+        self, modality: Modality, inputs: Tensor, prompt: Tensor | None, deep: Deep = "add"
+    ) -> Tensor:
+        """Features of either modality in the set precision; see `encode_image`, `encode_text`."""
+        with self.computation.autocast(inputs.device):
+            if modality == "vision":
+                return self.encode_image(inputs, prompt, deep)
+            return self.encode_text(inputs, prompt, deep)
 
 
 class BackboneLoader(Protocol):
     """Builds a frozen backbone from its config section."""
 
-    def __call__(self, path: str) -> DualEncoder:
+    def __call__(self, path: str, computation: Computation = ...) -> DualEncoder:
         """The backbone at a hub id or local directory; ConfigError if there is none."""
         ...
 

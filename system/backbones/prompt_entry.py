@@ -13,67 +13,73 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from system.backbones.dual_encoder import Deep
+
 
 class PromptEntry:
     """The prompt of one tower during one forward pass.
 
-    The prompt of layer 0 becomes the tokens 1..N (inserted after the class token, or put in the
-    place of placeholders); before each later layer its own prompt is added to these tokens.
+    The prompt of layer 0 becomes N tokens from position `first` on (inserted there, or put in the
+    place of placeholders); before each later layer its own prompt is added to these tokens, or put
+    in their place. `first` is 1 behind a class or begin token, 0 in a tower that has none.
     """
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], first: int) -> None:
         self._prompt: Tensor | None = None  # (1|B, L, N, D)
+        self._deep: Deep = "add"
         self.depth = len(layers)
+        self.first = first
         for index, layer in enumerate(layers):
             if index > 0:
-                layer.register_forward_pre_hook(self._adder(index))
+                layer.register_forward_pre_hook(self._deep_entry(index))
 
-    def insert_before(self, module: nn.Module) -> None:
-        """Insert layer 0's prompt after the first token of what enters `module`."""
-
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            if self._prompt is None:
-                return None
-            tokens, *rest = args  # (B, T, D) -> (B, T + N, D)
-            first = self._prompt_of(0, tokens)
-            return (torch.cat([tokens[:, :1], first, tokens[:, 1:]], dim=1), *rest)
-
-        module.register_forward_pre_hook(hook)
+    def insert_after(self, module: nn.Module) -> None:
+        """Insert layer 0's prompt at `first` into the tokens (B, T, D) that leave `module`."""
+        self._enter_after(module, replace=False)
 
     def replace_after(self, module: nn.Module) -> None:
-        """Put layer 0's prompt in the place of tokens 1..N of what leaves `module`."""
-
-        def hook(_: nn.Module, __: Any, tokens: Tensor) -> Tensor | None:
-            if self._prompt is None:
-                return None
-            first = self._prompt_of(0, tokens)
-            return torch.cat([tokens[:, :1], first, tokens[:, 1 + first.shape[1] :]], dim=1)
-
-        module.register_forward_hook(hook)
+        """Put layer 0's prompt in the place of N tokens from `first` on of what leaves `module`."""
+        self._enter_after(module, replace=True)
 
     @contextmanager
-    def active(self, prompt: Tensor | None) -> Iterator[None]:
-        """Let `prompt` (1|B, L, N, D) enter during the block; L may be any depth of the tower."""
+    def active(self, prompt: Tensor | None, deep: Deep = "add") -> Iterator[None]:
+        """Let `prompt` (1|B, L, N, D) enter during the block; L may be any depth of the tower.
+
+        `deep` says how the prompts of layers > 0 enter: "add" (LPI as released) or "replace" (VPT
+        deep, MaPLe).
+        """
         assert self._prompt is None, "a prompt is already active in this tower"
         if prompt is not None and not 0 < prompt.shape[1] <= self.depth:
             raise ValueError(
                 f"a prompt for {prompt.shape[1]} layers does not fit a tower of {self.depth}"
             )
-        self._prompt = prompt
+        self._prompt, self._deep = prompt, deep
         try:
             yield
         finally:
             self._prompt = None
 
-    def _adder(self, index: int) -> Any:
+    def _enter_after(self, module: nn.Module, replace: bool) -> None:
+        def hook(_: nn.Module, __: Any, tokens: Tensor) -> Tensor | None:
+            if self._prompt is None:
+                return None
+            prompt = self._prompt_of(0, tokens)
+            rest = self.first + (prompt.shape[1] if replace else 0)
+            return torch.cat([tokens[:, : self.first], prompt, tokens[:, rest:]], dim=1)
+
+        module.register_forward_hook(hook)
+
+    def _deep_entry(self, index: int) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             if self._prompt is None or index >= self._prompt.shape[1]:
                 return None
             tokens, *rest = args
-            added = self._prompt_of(index, tokens)
-            end = 1 + added.shape[1]
-            prompted = tokens[:, 1:end] + added
-            return (torch.cat([tokens[:, :1], prompted, tokens[:, end:]], dim=1), *rest)
+            prompted = self._prompt_of(index, tokens)
+            end = self.first + prompted.shape[1]
+            if self._deep == "add":
+                prompted = tokens[:, self.first : end] + prompted
+            tokens = torch.cat([tokens[:, : self.first], prompted, tokens[:, end:]], dim=1)
+            return (tokens, *rest)
 
         return hook
 

@@ -36,20 +36,21 @@ def clip_config(vocabulary: int, *, layers: int = 3) -> CLIPConfig:
     )
 
 
-def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: padding, unknown, the words, begin, end."""
-    names = ["<pad>", "<unk>", *words, "<bos>", "<eos>"]
-    model = WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>")
+def fast_tokenizer(tokens: list[str], **special: str) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of these tokens, ids in order, in lower case."""
+    model = WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<bos>",
-        eos_token="<eos>",
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", **special
     )
+
+
+def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer: padding, unknown, the words, begin, end."""
+    tokens = ["<pad>", "<unk>", *words, "<bos>", "<eos>"]
+    return fast_tokenizer(tokens, bos_token="<bos>", eos_token="<eos>")
 
 
 def write_small_clip(directory: Path, words: list[str], *, seed: int = 0, layers: int = 3) -> Path:

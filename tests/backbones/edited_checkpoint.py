@@ -1,4 +1,4 @@
-"""Copies of a saved CLIP with one thing changed."""
+"""Copies of a saved checkpoint with one thing changed."""
 
 import json
 import shutil

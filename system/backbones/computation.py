@@ -1,0 +1,110 @@
+"""How a backbone computes: precision, recomputed activations, compiled towers.
+
+None of it changes what is learned, only speed, memory and rounding.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from system.errors import ConfigError
+
+Run = Callable[..., Any]  # (layer, its arguments) -> what it returns
+Precision = Literal["auto", "fp32", "bf16"]
+COMPILERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
+
+
+@dataclass(frozen=True)
+class Computation:
+    """The settings of the config's backbone section that say how, not what, is computed.
+
+    `precision` auto is bf16 autocast on a GPU and fp32 on the CPU; weights and features stay
+    float32. `gradient_checkpointing` keeps the layers' inputs only and computes the rest again in
+    the backward pass. `compile` runs `torch.compile` on the layers of both towers.
+    """
+
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    def precision_on(self, device: torch.device) -> Literal["fp32", "bf16"]:
+        """What the towers compute in on this device."""
+        if self.precision == "auto":
+            return "bf16" if device.type == "cuda" else "fp32"
+        return self.precision
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass on this device."""
+        enabled = self.precision_on(device) == "bf16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+    def apply(self, layers: Iterable[nn.Module]) -> None:
+        """Set up the layers of the towers. Raises ConfigError when they can't be compiled here."""
+        if self.compile:
+            _require_compiler()
+        if self.compile or self.gradient_checkpointing:
+            # One graph serves all layers of a tower, so compiling takes as long for 12 as for 1.
+            run = torch.compile(_run, dynamic=True) if self.compile else _run
+            for layer in layers:
+                layer.forward = _forward(layer, run, self.gradient_checkpointing)
+
+
+def _forward(layer: nn.Module, run: Run, recompute: bool) -> Callable[..., Any]:
+    """A layer's forward pass: what is called once its hooks have run.
+
+    Checkpointing: the switch of `transformers` works in training mode alone, in which a frozen
+    backbone never is. What is kept for the backward pass is the input, of which the prompt is a
+    part, and the weights of the moment: `torch.func.functional_call` may have put others in place.
+    """
+    body = _Body(layer, run)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not (recompute and torch.is_grad_enabled()):
+            return run(layer, *args, **kwargs)
+        tensors = chain(layer.named_parameters(), layer.named_buffers())
+        weights = {f"layer.{name}": tensor for name, tensor in tensors}
+        return checkpoint(
+            functional_call,
+            body,
+            weights,
+            args,
+            kwargs,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing is random in evaluation mode
+        )
+
+    return forward
+
+
+class _Body(nn.Module):
+    """A layer without its hooks, for `functional_call`."""
+
+    def __init__(self, layer: nn.Module, run: Run) -> None:
+        super().__init__()
+        self.layer = layer
+        self.run = run
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self.layer, *args, **kwargs)
+
+
+def _run(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return type(layer).forward(layer, *args, **kwargs)
+
+
+def _require_compiler() -> None:
+    # The C++ that TorchInductor writes for a CPU, and what Triton writes to launch its kernels.
+    candidates = (*filter(None, map(os.environ.get, ("CXX", "CC"))), *COMPILERS)
+    if not any(shutil.which(name) for name in candidates):
+        raise ConfigError(
+            "backbone.compile=true needs a C++ compiler, and none is found (g++ or clang++ on the "
+            "path, or CXX); install one or set backbone.compile=false"
+        )

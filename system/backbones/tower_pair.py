@@ -1,0 +1,176 @@
+"""What dual encoders of `transformers` have in common: two towers, their prompts, their texts.
+
+Legend: B batch, L layers entered, N prompt length, D tower width, T tokens, P feature width.
+"""
+
+import copy
+import functools
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from system.backbones.computation import Computation
+from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality
+from system.backbones.fingerprint import fingerprint
+from system.backbones.image_transform import ProcessorTransform
+from system.backbones.prompt_entry import PromptEntry
+from system.errors import ConfigError
+
+
+class TowerPair(DualEncoder):
+    """A `transformers` model with a vision and a text tower as a frozen dual encoder.
+
+    The model's own class is left alone: prompts enter by hooks, and with prompt None the features
+    equal `get_image_features` and `get_text_features` to the bit (unless compiled or in bf16).
+    Tokenizer and image processor are needed only by `tokenize` and `image_transform`.
+    """
+
+    #: Position of the first prompt token: behind a class or begin token, if the towers have one.
+    first_prompted: ClassVar[int]
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        name: str,
+        computation: Computation,
+        feature_width: int,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.name = name
+        self.computation = computation
+        vision, text = model.config.vision_config, model.config.text_config
+        self.shape = BackboneShape(
+            vision_layers=vision.num_hidden_layers,
+            text_layers=text.num_hidden_layers,
+            vision_width=vision.hidden_size,
+            text_width=text.hidden_size,
+            feature_width=feature_width,
+            image_size=vision.image_size,
+            context_length=text.max_position_embeddings,
+        )
+        self._prepare_modules()
+
+    def _prepare_modules(self) -> None:
+        # Published (LPI): the visual prompt enters after the position embeddings and before the
+        # pre-norm; the textual one replaces token embeddings before positions are added.
+        vision, text = self.model.vision_model, self.model.text_model
+        self._vision_entry = PromptEntry(vision.encoder.layers, self.first_prompted)
+        self._vision_entry.insert_after(vision.embeddings)
+        self._text_entry = PromptEntry(text.encoder.layers, self.first_prompted)
+        self._text_entry.replace_after(text.embeddings.token_embedding)
+        self.computation.apply(chain(vision.encoder.layers, text.encoder.layers))
+
+    def with_own_modules(self) -> "TowerPair":
+        """See `DualEncoder.with_own_modules`."""
+        shared = (self.tokenizer, self.image_processor, *self.parameters(), *self.buffers())
+        twin = copy.deepcopy(self, {id(part): part for part in shared})
+        for module in twin.model.modules():
+            # The copied hooks belong to this model's prompts; the twin gets its own.
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        twin._prepare_modules()
+        return twin
+
+    def train(self, mode: bool = True) -> "TowerPair":
+        """Stay in evaluation mode: a frozen backbone has no training behaviour."""
+        return super().train(False)
+
+    def encode_image(
+        self, pixel_values: Tensor, prompt: Tensor | None, deep: Deep = "add"
+    ) -> Tensor:
+        """Features (B, P) after the projection; see `DualEncoder.encode_image`."""
+        with self._vision_entry.active(prompt, deep):
+            features: Tensor = self.model.get_image_features(pixel_values).pooler_output
+        return features
+
+    def encode_text(self, input_ids: Tensor, prompt: Tensor | None, deep: Deep = "add") -> Tensor:
+        """Features (B, P) after the projection; see `DualEncoder.encode_text`."""
+        with self._text_entry.active(prompt, deep):
+            features: Tensor = self.model.get_text_features(input_ids).pooler_output
+        return features
+
+    def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> Tensor:
+        """Ids (B, context): begin (if the model has one), placeholders, words, end, padding.
+
+        Words are cut so that everything fits; the end token always stays, and stands only there: a
+        text that spells it out is a text like any other. Raises ConfigError when the prompt leaves
+        no room for a word.
+        """
+        ahead = self._ahead(placeholders)
+        room = self.shape.context_length - 1 - len(ahead)
+        if room < 1:
+            raise ConfigError(
+                f"method.prompt_length={placeholders} leaves no room for a word in the context of "
+                f"{self.shape.context_length} tokens of {self.name}; lower it"
+            )
+        end = self.tokenizer.eos_token_id
+        ids = torch.full((len(texts), self.shape.context_length), self._padding(), dtype=torch.long)
+        for index, words in enumerate(self._words(list(texts))):
+            row = [*ahead, *[word for word in words if word != end][:room], end]
+            ids[index, : len(row)] = torch.tensor(row)
+        return ids
+
+    def without_placeholders(self, input_ids: Tensor, placeholders: int) -> Tensor:
+        """The same ids (B, T) with padding behind instead of the placeholders in front."""
+        first = self.first_prompted
+        padding = input_ids.new_full((len(input_ids), placeholders), self._padding())
+        return torch.cat([input_ids[:, :first], input_ids[:, first + placeholders :], padding], 1)
+
+    def text_lengths(self, input_ids: Tensor) -> Tensor:
+        """Tokens (B,) up to the end token, which may be the padding too, and with it."""
+        at_end: Tensor = input_ids == self.tokenizer.eos_token_id
+        return at_end.int().argmax(1) + 1
+
+    def embed(self, modality: Modality, inputs: Tensor) -> Tensor:
+        """Tokens (B, T, D) with their positions; see `DualEncoder.embed`."""
+        with self.computation.autocast(inputs.device):
+            if modality == "text":
+                tokens: Tensor = self.model.text_model.embeddings(inputs)
+                return tokens
+            vision = self.model.vision_model
+            tokens = vision.embeddings(inputs)
+            return vision.pre_layrnorm(tokens) if hasattr(vision, "pre_layrnorm") else tokens
+
+    def image_transform(self, protocol: str, augmentation: str) -> ProcessorTransform:
+        """The checkpoint's image processor, with the protocol's augmentation."""
+        return ProcessorTransform(
+            self.image_processor, self.shape.image_size, protocol, augmentation
+        )
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """exp of the learned temperature, the factor on cosines; a scalar."""
+        scale: Tensor = self.model.logit_scale.exp().reshape(())
+        return scale
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over weights, sizes, tokenizer and preprocessing."""
+        return fingerprint(self.model, self.tokenizer, self.image_processor)
+
+    @abstractmethod
+    def _ahead(self, placeholders: int) -> list[int]:
+        """The ids in front of the words."""
+
+    def _words(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # Special tokens that a caption spells out are split like its other words.
+        words: list[list[int]] = self.tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True
+        )["input_ids"]
+        return words
+
+    def _padding(self) -> int:
+        padding: int | None = self.tokenizer.pad_token_id
+        end: int = self.tokenizer.eos_token_id
+        return end if padding is None else padding
