@@ -1,13 +1,14 @@
 """One Ray Train run for the whole stream, watched by the driver."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from actors.task_stream import TaskStreamHandle, start_task_stream
+from actors.task_stream import TaskStreamHandle, find_task_stream, start_task_stream
 from system.config import ExperimentConfig
 from system.data.manifest import Manifest
 from system.errors import PromptideError
@@ -16,27 +17,32 @@ from system.stages.task_source import ConsumerStatus
 from system.storage.run_directory import RunDirectory
 
 SECONDS_BETWEEN_LOOKS = 0.5
+NAMESPACE = "promptide"
+Watch = Callable[[ConsumerStatus], None]
+Learned = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
 def run_stream(
     experiment: ExperimentConfig,
     manifest: Manifest,
     tasks: tuple[str, ...],
-    watch: Callable[[ConsumerStatus], None],
+    watch: Watch,
+    learned: Learned | None = None,
 ) -> TaskStreamHandle:
     """Train and evaluate every task of the stream that is not committed yet.
 
-    Ray is connected. `watch` is called twice a second with where the run stands. Returns the
-    stream, whose journal holds all that was committed. Raises the worker's own PromptideError, or
-    what Ray Train ended with.
+    Ray is connected. `watch` is called twice a second with where the run stands, `learned` with all
+    that was committed so far, when it has become more. Returns the stream, whose journal holds all
+    that was committed. Raises the worker's own PromptideError, or what Ray Train ended with.
     """
     directory = RunDirectory.of(experiment)
     stream = start_task_stream(
-        name=f"task-stream-{experiment.run_name}",
-        namespace="promptide",
+        name=_stream_name(experiment.run_name),
+        namespace=NAMESPACE,
         journal_uri=directory.stream.uri,
         manifest_root=experiment.benchmark_folder().uri,
         tasks=list(tasks),
+        evaluation_split=experiment.evaluation.split,
     )
     cluster = experiment.cluster
     trainer = TorchTrainer(
@@ -60,7 +66,7 @@ def run_stream(
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    with _watching(stream, experiment.run_name, watch):
+    with _watching(stream, experiment.run_name, watch, learned):
         try:
             trainer.fit()
         except SystemExit as error:
@@ -71,25 +77,47 @@ def run_stream(
     return stream
 
 
+def close_stream(run_name: str) -> None:
+    """End a run of this cluster soon, in the middle of a task if it must be."""
+    stream = find_task_stream(_stream_name(run_name), NAMESPACE)
+    if stream is not None:
+        stream.close()
+
+
+def _stream_name(run_name: str) -> str:
+    return f"task-stream-{run_name}"
+
+
 @contextmanager
 def _watching(
-    stream: TaskStreamHandle, consumer: str, watch: Callable[[ConsumerStatus], None]
+    stream: TaskStreamHandle, consumer: str, watch: Watch, learned: Learned | None
 ) -> Iterator[None]:
     stop = threading.Event()
+    told = 0
 
     def look() -> None:
-        while not stop.wait(SECONDS_BETWEEN_LOOKS):
-            status = stream.status()["consumers"].get(consumer)
-            if status is not None:
-                watch(status)
+        nonlocal told
+        status = stream.status()["consumers"].get(consumer)
+        if status is None:
+            return
+        watch(status)
+        if learned is not None and status["committed"] > told:
+            committed = stream.committed(consumer)
+            told = len(committed)
+            learned(committed)
 
-    thread = threading.Thread(target=look, name="promptide-progress", daemon=True)
+    def keep_looking() -> None:
+        while not stop.wait(SECONDS_BETWEEN_LOOKS):
+            look()
+
+    thread = threading.Thread(target=keep_looking, name="promptide-progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+    look()  # what happened since the last look
 
 
 class StreamFailedError(PromptideError):

@@ -24,11 +24,10 @@ from system.stages.task_source import (
     Lease,
     NotLeasedError,
     StaleGenerationError,
+    StreamClosedError,
     StreamStatus,
     TaskState,
 )
-
-_OPEN_FOR_ALL_TASKS = frozenset({"test"})  # any split not named here is treated as training data
 
 
 @dataclass
@@ -37,14 +36,16 @@ class _Cursor:
 
     generation: int = 0
     leased: str | None = None
+    replays: bool = False  # declared: it may read past tasks' training splits
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)  # task -> payload, in order
 
 
 class TaskStream:
     """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
 
-    `tasks` is the order of the stream, by default the manifest's. Not for several threads at once.
-    Raises `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
+    `tasks` is the order of the stream, by default the manifest's; `evaluation_split` is open for
+    every task, and all others are treated as training data. Not for several threads at once. Raises
+    `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
     `StorageError` (see `Journal`).
     """
 
@@ -54,13 +55,16 @@ class TaskStream:
         manifest: Manifest,
         tasks: Sequence[str] | None = None,
         filesystem: fs.FileSystem | None = None,
+        evaluation_split: str = "test",
     ) -> None:
+        self._evaluation_split = evaluation_split
         self._manifest, self._fingerprint = manifest, manifest.fingerprint
         self._tasks = _checked_order(tasks, [entry.name for entry in manifest.tasks])
         self._cursors: dict[str, _Cursor] = {}
         self._newest_generation = 0
         self._opens = AccessLog()
         self._progress: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._closed = False
         self._appliers: dict[str, Callable[[Record], None]] = {
             "register": self._apply_register,
             "lease": self._apply_lease,
@@ -71,17 +75,19 @@ class TaskStream:
         for record in self._journal.records[1:]:
             self._apply(record)
 
-    def register(self, consumer: str) -> int:
+    def register(self, consumer: str, replays: bool = False) -> int:
         """See `TaskSource.register`; generations are never used twice, whoever the consumer."""
         generation = self._newest_generation + 1
-        self._record("register", {"consumer": consumer, "generation": generation})
+        self._record(
+            "register", {"consumer": consumer, "generation": generation, "replays": replays}
+        )
         return generation
 
     def lease(self, consumer: str, generation: int) -> Lease | None:
         """See `TaskSource.lease`."""
         cursor = self._cursor(consumer, generation)
         index = len(cursor.commits)
-        if index == len(self._tasks):
+        if index == len(self._tasks) or self._closed:
             return None
         task = self._tasks[index]
         if cursor.leased != task:
@@ -101,7 +107,8 @@ class TaskStream:
         """See `TaskSource.open_split`; a call repeated with its `open_id` is recorded once."""
         cursor = self._cursor(consumer, generation)
         grant = self._grant(task, split)
-        if split not in _OPEN_FOR_ALL_TASKS and task != cursor.leased:
+        replay = cursor.replays and task in cursor.commits
+        if split != self._evaluation_split and task != cursor.leased and not replay:
             raise ReplayRefusedError(
                 f"split '{split}' of task '{task}' is refused to consumer '{consumer}': its "
                 f"current task is {_quoted(cursor.leased)}, and only the current task's may be read"
@@ -151,7 +158,13 @@ class TaskStream:
 
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
         """See `TaskSource.post_progress`."""
+        if self._closed:
+            raise StreamClosedError("the stream was closed; what is committed stays")
         self._progress[consumer] = (time.monotonic(), dict(progress))
+
+    def close(self) -> None:
+        """See `TaskSource.close`."""
+        self._closed = True
 
     def status(self) -> StreamStatus:
         """See `TaskSource.status`."""
@@ -185,6 +198,7 @@ class TaskStream:
         cursor = self._cursors.setdefault(record.payload["consumer"], _Cursor())
         self._newest_generation = cursor.generation = record.payload["generation"]
         cursor.leased = None
+        cursor.replays = record.payload.get("replays", False)
 
     def _apply_lease(self, record: Record) -> None:
         self._cursors[record.payload["consumer"]].leased = record.payload["task"]

@@ -18,7 +18,13 @@ from system.errors import ConfigError
 from system.stages.task_source import Lease, StreamStatus
 from system.storage.locations import absolute
 
-__all__ = ["TaskStream", "TaskStreamActor", "TaskStreamHandle", "start_task_stream"]
+__all__ = [
+    "TaskStream",
+    "TaskStreamActor",
+    "TaskStreamHandle",
+    "find_task_stream",
+    "start_task_stream",
+]
 
 
 class TaskStreamServer:
@@ -28,20 +34,24 @@ class TaskStreamServer:
     which reaches callers without its type, and would not be tried again once storage is back.
     """
 
-    def __init__(self, journal_uri: str, manifest_root: str, tasks: list[str]) -> None:
-        self._journal_uri, self._manifest_root, self._tasks = journal_uri, manifest_root, tasks
+    def __init__(
+        self, journal_uri: str, manifest_root: str, tasks: list[str], evaluation_split: str
+    ) -> None:
+        self._settings = (journal_uri, manifest_root, tasks, evaluation_split)
         self._stream: TaskStream | None = None
 
-    def serves(self, journal_uri: str, manifest_root: str, tasks: list[str]) -> bool:
+    def serves(self, *settings: Any) -> bool:
         """Tell whether this actor was started with the same arguments."""
-        mine = (self._journal_uri, self._manifest_root, self._tasks)
-        return mine == (journal_uri, manifest_root, tasks)
+        return self._settings == settings
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the stream, which is rebuilt from its journal if this process is new."""
         if self._stream is None:
-            manifest = Manifest.load(self._manifest_root)
-            self._stream = TaskStream(self._journal_uri, manifest, self._tasks)
+            journal_uri, manifest_root, tasks, evaluation_split = self._settings
+            manifest = Manifest.load(manifest_root)
+            self._stream = TaskStream(
+                journal_uri, manifest, tasks, evaluation_split=evaluation_split
+            )
         return getattr(self._stream, method)(*arguments)
 
 
@@ -59,9 +69,9 @@ class TaskStreamHandle:
 
     actor: ActorHandle[TaskStreamServer]
 
-    def register(self, consumer: str) -> int:
+    def register(self, consumer: str, replays: bool = False) -> int:
         """See `TaskSource.register`."""
-        return cast(int, self._call("register", consumer))
+        return cast(int, self._call("register", consumer, replays))
 
     def lease(self, consumer: str, generation: int) -> Lease | None:
         """See `TaskSource.lease`."""
@@ -93,6 +103,10 @@ class TaskStreamHandle:
         """See `TaskSource.post_progress`."""
         self._call("post_progress", consumer, dict(progress))
 
+    def close(self) -> None:
+        """See `TaskSource.close`."""
+        self._call("close")
+
     def status(self) -> StreamStatus:
         """See `TaskSource.status`."""
         return cast(StreamStatus, self._call("status"))
@@ -112,24 +126,33 @@ class TaskStreamHandle:
             raise error.cause from error
 
 
+def find_task_stream(name: str, namespace: str | None) -> TaskStreamHandle | None:
+    """The actor `name` if it runs; the handle does not keep it alive."""
+    try:
+        return TaskStreamHandle(ray.get_actor(name, namespace))
+    except ValueError:
+        return None
+
+
 def start_task_stream(
     name: str,
     namespace: str | None,
     journal_uri: str,
     manifest_root: str,
     tasks: Sequence[str] | None = None,
+    evaluation_split: str = "test",
 ) -> TaskStreamHandle:
     """Start the actor `name`, or find it if it runs already, and return a handle to it.
 
     `journal_uri` and `manifest_root` (the directory of manifest.json) are paths or URIs that the
     actor's node can reach, and any other node on which it may be restarted. `tasks` is the order of
-    the stream, by default the manifest's. Raises what `Manifest.load` and `TaskStream` raise, and
+    the stream, by default the manifest's; `evaluation_split` is open for every task. Raises what `Manifest.load` and `TaskStream` raise, and
     `ConfigError` when an actor of this name serves another journal, benchmark or order.
     """
     manifest = Manifest.load(manifest_root)
     order = [entry.name for entry in manifest.tasks] if tasks is None else list(tasks)
     # The actor's process has another working directory, so relative paths end here.
-    settings = (absolute(journal_uri), absolute(manifest_root), order)
+    settings = (absolute(journal_uri), absolute(manifest_root), order, evaluation_split)
     options = TaskStreamActor.options(name=name, namespace=namespace, get_if_exists=True)
     actor: Any = options.remote(*settings)
     handle = TaskStreamHandle(actor)

@@ -1,5 +1,6 @@
 """Checks of a run before anything expensive starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from system.backbones.dual_encoder import BACKBONES
@@ -31,14 +32,16 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     tasks = experiment.benchmark.tasks or tuple(entry.name for entry in manifest.tasks)
     if len(set(tasks)) != len(tasks) or not tasks:
         raise ConfigError(f"benchmark.tasks={list(tasks)} must name each task once")
-    pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
+    _check_batches(experiment, manifest, tasks)
     for name in tasks:
         entry = manifest.task(name)
-        rows = entry.grant("train").rows
-        steps_per_epoch(rows, experiment.stage.batch_size, pieces, task=name)
-        if entry.grant("test").rows == 0:
-            raise DataError(f"task {name!r} has no test images; prepare the benchmark again")
-    backbone = BACKBONES.get(experiment.backbone.name)(experiment.backbone.resolved_path())
+        if entry.grant(experiment.evaluation.split).rows == 0:
+            raise DataError(
+                f"task {name!r} has no image in split {experiment.evaluation.split!r}; choose "
+                "another evaluation.split or prepare the benchmark again"
+            )
+    section = experiment.backbone
+    backbone = BACKBONES.get(section.name)(section.resolved_path(), section.computation)
     setting = MethodSetting(backbone.shape, experiment.seed, experiment.protocol)
     method = METHODS.get(experiment.method["name"]).build(experiment.method, setting)
     backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
@@ -47,6 +50,17 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
     return Checked(manifest, tasks)
+
+
+def _check_batches(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:
+    """Whether what the method trains on fills a batch."""
+    trains_on = METHODS.get(experiment.method["name"]).method.trains_on
+    rows = {name: manifest.task(name).grant("train").rows for name in tasks}
+    if trains_on == "all":
+        rows = {" + ".join(tasks): sum(rows.values())}
+    pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
+    for name, count in rows.items() if trains_on != "nothing" else ():
+        steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
 
 
 def prepared(experiment: ExperimentConfig) -> Manifest:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from system.backbones.dual_encoder import DualEncoder, Modality
+from system.prompts.backbone_copy import BackboneCopy
 from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting
 
 
@@ -25,7 +25,6 @@ class FineTunePerTask(Method):
     def __init__(self, config: FineTunePerTaskConfig, setting: MethodSetting) -> None:
         super().__init__()
         self.tasks = nn.ModuleList()
-        self._names: list[str] = []
 
     @property
     def known_tasks(self) -> int:
@@ -34,15 +33,11 @@ class FineTunePerTask(Method):
 
     def add_task(self, backbone: DualEncoder) -> None:
         """Copy the pre-trained weights; the logit scale stays the backbone's own."""
-        named = {n: p for n, p in backbone.named_parameters() if not n.endswith("logit_scale")}
-        self._names = list(named)
-        self.tasks.append(nn.ParameterList([p.detach().clone() for p in named.values()]))
+        self.tasks.append(BackboneCopy(backbone))
 
     def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
         """The weights of a task's copy under the backbone's names."""
-        copies = self.tasks[task]
-        assert isinstance(copies, nn.ParameterList)
-        return dict(zip(self._names, copies, strict=True))
+        return self._copy(task).named_weights()
 
     def encode(
         self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
@@ -52,9 +47,13 @@ class FineTunePerTask(Method):
         for task in torch.unique(tasks).tolist():
             chosen = (tasks == task).nonzero()[:, 0]
             rows.append(chosen)
-            weights: dict[str, Tensor] = {**self.task_parameters(task)}
-            parts.append(functional_call(backbone, weights, (modality, inputs[chosen], None)))
+            parts.append(self._copy(task).encode(backbone, modality, inputs[chosen]))
         return torch.cat(parts)[torch.argsort(torch.cat(rows))]
+
+    def _copy(self, task: int) -> BackboneCopy:
+        copy = self.tasks[task]
+        assert isinstance(copy, BackboneCopy)
+        return copy
 
 
 METHODS.register("fine_tune_per_task")(MethodFactory(FineTunePerTaskConfig, FineTunePerTask))

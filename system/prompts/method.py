@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,20 @@ class MethodSetting:
 class Method(nn.Module, ABC):
     """Owns all trainable parameters and never changes the backbone.
 
-    Tasks are numbered in the order of the stream. Only the current task's parameters train; what
-    earlier tasks learned stays as it was.
+    Tasks are numbered in the order of the stream. Only the current task's parameters train. With a
+    router, what earlier tasks learned stays as it was; a method without one may share parameters
+    between tasks (`task_parameters` then names the same ones for each).
     """
 
-    #: Whether the router must name a task for each test sample.
+    #: What a task's training reads: nothing (the frozen backbone as it is), the task's own images,
+    #: or all tasks' images at once at the end of the stream (declared replay, an upper bound).
+    trains_on: ClassVar[Literal["nothing", "task", "all"]] = "task"
+    #: Whether the router must name a task for each test sample. Without it, what a task learns
+    #: serves all samples from then on, and old results are computed again after each task.
     needs_router: ClassVar[bool] = True
+    #: Whether every task trains the same parameters: the newest task's file then replaces what
+    #: earlier ones hold of the method, so that the state on disk does not grow with the tasks.
+    shares_parameters: ClassVar[bool] = False
     #: Tokens that the text must leave free for a prompt.
     placeholders: int = 0
 
@@ -51,6 +59,16 @@ class Method(nn.Module, ABC):
     ) -> Tensor:
         """Features (B, P), not normalised, of inputs (B, ...) under the prompts of `tasks` (B,)."""
 
+    def encode_training(
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `encode` gives, and weighted loss terms of each sample, (B,) by name.
+
+        A term's mean over the global batch, and over the modalities that have it, is added to the
+        loss.
+        """
+        return self.encode(backbone, modality, inputs, tasks), {}
+
     def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
         """Weighted loss terms of the parameters alone; `similarity` (K, K) of the tasks so far."""
         return {}
@@ -70,6 +88,11 @@ class Method(nn.Module, ABC):
     def known_tasks(self) -> int:
         """How many tasks have parameters."""
 
+    @classmethod
+    def learns_at(cls, task: int, tasks: int) -> bool:
+        """Whether anything is trained at a task of a stream of `tasks`."""
+        return cls.trains_on == "task" or (cls.trains_on == "all" and task == tasks - 1)
+
     def load_task(self, task: int, state: Mapping[str, Tensor], backbone: DualEncoder) -> None:
         """Put a saved task's parameters in their place; names and shapes must fit exactly.
 
@@ -86,8 +109,17 @@ class Method(nn.Module, ABC):
                 parameter.copy_(state[name])
 
     def parameters_per_task(self) -> int:
-        """Trainable numbers a task adds; a task must have begun."""
+        """Trainable numbers of a task, its own or shared ones; a task must have begun."""
         return sum(p.numel() for p in self.task_parameters(max(self.current, 0)).values())
+
+    def parameters_in_all(self) -> int:
+        """Trainable numbers of all tasks so far, shared ones counted once."""
+        every = {
+            id(p): p.numel()
+            for task in range(self.known_tasks)
+            for p in self.task_parameters(task).values()
+        }
+        return sum(every.values())
 
 
 class PromptMethod(Method):

@@ -16,6 +16,7 @@ from system.data.loading import read_texts
 from system.data.manifest import SplitGrant
 from system.evaluation.accuracy_matrix import MatrixRow
 from system.evaluation.examples import retrieval_examples
+from system.prompts.method import METHODS
 from system.stages.encoding import Encoder
 from system.stages.learned_stream import LearnedStream
 from system.stages.rank_log import RankLog
@@ -55,7 +56,7 @@ def continual_loop(config: dict[str, Any]) -> None:
 
     `config`: {"experiment": a plain dict for ExperimentConfig, "tasks": names in stream order,
     "stream": a TaskSource, "benchmark_fingerprint": str}. Ends when the stream has no more tasks;
-    the last report carries the figures that only the end can tell.
+    what only the end can tell is written once all of them are learned.
     """
     worker = StreamWorker(
         ExperimentConfig.from_dict(config["experiment"]),
@@ -67,7 +68,8 @@ def continual_loop(config: dict[str, Any]) -> None:
         worker.restore()
         while (lease := worker.next_lease()) is not None:
             worker.learn(lease)
-        worker.finish()
+        if worker.complete:
+            worker.finish()
 
 
 class StreamWorker:
@@ -88,10 +90,9 @@ class StreamWorker:
         torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
         self.clock = PhaseClock()
         self.consumer = experiment.run_name
-        self.generation: int = self.group.broadcast(
-            stream.register(self.consumer) if self.group.leads else None
-        )
-        backbone = BACKBONES.get(experiment.backbone.name)(experiment.backbone.resolved_path())
+        self.generation: int = self.group.broadcast(self._register() if self.group.leads else None)
+        section = experiment.backbone
+        backbone = BACKBONES.get(section.name)(section.resolved_path(), section.computation)
         self.backbone = backbone.to(self.group.device)
         # The released code routes on features of the same random crops that it trains on; here
         # as there, one evaluation transform serves router and test.
@@ -118,6 +119,10 @@ class StreamWorker:
         self.earlier = latest_checkpoint()
         self.evaluation = self._evaluation()
 
+    def _register(self) -> int:
+        method = METHODS.get(self.experiment.method["name"]).method
+        return self.stream.register(self.consumer, replays=method.trains_on == "all")
+
     def restore(self) -> None:
         """Load what earlier worker groups of this run committed."""
         payloads = self.group.broadcast(
@@ -128,8 +133,7 @@ class StreamWorker:
                 self.adapters.save_header(self.learned.header)
             return
         require_same_backbone(self.adapters.header(), self.backbone.name, self.backbone.fingerprint)
-        for index in range(len(payloads)):
-            self.learned.load_task(index, self.adapters.task(index))
+        self.learned.load(self.adapters, len(payloads))
 
     def next_lease(self) -> Lease | None:
         """The task all ranks work on next; None at the end of the stream."""
@@ -137,6 +141,11 @@ class StreamWorker:
             self.stream.lease(self.consumer, self.generation) if self.group.leads else None
         )
         return lease
+
+    @property
+    def complete(self) -> bool:
+        """Whether all tasks are learned; not so when the stream was closed before."""
+        return len(self.learned.task_texts) == len(self.tasks)
 
     def learn(self, lease: Lease) -> None:
         """Train one task, evaluate all of them, save its adapter and commit it."""
@@ -150,28 +159,19 @@ class StreamWorker:
         similarity = self.learned.similarity()
         method, router = self.learned.method, self.learned.router
         method.begin_task(lease.index, self.backbone)
-        training = TaskTraining(
-            self.experiment,
-            lease,
-            method,
-            self.backbone,
-            self.group,
-            similarity.to(self.group.device),
-            open_train=lambda: self._open(lease.task, "train"),
-            show=lambda progress: self._show("train", lease, **progress),
-        )
-        with self.clock.phase("train"):
-            training.run(self.earlier)
+        learns = method.learns_at(lease.index, len(self.tasks))
+        log = self._train(lease, similarity) if learns else []
         self._show("evaluate", lease)
         rows: list[MatrixRow] = []
         with self.clock.phase("evaluate"):
             if lease.index == 0:
                 rows += self.evaluation.zero_shot()
-            rows += self.evaluation.after_task(lease.index, method, router)
-        for epoch in training.log:
+            if learns or method.trains_on == "nothing":
+                rows += self.evaluation.after_task(lease.index, method, router)
+        for epoch in log:
             self.log.add(f"task {lease.index} {lease.task}: {epoch}")
         if self.group.leads:
-            self._commit(lease, rows, training.log, similarity)
+            self._commit(lease, rows, log, similarity)
         self.log.publish()
 
     def finish(self) -> None:
@@ -193,10 +193,35 @@ class StreamWorker:
                     "transform": str(self.transform),
                     "routed": self.learned.router is not None,
                     "oracle": [_plain(row) for row in oracle],
+                    "replays": self.learned.method.trains_on == "all",
+                    "trainable_parameters": self.learned.method.parameters_in_all(),
                     "trainable_parameters_per_task": self.learned.method.parameters_per_task(),
                     "seconds": self.clock.take(),
                 },
             )
+
+    def _train(self, lease: Lease, similarity: Tensor) -> list[dict[str, Any]]:
+        """Train the leased task, or all tasks' images at once; the log's rows, one an epoch."""
+        joint = self.learned.method.trains_on == "all"
+        training = TaskTraining(
+            self.experiment,
+            lease,
+            self.learned.method,
+            self.backbone,
+            self.group,
+            similarity.to(self.group.device),
+            open_train=self._open_all if joint else lambda: self._open(lease.task, "train"),
+            show=lambda progress: self._show("train", lease, **progress),
+        )
+        with self.clock.phase("train"):
+            training.run(self.earlier)
+        return training.log
+
+    def _open_all(self) -> SplitGrant:
+        """The training images of all tasks, one task after the other."""
+        grants = [self._open(task, "train") for task in self.tasks]
+        shards = tuple(shard for grant in grants for shard in grant.shards)
+        return SplitGrant(" + ".join(self.tasks), "train", shards)
 
     def _training_features(self, lease: Lease) -> tuple[Tensor, Tensor]:
         """Unprompted features of the task's training images (I, P) and captions (T, P)."""
@@ -238,6 +263,10 @@ class StreamWorker:
             "seconds": self.clock.take(),
         }
         self.stream.commit(self.consumer, self.generation, lease.task, payload)
+        if self.learned.method.shares_parameters and lease.index > 0:
+            # Only now that the newest task's file counts can the one before go without them.
+            earlier = lease.index - 1
+            self.adapters.save_task(earlier, self.learned.task_state(earlier))
 
     def _evaluation(self) -> StreamEvaluation:
         experiment = self.experiment
@@ -252,7 +281,7 @@ class StreamWorker:
         return evaluation
 
     def _open_test(self, task: int) -> SplitGrant:
-        return self._open(self.tasks[task], "test")
+        return self._open(self.tasks[task], self.experiment.evaluation.split)
 
     def _open(self, task: str, split: str) -> SplitGrant:
         return self.stream.open_split(self.consumer, self.generation, self.group.rank, task, split)

@@ -76,9 +76,11 @@ class Encoder:
             backbone=self.backbone.fingerprint,
             protocol=protocol,
             shards=[shard.sha256 for grant in grants for shard in grant.shards],
-            # Rounding depends on the kernels, and these on the device and the block.
+            # Rounding depends on the kernels, and these on the device, the block, the settings.
             device=self.group.device.type,
             block=self.block,
+            precision=self.backbone.computation.precision_on(self.group.device),
+            compiled=self.backbone.computation.compile,
         )
 
     def _my_rows(self, count: int) -> list[int]:
@@ -99,15 +101,12 @@ class Encoder:
         parts = [torch.zeros(0, self.backbone.shape.feature_width)]
         for part, inputs in batches:
             filled = _fill(inputs, self.block).to(device, non_blocking=True)
-            with autocast(device):
-                if prompted is None:
-                    features = self.backbone(modality, filled, None)
-                else:
-                    method, tasks = prompted
-                    chosen = torch.tensor([tasks[i] for i in part], device=device)
-                    features = method.encode(
-                        self.backbone, modality, filled, _fill(chosen, self.block)
-                    )
+            if prompted is None:
+                features = self.backbone(modality, filled, None)
+            else:
+                method, tasks = prompted
+                chosen = torch.tensor([tasks[i] for i in part], device=device)
+                features = method.encode(self.backbone, modality, filled, _fill(chosen, self.block))
             parts.append(unit(features)[: len(part)].cpu())
             positions.extend(part)
         features = self.group.gather_rows(torch.cat(parts))
@@ -115,11 +114,6 @@ class Encoder:
         result = torch.empty(count, features.shape[1])
         result[order] = features
         return result
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU, full precision on the CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _fill(rows: Tensor, size: int) -> Tensor:

@@ -23,7 +23,10 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     ConfigError when the benchmark lacks a task they were learned on.
     """
     folder = experiment.adapters or RunDirectory.of(experiment).adapters.uri
-    loaded = BACKBONES.get(experiment.backbone.name)(experiment.backbone.resolved_path())
+    section = experiment.backbone
+    loaded = BACKBONES.get(section.name)(section.resolved_path(), section.computation)
+    # As a worker does: sums depend on the number of threads.
+    torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
     device = torch.device("cuda" if experiment.cluster.gpu else "cpu")
     backbone = loaded.to(device)
     learned = LearnedStream.from_pretrained(folder, backbone)
@@ -31,6 +34,11 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     tasks, count = learned.header.tasks, len(learned.task_texts)
     if not count:
         raise StorageError(f"{folder} holds no task's adapter yet; let the run commit one first")
+    if learned.method.trains_on == "all" and count < len(tasks):
+        raise StorageError(
+            f"{folder} holds {count} of {len(tasks)} tasks, and method "
+            f"{learned.header.method['name']!r} learns at the last one; let the run come to its end"
+        )
     known = {entry.name for entry in manifest.tasks}
     missing = [task for task in tasks if task not in known]
     if missing:
@@ -40,7 +48,7 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
         )
 
     def open_test(task: int) -> SplitGrant:
-        return manifest.task(tasks[task]).grant("test")
+        return manifest.task(tasks[task]).grant(experiment.evaluation.split)
 
     encoder = Encoder(
         backbone,

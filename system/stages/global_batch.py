@@ -8,7 +8,7 @@ of the global loss, for the memory of a worker's share.
 Legend: S micro-batches in the global batch, b samples in each, B = S b, P feature width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from system.backbones.dual_encoder import DualEncoder, unit
 from system.losses import contrastive_loss
 from system.prompts.method import Method
-from system.stages.encoding import autocast
 from system.stages.worker_group import WorkerGroup
 
 
@@ -29,6 +28,10 @@ class TokenBatch:
 
     images: Tensor
     input_ids: Tensor
+
+
+#: Unit features (b, P) of images and of texts, and the mean of each loss term of samples.
+Encoded = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 class PromptedEncoder(nn.Module):
@@ -42,23 +45,24 @@ class PromptedEncoder(nn.Module):
         self.method = method
         self._backbone = (backbone,)
 
-    def forward(self, batch: TokenBatch | None) -> tuple[Tensor, Tensor]:
-        """Unit features (b, P) of images and texts; without a batch two zeros that touch all
-        trainable parameters.
-        """
+    def forward(self, batch: TokenBatch | None) -> Encoded:
+        """Encode a micro-batch; without one, zeros that touch all trainable parameters."""
         if batch is None:
             touched = sum(
                 (p.sum() * 0.0 for p in self.method.parameters() if p.requires_grad),
                 torch.zeros(()),
             )
             assert isinstance(touched, Tensor)
-            return touched, touched
+            return touched, touched, {}
         (backbone,) = self._backbone
         tasks = torch.full((len(batch.images),), self.method.current, device=batch.images.device)
-        with autocast(batch.images.device):
-            image = self.method.encode(backbone, "vision", batch.images, tasks)
-            text = self.method.encode(backbone, "text", batch.input_ids, tasks)
-        return unit(image), unit(text)
+        image, of_images = self.method.encode_training(backbone, "vision", batch.images, tasks)
+        text, of_texts = self.method.encode_training(backbone, "text", batch.input_ids, tasks)
+        terms = {
+            name: torch.stack([part[name].mean() for part in (of_images, of_texts) if name in part])
+            for name in {**of_images, **of_texts}
+        }
+        return unit(image), unit(text), {name: term.mean() for name, term in terms.items()}
 
 
 def accumulate_gradients(
@@ -85,10 +89,10 @@ def accumulate_gradients(
             if terms:
                 total = sum(terms.values(), torch.zeros((), device=group.device))
                 torch.autograd.backward(total * group.size)
-        features = [model(batch) for batch in batches]  # S / workers pairs of (b, P)
+        encoded: list[Encoded] = [model(batch) for batch in batches]  # S / workers of them
         image, text = (
             group.gather_equal(
-                torch.cat([pair[side].detach() for pair in features])
+                torch.cat([(part[0], part[1])[side].detach() for part in encoded])
             ).requires_grad_()
             for side in (0, 1)
         )  # (B, P) each, in the order of the micro-batches
@@ -96,14 +100,29 @@ def accumulate_gradients(
         image_grad, text_grad = torch.autograd.grad(loss, (image, text))
         size = len(batches[0].images)
         first = group.rank * len(batches)
-        for index, (image_part, text_part) in enumerate(features, start=first):
+        for index, (image_part, text_part, of_samples) in enumerate(encoded, start=first):
             rows = slice(index * size, (index + 1) * size)
+            share = torch.tensor(1 / len(batches), device=group.device)
             torch.autograd.backward(
-                [image_part, text_part],
-                [image_grad[rows] * group.size, text_grad[rows] * group.size],
+                [image_part, text_part, *of_samples.values()],
+                [
+                    image_grad[rows] * group.size,
+                    text_grad[rows] * group.size,
+                    *(share.to(term.dtype) for term in of_samples.values()),
+                ],
             )
     if distributed:
-        zero, _ = model(None)
+        zero, _, _ = model(None)
         torch.autograd.backward(zero)
     values = {"contrastive": float(loss.detach())}
-    return values | {name: float(term.detach()) for name, term in terms.items()}
+    values |= {name: float(term.detach()) for name, term in terms.items()}
+    return values | _means([of_samples for _, _, of_samples in encoded], group)
+
+
+def _means(parts: Sequence[Mapping[str, Tensor]], group: WorkerGroup) -> dict[str, float]:
+    """The mean over all workers' micro-batches of each loss term of samples."""
+    if not parts[0]:
+        return {}
+    mine = torch.stack([torch.stack([t.detach().float() for t in part.values()]) for part in parts])
+    means = group.gather_equal(mine).mean(dim=0)
+    return dict(zip(parts[0], means.tolist(), strict=True))

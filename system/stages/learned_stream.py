@@ -21,7 +21,11 @@ from system.storage.files import Folder
 
 
 class LearnedStream:
-    """The state that grows by one entry a task: a few KB each, loaded without pickle."""
+    """The state that grows by one entry a task, loaded without pickle.
+
+    An entry is a task's parameters (a few KB for prompts), its router centres and the mean feature
+    of its captions. Of a method whose tasks share their parameters the newest entry alone has them.
+    """
 
     def __init__(self, header: AdapterHeader, backbone: DualEncoder) -> None:
         self.header = header
@@ -45,16 +49,23 @@ class LearnedStream:
         return stacked @ stacked.T
 
     def task_state(self, task: int) -> dict[str, Tensor]:
-        """All tensors that a task added."""
-        state = prefixed("method", self.method.task_parameters(task))
-        state["task_text"] = self.task_texts[task]
+        """All tensors that a task added, as they are kept from now on."""
+        newest = task == len(self.task_texts) - 1
+        state = {"task_text": self.task_texts[task]}
+        if self._holds_parameters(task, newest):
+            state |= prefixed("method", self.method.task_parameters(task))
         if self.router is not None:
             for modality, centers in self.router.centers_of(task).items():
                 state[f"router.{modality}"] = centers
         return state
 
-    def load_task(self, task: int, state: Mapping[str, Tensor]) -> None:
-        """Put back what `task_state` gave; tasks come in their order.
+    def load(self, adapters: AdapterFolder, tasks: int) -> None:
+        """Put back the first `tasks` tasks of a folder. Raises what `load_task` does."""
+        for task in range(tasks):
+            self.load_task(task, adapters.task(task), newest=task == tasks - 1)
+
+    def load_task(self, task: int, state: Mapping[str, Tensor], *, newest: bool) -> None:
+        """Put back what `task_state` gave; tasks come in their order, the `newest` one last.
 
         Raises AdapterMismatchError naming the tensor that does not fit.
         """
@@ -64,11 +75,17 @@ class LearnedStream:
         for name in needed:
             if name not in state:
                 raise AdapterMismatchError(f"the adapter of task {task} lacks {name}")
-        self.method.load_task(task, under("method", state), self.backbone)
+        if self._holds_parameters(task, newest):
+            self.method.load_task(task, under("method", state), self.backbone)
         if self.router is not None:
             centers = under("router", state)
             self.router.restore_task(task, {m: centers[m] for m in MODALITIES})
         self.task_texts.append(state["task_text"])
+
+    def _holds_parameters(self, task: int, newest: bool) -> bool:
+        """Whether a task's entry has parameters of the method that are still of use."""
+        learned = self.method.learns_at(task, len(self.header.tasks))
+        return learned and (newest or not self.method.shares_parameters)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write all tasks so far to a local directory or URI, as `from_pretrained` reads them."""
@@ -88,6 +105,5 @@ class LearnedStream:
         header = adapters.header()
         require_same_backbone(header, backbone.name, backbone.fingerprint)
         learned = cls(header, backbone)
-        for task in range(adapters.count()):
-            learned.load_task(task, adapters.task(task))
+        learned.load(adapters, adapters.count())
         return learned

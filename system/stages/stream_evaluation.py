@@ -119,8 +119,9 @@ class StreamEvaluation:
         """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
         learned = range(trained + 1)
         routes = {m: self.route(m, router, trained) for m in MODALITIES}
-        for modality in MODALITIES:
-            self._encode_again(modality, method, routes[modality])
+        if method.trains_on != "nothing":  # else the unprompted features are the method's own
+            for modality in MODALITIES:
+                self._encode_again(modality, method, routes[modality])
         rows = self._rows(trained, self.prompted["vision"], self.prompted["text"], learned)
         if router is not None:
             for metric, modality in (("route_image", "vision"), ("route_text", "text")):
@@ -134,9 +135,12 @@ class StreamEvaluation:
         return rows
 
     def oracle(self, trained: int, method: Method) -> list[MatrixRow]:
-        """Matrix rows with the true task given, once all tasks are learned."""
-        features = {}
-        for modality in MODALITIES:
+        """Matrix rows with the true task given, once all tasks are learned.
+
+        To a method without a router a task's name tells nothing: its rows are those of inference.
+        """
+        features = dict(self.prompted)
+        for modality in MODALITIES if method.needs_router else ():
             true_task = self.tests.tasks_of(modality)
             wrong = self.encoded_for[modality] != true_task
             features[modality] = self.prompted[modality].clone()

@@ -9,10 +9,15 @@ from typing import Any, Protocol, TypedDict
 import pyarrow as pa
 
 from system.data.manifest import SplitGrant
+from system.errors import PromptideError
 
 
 class StaleGenerationError(RuntimeError):
     """A worker group that a newer one of the same consumer has replaced asked for something."""
+
+
+class StreamClosedError(PromptideError):
+    """The stream was closed while a task was being learned: a sweep stopped this run."""
 
 
 class NotLeasedError(RuntimeError):
@@ -74,8 +79,11 @@ class TaskSource(Protocol):
     `StorageError` when the journal cannot be written.
     """
 
-    def register(self, consumer: str) -> int:
+    def register(self, consumer: str, replays: bool = False) -> int:
         """Start a worker group: returns its generation, larger than any before.
+
+        A consumer that declares that it `replays` may open past tasks' training splits too; the
+        access log shows it all the same.
 
         Earlier generations of the same consumer get `StaleGenerationError` from then on, and the
         task they held has to be leased anew.
@@ -85,7 +93,7 @@ class TaskSource(Protocol):
     def lease(self, consumer: str, generation: int) -> Lease | None:
         """Return the first task not yet committed (the same until it is), None after the last.
 
-        Raises `StaleGenerationError`.
+        None also once the stream is closed. Raises `StaleGenerationError`.
         """
         ...
 
@@ -100,7 +108,8 @@ class TaskSource(Protocol):
     ) -> SplitGrant:
         """Hand out a split after recording the open in the access log.
 
-        "test" is open for every task, all else for the leased task only. `shards_rows` is how many
+        The stream's evaluation split ("test" unless configured otherwise) is open for every task,
+        all else for the leased task only. `shards_rows` is how many
         rows this rank will read, by default all. Raises `ReplayRefusedError` (another task's
         "train" or "val"), `DataError` (no such task or split), `StaleGenerationError`.
         """
@@ -119,7 +128,17 @@ class TaskSource(Protocol):
         ...
 
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
-        """Show `progress` in `status`: kept in memory only, lost when the stream's process dies."""
+        """Show `progress` in `status`: kept in memory only, lost when the stream's process dies.
+
+        Raises `StreamClosedError` once the stream is closed, which ends a worker inside a task.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hand out no more tasks: whoever learns one ends soon. What is committed stays.
+
+        Kept in memory only: a stream that is started again goes on.
+        """
         ...
 
     def status(self) -> StreamStatus:

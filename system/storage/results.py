@@ -92,7 +92,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in VERSIONS},
         },
         "evaluation": {
-            "split": "test",
+            "split": experiment.evaluation.split,
             "gallery": experiment.evaluation.gallery,
             "captions_per_image": record.outcome["captions_per_image"],
             "transform": record.outcome["transform"],
@@ -116,8 +116,9 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         },
         "routing": _routing(matrix, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
-        "trainable_parameters": per_task * len(record.tasks),
+        "trainable_parameters": record.outcome["trainable_parameters"],
         "trainable_parameters_per_task": per_task,
+        "replays": record.outcome["replays"],
         "replayed_rows": replayed_rows(record.access_log, record.tasks),
         "wall_seconds": _seconds(record),
         "undefined": undefined,
@@ -203,7 +204,8 @@ def finish_run(
     """Write the tables and metrics.json of a run whose stream has ended.
 
     Returns the metrics and the accuracy matrix as a table. Raises ReplayRefusedError when the
-    access log shows that a past task's training rows were read.
+    access log shows that a past task's training rows were read by a method that does not declare
+    it.
     """
     folder = RunDirectory.of(experiment).folder
     record = RunRecord(
@@ -221,7 +223,7 @@ def finish_run(
     folder.write_table(TRAINING_LOG, record.training_log)
     folder.write_table(ACCESS_LOG, access_log)
     folder.write_json(METRICS, metrics)
-    if metrics["replayed_rows"]:
+    if metrics["replayed_rows"] and not metrics["replays"]:
         raise ReplayRefusedError(
             f"{metrics['replayed_rows']} rows of past tasks' training splits were read; see "
             f"{folder.file_uri(ACCESS_LOG)}"

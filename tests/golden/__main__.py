@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-import tests.golden.lpi  # noqa: F401  (registers its checks)
+from tests.golden import coupled, lpi, pools  # noqa: F401  (they register their checks)
 from tests.golden.runner import failed, run
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import tests.golden.lpi  # noqa: F401  (registers its checks)
+from tests.golden import coupled, lpi, pools  # noqa: F401  (they register their checks)
 from tests.golden.__main__ import main
 from tests.golden.runner import CHECKS, Result, failed, run
 
@@ -26,6 +26,9 @@ OUTPUTS = {
     "routing": "task",
     "retrieval_metrics": "t2i_recall_1_5_10",
     "forgetting": "published_average",
+    "interaction": "text_out_layer4",
+    "maple": "vision_prompts_per_layer",
+    "l2p": "prompted_per_sample",
 }
 
 

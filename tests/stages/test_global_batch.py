@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from system.backbones.clip import load_clip
-from system.backbones.dual_encoder import DualEncoder, unit
+from system.backbones.dual_encoder import DualEncoder, Modality, unit
 from system.losses import contrastive_loss
 from system.prompts.low_rank import LowRankConfig, LowRankPrompts
 from system.prompts.method import MethodSetting
@@ -76,11 +76,57 @@ def test_micro_batches_give_the_gradient_of_the_global_loss(
     assert all(p.grad is None for p in backbone.parameters())
 
 
+class _WithPull(LowRankPrompts):
+    """Adds a loss term of each sample: the squared length of its feature."""
+
+    def encode_training(
+        self,
+        backbone: DualEncoder,
+        modality: Modality,
+        inputs: torch.Tensor,
+        tasks: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        features = self.encode(backbone, modality, inputs, tasks)
+        return features, {"pull": 0.01 * features.pow(2).sum(dim=1)}
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_loss_terms_of_samples_are_averaged_over_the_global_batch(
+    backbone: DualEncoder, pieces: int
+) -> None:
+    """Or a prompt pool's pull would weigh more the more micro-batches there are."""
+    setting = MethodSetting(backbone.shape, 0, "corrected")
+    method, batch = _WithPull(LowRankConfig(prompt_length=3), setting), _inputs(backbone)
+    method.begin_task(0, backbone)
+    tasks = torch.zeros(BATCH, dtype=torch.long)
+    image, text = (
+        method.encode(backbone, "vision", batch.images, tasks),
+        method.encode(backbone, "text", batch.input_ids, tasks),
+    )
+    pull = 0.01 * (image.pow(2).sum(1).mean() + text.pow(2).sum(1).mean()) / 2
+    loss = contrastive_loss(backbone.logit_scale * unit(image) @ unit(text).T)
+    total = sum(method.regularisers(None).values(), loss + pull)
+    parameters = method.task_parameters(0)
+    expected = torch.autograd.grad(total, list(parameters.values()))
+    parts = [
+        TokenBatch(images, ids)
+        for images, ids in zip(
+            batch.images.chunk(pieces), batch.input_ids.chunk(pieces), strict=True
+        )
+    ]
+    terms = accumulate_gradients(
+        PromptedEncoder(method, backbone), parts, ALONE, backbone.logit_scale, None
+    )
+    assert terms["pull"] == pytest.approx(float(pull.detach()), rel=1e-5)
+    for parameter, gradient in zip(parameters.values(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_the_pass_that_synchronises_adds_exactly_zero(backbone: DualEncoder) -> None:
     """DistributedDataParallel averages in that pass: anything but zero would change figures."""
     method = _method(backbone)
     encoder = PromptedEncoder(method, backbone)
-    zero, _ = encoder(None)
+    zero, _, _ = encoder(None)
     torch.autograd.backward(zero)
     for parameter in method.task_parameters(1).values():
         assert parameter.grad is not None

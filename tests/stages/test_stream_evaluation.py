@@ -9,8 +9,8 @@ import torch
 
 from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
+from system.data.coco import prepare_coco
 from system.data.manifest import Manifest, SplitGrant
-from system.data.prepare import prepare_coco
 from system.evaluation.accuracy_matrix import MatrixRow
 from system.evaluation.router import Router
 from system.prompts.low_rank import LowRankConfig, LowRankPrompts
