@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from system.config import ExperimentConfig, compose
-from system.data.prepare import prepare_coco
+from system.data.coco import prepare_coco
 from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import write_coco
 
@@ -22,8 +22,8 @@ def prepare_small_stream(root: Path) -> None:
     write_small_clip(root / "clip", WORDS)
 
 
-def overrides(root: Path, run_name: str, *more: str) -> list[str]:
-    """Overrides of a run on what `prepare_small_stream` wrote."""
+def stream_overrides(root: Path, run_name: str) -> list[str]:
+    """Overrides of any method's run on what `prepare_small_stream` wrote."""
     return [
         "benchmark.name=small",
         "benchmark.dataset=coco",
@@ -32,11 +32,14 @@ def overrides(root: Path, run_name: str, *more: str) -> list[str]:
         f"storage_path={root / 'runs'}",
         f"data_path={root / 'data'}",
         f"run_name={run_name}",
-        "method.prompt_length=4",
         "stage.epochs=3",
         "stage.batch_size=16",
-        *more,
     ]
+
+
+def overrides(root: Path, run_name: str, *more: str) -> list[str]:
+    """Overrides of LPI's run on what `prepare_small_stream` wrote."""
+    return [*stream_overrides(root, run_name), "method.prompt_length=4", *more]
 
 
 def small_experiment(root: Path, run_name: str, *more: str) -> ExperimentConfig:
