@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -75,6 +76,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return parse_dataclass(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if value is None:
+        raise ConfigError(f"{where} is not set; add {where.removeprefix('config.')}=VALUE")
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{where} is NaN; give it a number")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
     return value

@@ -72,7 +72,7 @@ def prepared(experiment: ExperimentConfig) -> Manifest:
     if not folder.exists(MANIFEST_NAME):
         raise DataError(
             f"benchmark {experiment.benchmark.name!r} is not prepared ({folder.uri} has no "
-            f"{MANIFEST_NAME}); run `promptide prepare benchmark={experiment.benchmark.name}`"
+            f"{MANIFEST_NAME}); run `promptide prepare` with the same overrides first"
         )
     manifest = Manifest.load(folder.uri)
     manifest.verify()

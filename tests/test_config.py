@@ -85,7 +85,7 @@ def test_run_name_follows_what_it_is_made_of() -> None:
         (["backbone.compile=2"], r"backbone\.compile=2 must be of type bool"),
         (["evaluation.batch_size=0"], r"evaluation: batch_size=0"),
         (["seed=-1"], r"seed=-1 must be from 0"),
-        (["seed=null"], r"seed=None must be of type int"),
+        (["seed=null"], r"seed is not set; add seed=VALUE"),
         (["cluster.workers=-1"], r"cluster: workers=-1"),
         (["cluster.cpus_per_worker=0"], r"cluster: cpus_per_worker=0"),
         (["cluster.max_failures=-2"], r"cluster: max_failures=-2"),

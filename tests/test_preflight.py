@@ -33,7 +33,7 @@ def test_a_good_config_passes(root: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "error", "named"),
     [
-        (["benchmark.name=other"], DataError, "promptide prepare benchmark=other"),
+        (["benchmark.name=other"], DataError, "run `promptide prepare` with the same overrides"),
         (["benchmark.tasks=[animal,plant]"], DataError, "'plant'"),
         (["benchmark.tasks=[animal,animal]"], ConfigError, "benchmark.tasks"),
         (["stage.batch_size=64"], DataError, "stage.batch_size"),
