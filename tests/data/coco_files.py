@@ -126,6 +126,54 @@ def write_coco(
     return coco_source(root, list(splits), tasks)
 
 
+def write_published_coco(
+    root: Path, year: int, sizes: Mapping[str, int], tasks: Sequence[str]
+) -> None:
+    """Lay out what `write_coco` writes as MSCOCO of a year is distributed; splits train and val."""
+    made = Path(write_coco(root / "made", sizes, tasks=tasks).root)
+    place = root / "annotations"
+    place.mkdir(parents=True)
+    for split in sizes:
+        (made / split).rename(root / f"{split}{year}")
+        for kind in ("captions", "instances"):
+            (made / f"annotations/{kind}_{split}.json").rename(place / f"{kind}_{split}{year}.json")
+
+
+def write_karpathy(root: Path, splits: Mapping[int, str]) -> None:
+    """Write dataset_coco.json for the images of train2014 and val2014 under `root`.
+
+    `splits` names those of val2014 by image id; all others there are test.
+    """
+    images: list[dict[str, Any]] = []
+    for folder in ("train2014", "val2014"):
+        listing = json.loads((root / f"annotations/captions_{folder}.json").read_text())
+        for image in listing["images"]:
+            number = image["id"]
+            texts = [a["caption"] for a in listing["annotations"] if a["image_id"] == number]
+            sentids = [100 * number + k for k in range(len(texts))]
+            other = splits.get(number, "test")
+            images.append(
+                {
+                    "filepath": folder,
+                    "sentids": sentids,
+                    "filename": image["file_name"],
+                    "imgid": len(images),
+                    "split": "train" if folder == "train2014" else other,
+                    "sentences": [
+                        {
+                            "tokens": text.lower().strip("!").split(),
+                            "raw": text,
+                            "imgid": len(images),
+                            "sentid": sentid,
+                        }
+                        for text, sentid in zip(texts, sentids, strict=True)
+                    ],
+                    "cocoid": number,
+                }
+            )
+    (root / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+
+
 def strict_index(source: CocoSource, split: str) -> SplitIndex:
     """Index a split; its first broken row is an error."""
     return index_coco(source, Faults("stop"))[split]

@@ -12,7 +12,7 @@ from system.data.datasets import DATASETS
 from system.data.faults import QUARANTINE_NAME
 from system.data.manifest import Manifest
 from system.errors import DataError
-from tests.data.coco_files import TASKS, edit_json, write_coco
+from tests.data.coco_files import TASKS, edit_json, write_coco, write_karpathy
 
 # Images of train2014 are 1 to 8, those of val2014 9 to 20.
 SPLITS = {**dict.fromkeys(range(9, 13), "restval"), **dict.fromkeys(range(13, 17), "val")}
@@ -23,33 +23,7 @@ def root(tmp_path: Path) -> Path:
     """MSCOCO 2014 and dataset_coco.json, field by field as they are distributed."""
     root = tmp_path / "coco"
     write_coco(root, {"train2014": 4, "val2014": 6})
-    images: list[dict[str, Any]] = []
-    for folder in ("train2014", "val2014"):
-        listing = json.loads((root / f"annotations/captions_{folder}.json").read_text())
-        for image in listing["images"]:
-            number = image["id"]
-            texts = [a["caption"] for a in listing["annotations"] if a["image_id"] == number]
-            sentids = [100 * number + k for k in range(len(texts))]
-            images.append(
-                {
-                    "filepath": folder,
-                    "sentids": sentids,
-                    "filename": image["file_name"],
-                    "imgid": len(images),
-                    "split": "train" if number <= 8 else SPLITS.get(number, "test"),
-                    "sentences": [
-                        {
-                            "tokens": text.lower().strip("!").split(),
-                            "raw": text,
-                            "imgid": len(images),
-                            "sentid": sentid,
-                        }
-                        for text, sentid in zip(texts, sentids, strict=True)
-                    ],
-                    "cocoid": number,
-                }
-            )
-    (root / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    write_karpathy(root, SPLITS)
     return root
 
 

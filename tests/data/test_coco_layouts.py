@@ -13,7 +13,7 @@ from system.data.datasets import DATASETS
 from system.data.faults import Faults
 from system.data.pictograms import SUPER_CATEGORIES
 from system.errors import ConfigError
-from tests.data.coco_files import coco_source, write_coco
+from tests.data.coco_files import coco_source, write_coco, write_published_coco
 
 
 def test_validation_images_are_drawn_one_by_one(tmp_path: Path) -> None:
@@ -53,13 +53,7 @@ def test_published_layout_is_what_the_config_says(tmp_path: Path, name: str) -> 
         overrides.append("benchmark.options.val_share=0.4")
     config = compose(overrides).benchmark
     assert config.options["tasks"] == list(SUPER_CATEGORIES)
-    written = write_coco(tmp_path / "made", {"train": 20, "val": 2}, tasks=SUPER_CATEGORIES)
-    made, place = Path(written.root), tmp_path / "annotations"
-    place.mkdir()
-    for split in ("train", "val"):
-        (made / split).rename(tmp_path / f"{split}{year}")
-        for kind in ("captions", "instances"):
-            (made / f"annotations/{kind}_{split}.json").rename(place / f"{kind}_{split}{year}.json")
+    write_published_coco(tmp_path, year, {"train": 20, "val": 2}, SUPER_CATEGORIES)
     manifest = DATASETS.get(config.dataset)(name, str(tmp_path / "out"), config.options, None)
     splits = ["train", "test"] if name == "coco" else ["train", "val", "test"]
     assert [list(counts) for counts in manifest.counts.values()] == [splits] * 12
