@@ -1,11 +1,13 @@
 """A stream small enough for tests: three tasks of noise in MSCOCO's format, a random CLIP."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
+from system import app
 from system.config import ExperimentConfig, compose
 from system.data.coco import prepare_coco
 from tests.backbones.small_clip import write_small_clip
@@ -65,3 +67,28 @@ def adapters(root: Path, run_name: str) -> list[dict[str, list[Any]]]:
         {name: tensor.tolist() for name, tensor in load_file(path).items()}
         for path in sorted(folder.glob("task-*.safetensors"))
     ]
+
+
+def prepare_and_run(root: Path, raw: Path, *more: str) -> dict[str, Any]:
+    """Prepare a data set from its files in `raw`, learn its stream in this process; its metrics.
+
+    The run is called `two`, below `root`; `more` overrides say which data set it is.
+    """
+    overrides = [
+        *more,
+        f"benchmark.options.root={raw}",
+        f"backbone.path={write_small_clip(root / 'clip', WORDS)}",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root / 'data'}",
+        "run_name=two",
+        "method.prompt_length=2",
+        "stage.epochs=1",
+        "stage.batch_size=8",
+        "cluster.workers=0",
+    ]
+    assert app.main(["prepare", *overrides]) == 0
+    assert app.main(["run", *overrides]) == 0
+    metrics: dict[str, Any] = json.loads((root / "runs" / "two" / "metrics.json").read_text())
+    assert metrics["replayed_rows"] == 0
+    assert 0 <= metrics["average"]["t2i_r1"] <= 100
+    return metrics

@@ -8,11 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from system import app
-from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import png
 from tests.data.flickr_files import write_entities, write_flickr30k
-from tests.integration.small_stream import WORDS
+from tests.integration.small_stream import prepare_and_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,24 +79,9 @@ def test_prepare_and_run_two_tasks(
     tmp_path: Path, ray_local: None, write: Callable[[Path], list[str]], tasks: list[str]
 ) -> None:
     """If this fails, a user's files do not get through to a result."""
-    overrides = [
-        *write(tmp_path / "raw"),
-        f"benchmark.options.root={tmp_path / 'raw'}",
-        f"backbone.path={write_small_clip(tmp_path / 'clip', WORDS)}",
-        f"storage_path={tmp_path / 'runs'}",
-        f"data_path={tmp_path / 'data'}",
-        "run_name=two",
-        "method.prompt_length=2",
-        "stage.epochs=1",
-        "stage.batch_size=8",
-        "cluster.workers=0",
-    ]
-    assert app.main(["prepare", *overrides]) == 0
-    assert app.main(["run", *overrides]) == 0
-    metrics = json.loads((tmp_path / "runs" / "two" / "metrics.json").read_text())
+    raw = tmp_path / "raw"
+    metrics = prepare_and_run(tmp_path, raw, *write(raw))
     assert metrics["tasks"] == tasks
-    assert metrics["replayed_rows"] == 0
-    assert 0 <= metrics["average"]["t2i_r1"] <= 100
     matrix = pq.read_table(tmp_path / "runs" / "two" / "accuracy_matrix.parquet")
     learned = {(row["trained_index"], row["evaluated_index"]) for row in matrix.to_pylist()}
     assert {(0, 0), (1, 0), (1, 1)} <= learned

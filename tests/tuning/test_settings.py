@@ -1,0 +1,141 @@
+"""A sweep's settings become whole experiments, and a wrong one is found before any trial."""
+
+from pathlib import Path
+
+import pytest
+
+from system.errors import ConfigError
+from tuning.preflight import check_sweep
+from tuning.settings import Setting, SweepPlan, override
+
+SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
+
+
+def plan(*overrides: str) -> SweepPlan:
+    return SweepPlan.compose(["run_name=s", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3, "k=3"),
+        (0.5, "k=0.5"),
+        (None, "k=null"),
+        (True, "k=true"),
+        ("lpi", "k=lpi"),
+        ("a b", 'k="a b"'),
+        ("3", 'k="3"'),
+        (["food", "animal"], 'k=["food", "animal"]'),
+    ],
+)
+def test_values_are_written_as_hydra_reads_them(value: object, text: str) -> None:
+    assert override("k", value) == text
+
+
+def test_every_kind_of_value_reaches_the_experiment() -> None:
+    """A value that Hydra reads otherwise would be reported under a wrong name."""
+    setting = Setting(
+        "x",
+        (
+            override("benchmark.tasks", ["food", "animal"]),
+            override("method.text_prompt_length", None),
+            override("method.layer_alignment.similarity", "dot"),
+            override("stage.optimiser.learning_rate", 1e-05),
+        ),
+    )
+    experiment = plan(SPACE).trial(setting, 0).experiment
+    assert experiment.benchmark.tasks == ("food", "animal")
+    assert experiment.method["text_prompt_length"] is None
+    assert experiment.method["layer_alignment"]["similarity"] == "dot"
+    assert experiment.stage.optimiser.learning_rate == 1e-05
+
+
+def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> None:
+    sweep = plan(SPACE, f"storage_path={tmp_path}", "cluster.workers=0")
+    trials = list(sweep.trials(sweep.settings(sweep.bases)))
+    assert [trial.name for trial in trials] == [
+        "s-lpi-000-seed3",
+        "s-lpi-001-seed3",
+        "s-lpi-000-seed4",
+        "s-lpi-001-seed4",
+    ]
+    first = trials[0].experiment
+    assert first.storage_path == str(tmp_path / "s" / "trials")
+    assert (first.seed, first.method["rank"], first.cluster.workers) == (3, 1, 0)
+    assert "tune" not in first.to_dict()
+
+
+def test_methods_are_named_by_their_label() -> None:
+    """The compare file writes `lpi: [...]`, and two variants of one method with names of their own."""
+    sweep = plan(
+        "+tune={methods:{maple:[],lpi_small:['method=lpi','method.rank=1']},seeds:[0]}"
+    )
+    maple, small = (trial.experiment for trial in sweep.trials(sweep.bases))
+    assert (maple.method["name"], small.method["name"], small.method["rank"]) == ("maple", "lpi", 1)
+
+
+def test_only_some_methods_on_request() -> None:
+    sweep = plan("+tune={methods:{maple:[],lpi:[]},only:[lpi]}")
+    assert [base.label for base in sweep.bases] == ["lpi"]
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ("{space:{method:{rnak:{grid:[1]}}}}", r"setting 'lpi-000' of the sweep.*'rnak'"),
+        ("{space:{stage:{epochs:{grid:[1,0]}}}}", r"setting 'lpi-001' of the sweep.*epochs=0"),
+        ("{space:{method:{choice:[lpi,lpy]}}}", r"setting 'lpi-001'.*lpy"),
+        ("{methods:{lpy:[]}}", r"setting 'lpy'.*lpy"),
+        ("{space:{a:{uniform:[0,1]}}}", r"tune: space\.a is a range, of which a grid has no end"),
+        ("{space:{seed:{grid:[1]}}}", r"seeds are averaged: name them under tune\.seeds"),
+        ("{space:{cluster:{workers:{grid:[1]}}}}", r"cluster\.workers is in space"),
+        ("{space:{method:{choice:[lpi]}},methods:{lpi:[]}}", r"method is in space, and methods"),
+        ("{search:random}", "search=random has an empty space"),
+        ("{seeds:[]}", r"seeds=\[\] must name at least one"),
+        ("{seeds:[1,1]}", r"seeds=\[1, 1\].*none twice"),
+        ("{samples:0}", "samples=0 must be at least 1"),
+        ("{reduction:1}", "reduction=1 must be at least 2"),
+        ("{max_concurrent:0}", "max_concurrent=0"),
+        ("{metric:[accuracy]}", r"metric 'accuracy' is not one of t2i_r1"),
+        ("{scheduler:pbt}", r"scheduler='pbt' is not one of: none, asha, median"),
+        ("{sampels:3}", r"unknown key tune\.sampels; did you mean tune\.samples\?"),
+        ("{learning_rates:{default:[]}}", r"learning_rates\.default=\[\]"),
+        ("{learning_rates:{default:[-1.0]}}", r"must be above 0"),
+        ("{methods:{lpi:[]},only:[maple]}", r"'maple' is not among the methods"),
+        (
+            "{learning_rates:{default:[0.1]},"
+            "space:{stage:{optimiser:{learning_rate:{grid:[0.1]}}}}}",
+            "in both space and learning_rates",
+        ),
+        ("{search:optuna,methods:{lpi:[],maple:[]},space:{a:{grid:[1]}}}", "one study"),
+    ],
+)
+def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        sweep = plan(f"+tune={tune}")
+        for _ in sweep.trials(sweep.settings(sweep.bases)):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_sweep_over() -> None:
+    with pytest.raises(ConfigError, match="nothing to sweep over"):
+        plan()
+
+
+def test_a_sweep_does_not_move_into_a_runs_directory(tmp_path: Path) -> None:
+    """Its report would replace the run's."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "config.yaml").write_text("run_name: s\n")
+    with pytest.raises(ConfigError, match="run_name='s' is a run in"):
+        check_sweep(plan(SPACE, f"storage_path={tmp_path}"))
+
+
+def test_the_comparison_names_every_registered_method() -> None:
+    """A method that is added must not be missing from the comparison unnoticed."""
+    from system.prompts.method import METHODS
+
+    sweep = SweepPlan.compose(["experiment=compare"])
+    left_out = {"fine_tune_per_task"}  # a ceiling by itself: see experiment=ceiling
+    assert set(sweep.config.methods) == set(METHODS) - left_out
+    assert all(sweep.config.rates_for(name) for name in sweep.config.methods)
