@@ -19,12 +19,16 @@ USAGE = """promptide COMMAND [key=value ...]
   pretrain   make a small backbone                    promptide pretrain backbone=tiny_clip
   run        learn a stream of tasks on Ray           promptide run experiment=demo
   evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
-  report     one HTML page from a run                 promptide report experiment=demo
+  report     one HTML page from a run or a sweep      promptide report experiment=demo
+  sweep      whole streams as trials on Ray Tune      promptide sweep experiment=compare
+  parameters what each method trains, at ViT-B/16     promptide parameters
 
 Every command takes Hydra overrides: promptide run seed=1 method.rank=8 cluster.workers=4
+and, to start from a resolved config, a file: promptide run --config runs/compare/best.yaml
 The groups and their options are the folders and files under configs/."""
 
 Command = Callable[["ExperimentConfig", Console], None]
+WideCommand = Callable[[Sequence[str], str | None, Console], None]  # overrides, config file
 
 
 def prepare(experiment: "ExperimentConfig", console: Console) -> None:
@@ -104,11 +108,14 @@ def run(experiment: "ExperimentConfig", console: Console) -> None:
 
 
 def report(experiment: "ExperimentConfig", console: Console) -> None:
-    """Write the HTML page of a run."""
+    """Write the HTML page of a run or a sweep."""
     from system.report.page import write_report
     from system.storage.run_directory import RunDirectory
+    from tuning.page import is_sweep, write_sweep_page
 
-    console.print(f"report: {write_report(RunDirectory.of(experiment).folder.uri)}")
+    folder = RunDirectory.of(experiment).folder
+    page = write_sweep_page(folder) if is_sweep(folder) else write_report(folder.uri)
+    console.print(f"report: {page}")
 
 
 def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
@@ -120,6 +127,23 @@ def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
     print_evaluation(evaluate_adapters(experiment, prepared(experiment)), console)
 
 
+def sweep(overrides: Sequence[str], file: str | None, console: Console) -> None:
+    """Run many streams and compare them, or go on with a sweep that was interrupted."""
+    from tuning.settings import SweepPlan
+    from tuning.sweep import run_sweep
+    from tuning.terminal import print_outcome
+
+    print_outcome(run_sweep(SweepPlan.compose(overrides, file), console), console)
+
+
+def parameters(overrides: Sequence[str], file: str | None, console: Console) -> None:
+    """What each method trains at the published sizes."""
+    from tuning.parameters import count_all
+    from tuning.terminal import print_parameters
+
+    print_parameters(count_all(overrides, file), console)
+
+
 COMMANDS: dict[str, Command] = {
     "prepare": prepare,
     "pretrain": pretrain,
@@ -127,6 +151,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "report": report,
 }
+#: Commands that look at more than one experiment.
+WIDE_COMMANDS: dict[str, WideCommand] = {"sweep": sweep, "parameters": parameters}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,11 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(USAGE, highlight=False, markup=False)
         return 0 if arguments else 2
     try:
-        if arguments[0] not in COMMANDS:
-            raise ConfigError(f"unknown command {arguments[0]!r}; one of: {', '.join(COMMANDS)}")
-        from system.config import compose
-
-        COMMANDS[arguments[0]](compose(arguments[1:]), console)
+        _run_command(arguments[0], arguments[1:], console)
     except PromptideError as error:
         errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
@@ -149,6 +171,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print("interrupted; the same command goes on from here", markup=False)
         return 130
     return 0
+
+
+def _run_command(name: str, arguments: Sequence[str], console: Console) -> None:
+    if name not in COMMANDS and name not in WIDE_COMMANDS:
+        known = ", ".join((*COMMANDS, *WIDE_COMMANDS))
+        raise ConfigError(f"unknown command {name!r}; one of: {known}")
+    from system.config import compose
+
+    overrides, file = _split_config_file(arguments)
+    if name in WIDE_COMMANDS:
+        WIDE_COMMANDS[name](overrides, file, console)
+    else:
+        COMMANDS[name](compose(overrides, file), console)
+
+
+def _split_config_file(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The overrides, and what stands behind `--config`."""
+    overrides: list[str] = []
+    file: str | None = None
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option != "--config":
+            overrides.append(argument)
+            continue
+        file = value if equals else next(rest, None)
+        if not file:
+            raise ConfigError("--config needs a file, such as --config runs/compare/best.yaml")
+    return overrides, file
 
 
 if __name__ == "__main__":

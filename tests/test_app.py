@@ -25,6 +25,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["prepare", "benchmark.dataset=imagenet"], "imagenet"),
         (["report", "run_name=never-run"], "never-run"),
         (["pretrain", "backbone=clip"], "pretrain"),
+        (["run", "--config"], "--config"),
+        (["run", "--config=missing.yaml"], "missing.yaml"),
+        (["sweep", "run_name=nothing"], "tune=lpi"),
+        (["parameters", "method=lpy"], "lpy"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -45,7 +49,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Else a command is there that nobody finds."""
     assert app.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in app.COMMANDS)
+    assert all(command in shown for command in (*app.COMMANDS, *app.WIDE_COMMANDS))
     assert app.main([]) == 2
 
 

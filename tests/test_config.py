@@ -109,6 +109,39 @@ def test_a_mistake_is_one_line_that_names_it(overrides: list[str], message: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_resolved_config_composes_to_the_same_experiment(tmp_path: Path) -> None:
+    """Else a sweep's best.yaml, run again, would be another experiment."""
+    config = compose(["experiment=demo", "seed=7", "benchmark.tasks=[food,animal]"])
+    file = tmp_path / "best.yaml"
+    file.write_text(json.dumps(config.to_dict()))  # JSON is YAML
+    assert compose([], str(file)) == config
+    changed = compose(["seed=8", "stage.optimiser.learning_rate=1e-3"], str(file))
+    assert (changed.seed, changed.stage.optimiser.learning_rate) == (8, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "content", "message"),
+    [
+        (["method=lpi"], "seed: 1", r"method=lpi: with --config the groups are chosen already"),
+        (["~seed"], "seed: 1", "nothing can be removed"),
+        (["seed"], "seed: 1", "'seed' is no override"),
+        (["stage.epoch=3"], "stage: {epochs: 1}", "missing|epoch"),
+        ([], "sead: 1", r"unknown key config\.sead; did you mean config\.seed"),
+        ([], "- 1", "holds no config"),
+        ([], "a: [", "cannot be read"),
+        ([], None, "cannot be read"),
+    ],
+)
+def test_a_config_file_that_cannot_be_used(
+    tmp_path: Path, overrides: list[str], content: str | None, message: str
+) -> None:
+    file = tmp_path / "file.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        compose(overrides, str(file))
+
+
 def test_a_failed_composition_leaves_the_next_one_alone() -> None:
     """Hydra keeps global state: a notebook that mistyped once must not need a restart."""
     with pytest.raises(ConfigError):

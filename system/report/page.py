@@ -1,18 +1,13 @@
 """report.html: one self-contained page from a run directory, without any network access."""
 
-import base64
-import hashlib
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from system.report.access_summary import AccessSummary, summarise_access
 from system.report.charts import build_charts
 from system.report.examples import PHASES, read_examples
 from system.report.key_figures import average_rows, key_figures
 from system.report.metrics_view import MetricsView
+from system.report.page_shell import render_page
 from system.report.run_data import RunData, read_run
 from system.report.shown import DASH, Footnotes, duration
 from system.storage.files import Folder
@@ -40,20 +35,10 @@ def write_report(run_dir: str | Path) -> Path:
 
 def render_report(run: RunData) -> str:
     """The page as HTML text: plotly.js inlined once, pictures as data URIs."""
-    environment = Environment(
-        loader=PackageLoader("system.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     notes = Footnotes()
     access = None if run.access_log is None else summarise_access(run.access_log, run.tasks)
-    # Scripts are admitted by checksum alone, so that no text of a dataset can ever run as one.
-    library = get_plotlyjs()
-    program = environment.get_template("script.html").render()
-    page: str = environment.get_template("report.html").render(
-        dash=DASH,
+    return render_page(
+        "report.html",
         run=run,
         metrics=run.metrics,
         identity=_identity(run.metrics, access),
@@ -66,11 +51,7 @@ def render_report(run: RunData) -> str:
         phase_seconds=_phase_seconds(run.metrics),
         throughput=_throughput(run),
         notes=notes,
-        library=Markup(library),
-        program=Markup(program),
-        script_sources=[_checksum(library), _checksum(program)],
     )
-    return page
 
 
 def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[str, str]]:
@@ -132,9 +113,3 @@ def _throughput(run: RunData) -> float | None:
         return None
     speeds = sorted(speed for speed in log["images_per_second"].to_pylist() if speed is not None)
     return speeds[len(speeds) // 2] if speeds else None
-
-
-def _checksum(script: str) -> str:
-    """Source expression of a Content-Security-Policy that admits exactly this script."""
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

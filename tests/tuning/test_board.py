@@ -97,9 +97,7 @@ def test_reports_are_entered_once_and_in_order() -> None:
 
 
 def test_how_a_trial_ends() -> None:
-    made = board(
-        Rule("asha", 1, 2, 2), ("a", 0, NEW), ("b", 0, NEW), ("c", 0, NEW), ("d", 0, NEW)
-    )
+    made = board(Rule("asha", 1, 2, 2), ("a", 0, NEW), ("b", 0, NEW), ("c", 0, NEW), ("d", 0, NEW))
     for name, figures in (("a-0", (9, 9)), ("b-0", (5,)), ("c-0", (9,)), ("d-0", ())):
         made.start(name)
         for task, figure in enumerate(figures):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tuning.comparison import Spread, compare, to_latex, to_markdown
+from tuning.comparison import Spread, compare, short_names, to_latex, to_markdown
 
 
 def trial(setting: str, seed: int, recall: float | None, **more: Any) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def trial(setting: str, seed: int, recall: float | None, **more: Any) -> dict[st
         "trainable_parameters_per_task": 536 if finished else None,
         "seconds_per_task": 2.0 if finished else None,
         "learning_rate": 0.1,
+        "values": "{}",
         "overrides": [f"method={setting}"],
     }
     return row | more
@@ -62,6 +63,23 @@ def test_best_first_and_only_those_with_all_seeds_can_be_best() -> None:
     assert comparison.best == "strong"
     assert comparison.rows[2].status == "1 failed"
     assert comparison.rows[2].recall.mean == 90.0
+
+
+def test_drawn_values_stand_beside_their_setting() -> None:
+    """`lpi-003` alone tells nobody which rank was the best."""
+    values = '{"method.rank": 4, "method.layer_alignment.weight": 0.1, "a.b": null}'
+    (row,) = compare([trial("lpi-003", 0, 20.0, values=values)], seeds=1).rows
+    assert row.title == "lpi-003: rank=4, weight=0.1, b=null"
+
+
+def test_short_names_still_tell_keys_apart() -> None:
+    keys = ["method.rank", "method.layer_alignment.weight", "method.task_contrast.weight", "rank"]
+    assert short_names(keys) == {
+        "method.rank": "method.rank",
+        "method.layer_alignment.weight": "layer_alignment.weight",
+        "method.task_contrast.weight": "task_contrast.weight",
+        "rank": "rank",
+    }
 
 
 def test_no_best_where_nothing_finished() -> None:

@@ -70,7 +70,7 @@ def test_a_trial_without_figures_is_neither_judged_nor_waited_for() -> None:
 
 def test_median_stopping_needs_three_before_it() -> None:
     rule = Rule("median", 1, 2, 3)
-    ran = [[float(v)] for v in (10, 20, 5, 14, 16)]
+    ran: list[list[float | None]] = [[float(v)] for v in (10, 20, 5, 14, 16)]
     assert verdicts(rule, courses(*ran)) == [None, None, None, None, None]
     assert verdicts(rule, courses(*ran, [12])) == [None, None, None, None, None, 1]
 

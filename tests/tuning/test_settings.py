@@ -66,10 +66,8 @@ def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> No
 
 
 def test_methods_are_named_by_their_label() -> None:
-    """The compare file writes `lpi: [...]`, and two variants of one method with names of their own."""
-    sweep = plan(
-        "+tune={methods:{maple:[],lpi_small:['method=lpi','method.rank=1']},seeds:[0]}"
-    )
+    """`lpi: [...]` is the method; two variants of one method have names of their own."""
+    sweep = plan("+tune={methods:{maple:[],lpi_small:['method=lpi','method.rank=1']},seeds:[0]}")
     maple, small = (trial.experiment for trial in sweep.trials(sweep.bases))
     assert (maple.method["name"], small.method["name"], small.method["rank"]) == ("maple", "lpi", 1)
 
@@ -111,10 +109,12 @@ def test_only_some_methods_on_request() -> None:
     ],
 )
 def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+    def compose_all() -> None:
         sweep = plan(f"+tune={tune}")
-        for _ in sweep.trials(sweep.settings(sweep.bases)):
-            pass
+        list(sweep.trials(sweep.settings(sweep.bases)))
+
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose_all()
     assert "\n" not in str(caught.value)
 
 

@@ -24,7 +24,9 @@ def test_a_grid_crosses_all_values() -> None:
 
 def test_nested_and_dotted_keys_are_the_same_key() -> None:
     """The nested form is what an override of a shipped space reaches."""
-    dotted = parse_space({"method.rank": {"grid": [1]}, "method.layer_alignment.weight": {"grid": [0.1]}})
+    dotted = parse_space(
+        {"method.rank": {"grid": [1]}, "method.layer_alignment.weight": {"grid": [0.1]}}
+    )
     nested = parse_space(
         {"method": {"rank": {"grid": [1]}, "layer_alignment": {"weight": {"grid": [0.1]}}}}
     )
@@ -33,7 +35,12 @@ def test_nested_and_dotted_keys_are_the_same_key() -> None:
 
 def test_a_group_and_its_values_can_both_be_searched() -> None:
     space = parse_space(
-        {"method": {"choice": ["lpi", "maple"], "rank": {"grid": [1, 2], "when": {"method": "lpi"}}}}
+        {
+            "method": {
+                "choice": ["lpi", "maple"],
+                "rank": {"grid": [1, 2], "when": {"method": "lpi"}},
+            }
+        }
     )
     assert space.grid() == [
         {"method": "lpi", "method.rank": 1},
@@ -87,9 +94,7 @@ def test_random_draws_are_crossed_with_grids() -> None:
 
 
 def test_a_conditional_key_is_drawn_only_where_it_applies() -> None:
-    space = parse_space(
-        {"a": {"choice": [1, 2]}, "b": {"uniform": [0, 1], "when": {"a": 1}}}
-    )
+    space = parse_space({"a": {"choice": [1, 2]}, "b": {"uniform": [0, 1], "when": {"a": 1}}})
     drawn = space.sample(20, 0)
     assert {("b" in point) == (point["a"] == 1) for point in drawn} == {True}
 

@@ -1,0 +1,43 @@
+"""What every page has: templates, the chart library and our script inlined, a policy for both."""
+
+import base64
+import hashlib
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from system.report.shown import DASH
+
+
+def render_page(template: str, *packages: str, **values: Any) -> str:
+    """A self-contained page: `template` with `values`, `dash`, the scripts and their checksums.
+
+    Templates are looked up in `packages`, then among those of this package.
+    """
+    places = [PackageLoader(package) for package in (*packages, "system.report")]
+    environment = Environment(
+        loader=ChoiceLoader(places),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Scripts are admitted by checksum alone, so that no text of a dataset can ever run as one.
+    library = get_plotlyjs()
+    program = environment.get_template("script.html").render()
+    page: str = environment.get_template(template).render(
+        dash=DASH,
+        library=Markup(library),
+        program=Markup(program),
+        script_sources=[_checksum(library), _checksum(program)],
+        **values,
+    )
+    return page
+
+
+def _checksum(script: str) -> str:
+    """Source expression of a Content-Security-Policy that admits exactly this script."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,1 @@
+"""Sweeps over whole streams: search spaces, trials on Ray Tune, their comparison."""

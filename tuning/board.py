@@ -1,0 +1,95 @@
+"""Where every trial of a sweep stands, and which of them are stopped."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tuning.judge import Course, Rule, verdicts
+from tuning.records import TrialRecord
+from tuning.settings import Trial
+
+Status = Literal["pending", "running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Entry:
+    """A trial with its course so far."""
+
+    trial: Trial
+    course: Course
+    state: Literal["pending", "running", "finished", "failed"] = "pending"
+
+
+class Board:
+    """All trials in the order of the sweep; what is stopped follows from their figures alone."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.entries: dict[str, Entry] = {}
+
+    def add(self, trial: Trial, record: TrialRecord) -> None:
+        """Enter the next trial with what its directory tells."""
+        course = Course(list(record.figures), ended=record.finished)
+        self.entries[trial.name] = Entry(
+            trial, course, "finished" if record.finished else "pending"
+        )
+
+    def report(self, name: str, tasks_done: int, figure: float) -> None:
+        """A trial's figure after so many tasks (NaN: none); what was reported before stays."""
+        figures = self.entries[name].course.figures
+        if tasks_done == len(figures) + 1:
+            figures.append(None if math.isnan(figure) else figure)
+
+    def start(self, name: str) -> None:
+        """A trial runs now."""
+        self.entries[name].state = "running"
+
+    def end(self, name: str, failed: bool) -> None:
+        """A trial's process has ended: at its last task, in a failure, or stopped before."""
+        entry = self.entries[name]
+        complete = len(entry.course.figures) == self.rule.tasks
+        if failed or not (complete or name in self.stops()):
+            entry.state = "failed"
+        elif complete:
+            entry.state = "finished"
+        entry.course.ended = entry.state in ("finished", "failed")
+
+    def stops(self) -> dict[str, int]:
+        """Name -> after how many tasks each stopped trial is stopped.
+
+        Trials with the same seed are compared. A setting that is stopped with one seed is not tried
+        with the seeds after it: 0 tasks.
+        """
+        stops: dict[str, int] = {}
+        dropped: set[str] = set()
+        seeds = dict.fromkeys(entry.trial.seed for entry in self.entries.values())
+        for seed in seeds:
+            group = [entry for entry in self.entries.values() if entry.trial.seed == seed]
+            skipped = [entry.trial.setting.label in dropped for entry in group]
+            courses = [
+                Course([], ended=True) if skip else entry.course
+                for entry, skip in zip(group, skipped, strict=True)
+            ]
+            for entry, skip, stop in zip(group, skipped, verdicts(self.rule, courses), strict=True):
+                if skip:
+                    stops[entry.trial.name] = 0
+                elif stop is not None:
+                    stops[entry.trial.name] = stop
+                    dropped.add(entry.trial.setting.label)
+        return stops
+
+    def statuses(self) -> dict[str, Status]:
+        """Each trial's status by name; one whose verdict came late is stopped all the same."""
+        stops = self.stops()
+        return {
+            name: "stopped" if name in stops else entry.state
+            for name, entry in self.entries.items()
+        }
+
+    def to_run(self) -> Iterator[Trial]:
+        """Trials that are neither finished nor stopped nor running, in order."""
+        stops = self.stops()
+        for name, entry in self.entries.items():
+            if entry.state == "pending" and name not in stops:
+                yield entry.trial

@@ -1,0 +1,91 @@
+"""report.html of a sweep: one self-contained page from the files that the analysis wrote."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from system.report.metrics_view import METRIC_LABELS
+from system.report.page_shell import render_page
+from system.storage.files import Folder
+from system.storage.run_directory import REPORT
+from tuning.analysis import SWEEP, TRIALS_TABLE
+from tuning.charts import curves_chart, parameters_chart
+from tuning.comparison import HEADERS, cells, compare
+from tuning.learning_rates import LEARNING_RATES
+
+
+def is_sweep(folder: Folder) -> bool:
+    """Whether a directory holds a sweep that was analysed."""
+    return folder.exists(SWEEP) and folder.exists(TRIALS_TABLE)
+
+
+def write_sweep_page(folder: Folder) -> str:
+    """Write report.html into a sweep's directory and return its place.
+
+    Raises StorageError when one of its files cannot be read, or the page not be written.
+    """
+    sweep = folder.read_json(SWEEP)
+    trials = folder.read_table(TRIALS_TABLE).to_pylist()
+    rates = f"{LEARNING_RATES}.json"
+    page = render_sweep(
+        sweep, trials, folder.read_json(rates) if folder.exists(rates) else None, folder.uri
+    )
+    folder.write(REPORT, page.encode())
+    return folder.file_uri(REPORT)
+
+
+def render_sweep(
+    sweep: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]],
+    rates: Mapping[str, Any] | None,
+    location: str,
+) -> str:
+    """The page as HTML text."""
+    comparison = compare(trials, seeds=len(sweep["seeds"]))
+    charts = [curves_chart(comparison, trials, sweep["tasks"]), parameters_chart(comparison)]
+    return render_page(
+        "sweep.html",
+        "tuning",
+        sweep=sweep,
+        identity=_identity(sweep, trials),
+        headers=HEADERS,
+        rows=[(cells(row), row) for row in comparison.rows],
+        best=comparison.best,
+        overrides=[row for row in comparison.rows if row.overrides],
+        zero_shot=_zero_shot(trials),
+        charts=[chart for chart in charts if chart is not None],
+        rates=rates,
+        trials=[{**trial, "last": _last(trial)} for trial in trials],
+        location=location,
+    )
+
+
+def _identity(
+    sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    statuses = [trial["status"] for trial in trials]
+    counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
+    return [
+        ("Benchmark", sweep["benchmark"]),
+        ("Tasks", str(len(sweep["tasks"]))),
+        ("Seeds", ", ".join(str(seed) for seed in sweep["seeds"])),
+        ("Search", sweep["search"]),
+        ("Scheduler", sweep["scheduler"]),
+        ("Trials", ", ".join(counts)),
+        ("Evaluated with", f"split: {sweep['split']}, gallery: {sweep['gallery']}"),
+        ("Compared by", ", ".join(METRIC_LABELS[metric] for metric in sweep["metric"])),
+        ("Command", "promptide sweep " + " ".join(sweep["command"])),
+    ]
+
+
+def _zero_shot(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Recall at 1 of the frozen backbone, as any finished trial has it."""
+    for trial in trials:
+        both = (trial["zero_shot_t2i_r1"], trial["zero_shot_i2t_r1"])
+        if None not in both:
+            return f"t2i {both[0]:.1f}, i2t {both[1]:.1f}"
+    return ""
+
+
+def _last(trial: Mapping[str, Any]) -> float | None:
+    known = [figure for figure in trial["recall_by_task"] if figure is not None]
+    return known[-1] if known else None

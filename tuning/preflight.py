@@ -1,0 +1,49 @@
+"""Checks of a whole sweep before its first trial starts."""
+
+from system.errors import ConfigError, PromptideError
+from system.preflight import Checked, check_experiment
+from system.storage.run_directory import CONFIG
+from tuning.settings import Setting, SweepPlan, at_point
+
+MOST_CHECKED = 64  # settings whose backbone and method are built; all of them are composed
+SAMPLED = 8  # points of a space that Optuna will fill, drawn to be checked
+
+
+def check_sweep(plan: SweepPlan) -> Checked:
+    """Check every setting as a run checks its own; of those that will be proposed, some.
+
+    Returns what the first one found: all trials of a sweep have the same number of tasks. Raises
+    ConfigError when the sweep's directory is that of a run, or the error of the setting that is
+    wrong with its name.
+    """
+    if plan.folder.exists(CONFIG):
+        raise ConfigError(
+            f"run_name={plan.experiment.run_name!r} is a run in {plan.experiment.storage_path}; "
+            "give the sweep another run_name"
+        )
+    config = plan.config
+    if config.search == "optuna":
+        points = config.parsed_space().sample(SAMPLED, config.search_seed)
+        settings = [at_point(plan.bases[0], point, n) for n, point in enumerate(points)]
+    else:
+        settings = plan.settings(plan.bases)
+    experiments = [(s, plan.trial(s, config.seeds[0]).experiment) for s in settings]
+    found = []
+    for setting, experiment in experiments[:: -(-len(settings) // MOST_CHECKED)]:
+        try:
+            found.append(check_experiment(experiment))
+        except PromptideError as error:
+            raise in_setting(setting, error) from error
+    lengths = sorted({len(checked.tasks) for checked in found})
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"the trials' streams have {lengths} tasks; give benchmark.tasks the same number "
+            "everywhere, or their averages cannot be compared"
+        )
+    return found[0]
+
+
+def in_setting(setting: Setting, error: PromptideError) -> PromptideError:
+    """The same error, saying which setting of the sweep it is about."""
+    told = ConfigError if type(error) is PromptideError else type(error)
+    return told(f"setting {setting.label!r} of the sweep: {error}")

@@ -1,0 +1,116 @@
+"""`promptide sweep` from its plan to its tables: check, choose rates, run trials, compare."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from actors.cluster import check_storage, ray_cluster
+from system.preflight import Checked
+from system.storage.run_directory import RunDirectory
+from system.storage.writer_lock import sole_writer
+from tuning.analysis import Outcome, write_analysis
+from tuning.board import Board
+from tuning.judge import Rule
+from tuning.learning_rates import choose_learning_rates, rate_trials
+from tuning.page import write_sweep_page
+from tuning.preflight import check_sweep
+from tuning.progress import SweepProgress
+from tuning.proposals import Proposals
+from tuning.records import read_record
+from tuning.settings import Setting, SweepPlan, Trial
+from tuning.tune_run import Packing, run_trials
+
+TUNE = "tune"  # Ray Tune's own logs, a folder a start
+
+
+class Sweep:
+    """The parts of a running sweep."""
+
+    def __init__(
+        self, plan: SweepPlan, checked: Checked, progress: SweepProgress, opened: ExitStack
+    ) -> None:
+        self.plan = plan
+        self.opened = opened
+        self._packing: Packing | None = None
+        self.progress = progress
+        config = plan.config
+        rule = Rule(config.scheduler, config.grace_tasks, config.reduction, len(checked.tasks))
+        self.board = Board(rule)
+        self.proposals: Proposals | None = None
+
+    def enter(self, trials: Sequence[Trial]) -> None:
+        """Put trials on the board with what their directories tell."""
+        for trial in trials:
+            RunDirectory.of(trial.experiment).claim(trial.experiment)
+            self.board.add(trial, read_record(trial.experiment, self.plan.config.metric))
+
+    def enter_setting(self, setting: Setting) -> list[Trial]:
+        """Put a setting that was just proposed on the board, with all seeds."""
+        trials = list(self.plan.trials([setting]))
+        self.enter(trials)
+        return trials
+
+    def fill(self, bases: Sequence[Setting]) -> None:
+        """Enter all trials that are known, and what was proposed before."""
+        config = self.plan.config
+        if config.search != "optuna":
+            self.enter(list(self.plan.trials(self.plan.settings(bases))))
+            return
+        self.proposals = Proposals(
+            config.parsed_space(),
+            bases[0],
+            config.samples,
+            config.search_seed,
+            self.plan.folder,
+            self.board,
+        )
+        self.proposals.restore(self.enter_setting)
+
+    def run(self, board: Board, title: str) -> None:
+        """Run what a board has to run, and what is proposed on the way if it is the sweep's own."""
+        proposals = self.proposals if board is self.board else None
+        config = self.plan.config
+        self.progress.begin(title, board)
+        room = proposals.samples * len(config.seeds) if proposals else len(board.entries)
+        if proposals is None and next(board.to_run(), None) is None:
+            return
+        run_trials(
+            board,
+            lambda: proposals.propose(self.enter_setting) if proposals else None,
+            lambda trial: proposals.settled(trial) if proposals else None,
+            self.packing(),
+            config.metric,
+            self.plan.folder.child(TUNE),
+            room,
+            lambda: self.progress.look(board),
+        )
+
+    def packing(self) -> Packing:
+        """Connect to the cluster, once, and tell how trials fit on it."""
+        if self._packing is None:
+            experiment = self.plan.experiment
+            self.opened.enter_context(ray_cluster(experiment.cluster))
+            self._packing = Packing.of(experiment.cluster, self.plan.config.max_concurrent)
+            check_storage(experiment.storage_path)
+        return self._packing
+
+
+def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
+    """Run all trials of a sweep that are not finished yet, and write its tables and page.
+
+    Raises ConfigError before the first trial for whatever is wrong with any of them.
+    """
+    checked = check_sweep(plan)
+    candidates = rate_trials(plan)
+    with (
+        sole_writer(plan.folder),
+        ExitStack() as opened,
+        SweepProgress(console) as progress,
+    ):
+        sweep = Sweep(plan, checked, progress, opened)
+        sweep.fill(choose_learning_rates(plan, candidates, sweep.run))
+        sweep.run(sweep.board, "trials")
+        outcome = write_analysis(plan, sweep.board, checked.tasks)
+        write_sweep_page(plan.folder)
+    return outcome

@@ -1,0 +1,75 @@
+"""What sweeps and parameter counts leave on the terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from system.storage.run_directory import REPORT
+from tuning.analysis import BEST, LATEX, MARKDOWN, TRIALS_TABLE, Outcome
+from tuning.comparison import cells
+from tuning.parameters import BYTES_PER_NUMBER, PUBLISHED_TASKS, ParameterCount
+
+# Two words above two columns hold for both: the table has to fit into 80 columns.
+HEADERS = ("setting", "average\nt2i", "\ni2t", "forgetting\nt2i", "\ni2t", "numbers\ntrained")
+LAST_HEADERS = ("s/task", "seeds")
+PARAMETERS_A_TASK = 6  # the cell that only the files have
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """Print the comparison and where the files of a sweep are."""
+    table = _table("recall at 1 and forgetting, %, mean ± standard deviation over seeds")
+    for header in (*HEADERS, *LAST_HEADERS):
+        table.add_column(header, justify="left" if header == "setting" else "right")
+    for row in outcome.comparison.rows:
+        style = "bold" if row.setting == outcome.comparison.best else ""
+        shown = cells(row, plus_minus="±")
+        shown[0] = row.setting  # its values stand in the files: they would fill the line
+        del shown[PARAMETERS_A_TASK]
+        table.add_row(*(Text(cell) for cell in shown), style=style)
+    console.print(table)
+    failed = [row for row in outcome.trials.to_pylist() if row["status"] == "failed"]
+    for row in failed:
+        reason = row["reason"] or "its process died; the same command tries it again"
+        _line(f"{row['trial']} failed: {reason}", console)
+    for name in (TRIALS_TABLE, MARKDOWN, LATEX, REPORT):
+        _line(f"{name}: {outcome.folder.file_uri(name)}", console)
+    if outcome.comparison.best is not None:
+        best = outcome.folder.file_uri(BEST)
+        _line(f"best: {outcome.comparison.best}; promptide run --config {best}", console)
+
+
+def print_parameters(counts: Sequence[ParameterCount], console: Console) -> None:
+    """Print what each method trains at the published sizes."""
+    table = _table(
+        f"CLIP ViT-B/16 of {counts[0].backbone:,} frozen numbers, {PUBLISHED_TASKS} tasks, "
+        f"{BYTES_PER_NUMBER} bytes a number"
+    )
+    headers = ("method", "trained\na task", "\nin all", "bytes\nin all", "\na further task")
+    for header in headers:
+        table.add_column(header, justify="left" if header == "method" else "right")
+    for count in counts:
+        table.add_row(
+            Text(count.label),
+            f"{count.per_task:,}",
+            f"{count.in_all:,}",
+            f"{count.bytes_in_all:,}",
+            f"{count.bytes_per_task:,.0f}",
+        )
+    console.print(table)
+
+
+def _table(caption: str) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # fits into 80 columns
+        pad_edge=False,
+        caption=caption,
+        caption_justify="left",
+    )
+
+
+def _line(text: str, console: Console) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
