@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.golden import coupled, lpi, pools  # noqa: F401  (they register their checks)
+from tests.golden import coupled, diff_prompt, lpi, pools  # noqa: F401  (they register their checks)
 from tests.golden.runner import failed, run
 
 

@@ -23,14 +23,20 @@ Fixture = Mapping[str, NDArray[Any]]
 Check = Callable[[Fixture], Mapping[str, NDArray[Any]]]
 
 CHECKS: dict[str, Check] = {}
+#: Absolute tolerances other than the usual one, by fixture and output.
+TOLERANCES: dict[str, Mapping[str, float]] = {}
 
 
-def check(name: str) -> Callable[[Check], Check]:
-    """Decorator that enters a check under its fixture's name."""
+def check(name: str, absolute: Mapping[str, float] | None = None) -> Callable[[Check], Check]:
+    """Decorator that enters a check under its fixture's name.
+
+    `absolute` holds the tolerance of outputs for which the fixture states its own.
+    """
 
     def enter(function: Check) -> Check:
         assert name not in CHECKS, f"two checks for the fixture {name}"
         CHECKS[name] = function
+        TOLERANCES[name] = absolute or {}
         return function
 
     return enter
@@ -100,7 +106,8 @@ def _compare(name: str, outputs: Mapping[str, NDArray[Any]], fixture: Fixture) -
         error, share = _errors(actual, expected)
         absolute = max(absolute, float(error.max(initial=0)))
         relative = max(relative, float(share.max(initial=0)))
-        if not ((error <= ABSOLUTE_TOLERANCE) | (share <= RELATIVE_TOLERANCE)).all():
+        allowed = TOLERANCES[name].get(key, ABSOLUTE_TOLERANCE)
+        if not ((error <= allowed) | (share <= RELATIVE_TOLERANCE)).all():
             wrong.append(key)
     if wrong:
         detail = f"beyond tolerance: {', '.join(wrong)}"

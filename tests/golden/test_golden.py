@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.golden import coupled, lpi, pools  # noqa: F401  (they register their checks)
+from tests.golden import coupled, diff_prompt, lpi, pools  # noqa: F401  (they register their checks)
 from tests.golden.__main__ import main
 from tests.golden.runner import CHECKS, Result, failed, run
 
@@ -29,6 +29,11 @@ OUTPUTS = {
     "interaction": "text_out_layer4",
     "maple": "vision_prompts_per_layer",
     "l2p": "prompted_per_sample",
+    "mask_vae_loss": "loss",
+    "mask_dit": "output",
+    "diffusion": "loss_vb",
+    "prompt_adapter": "prompt_layer2",
+    "rec_recall": "recall_iou_1_5_10_all",
 }
 
 
@@ -69,6 +74,22 @@ def test_one_wrong_element_is_caught(name: str, output: str, tmp_path: Path) -> 
     result = _edit(name, tmp_path, spoil)
     assert result.status == "FAIL"
     assert output in result.line()
+
+
+def test_tolerance_of_one_output_is_only_its_own(tmp_path: Path) -> None:
+    """What is allowed to a long path of steps must not be allowed to the loss."""
+
+    def nudge(name: str) -> Callable[[dict[str, NDArray[Any]]], None]:
+        def change(arrays: dict[str, NDArray[Any]]) -> None:
+            wide = arrays[name].astype(np.float64)
+            smallest = np.unravel_index(np.abs(wide).argmin(), wide.shape)
+            wide[smallest] += 1e-4
+            arrays[name] = wide
+
+        return change
+
+    assert _edit("diffusion", tmp_path, nudge("ddim_path")).status == "pass"
+    assert _edit("diffusion", tmp_path, nudge("x_t")).status == "FAIL"
 
 
 def test_wrong_shape_is_caught(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Referring-expression comprehension: does one of the k best boxes hit the object that is meant?
+
+Legend: Q queries, K boxes a query. Boxes are left, top, right, bottom, in pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Overlap = Literal["iou", "giou"]
+HIT = 0.5  # the overlap from which a box counts
+
+
+def box_overlap(first: Tensor, second: Tensor, measure: Overlap) -> Tensor:
+    """Overlap (...) of boxes [..., 4] that broadcast against each other.
+
+    "iou" is intersection over union, in [0, 1]; "giou" also subtracts the part of the smallest
+    enclosing box that neither covers, so it is in [-1, 1] and never above "iou" (arXiv 1902.09630).
+    Boxes without area overlap with nothing: 0.
+    """
+    a, b = first.double(), second.double()
+    overlap = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - overlap
+    iou = _ratio(overlap, union)
+    if measure == "iou":
+        return iou
+    enclosing = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    return iou - _ratio(enclosing - union, enclosing)
+
+
+def best_hits(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], target: Tensor, measure: Overlap
+) -> Tensor:
+    """For each query the rank (Q,), from 0, of its best scored box that hits; -1 if none does.
+
+    Args:
+        boxes: Q tensors [K, 4]; K may differ, and be 0.
+        scores: Q tensors [K]. Of equal scores the earlier box is the better one.
+        target: [Q, 4], the box of the object that is meant.
+        measure: "iou" (the field's rule) or "giou" (as the papers' released code counts), each
+            from 0.5 on.
+
+    Raises:
+        ValueError: the three do not hold the same number of queries.
+    """
+    if not len(boxes) == len(scores) == len(target):
+        raise ValueError(f"{len(boxes)} boxes, {len(scores)} scores, {len(target)} targets differ")
+    ranks = torch.full((len(target),), -1, dtype=torch.long)
+    for query, (found, score) in enumerate(zip(boxes, scores, strict=True)):
+        order = torch.argsort(score, descending=True, stable=True)
+        hit = torch.nonzero(box_overlap(found[order], target[query], measure) >= HIT)
+        if len(hit):
+            ranks[query] = hit[0, 0]
+    return ranks
+
+
+def rec_recall(ranks: Tensor, ks: Sequence[int | None]) -> dict[int | None, float]:
+    """Share of queries with a hit among the k best boxes; k = None: among all (the upper bound).
+
+    NaN without queries, where a recall is not defined.
+    """
+    hit = ranks >= 0
+    return {
+        k: float((hit if k is None else hit & (ranks < k)).double().mean())
+        if len(ranks)
+        else float("nan")
+        for k in ks
+    }
+
+
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    return (high - low).clamp_min(0).prod(dim=-1)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, part / whole.where(whole > 0, torch.ones_like(whole)), 0.0)

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from system.diffusion.prompt_adapter import PromptAdapter, PromptAdapterConfig
+
+
+@pytest.mark.parametrize("image_size", [224, 64, 50])
+def test_half_of_the_prompt_is_the_masks_and_half_the_layers(image_size: int) -> None:
+    adapter = PromptAdapter(PromptAdapterConfig(3, 6, image_size=image_size), seed=0)
+    masks = torch.randn(2, 1, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    first, last = adapter(masks, 0), adapter(masks, 2)
+    assert first.shape == (2, 8, 6)
+    assert torch.equal(first[:, :4], last[:, :4])  # the same masks
+    assert not torch.equal(first[0, :4], first[1, :4])  # other masks
+    assert torch.equal(first[0, 4:], first[1, 4:])  # the same layer
+    assert not torch.equal(first[:, 4:], last[:, 4:])  # another layer
+
+
+def test_odd_prompt_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt_length=7"):
+        PromptAdapterConfig(3, 6, prompt_length=7)
