@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints-cpu.txt
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo seeds test lint format golden bench clean
+.PHONY: setup demo seeds test lint format golden bench faults clean
 
 setup: $(READY)
 
@@ -46,6 +46,12 @@ golden: $(READY)
 # Speed and memory, as ratios measured in one run; nothing is asserted on a clock.
 bench: $(READY)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+# Kills processes of a run, tears its records and takes its storage away, at random points.
+KILLS ?= 50
+SEED ?= 0
+faults: $(READY)
+	$(BIN)/python -m pytest --kills=$(KILLS) --fault-seed=$(SEED) tests/faults
 
 clean:
 	rm -rf $(VENV) runs data

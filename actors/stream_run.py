@@ -2,16 +2,18 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray.train
+from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchTrainer
 
+from actors.failures import GROUP_FAILURES, Retries, cause
 from actors.task_stream import TaskStreamHandle, find_task_stream, start_task_stream
 from system.config import ExperimentConfig
 from system.data.manifest import Manifest
-from system.errors import PromptideError
+from system.errors import PromptideError, StorageError
 from system.stages.continual import continual_loop
 from system.stages.task_source import ConsumerStatus
 from system.storage.run_directory import RunDirectory
@@ -33,7 +35,8 @@ def run_stream(
 
     Ray is connected. `watch` is called twice a second with where the run stands, `learned` with all
     that was committed so far, when it has become more. Returns the stream, whose journal holds all
-    that was committed. Raises the worker's own PromptideError, or what Ray Train ended with.
+    that was committed. A worker group that dies, or loses its storage, is started again: see
+    `Retries`. Raises the worker's own PromptideError, or StreamFailedError with its traceback.
     """
     directory = RunDirectory.of(experiment)
     stream = start_task_stream(
@@ -44,14 +47,45 @@ def run_stream(
         tasks=list(tasks),
         evaluation_split=experiment.evaluation.split,
     )
+    retries = Retries(experiment.cluster.max_failures)
+    with _watching(stream, experiment.run_name, watch, learned):
+        while True:
+            trainer = _trainer(experiment, manifest.fingerprint, tasks, stream)
+            try:
+                trainer.fit()
+                return stream
+            except SystemExit as error:
+                # Ray Train's own handler of Ctrl-C aborts the workers and exits.
+                raise KeyboardInterrupt from error
+            except StorageError as error:  # without workers, the loop's own
+                failure: PromptideError = error
+            except GROUP_FAILURES as error:
+                failure = cause(error, directory.logs.uri)
+            retries.wait_after(failure, _finished(stream, experiment.run_name))
+
+
+def _finished(stream: TaskStreamHandle, consumer: str) -> int:
+    """Tasks committed so far; 0 where the stream itself cannot tell at the moment."""
+    try:
+        return len(stream.committed(consumer))
+    except (PromptideError, RayError):
+        return 0
+
+
+def _trainer(
+    experiment: ExperimentConfig,
+    benchmark_fingerprint: str,
+    tasks: tuple[str, ...],
+    stream: TaskStreamHandle,
+) -> TorchTrainer:
     cluster = experiment.cluster
-    trainer = TorchTrainer(
+    return TorchTrainer(
         continual_loop,
         train_loop_config={
             "experiment": experiment.to_dict(),
             "tasks": list(tasks),
             "stream": stream,
-            "benchmark_fingerprint": manifest.fingerprint,
+            "benchmark_fingerprint": benchmark_fingerprint,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers,
@@ -61,27 +95,20 @@ def run_stream(
         run_config=ray.train.RunConfig(
             # A later start finds the run by this name and goes on from its last checkpoint.
             name="checkpoints",
-            storage_path=directory.folder.uri,
+            storage_path=RunDirectory.of(experiment).folder.uri,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            # Ray would try a diverged loss again too, and at once.
+            failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
-    with _watching(stream, experiment.run_name, watch, learned):
-        try:
-            trainer.fit()
-        except SystemExit as error:
-            # Ray Train's own handler of Ctrl-C aborts the workers and exits.
-            raise KeyboardInterrupt from error
-        except ray.train.TrainingFailedError as error:
-            raise _cause(error, directory.logs.uri) from error
-    return stream
 
 
 def close_stream(run_name: str) -> None:
     """End a run of this cluster soon, in the middle of a task if it must be."""
     stream = find_task_stream(_stream_name(run_name), NAMESPACE)
     if stream is not None:
-        stream.close()
+        with suppress(RayActorError):  # it ended by itself meanwhile
+            stream.close()
 
 
 def _stream_name(run_name: str) -> str:
@@ -108,7 +135,8 @@ def _watching(
 
     def keep_looking() -> None:
         while not stop.wait(SECONDS_BETWEEN_LOOKS):
-            look()
+            with suppress(PromptideError, RayError):  # the group meets it too, and says it
+                look()
 
     thread = threading.Thread(target=keep_looking, name="promptide-progress", daemon=True)
     thread.start()
@@ -118,26 +146,3 @@ def _watching(
         stop.set()
         thread.join()
     look()  # what happened since the last look
-
-
-class StreamFailedError(PromptideError):
-    """A worker failed in a way that no config mends; the message holds its traceback."""
-
-
-def _cause(error: Exception, logs: str) -> PromptideError:
-    """The user's error inside what Ray Train wraps around it, or the first rank's traceback."""
-    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    pending: list[BaseException | None] = list(failures.values())
-    seen: set[int] = set()
-    while pending:
-        inner = pending.pop()
-        if inner is None or id(inner) in seen:
-            continue
-        if isinstance(inner, PromptideError):
-            return inner
-        seen.add(id(inner))
-        pending += [inner.__cause__, getattr(inner, "cause", None)]
-    rank, first = min(failures.items(), default=(0, error))
-    return StreamFailedError(
-        f"rank {rank} failed; all ranks' logs are in {logs}. What it ended with:\n{first}"
-    )

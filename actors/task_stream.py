@@ -56,7 +56,8 @@ class TaskStreamServer:
 
 
 # Bookkeeping needs no core; the calls are idempotent, so Ray may repeat those that a death cut off.
-TaskStreamActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(TaskStreamServer)
+# A call that ends the process each time is given up: the worker group then starts again or ends.
+TaskStreamActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=8)(TaskStreamServer)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class TaskStreamHandle:
         """See `TaskSource.lease`."""
         return cast("Lease | None", self._call("lease", consumer, generation))
 
+    def renew(self, consumer: str, generation: int) -> None:
+        """See `TaskSource.renew`."""
+        self._call("renew", consumer, generation)
+
     def open_split(
         self,
         consumer: str,
@@ -90,6 +95,10 @@ class TaskStreamHandle:
         # The id is made here, once, so that a call Ray repeats is recorded once.
         request = (consumer, generation, rank, task, split, shards_rows, uuid4().hex)
         return cast(SplitGrant, self._call("open_split", *request))
+
+    def trained(self, consumer: str, generation: int, task: str) -> None:
+        """See `TaskSource.trained`."""
+        self._call("trained", consumer, generation, task)
 
     def commit(self, consumer: str, generation: int, task: str, payload: Mapping[str, Any]) -> None:
         """See `TaskSource.commit`."""
@@ -146,8 +155,9 @@ def start_task_stream(
 
     `journal_uri` and `manifest_root` (the directory of manifest.json) are paths or URIs that the
     actor's node can reach, and any other node on which it may be restarted. `tasks` is the order of
-    the stream, by default the manifest's; `evaluation_split` is open for every task. Raises what `Manifest.load` and `TaskStream` raise, and
-    `ConfigError` when an actor of this name serves another journal, benchmark or order.
+    the stream, by default the manifest's; `evaluation_split` is open for every task. Raises what
+    `Manifest.load` and `TaskStream` raise, and `ConfigError` when an actor of this name serves
+    another journal, benchmark or order.
     """
     manifest = Manifest.load(manifest_root)
     order = [entry.name for entry in manifest.tasks] if tasks is None else list(tasks)

@@ -12,6 +12,7 @@ from system.errors import ConfigError, PromptideError
 
 if TYPE_CHECKING:
     from system.config import ExperimentConfig
+    from system.stages.model_stage import ModelExperiment
 
 USAGE = """promptide COMMAND [key=value ...]
 
@@ -68,8 +69,20 @@ def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
     console.print(f"backbone: {experiment.backbone.path}")
 
 
-def run(experiment: "ExperimentConfig", console: Console) -> None:
-    """Learn a stream of tasks, or go on with a run that was interrupted."""
+def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
+    """Learn a stream of tasks or train a model, or go on with a run that was interrupted."""
+    from system.config import composed_values, experiment_of
+    from system.stages.model_stage import ModelExperiment
+
+    values = composed_values(overrides, file)
+    if "name" in values["stage"]:  # a model's stage; the stream's has none
+        train_model(ModelExperiment.from_values(values), console)
+    else:
+        learn_stream(experiment_of(values), console)
+
+
+def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
+    """Learn a stream of tasks."""
     from actors.cluster import check_resources, check_storage, ray_cluster
     from actors.stream_run import run_stream
     from system.preflight import check_experiment
@@ -77,34 +90,64 @@ def run(experiment: "ExperimentConfig", console: Console) -> None:
     from system.report.terminal import StreamProgress, print_final_table
     from system.storage.results import finish_run
     from system.storage.run_directory import RunDirectory
+    from system.storage.writer_lock import sole_writer
 
     started = time.perf_counter()
     directory = RunDirectory.of(experiment)
     checked = check_experiment(experiment)
-    again = directory.claim(experiment)
-    console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
-    with ray_cluster(experiment.cluster):
-        check_resources(experiment.cluster)
-        check_storage(experiment.storage_path)
-        ready = time.perf_counter()
-        with StreamProgress(console) as progress:
-            stream = run_stream(experiment, checked.manifest, checked.tasks, progress.update)
-        ended = time.perf_counter()
-        committed = stream.committed(experiment.run_name)
-        access_log = stream.access_log()
-        stream.stop()
-    metrics, matrix = finish_run(
-        experiment,
-        checked.manifest.fingerprint,
-        checked.tasks,
-        committed,
-        access_log,
-        {"start": ready - started, "stream": ended - ready},
-    )
-    page = write_report(directory.folder.uri)
-    print_final_table(metrics, matrix, console)
-    console.print(f"run directory: {directory.folder.uri}")
-    console.print(f"report: {page}")
+    with sole_writer(directory.folder):
+        again = directory.claim(experiment)
+        console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
+        with ray_cluster(experiment.cluster):
+            check_resources(experiment.cluster)
+            check_storage(experiment.storage_path)
+            ready = time.perf_counter()
+            with StreamProgress(console) as progress:
+                stream = run_stream(experiment, checked.manifest, checked.tasks, progress.update)
+            ended = time.perf_counter()
+            committed = stream.committed(experiment.run_name)
+            access_log = stream.access_log()
+            stream.stop()
+        metrics, matrix = finish_run(
+            experiment,
+            checked.manifest.fingerprint,
+            checked.tasks,
+            committed,
+            access_log,
+            {"start": ready - started, "stream": ended - ready},
+        )
+        page = write_report(directory.folder.uri)
+        print_final_table(metrics, matrix, console)
+        console.print(f"run directory: {directory.folder.uri}")
+        console.print(f"report: {page}")
+
+
+def train_model(experiment: "ModelExperiment", console: Console) -> None:
+    """Train a stage's model, unless it is there for the same settings and data."""
+    from actors.cluster import check_resources, check_storage, ray_cluster
+    from actors.failures import GROUP_FAILURES, cause
+    from system.stages.model_stage import MODEL_STAGES, fit
+    from system.storage.run_directory import RunDirectory
+    from system.storage.writer_lock import sole_writer
+
+    stage = MODEL_STAGES.get(experiment.stage["name"])
+    directory = RunDirectory.of(experiment)
+    finished = stage.finished(experiment)
+    with sole_writer(directory.folder):
+        directory.claim(experiment)
+        if finished:
+            console.print("the model is there already, made from the same settings and data")
+        else:
+            with ray_cluster(experiment.cluster):
+                check_resources(experiment.cluster)
+                check_storage(experiment.storage_path)
+                try:
+                    fit(experiment, stage)
+                except SystemExit as error:  # Ray Train's own handler of Ctrl-C
+                    raise KeyboardInterrupt from error
+                except GROUP_FAILURES as error:
+                    raise cause(error, directory.logs.uri) from error
+        stage.report(experiment, lambda line: console.print(line, highlight=False, soft_wrap=True))
 
 
 def report(experiment: "ExperimentConfig", console: Console) -> None:
@@ -147,12 +190,11 @@ def parameters(overrides: Sequence[str], file: str | None, console: Console) -> 
 COMMANDS: dict[str, Command] = {
     "prepare": prepare,
     "pretrain": pretrain,
-    "run": run,
     "evaluate": evaluate,
     "report": report,
 }
-#: Commands that look at more than one experiment.
-WIDE_COMMANDS: dict[str, WideCommand] = {"sweep": sweep, "parameters": parameters}
+#: Commands whose overrides may say more than one experiment, or one of another kind.
+WIDE_COMMANDS: dict[str, WideCommand] = {"run": run, "sweep": sweep, "parameters": parameters}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How hard tests/faults tries: few faults in every run of the suite, many by `make faults`."""
+    parser.addoption("--kills", type=int, default=3, help="faults that tests/faults makes")
+    parser.addoption("--fault-seed", type=int, default=0, help="which faults, and when")
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A Ray cluster of two cores on this machine, for all tests marked `ray`."""

@@ -1,10 +1,8 @@
 """The loop of a Ray Train worker over the whole task stream: lease, train, evaluate, commit."""
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +17,8 @@ from system.evaluation.examples import retrieval_examples
 from system.prompts.method import METHODS
 from system.stages.encoding import Encoder
 from system.stages.learned_stream import LearnedStream
+from system.stages.lease_renewal import renewing
+from system.stages.phase_clock import PhaseClock
 from system.stages.rank_log import RankLog
 from system.stages.stream_evaluation import StreamEvaluation, TestSet
 from system.stages.task_checkpoint import latest_checkpoint
@@ -28,27 +28,6 @@ from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES, OUTCOME, RunDirectory
-
-
-@dataclass
-class PhaseClock:
-    """Seconds spent by phase since the last `take`."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the block's time to a phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def take(self) -> dict[str, float]:
-        """The seconds by phase; starts anew."""
-        taken, self.seconds = self.seconds, {}
-        return taken
 
 
 def continual_loop(config: dict[str, Any]) -> None:
@@ -64,7 +43,7 @@ def continual_loop(config: dict[str, Any]) -> None:
         config["stream"],
         config["benchmark_fingerprint"],
     )
-    with worker.log.ending():
+    with worker.log.ending(), worker.keeping_its_lease():
         worker.restore()
         while (lease := worker.next_lease()) is not None:
             worker.learn(lease)
@@ -135,6 +114,12 @@ class StreamWorker:
         require_same_backbone(self.adapters.header(), self.backbone.name, self.backbone.fingerprint)
         self.learned.load(self.adapters, len(payloads))
 
+    def keeping_its_lease(self) -> AbstractContextManager[None]:
+        """Renew the group's lease inside the block; rank 0 does it for all."""
+        if not self.group.leads:
+            return nullcontext()
+        return renewing(lambda: self.stream.renew(self.consumer, self.generation))
+
     def next_lease(self) -> Lease | None:
         """The task all ranks work on next; None at the end of the stream."""
         lease: Lease | None = self.group.broadcast(
@@ -161,6 +146,8 @@ class StreamWorker:
         method.begin_task(lease.index, self.backbone)
         learns = method.learns_at(lease.index, len(self.tasks))
         log = self._train(lease, similarity) if learns else []
+        if self.group.leads:
+            self.stream.trained(self.consumer, self.generation, lease.task)
         self._show("evaluate", lease)
         rows: list[MatrixRow] = []
         with self.clock.phase("evaluate"):

@@ -39,7 +39,11 @@ class Lease:
 
 
 class TaskState(TypedDict):
-    """One task of a consumer; `state` is "pending", "leased" or "committed"."""
+    """One task of a consumer; `state` is "pending", "leased", "trained" or "sealed".
+
+    From "trained" on its training split is shut. "sealed" is evaluated and committed: one record
+    holds both, so that no task is ever the one without the other.
+    """
 
     task: str
     index: int
@@ -97,6 +101,14 @@ class TaskSource(Protocol):
         """
         ...
 
+    def renew(self, consumer: str, generation: int) -> None:
+        """Keep the lease, as every other call with a generation does too.
+
+        A lease that is not renewed expires: its task is pending again, and the next `lease` hands
+        it out again. Raises `StaleGenerationError`.
+        """
+        ...
+
     def open_split(
         self,
         consumer: str,
@@ -112,6 +124,14 @@ class TaskSource(Protocol):
         all else for the leased task only. `shards_rows` is how many
         rows this rank will read, by default all. Raises `ReplayRefusedError` (another task's
         "train" or "val"), `DataError` (no such task or split), `StaleGenerationError`.
+        """
+        ...
+
+    def trained(self, consumer: str, generation: int, task: str) -> None:
+        """Say that the leased task has its last epoch behind it: its training split is shut.
+
+        A worker group that starts anew leases the task anew, and may open the split again. Raises
+        `NotLeasedError`, `StaleGenerationError`.
         """
         ...
 

@@ -1,7 +1,8 @@
 """Training of one leased task: epochs over the global batch, a checkpoint after each."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +27,16 @@ from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import check_state
 
 SECONDS_BETWEEN_PROGRESS = 0.5
+SHOWN_IMAGES = 8  # of a batch that cannot be learned
+
+
+#: A loss term this large is past the point where training comes back: similarities times the
+#: backbone's scale stay below a few hundred.
+EXPLODED = 1e6
 
 
 class DivergedError(PromptideError):
-    """The loss is no longer a number."""
+    """The loss, its gradient or a parameter is no longer a number, or out of all bounds."""
 
 
 class TaskTraining:
@@ -118,7 +125,7 @@ class TaskTraining:
                 self.backbone.logit_scale,
                 self.similarity,
             )
-            self._check(terms, epoch, step)
+            self._check(terms, epoch, step, batch)
             self.optimiser.step()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -133,13 +140,30 @@ class TaskTraining:
             images, ids = images.pin_memory(), ids.pin_memory()
         return TokenBatch(images.to(device, non_blocking=True), ids.to(device, non_blocking=True))
 
-    def _check(self, terms: dict[str, float], epoch: int, step: int) -> None:
+    def _check(
+        self, terms: dict[str, float], epoch: int, step: int, batch: Sequence[MicroBatch]
+    ) -> None:
+        """Stop before the step that would spoil the parameters.
+
+        Gradients are the same on all ranks, so all of them stop, and none waits for another.
+        """
+        images = [image for part in batch for image in part.image_ids]
+        shown = ", ".join(map(str, images[:SHOWN_IMAGES]))
+        where = f"step {step}; its images here: {shown}{', ...' * (len(images) > SHOWN_IMAGES)}"
         for name, value in terms.items():
-            if value != value or abs(value) == float("inf"):
-                raise DivergedError(
-                    f"the {name} loss of task {self.lease.task!r} is {value} at epoch {epoch}, "
-                    f"step {step}; lower stage.optimiser.learning_rate"
-                )
+            if not abs(value) < EXPLODED:
+                raise self._diverged(f"the {name} loss", value, epoch, where)
+        norm = _largest([p.grad for p in self.parameters.values() if p.grad is not None])
+        if not math.isfinite(norm):
+            raise self._diverged("the gradient", norm, epoch, where)
+
+    def _diverged(self, what: str, value: float, epoch: int, where: str) -> DivergedError:
+        kept = f"its state after {epoch} of {self.stage.epochs} epochs" if epoch else "its start"
+        return DivergedError(
+            f"{what} of task {self.lease.task!r} is {value:g} at epoch {epoch}, {where}. Kept: the "
+            f"{self.lease.index} tasks before it and {kept}. Start another run_name with a lower "
+            "stage.optimiser.learning_rate"
+        )
 
     def _progress(
         self, epoch: int, step: int, steps: int, sums: dict[str, float], started: float
@@ -165,6 +189,9 @@ class TaskTraining:
         import ray.train
 
         metrics = {"task": self.lease.task, "epochs_done": epochs_done, **self.log[-1]}
+        size = _largest(list(self.parameters.values()))
+        if not math.isfinite(size):  # the last step overflowed; what was reported before is sound
+            raise self._diverged("a parameter", size, epochs_done - 1, "its last step")
         if not self.group.leads:
             ray.train.report(metrics)
             return
@@ -193,3 +220,12 @@ class TaskTraining:
         restore_optimiser(self.optimiser, state.optimiser)
         self.log = list(state.log)
         return state.epochs_done
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    """The largest magnitude in any of the tensors, NaN if there is one."""
+    if not tensors:
+        return 0.0
+    return float(
+        torch.stack([t.detach().abs().amax().float() for t in tensors if t.numel()]).amax()
+    )

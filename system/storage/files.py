@@ -69,6 +69,13 @@ class Folder:
         except OSError as error:
             raise StorageError(f"{self.file_uri(name)} cannot be read: {error}") from error
 
+    def make(self) -> None:
+        """Create the folder if it is not there."""
+        try:
+            self.filesystem.create_dir(self.path, recursive=True)
+        except OSError as error:
+            raise StorageError(_why_not_written(self.uri, error)) from error
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole: readers see the old bytes or the new ones, also after a crash."""
         target = f"{self.path}/{name}"

@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from yaml import YAMLError  # OmegaConf raises what its parser raises
 
 from system.errors import ConfigError, StorageError
 from system.storage.files import Folder
-
-if TYPE_CHECKING:
-    from system.config import ExperimentConfig
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -26,6 +23,24 @@ REPORT = "report.html"
 FREE_SECTIONS = ("cluster", "storage_path", "data_path")
 
 
+class RunConfig(Protocol):
+    """What the directory of a run asks of the run's config."""
+
+    @property
+    def storage_path(self) -> str:
+        """Where runs are kept."""
+        ...
+
+    @property
+    def run_name(self) -> str:
+        """A plain folder name."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        ...
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """`<storage_path>/<run name>/`."""
@@ -33,7 +48,7 @@ class RunDirectory:
     folder: Folder
 
     @classmethod
-    def of(cls, experiment: "ExperimentConfig") -> "RunDirectory":
+    def of(cls, experiment: RunConfig) -> "RunDirectory":
         """The directory of an experiment's run."""
         return cls(Folder.of(experiment.storage_path).child(experiment.run_name))
 
@@ -52,7 +67,7 @@ class RunDirectory:
         """One log file a rank and start."""
         return self.folder.child("logs")
 
-    def claim(self, experiment: "ExperimentConfig") -> bool:
+    def claim(self, experiment: RunConfig) -> bool:
         """Write `config.yaml`, or check that the run there is the same one.
 
         Returns whether the run was begun before. Raises ConfigError naming the keys in which the

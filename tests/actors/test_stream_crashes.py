@@ -31,6 +31,7 @@ def one_task(stream: TaskStream) -> None:
     lease = stream.lease("run", generation)
     assert lease is not None
     stream.open_split("run", generation, 0, "animals", "train", None, "call-1")
+    stream.trained("run", generation, "animals")
     stream.commit("run", generation, "animals", {"row": [0.5]})
 
 
@@ -50,7 +51,7 @@ def counting(call: Callable[..., Any], budget: list[int], before: bool) -> Calla
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("survived", range(15))  # five records, three system calls each
+@pytest.mark.parametrize("survived", range(18))  # six records, three system calls each
 def test_a_death_at_any_system_call_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int, before: bool
 ) -> None:
@@ -84,6 +85,7 @@ class StreamAgainstModel(RuleBasedStateMachine):
         self.newest = 0
         self.generation: dict[str, int] = {}
         self.leased: dict[str, str | None] = {}
+        self.trained: set[str] = set()  # consumers whose leased task is
         self.commits: dict[str, list[dict[str, Any]]] = {}
         self.opens: list[tuple[str, str, str]] = []
         self.writes = 0
@@ -97,6 +99,7 @@ class StreamAgainstModel(RuleBasedStateMachine):
         assert generation > self.newest
         self.newest = self.generation[consumer] = generation
         self.leased[consumer] = None
+        self.trained.discard(consumer)
         self.commits.setdefault(consumer, [])
 
     @precondition(lambda self: self.generation)
@@ -118,7 +121,8 @@ class StreamAgainstModel(RuleBasedStateMachine):
         if consumer not in self.generation:
             refusal: type[Exception] | None = StaleGenerationError
         else:
-            free = split == "test" or task == self.leased[consumer]
+            current = task == self.leased[consumer] and consumer not in self.trained
+            free = split == "test" or current
             refusal = None if free else ReplayRefusedError
         if refusal is not None:
             with pytest.raises(refusal):
@@ -126,6 +130,22 @@ class StreamAgainstModel(RuleBasedStateMachine):
             return
         assert self.stream.open_split(consumer, generation, 0, task, split).rows == ROWS[split]
         self.opens.append((consumer, task, split))
+
+    @precondition(lambda self: self.generation)
+    @rule(consumer=consumers, task=st.sampled_from(TASKS))
+    def train(self, consumer: str, task: str) -> None:
+        generation = self.generation.get(consumer, 0)
+        done = [commit["task"] for commit in self.commits.get(consumer, [])]
+        if consumer not in self.generation:
+            with pytest.raises(StaleGenerationError):
+                self.stream.trained(consumer, generation, task)
+        elif task not in done and task != self.leased[consumer]:
+            with pytest.raises(NotLeasedError):
+                self.stream.trained(consumer, generation, task)
+        else:
+            self.stream.trained(consumer, generation, task)
+            if task == self.leased[consumer]:
+                self.trained.add(consumer)
 
     @precondition(lambda self: self.generation)
     @rule(consumer=consumers, task=st.sampled_from(TASKS), age=st.integers(0, 1))
@@ -146,6 +166,7 @@ class StreamAgainstModel(RuleBasedStateMachine):
             self.stream.commit(consumer, generation, task, payload)
             self.commits[consumer].append(payload)
             self.leased[consumer] = None
+            self.trained.discard(consumer)
 
     @rule(torn=st.sampled_from([None, "{number}.json", ".{number}.json.tmp"]))
     def crash(self, torn: str | None) -> None:
@@ -164,6 +185,13 @@ class StreamAgainstModel(RuleBasedStateMachine):
         status = self.stream.status()["consumers"]
         assert {name: entry["generation"] for name, entry in status.items()} == self.generation
         assert {name: entry["current_task"] for name, entry in status.items()} == self.leased
+        shown = {
+            (name, task["task"])
+            for name, entry in status.items()
+            for task in entry["tasks"]
+            if task["state"] == "trained"
+        }
+        assert shown == {(name, self.leased[name]) for name in self.trained}
         for consumer, commits in self.commits.items():
             assert self.stream.committed(consumer) == commits
         log = self.stream.access_log()

@@ -3,10 +3,16 @@ from pathlib import Path
 import pytest
 
 from actors.access_log import ACCESS_LOG_SCHEMA
-from actors.stream_state import TaskStream
+from actors.stream_state import LEASE_SECONDS, TaskStream
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.evaluation.replay_audit import replayed_rows
-from system.stages.task_source import Lease, NotLeasedError, StaleGenerationError, TaskSource
+from system.stages.task_source import (
+    Lease,
+    NotLeasedError,
+    StaleGenerationError,
+    StreamClosedError,
+    TaskSource,
+)
 from tests.actors.streams import ROWS, TASKS, make_manifest, make_stream, snapshot
 
 
@@ -51,6 +57,22 @@ def test_the_same_task_is_leased_until_it_is_committed(stream: TaskStream) -> No
     assert [stream.lease("run", generation) for _ in range(3)] == [expected] * 3
     stream.commit("run", generation, "animals", {})
     assert stream.lease("run", generation) == Lease("food", 1, generation, committed=1)
+
+
+def test_a_closed_stream_ends_its_workers_and_goes_on_when_started_again(tmp_path: Path) -> None:
+    """A sweep that stops a trial must neither wait for its task nor lose those before."""
+    stream = make_stream(tmp_path)
+    generation = stream.register("run")
+    stream.lease("run", generation)
+    stream.commit("run", generation, "animals", {})
+    stream.lease("run", generation)
+    stream.close()
+    with pytest.raises(StreamClosedError):
+        stream.post_progress("run", {})
+    assert stream.lease("run", generation) is None
+    again = make_stream(tmp_path)
+    generation = again.register("run")
+    assert again.lease("run", generation) == Lease("food", 1, generation, committed=1)
 
 
 def test_a_repeated_commit_keeps_the_first_payload(stream: TaskStream) -> None:
@@ -108,6 +130,41 @@ def test_splits_of_past_and_future_tasks_are_refused(
         stream.open_split("run", generation, 0, task, split)
     assert stream.access_log().num_rows == 0
     assert stream.open_split("run", generation, 0, "food", split).rows == ROWS[split]
+
+
+def test_a_trained_task_is_shut_while_it_is_evaluated(tmp_path: Path) -> None:
+    """Evaluation reads test splits only; a group that starts anew needs the features again."""
+    stream = make_stream(tmp_path)
+    generation = stream.register("run")
+    stream.lease("run", generation)
+    with pytest.raises(NotLeasedError, match="'food' cannot be marked as trained"):
+        stream.trained("run", generation, "food")
+    stream.open_split("run", generation, 0, "animals", "train", None, "call-1")
+    stream.trained("run", generation, "animals")
+    stream.trained("run", generation, "animals")
+    for restart in (False, True):
+        stream = make_stream(tmp_path) if restart else stream
+        assert stream.status()["consumers"]["run"]["tasks"][0]["state"] == "trained"
+        with pytest.raises(ReplayRefusedError, match=r"'animals' \(trained\)"):
+            stream.open_split("run", generation, 0, "animals", "train")
+        assert stream.open_split("run", generation, 0, "animals", "test").rows == ROWS["test"]
+        # What Ray repeats, because the answer was lost, is answered stream.
+        stream.open_split("run", generation, 0, "animals", "train", None, "call-1")
+    stream.commit("run", generation, "animals", {})
+    stream.trained("run", generation, "animals")
+    generation = stream.register("run")
+    stream.lease("run", generation)
+    assert stream.open_split("run", generation, 0, "food", "train").rows == ROWS["train"]
+
+
+def test_a_new_worker_group_may_read_a_trained_task_again(stream: TaskStream) -> None:
+    """Its predecessor died while evaluating: the router's features have to be made again."""
+    old = stream.register("run")
+    stream.lease("run", old)
+    stream.trained("run", old, "animals")
+    generation = stream.register("run")
+    stream.lease("run", generation)
+    assert stream.open_split("run", generation, 0, "animals", "train").rows == ROWS["train"]
 
 
 def test_nothing_but_test_splits_is_open_without_a_lease(stream: TaskStream) -> None:
@@ -197,7 +254,7 @@ def test_status_tells_where_a_run_stands(tmp_path: Path) -> None:
     assert status["journal"] == str(tmp_path / "journal")
     assert (status["benchmark"], status["tasks"]) == ("tiny", list(TASKS))
     run = status["consumers"]["run"]
-    assert [task["state"] for task in run["tasks"]] == ["committed", "leased", "pending"]
+    assert [task["state"] for task in run["tasks"]] == ["sealed", "leased", "pending"]
     assert (run["generation"], run["current_task"], run["committed"]) == (generation, "food", 1)
     assert run["progress"] == {"epoch": 3, "loss": 0.5}
     assert run["seconds_since_progress"] is not None
@@ -227,3 +284,67 @@ def test_a_second_writer_of_the_same_journal_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="written by another process"):
         second.register("run")
     assert first.register("run") == 2
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_lease_that_is_not_renewed_is_handed_out_again(tmp_path: Path) -> None:
+    """A group that vanished must not look busy for ever; one that comes back starts anew."""
+    clock = Clock()
+    stream = TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path), clock=clock)
+    generation = stream.register("run")
+    stream.lease("run", generation)
+    for _ in range(5):
+        clock.now += LEASE_SECONDS - 1
+        stream.renew("run", generation)
+    assert stream.status()["consumers"]["run"]["current_task"] == "animals"
+    clock.now += LEASE_SECONDS + 1
+    assert stream.status()["consumers"]["run"]["tasks"][0]["state"] == "pending"
+    for late in (
+        lambda: stream.commit("run", generation, "animals", {}),
+        lambda: stream.trained("run", generation, "animals"),
+        lambda: stream.open_split("run", generation, 0, "animals", "train"),
+    ):
+        with pytest.raises(NotLeasedError, match=r"'animals' cannot be .*renew the lease"):
+            late()
+    clock.now += LEASE_SECONDS + 1
+    assert make_stream(tmp_path).status()["consumers"]["run"]["current_task"] is None
+    lease = stream.lease("run", generation)
+    assert lease is not None
+    assert lease.task == "animals"
+    stream.commit("run", generation, "animals", {})
+
+
+def test_a_restarted_stream_gives_holders_the_whole_time_again(tmp_path: Path) -> None:
+    """Nobody could renew while it was away."""
+    clock = Clock()
+    stream = make_stream(tmp_path)
+    generation = stream.register("run")
+    stream.lease("run", generation)
+    clock.now = 10 * LEASE_SECONDS
+    again = TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path), clock=clock)
+    clock.now += LEASE_SECONDS - 1
+    again.commit("run", generation, "animals", {})
+    assert len(again.committed("run")) == 1
+
+
+def test_one_consumer_that_vanishes_holds_back_no_other(tmp_path: Path) -> None:
+    clock = Clock()
+    stream = TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path), clock=clock)
+    slow, quick = stream.register("slow"), stream.register("quick")
+    stream.lease("slow", slow)
+    for _ in TASKS:
+        clock.now += LEASE_SECONDS + 1
+        lease = stream.lease("quick", quick)
+        assert lease is not None
+        stream.commit("quick", quick, lease.task, {})
+    status = stream.status()["consumers"]
+    assert (status["quick"]["committed"], status["slow"]["committed"]) == (3, 0)
+    assert status["slow"]["current_task"] is None

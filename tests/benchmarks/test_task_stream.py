@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -31,13 +32,18 @@ def report(
     return show
 
 
-def leases_and_commits(source: TaskSource) -> float:
-    """Run a stream whose tasks take no time: pairs of one lease and one commit a second."""
-    generation = source.register("run")
+def leases_and_commits(source: TaskSource, consumers: int = 1) -> float:
+    """Run streams whose tasks take no time: pairs of one lease and one commit a second, in all."""
+
+    def consume(consumer: str) -> None:
+        generation = source.register(consumer)
+        while (lease := source.lease(consumer, generation)) is not None:
+            source.commit(consumer, generation, lease.task, {"row": [0.0] * len(TASKS)})
+
     started = time.perf_counter()
-    while (lease := source.lease("run", generation)) is not None:
-        source.commit("run", generation, lease.task, {"row": [0.0] * len(TASKS)})
-    return len(TASKS) / (time.perf_counter() - started)
+    with ThreadPoolExecutor(consumers) as pool:
+        list(pool.map(consume, [f"run-{number}" for number in range(consumers)]))
+    return consumers * len(TASKS) / (time.perf_counter() - started)
 
 
 def test_in_process(tmp_path: Path, report: Callable[[str, float, str], None]) -> None:
@@ -53,13 +59,15 @@ def test_in_process(tmp_path: Path, report: Callable[[str, float, str], None]) -
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-def test_actor(tmp_path: Path, report: Callable[[str, float, str], None]) -> None:
+@pytest.mark.parametrize("consumers", [1, 4, 16])
+def test_actor(tmp_path: Path, report: Callable[[str, float, str], None], consumers: int) -> None:
     make_manifest(tmp_path, TASKS).save(str(tmp_path))
     name, journal = f"stream-{uuid4().hex}", str(tmp_path / "journal")
     handle = start_task_stream(name, None, journal, str(tmp_path))
-    report("task stream, actor: lease + commit", leases_and_commits(handle), "pairs/s")
+    case = f"task stream, actor, {consumers} consumers"
+    report(f"{case}: lease + commit", leases_and_commits(handle, consumers), "pairs/s")
     kill_process(handle)
     started = time.perf_counter()
     handle.status()
-    report("task stream, actor: back after SIGKILL", time.perf_counter() - started, "s")
+    report(f"{case}: back after SIGKILL", time.perf_counter() - started, "s")
     handle.stop()

@@ -13,6 +13,9 @@ import pytest
 from rich.console import Console
 
 from system import app
+from system.errors import StorageError
+from system.storage.files import Folder
+from system.storage.writer_lock import LOCK_NAME, sole_writer
 from tests.integration.small_stream import adapters, figures, overrides, small_experiment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -80,6 +83,16 @@ def test_a_killed_worker_costs_nothing_but_time(small_stream: Path) -> None:
     assert max(log.column("generation").to_pylist()) > 1, "the worker group was not restarted"
 
 
+def test_a_second_driver_is_refused_and_touches_nothing(small_stream: Path) -> None:
+    """Two drivers in one run directory would mix their files."""
+    name = "twice"
+    folder = Folder.of(small_stream / "runs" / name)
+    with sole_writer(folder):
+        with pytest.raises(StorageError, match=f"process {os.getpid()}"):
+            app.run(small_experiment(small_stream, name), Console(quiet=True))
+        assert folder.names() == [LOCK_NAME]
+
+
 @pytest.fixture
 def cli_environment() -> dict[str, str]:
     """An environment in which the command starts a Ray of its own."""
@@ -111,5 +124,6 @@ def test_an_interrupted_command_goes_on(
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert "going on with" in again.stdout
+    assert not (small_stream / "runs" / name / LOCK_NAME).exists()
     assert adapters(small_stream, name) == adapters(small_stream, "reference")
     assert figures(small_stream, name) == figures(small_stream, "reference")

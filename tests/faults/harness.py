@@ -1,0 +1,151 @@
+"""Runs the small stream as a command and disturbs it at random points, by a seed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.processes import MARK, Process, marked, named
+from tests.integration.small_stream import overrides
+
+WORKER, ACTOR = "ray::RayTrainWorker", "ray::TaskStreamServer"
+DEADLINE = 600.0  # seconds for one step; a loaded machine takes its time to start processes
+KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage")
+
+
+@dataclass
+class FaultyRun:
+    """One run of the stream, and what is done to it."""
+
+    root: Path
+    name: str
+    random: random.Random
+    workers: int = 1
+    done: list[str] = field(default_factory=list)
+    starts: int = 0
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.root / "runs" / self.name
+
+    @property
+    def journal(self) -> Path:
+        """Where the records of the stream lie."""
+        return self.directory / "stream"
+
+    def complete(self, faults: list[str]) -> None:
+        """Start the command as often as it takes, with all of the faults, and let it end."""
+        pending = list(faults)
+        while True:
+            driver = self._start()
+            try:
+                while pending and driver.poll() is None:
+                    if self._strike(pending[0], driver):
+                        self.done.append(pending.pop(0))
+                output, _ = driver.communicate(timeout=DEADLINE)
+            finally:
+                for process in marked(self.name) if driver.poll() is None else ():
+                    process.send(signal.SIGKILL)
+            if driver.returncode == 0:
+                return
+            assert driver.returncode == -signal.SIGKILL, f"after {self.done}:\n{output}"
+
+    def orphans(self) -> list[Process]:
+        """Processes that are still there after the time that Ray takes to notice a death."""
+        until = time.monotonic() + 60
+        while (left := marked(self.name)) and time.monotonic() < until:
+            time.sleep(0.2)
+        return left
+
+    def _start(self) -> "subprocess.Popen[str]":
+        self.starts += 1
+        cluster = (
+            f"cluster.workers={self.workers}",
+            "cluster.address=local",
+            "cluster.max_failures=-1",
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "system.app", "run", *overrides(self.root, self.name, *cluster)],
+            env=environment | {MARK: self.name},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _strike(self, fault: str, driver: "subprocess.Popen[str]") -> bool:
+        """Wait for a victim and a random moment, then disturb; False if the run ended before."""
+        target = WORKER if fault in ("worker", "pause", "driver", "storage") else ACTOR
+        victim = self._wait(lambda: named(self.name, target), driver)
+        if not victim or not self._idle(self.random.uniform(0.0, 4.0), driver):
+            return False
+        if fault == "driver":
+            driver.kill()
+        elif fault == "pause":
+            victim[-1].send(signal.SIGSTOP)
+            self._idle(self.random.uniform(0.5, 3.0), driver)
+            victim[-1].send(signal.SIGCONT)
+        elif fault == "tear":
+            self._tear(victim[-1])
+        elif fault == "storage":
+            self._take_storage_away(driver)
+        else:
+            victim[-1].send(signal.SIGKILL)
+        return True
+
+    def _tear(self, actor: Process) -> None:
+        """The death of the actor in the middle of a write, as an object store may show it."""
+        actor.send(signal.SIGSTOP)
+        records = sorted(self.journal.glob("*.json"))
+        if records:
+            whole = records[-1].read_bytes()
+            torn = self.journal / f"{len(records):08d}.json"
+            torn.write_bytes(whole[: self.random.randrange(len(whole))])
+        actor.send(signal.SIGKILL)
+
+    def _take_storage_away(self, driver: "subprocess.Popen[str]") -> None:
+        away = self.directory / "stream-away"
+        self.journal.rename(away)
+        self.journal.write_text("in the way")
+        self._idle(self.random.uniform(0.5, 3.0), driver)
+        self.journal.unlink()
+        away.rename(self.journal)
+
+    def _wait(
+        self, look: Callable[[], list[Process]], driver: "subprocess.Popen[str]"
+    ) -> list[Process]:
+        until = time.monotonic() + DEADLINE
+        while driver.poll() is None:
+            if found := look():
+                return found
+            assert time.monotonic() < until, f"no victim within {DEADLINE} s after {self.done}"
+            time.sleep(0.05)
+        return []
+
+    def _idle(self, seconds: float, driver: "subprocess.Popen[str]") -> bool:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and driver.poll() is None:
+            time.sleep(0.02)
+        return driver.poll() is None
+
+
+def plan(seed: int, kills: int) -> list[str]:
+    """Which faults, in which order: each kind once before any comes again, kills first."""
+    rng = random.Random(seed)
+    faults: list[str] = []
+    while len(faults) < kills:
+        for kinds in (KILLS, DISTURBANCES):
+            faults += rng.sample(kinds, len(kinds))
+    return faults[:kills]
+
+
+def summary(done: list[str]) -> str:
+    """The faults by kind, as one line."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(done).items()))

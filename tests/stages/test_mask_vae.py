@@ -1,0 +1,192 @@
+"""Stage 1 trains, resumes to the bit, hands its model on, and finds it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from system.data.schema import Mask
+from system.diffusion.mask_vae import MaskVaeConfig
+from system.diffusion.mask_vae_files import load_mask_vae
+from system.errors import ConfigError, DataError
+from system.stages.mask_vae import GRID, MaskVaePlan, MaskVaeStage
+from system.stages.mask_vae_training import (
+    DivergedModelError,
+    MaskVaeSettings,
+    MaskVaeTraining,
+    check_batch,
+    reconstruction_ious,
+)
+from system.stages.model_checkpoint import ModelCheckpoint
+from system.stages.model_stage import MODEL_STAGES, ModelExperiment, fit
+from system.stages.worker_group import WorkerGroup
+from tests.stages.mask_files import SIDE, compressed, prepare_shapes, shape
+
+SIZES = MaskVaeConfig(image_size=SIDE, channels=(8, 16), latent_channels=4, norm_groups=4)
+SETTINGS = MaskVaeSettings("mask_vae", SIZES, epochs=3, batch_size=8)
+ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+
+
+def masks(count: int) -> list[Mask]:
+    return [compressed(shape("disk", index)) for index in range(count)]
+
+
+def training(settings: MaskVaeSettings = SETTINGS, count: int = 20) -> MaskVaeTraining:
+    return MaskVaeTraining(settings, masks(count), ALONE, seed=5, digest="d")
+
+
+def experiment(root: Path, **stage: Any) -> ModelExperiment:
+    values = {
+        "name": "mask_vae",
+        "vae": {
+            "image_size": SIDE,
+            "channels": [8, 16],
+            "latent_channels": 4,
+            "layers_per_block": 1,
+            "norm_groups": 4,
+        },
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    return ModelExperiment.from_values(
+        {
+            "run_name": "vae",
+            "storage_path": str(root / "runs"),
+            "data_path": str(root),
+            "seed": 0,
+            "benchmark": {"name": "shapes", "dataset": "coco", "options": {}},
+            "stage": values | stage,
+            "cluster": {
+                "address": None,
+                "workers": 0,
+                "cpus_per_worker": 1,
+                "gpu": False,
+                "max_failures": 0,
+            },
+            "method": {"name": "lpi"},  # a section of other runs
+        }
+    )
+
+
+def test_a_resumed_training_ends_with_the_same_bits() -> None:
+    """A run that was killed would otherwise report other figures than one that was not."""
+    whole, first, second = training(), training(), training()
+    for _ in range(3):
+        whole.epoch()
+    first.epoch()
+    with first.state().as_directory() as directory:
+        second.restore(ModelCheckpoint.from_directory(directory))
+    assert second.epochs_done == 1
+    second.epoch()
+    second.epoch()
+    assert second.log == whole.log
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, second.parameters[name]), name
+
+
+def test_another_trainings_checkpoint_is_refused() -> None:
+    other = training()
+    state = replace(other.state(), digest="another")
+    with pytest.raises(ConfigError, match="run_name"):
+        other.restore(state)
+
+
+def test_the_loss_falls_and_the_rate_decays() -> None:
+    """The released code's schedule never steps."""
+    learner = training()
+    losses = [learner.epoch()["loss"] for _ in range(3)]
+    assert losses[2] < losses[0]
+    (group,) = learner.optimiser.param_groups
+    assert group["lr"] == pytest.approx(5e-3 * 0.95**2)
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    learner = training()
+    with torch.no_grad():
+        next(iter(learner.parameters.values())).fill_(float("nan"))
+    with pytest.raises(DivergedModelError, match="learning_rate"):
+        learner.epoch()
+
+
+def test_workers_iou_is_each_masks_own() -> None:
+    """A block that is filled or dealt out wrongly would give figures of other masks."""
+    learner, many = training(), masks(70)
+    together = reconstruction_ious(learner.vae, many, SIDE, ALONE)
+    last = reconstruction_ious(learner.vae, many[-1:], SIDE, ALONE)
+    assert len(together) == 70
+    assert float(together[-1]) == pytest.approx(float(last[0]))
+
+
+@pytest.mark.parametrize(
+    ("workers", "count", "error", "says"),
+    [(3, 20, ConfigError, "batch_size=8"), (1, 5, DataError, "5 object masks")],
+)
+def test_a_batch_that_cannot_be_filled_is_refused(
+    workers: int, count: int, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        check_batch(SETTINGS, workers, count)
+
+
+def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: Path) -> None:
+    """One that forgets a setting hands out a model that was trained with another."""
+    prepare_shapes(tmp_path)
+    base = experiment(tmp_path)
+    plan = MaskVaePlan.of(base)
+    same = replace(base, run_name="other", cluster=replace(base.cluster, workers=2))
+    assert MaskVaePlan.of(same).digest == plan.digest
+    others = [
+        replace(base, seed=1),
+        replace(base, benchmark=replace(base.benchmark, tasks=("disk",))),
+        experiment(tmp_path, epochs=3),
+        experiment(tmp_path, kl_weight=0.0),
+    ]
+    assert len({plan.digest, *(MaskVaePlan.of(other).digest for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epoch": 3}, "epoch"),
+        ({"held_out": "train"}, "held_out"),
+        ({"vae": {"image_size": 15, "channels": [8, 16]}}, "image_size=15"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    prepare_shapes(tmp_path)
+    with pytest.raises(ConfigError, match=named):
+        MaskVaePlan.of(experiment(tmp_path, **change))
+
+
+def test_a_benchmark_that_is_not_prepared_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="promptide prepare"):
+        MaskVaeStage().finished(experiment(tmp_path))
+
+
+@pytest.mark.ray
+def test_the_stage_trains_reports_and_is_found_again(tmp_path: Path, ray_local: None) -> None:
+    """The model must be there for the next stage, and not be made twice."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path)
+    stage = MODEL_STAGES.get("mask_vae")
+    assert not stage.finished(run)
+    fit(run, stage)
+    assert stage.finished(run)
+    assert stage.finished(replace(run, run_name="again"))
+    told: list[str] = []
+    stage.report(run, told.append)
+    folder = tmp_path / "runs" / "vae"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    vae, header = load_mask_vae(MaskVaePlan.of(run).folder)
+    assert metrics["held_out_iou"] == header.held_out_iou
+    assert set(header.held_out_iou_per_task) == {"disk", "square"}
+    assert (header.train_masks, header.held_out_masks, len(header.log)) == (24, 6, 2)
+    assert vae.config.scaling_factor == header.latent_scale > 0
+    assert (folder / GRID).read_bytes().startswith(b"\x89PNG")
+    assert "Reconstruction IoU" in (folder / "report.html").read_text()
+    assert any("reconstruction IoU" in line for line in told)
