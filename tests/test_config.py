@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from system.backbones.computation import Computation
-from system.config import CONFIG_DIRECTORY, SHIPPED_BACKBONES, ExperimentConfig, compose
+from system.config import (
+    CONFIG_DIRECTORY,
+    SHIPPED_BACKBONES,
+    ExperimentConfig,
+    compose,
+    composed_values,
+    experiment_of,
+)
 from system.errors import ConfigError
 from system.prompts.method import METHODS
+from system.stages.model_stage import MODEL_STAGES, ModelExperiment
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
@@ -31,8 +39,11 @@ def test_there_are_experiments_to_check() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     """A shipped experiment that fails at start is the first thing a new user meets."""
-    config = compose([f"experiment={experiment}"])
+    config = _composed(f"experiment={experiment}")
     assert config.run_name
+    if isinstance(config, ModelExperiment):
+        assert config.stage["name"] in MODEL_STAGES
+        return
     section = {key: value for key, value in config.method.items() if key != "name"}
     known = METHODS.get(config.method["name"]).config
     assert set(section) <= {field.name for field in dataclasses.fields(known)}
@@ -40,7 +51,13 @@ def test_every_experiment_composes(experiment: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_composes(option: str) -> None:
-    compose([option])
+    _composed(option)
+
+
+def _composed(override: str) -> ExperimentConfig | ModelExperiment:
+    values = composed_values([override])
+    is_model = "name" in values["stage"]
+    return ModelExperiment.from_values(values) if is_model else experiment_of(values)
 
 
 def test_overrides_reach_their_fields() -> None:

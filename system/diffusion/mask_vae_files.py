@@ -35,7 +35,7 @@ class MaskVaeHeader:
     held_out_iou_per_task: dict[str, float]
     latent_scale: float  # times a latent: standard deviation 1 over the training masks
     trainable_parameters: int
-    log: list[dict[str, float]]  # one row an epoch
+    log: tuple[dict[str, float], ...]  # one row an epoch
     format_version: int = FORMAT_VERSION
 
 

@@ -30,7 +30,7 @@ HEADER_OF = MaskVaeHeader(
     held_out_iou_per_task={"disk": 0.5},
     latent_scale=2.0,
     trainable_parameters=10,
-    log=[{"loss": 1.0}],
+    log=({"loss": 1.0},),
 )
 
 

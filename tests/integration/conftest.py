@@ -15,5 +15,5 @@ def small_stream(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> P
     root = tmp_path_factory.mktemp("stream")
     prepare_small_stream(root)
     experiment = small_experiment(root, "reference", "cluster.workers=0")
-    app.run(experiment, Console(quiet=True))
+    app.learn_stream(experiment, Console(quiet=True))
     return root

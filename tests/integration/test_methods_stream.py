@@ -45,7 +45,7 @@ def finish(root: Path) -> Finish:
 
     def run(name: str) -> Path:
         if name not in done:
-            app.run(experiment(root, name, name), Console(quiet=True))
+            app.learn_stream(experiment(root, name, name), Console(quiet=True))
             done[name] = root / "runs" / name
         return done[name]
 
@@ -165,12 +165,12 @@ def test_a_stopped_run_with_shared_parameters_goes_on(
 
     monkeypatch.setattr(TaskTraining, "_checkpoint", stop)
     with pytest.raises(StoppedError):
-        app.run(config, Console(quiet=True))
+        app.learn_stream(config, Console(quiet=True))
     monkeypatch.undo()
     if name == "joint":
         with pytest.raises(StorageError, match=r"1 of 2 tasks.*'joint' learns at the last one"):
             evaluate_adapters(config, prepared(config))
-    app.run(config, Console(quiet=True))
+    app.learn_stream(config, Console(quiet=True))
     assert adapters(root, f"{name}-stopped") == adapters(root, name)
     assert figures(root, f"{name}-stopped") == figures(root, name)
 
@@ -181,7 +181,7 @@ def test_two_workers_learn_the_same(root: Path, finish: Finish, name: str) -> No
     """Weights that are not the method's own modules must still be averaged between workers."""
     finish(name)
     config = experiment(root, name, f"{name}-2", "cluster.workers=2")
-    app.run(config, Console(quiet=True))
+    app.learn_stream(config, Console(quiet=True))
     assert adapters(root, f"{name}-2") == adapters(root, name)
     assert figures(root, f"{name}-2") == figures(root, name)
 

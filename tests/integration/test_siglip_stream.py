@@ -44,7 +44,7 @@ def test_two_tasks_of_the_lpi_stream_run_on_siglip(tmp_path: Path, ray_local: No
         ]
     )
     app.prepare(experiment, Console(quiet=True))
-    app.run(experiment, Console(quiet=True))
+    app.learn_stream(experiment, Console(quiet=True))
     app.evaluate(experiment, Console(quiet=True))
 
     run = tmp_path / "runs" / "siglip"

@@ -66,7 +66,7 @@ def test_some_are_stopped_and_the_others_are_compared(swept: Path) -> None:
 def test_the_best_setting_again_has_the_same_figures(swept: Path) -> None:
     """`promptide run --config best.yaml`, to the bit."""
     file = swept / "runs" / "undisturbed" / "best.yaml"
-    app.run(compose(["run_name=again"], str(file)), Console(quiet=True))
+    app.learn_stream(compose(["run_name=again"], str(file)), Console(quiet=True))
     rank = best(swept, "undisturbed")
     number = {1: 0, 2: 1, 4: 2}[rank]
     trial = f"undisturbed/trials/undisturbed-lpi-{number:03d}-seed0"

@@ -14,7 +14,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def _run(root: Path, name: str, workers: int) -> None:
-    app.run(small_experiment(root, name, f"cluster.workers={workers}"), Console(quiet=True))
+    app.learn_stream(
+        small_experiment(root, name, f"cluster.workers={workers}"), Console(quiet=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -49,7 +51,9 @@ def test_a_finished_run_is_not_run_again(small_stream: Path) -> None:
     run = small_stream / "runs" / "reference"
     before = (run / "accuracy_matrix.parquet").read_bytes()
     log_before = pq.read_table(run / "training_log.parquet")
-    app.run(small_experiment(small_stream, "reference", "cluster.workers=0"), Console(quiet=True))
+    app.learn_stream(
+        small_experiment(small_stream, "reference", "cluster.workers=0"), Console(quiet=True)
+    )
     assert (run / "accuracy_matrix.parquet").read_bytes() == before
     assert pq.read_table(run / "training_log.parquet").equals(log_before)
 

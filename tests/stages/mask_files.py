@@ -25,8 +25,10 @@ def shape(task: str, index: int) -> NDArray[np.uint8]:
     radius = int(draw.integers(3, 5))
     vertical, horizontal = abs(rows - top), abs(columns - left)
     if task == "square":
-        return (np.maximum(vertical, horizontal) <= radius).astype(np.uint8)
-    return (vertical**2 + horizontal**2 <= radius**2).astype(np.uint8)
+        covered = np.maximum(vertical, horizontal) <= radius
+    else:
+        covered = vertical**2 + horizontal**2 <= radius**2
+    return np.asarray(covered, np.uint8)
 
 
 def compressed(covered: NDArray[np.uint8]) -> Mask:

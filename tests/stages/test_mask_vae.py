@@ -12,8 +12,8 @@ import torch
 
 from system.data.schema import Mask
 from system.diffusion.mask_vae import MaskVaeConfig
-from system.diffusion.mask_vae_files import load_mask_vae
-from system.errors import ConfigError, DataError
+from system.diffusion.mask_vae_files import HEADER, load_mask_vae
+from system.errors import ConfigError, DataError, StorageError
 from system.stages.mask_vae import GRID, MaskVaePlan, MaskVaeStage
 from system.stages.mask_vae_training import (
     DivergedModelError,
@@ -22,9 +22,11 @@ from system.stages.mask_vae_training import (
     check_batch,
     reconstruction_ious,
 )
-from system.stages.model_checkpoint import ModelCheckpoint
+from system.stages.model_checkpoint import FILE, ModelCheckpoint
 from system.stages.model_stage import MODEL_STAGES, ModelExperiment, fit
 from system.stages.worker_group import WorkerGroup
+from system.storage.files import Folder
+from system.storage.run_directory import RunDirectory
 from tests.stages.mask_files import SIDE, compressed, prepare_shapes, shape
 
 SIZES = MaskVaeConfig(image_size=SIDE, channels=(8, 16), latent_channels=4, norm_groups=4)
@@ -73,20 +75,31 @@ def experiment(root: Path, **stage: Any) -> ModelExperiment:
     )
 
 
-def test_a_resumed_training_ends_with_the_same_bits() -> None:
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     """A run that was killed would otherwise report other figures than one that was not."""
     whole, first, second = training(), training(), training()
     for _ in range(3):
         whole.epoch()
     first.epoch()
-    with first.state().as_directory() as directory:
-        second.restore(ModelCheckpoint.from_directory(directory))
+    first.state().write(Folder.of(tmp_path))
+    state = ModelCheckpoint.read(Folder.of(tmp_path))
+    assert state is not None
+    second.restore(state)
     assert second.epochs_done == 1
     second.epoch()
     second.epoch()
     assert second.log == whole.log
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, second.parameters[name]), name
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    assert ModelCheckpoint.read(folder) is None
+    training().state().write(folder)
+    folder.write(FILE, folder.read(FILE)[:-1])
+    with pytest.raises(StorageError, match=FILE):
+        ModelCheckpoint.read(folder)
 
 
 def test_another_trainings_checkpoint_is_refused() -> None:
@@ -166,6 +179,34 @@ def test_wrong_settings_are_named(tmp_path: Path, change: dict[str, Any], named:
 def test_a_benchmark_that_is_not_prepared_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="promptide prepare"):
         MaskVaeStage().finished(experiment(tmp_path))
+
+
+@pytest.mark.ray
+def test_a_run_goes_on_from_its_last_epoch(tmp_path: Path, ray_local: None) -> None:
+    """What a killed run had learned must not be learned again, and the figures must not change."""
+    prepare_shapes(tmp_path)
+    whole, killed = experiment(tmp_path, epochs=3), experiment(tmp_path, epochs=3)
+    killed = replace(killed, run_name="killed")
+    plan = MaskVaePlan.of(killed)
+    begun = MaskVaeTraining(
+        plan.settings,
+        [mask for task in plan.masks("train").values() for mask in task],
+        ALONE,
+        seed=killed.seed,
+        digest=plan.digest,
+    )
+    begun.epoch()
+    folder = RunDirectory.of(killed).folder
+    begun.state().write(folder)
+    stage = MaskVaeStage()
+    fit(killed, stage)
+    resumed, _ = load_mask_vae(plan.folder)
+    assert b"going on after 1 epochs" in folder.child("logs").read("rank-0-start-0.log")
+    plan.folder.delete(HEADER)
+    fit(whole, stage)
+    straight, _ = load_mask_vae(plan.folder)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 @pytest.mark.ray
