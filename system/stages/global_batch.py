@@ -103,14 +103,14 @@ def accumulate_gradients(
         for index, (image_part, text_part, of_samples) in enumerate(encoded, start=first):
             rows = slice(index * size, (index + 1) * size)
             share = torch.tensor(1 / len(batches), device=group.device)
-            torch.autograd.backward(
-                [image_part, text_part, *of_samples.values()],
-                [
-                    image_grad[rows] * group.size,
-                    text_grad[rows] * group.size,
-                    *(share.to(term.dtype) for term in of_samples.values()),
-                ],
-            )
+            parts = [
+                (image_part, image_grad[rows] * group.size),
+                (text_part, text_grad[rows] * group.size),
+                *((term, share.to(term.dtype)) for term in of_samples.values()),
+            ]
+            # A method may train in one tower only.
+            trained = [(part, gradient) for part, gradient in parts if part.requires_grad]
+            torch.autograd.backward([p for p, _ in trained], [g for _, g in trained])
     if distributed:
         zero, _, _ = model(None)
         torch.autograd.backward(zero)
