@@ -107,7 +107,9 @@ class MaskVaeStage:
         plan = MaskVaePlan.of(ModelExperiment.from_values(config))
         group = WorkerGroup.join()
         torch.set_num_threads(max(1, int(plan.experiment.cluster.cpus_per_worker)))
-        log = RankLog(RunDirectory.of(plan.experiment).logs, group.rank, generation=0)
+        logs = RunDirectory.of(plan.experiment).logs
+        starts = sum(name.startswith(f"rank-{group.rank}-") for name in logs.names())
+        log = RankLog(logs, group.rank, generation=starts)
         with log.ending():
             _train(plan, group, log)
 
