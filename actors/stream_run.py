@@ -15,6 +15,7 @@ from system.config import ExperimentConfig
 from system.data.manifest import Manifest
 from system.errors import PromptideError, StorageError
 from system.stages.continual import continual_loop
+from system.stages.interrupts import own_interrupt_handler
 from system.stages.task_source import ConsumerStatus
 from system.storage.run_directory import RunDirectory
 
@@ -52,7 +53,8 @@ def run_stream(
         while True:
             trainer = _trainer(experiment, manifest.fingerprint, tasks, stream)
             try:
-                trainer.fit()
+                with own_interrupt_handler():
+                    trainer.fit()
                 return stream
             except SystemExit as error:
                 # Ray Train's own handler of Ctrl-C aborts the workers and exits.

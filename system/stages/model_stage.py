@@ -12,6 +12,7 @@ from system.data.manifest import MANIFEST_NAME, Manifest
 from system.errors import ConfigError, DataError
 from system.parsing import parse_dataclass
 from system.registry import Registry
+from system.stages.interrupts import own_interrupt_handler
 from system.storage.files import Folder
 from system.storage.locations import absolute
 from system.storage.run_directory import RunDirectory
@@ -111,7 +112,7 @@ def fit(experiment: ModelExperiment, stage: ModelStage) -> None:
     directory = RunDirectory.of(experiment).folder
 
     cluster = experiment.cluster
-    TorchTrainer(
+    trainer = TorchTrainer(
         stage.loop,
         train_loop_config=experiment.to_dict(),
         scaling_config=ray.train.ScalingConfig(
@@ -125,4 +126,6 @@ def fit(experiment: ModelExperiment, stage: ModelStage) -> None:
             storage_path=directory.child("ray_train").uri,
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
-    ).fit()
+    )
+    with own_interrupt_handler():
+        trainer.fit()

@@ -84,7 +84,8 @@ def test_memory_does_not_grow_with_the_split(image: Path) -> None:
             index.load(place)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0]
+    # bytes a row: the place of each is kept, its record (about a kilobyte) is not
+    assert (peaks[1] - peaks[0]) / (6000 - 600) < 200
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,6 @@ def test_some_are_stopped_and_the_others_are_compared(swept: Path) -> None:
     stopped = rows[statuses.index("stopped")]
     journal = swept / "runs" / "undisturbed" / "trials" / f"undisturbed-{stopped['setting']}-seed0"
     assert list((journal / "stream").glob("*.json"))
-    assert not (journal / "metrics.json").exists()
     page = PageReader.of(swept / "runs" / "undisturbed" / "report.html")
     assert not [link for link in page.references if not link.startswith(("#", "data:"))]
     assert len(page.tables["comparison"]) == len(rows) + 1
