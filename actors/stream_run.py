@@ -1,10 +1,11 @@
 """One Ray Train run for the whole stream, watched by the driver."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray.train
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchTrainer
@@ -16,7 +17,9 @@ from system.data.manifest import Manifest
 from system.errors import PromptideError, StorageError
 from system.stages.continual import continual_loop
 from system.stages.interrupts import own_interrupt_handler
+from system.stages.repeating import repeating
 from system.stages.task_source import ConsumerStatus
+from system.stages.worker_group import scaling_config
 from system.storage.run_directory import RunDirectory
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -25,19 +28,27 @@ Watch = Callable[[ConsumerStatus], None]
 Learned = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
+@dataclass(frozen=True)
+class LearnedTasks:
+    """What a run left in its stream's journal, whichever of its starts did it."""
+
+    committed: list[dict[str, Any]]  # payloads in task order
+    access_log: pa.Table
+
+
 def run_stream(
     experiment: ExperimentConfig,
     manifest: Manifest,
     tasks: tuple[str, ...],
     watch: Watch,
     learned: Learned | None = None,
-) -> TaskStreamHandle:
+) -> LearnedTasks:
     """Train and evaluate every task of the stream that is not committed yet.
 
     Ray is connected. `watch` is called twice a second with where the run stands, `learned` with all
-    that was committed so far, when it has become more. Returns the stream, whose journal holds all
-    that was committed. A worker group that dies, or loses its storage, is started again: see
-    `Retries`. Raises the worker's own PromptideError, or StreamFailedError with its traceback.
+    that was committed so far, when it has become more. The stream has stopped when this returns. A
+    worker group that dies, or loses its storage, is started again: see `Retries`. Raises the
+    worker's own PromptideError, or StreamFailedError with its traceback.
     """
     directory = RunDirectory.of(experiment)
     stream = start_task_stream(
@@ -55,15 +66,15 @@ def run_stream(
             try:
                 with own_interrupt_handler():
                     trainer.fit()
-                return stream
-            except SystemExit as error:
-                # Ray Train's own handler of Ctrl-C aborts the workers and exits.
-                raise KeyboardInterrupt from error
+                break
             except StorageError as error:  # without workers, the loop's own
                 failure: PromptideError = error
             except GROUP_FAILURES as error:
                 failure = cause(error, directory.logs.uri)
             retries.wait_after(failure, _finished(stream, experiment.run_name))
+    left = LearnedTasks(stream.committed(experiment.run_name), stream.access_log())
+    stream.stop()
+    return left
 
 
 def _finished(stream: TaskStreamHandle, consumer: str) -> int:
@@ -80,7 +91,6 @@ def _trainer(
     tasks: tuple[str, ...],
     stream: TaskStreamHandle,
 ) -> TorchTrainer:
-    cluster = experiment.cluster
     return TorchTrainer(
         continual_loop,
         train_loop_config={
@@ -89,11 +99,7 @@ def _trainer(
             "stream": stream,
             "benchmark_fingerprint": benchmark_fingerprint,
         },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers,
-            use_gpu=cluster.gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker},
-        ),
+        scaling_config=scaling_config(experiment.cluster),
         run_config=ray.train.RunConfig(
             # A later start finds the run by this name and goes on from its last checkpoint.
             name="checkpoints",
@@ -121,7 +127,6 @@ def _stream_name(run_name: str) -> str:
 def _watching(
     stream: TaskStreamHandle, consumer: str, watch: Watch, learned: Learned | None
 ) -> Iterator[None]:
-    stop = threading.Event()
     told = 0
 
     def look() -> None:
@@ -135,16 +140,12 @@ def _watching(
             told = len(committed)
             learned(committed)
 
-    def keep_looking() -> None:
-        while not stop.wait(SECONDS_BETWEEN_LOOKS):
-            with suppress(PromptideError, RayError):  # the group meets it too, and says it
-                look()
-
-    thread = threading.Thread(target=keep_looking, name="promptide-progress", daemon=True)
-    thread.start()
-    try:
+    # What goes wrong in a look the worker group meets too, and says.
+    with repeating(
+        look,
+        SECONDS_BETWEEN_LOOKS,
+        name="promptide-progress",
+        passing=(PromptideError, RayError),
+    ):
         yield
-    finally:
-        stop.set()
-        thread.join()
     look()  # what happened since the last look

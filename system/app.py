@@ -103,17 +103,14 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
             check_storage(experiment.storage_path)
             ready = time.perf_counter()
             with StreamProgress(console) as progress:
-                stream = run_stream(experiment, checked.manifest, checked.tasks, progress.update)
+                left = run_stream(experiment, checked.manifest, checked.tasks, progress.update)
             ended = time.perf_counter()
-            committed = stream.committed(experiment.run_name)
-            access_log = stream.access_log()
-            stream.stop()
         metrics, matrix = finish_run(
             experiment,
             checked.manifest.fingerprint,
             checked.tasks,
-            committed,
-            access_log,
+            left.committed,
+            left.access_log,
             {"start": ready - started, "stream": ended - ready},
         )
         page = write_report(directory.folder.uri)
@@ -143,8 +140,6 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
                 check_storage(experiment.storage_path)
                 try:
                     fit(experiment, stage)
-                except SystemExit as error:  # Ray Train's own handler of Ctrl-C
-                    raise KeyboardInterrupt from error
                 except GROUP_FAILURES as error:
                     raise cause(error, directory.logs.uri) from error
         stage.report(experiment, lambda line: console.print(line, highlight=False, soft_wrap=True))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from system.backbones.computation import Computation, Precision
 from system.errors import ConfigError
@@ -14,6 +14,9 @@ from system.parsing import parse_dataclass
 from system.stages.optimisation import OptimiserConfig
 from system.storage.files import Folder
 from system.storage.locations import absolute
+
+if TYPE_CHECKING:
+    from system.backbones.dual_encoder import DualEncoder
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
@@ -45,6 +48,12 @@ class BackboneConfig:
         """The path, `shipped:NAME` being a directory inside this package."""
         kind, _, name = self.path.partition(":")
         return str(SHIPPED_BACKBONES / name) if kind == "shipped" else self.path
+
+    def load(self) -> "DualEncoder":
+        """The frozen backbone. Raises ConfigError naming what cannot be loaded."""
+        from system.backbones.dual_encoder import BACKBONES
+
+        return BACKBONES.get(self.name)(self.resolved_path(), self.computation)
 
     @property
     def computation(self) -> Computation:
@@ -123,6 +132,14 @@ class ClusterConfig:
             )
 
 
+def check_name_and_seed(run_name: str, seed: int) -> None:
+    """Raises ConfigError for a run name that is no folder's, or a seed out of bounds."""
+    if not run_name or "/" in run_name or run_name.startswith("."):
+        raise ConfigError(f"run_name={run_name!r} must be a plain folder name")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
+
+
 @dataclass(frozen=True)
 class ExperimentConfig:
     """Everything a run depends on."""
@@ -141,10 +158,7 @@ class ExperimentConfig:
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
 
     def __post_init__(self) -> None:
-        if not self.run_name or "/" in self.run_name or self.run_name.startswith("."):
-            raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"seed={self.seed} must be from 0 to {MAX_SEED}")
+        check_name_and_seed(self.run_name, self.seed)
         pieces = self.stage.micro_batches_for(self.cluster.workers)
         if self.stage.batch_size % pieces:
             raise ConfigError(

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from system.backbones.dual_encoder import BACKBONES
 from system.config import ExperimentConfig
 from system.data.loading import steps_per_epoch
-from system.data.manifest import MANIFEST_NAME, Manifest
-from system.errors import ConfigError, DataError
-from system.prompts.method import METHODS, MethodSetting
+from system.data.manifest import Manifest
+from system.errors import DataError
+from system.prompts.method import METHODS, build_method
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.run_directory import RunDirectory
 
@@ -29,9 +28,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     a method that does not fit it, adapters in the run directory that belong to another backbone.
     """
     manifest = prepared(experiment)
-    tasks = experiment.benchmark.tasks or tuple(entry.name for entry in manifest.tasks)
-    if len(set(tasks)) != len(tasks) or not tasks:
-        raise ConfigError(f"benchmark.tasks={list(tasks)} must name each task once")
+    tasks = manifest.order(experiment.benchmark.tasks)
     _check_batches(experiment, manifest, tasks)
     for name in tasks:
         entry = manifest.task(name)
@@ -40,10 +37,8 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
                 f"task {name!r} has no image in split {experiment.evaluation.split!r}; choose "
                 "another evaluation.split or prepare the benchmark again"
             )
-    section = experiment.backbone
-    backbone = BACKBONES.get(section.name)(section.resolved_path(), section.computation)
-    setting = MethodSetting(backbone.shape, experiment.seed, experiment.protocol)
-    method = METHODS.get(experiment.method["name"]).build(experiment.method, setting)
+    backbone = experiment.backbone.load()
+    method = build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
     backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
     backbone.tokenize(["a"], method.placeholders)
     adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
@@ -68,12 +63,6 @@ def prepared(experiment: ExperimentConfig) -> Manifest:
 
     Raises DataError with the command that prepares it.
     """
-    folder = experiment.benchmark_folder()
-    if not folder.exists(MANIFEST_NAME):
-        raise DataError(
-            f"benchmark {experiment.benchmark.name!r} is not prepared ({folder.uri} has no "
-            f"{MANIFEST_NAME}); run `promptide prepare` with the same overrides first"
-        )
-    manifest = Manifest.load(folder.uri)
+    manifest = Manifest.prepared(experiment.benchmark_folder(), experiment.benchmark.name)
     manifest.verify()
     return manifest

@@ -8,7 +8,7 @@ import torch
 
 from system.backbones.clip import ClipBackbone
 from system.config import ExperimentConfig, composed_values, experiment_of
-from system.prompts.method import METHODS, MethodSetting
+from system.prompts.method import METHODS, build_method
 from tuning.settings import Setting, SweepPlan, override
 
 PUBLISHED_TASKS = 12
@@ -100,8 +100,7 @@ def _count(label: str, overrides: Sequence[str], file: str | None) -> ParameterC
 
 
 def _on(backbone: ClipBackbone, label: str, experiment: ExperimentConfig) -> ParameterCount:
-    setting = MethodSetting(backbone.shape, experiment.seed, experiment.protocol)
-    method = METHODS.get(experiment.method["name"]).build(experiment.method, setting)
+    method = build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
     totals = []
     for task in range(PUBLISHED_TASKS):
         method.begin_task(task, backbone)

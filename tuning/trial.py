@@ -118,21 +118,19 @@ def run_trial(
         checked = check_experiment(experiment)
         told = TaskReports(metric, len(checked.tasks), reports)
         ready = time.perf_counter()
-        stream = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, told.learned)
+        left = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, told.learned)
         ended = time.perf_counter()
-        committed, access_log = stream.committed(experiment.run_name), stream.access_log()
-        stream.stop()
-        if len(committed) < len(checked.tasks):
+        if len(left.committed) < len(checked.tasks):
             raise StreamClosedError("closed between two tasks")
         finish_run(
             experiment,
             checked.manifest.fingerprint,
             checked.tasks,
-            committed,
-            access_log,
+            left.committed,
+            left.access_log,
             {"start": ready - started, "stream": ended - ready},
         )
-        told.learned(committed, done=True)
+        told.learned(left.committed, done=True)
     except StreamClosedError:
         reports.put({"done": True})  # the sweep stopped it
     except PromptideError as error:

@@ -1,13 +1,14 @@
 """The rows of a captions file that belong to one image, brought together in flat memory."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import Any
+
+from system.data.spool import temporary_database
 
 _SCHEMA = "CREATE TABLE rows (number INTEGER PRIMARY KEY, file_name TEXT, place TEXT, content TEXT)"
 # An image stands where its first row stood.
@@ -29,16 +30,14 @@ class ImageGroup:
 class ImageGroups:
     """Collects rows and gives them back by image, in the order of each image's first row.
 
-    They wait in a nameless database that SQLite keeps in memory while it is small and on disk
-    otherwise. Values must be what JSON can hold. For use in a `with` block.
+    They wait in a temporary database. Values must be what JSON can hold. For use in a `with` block.
     """
 
     def __init__(self) -> None:
         self._open = ExitStack()
 
     def __enter__(self) -> "ImageGroups":
-        self._database = sqlite3.connect("")
-        self._open.callback(self._database.close)
+        self._database = self._open.enter_context(temporary_database())
         self._database.execute(_SCHEMA)
         return self
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -10,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from system.data.schema import SCHEMA_VERSION
-from system.errors import DataError
+from system.errors import ConfigError, DataError
+from system.storage.files import Folder
 from system.storage.locations import absolute, filesystem_of, join, relative, storage_errors
 
 MANIFEST_NAME = "manifest.json"
@@ -127,6 +129,16 @@ class Manifest:
         """Broken rows: {kind of fault: {"rows": how many, "first": some of their names}}."""
         return cast(dict[str, dict[str, Any]], self.source.get("quarantined", {}))
 
+    def order(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        """The tasks that `benchmark.tasks` names, all of them for null.
+
+        Raises: ConfigError if it names none, or one twice.
+        """
+        order = tuple(tasks or (entry.name for entry in self.tasks))
+        if len(set(order)) != len(order) or not order:
+            raise ConfigError(f"benchmark.tasks={list(order)} must name each task once")
+        return order
+
     def task(self, name: str) -> TaskEntry:
         """Find a task by name.
 
@@ -137,6 +149,19 @@ class Manifest:
                 return entry
         known = ", ".join(entry.name for entry in self.tasks)
         raise DataError(f"benchmark {self.benchmark!r} has no task {name!r}: it has {known}")
+
+    @classmethod
+    def prepared(cls, folder: Folder, benchmark: str) -> "Manifest":
+        """The manifest of a benchmark that was prepared in `folder`; its shards are not looked at.
+
+        Raises: DataError saying how to prepare it.
+        """
+        if not folder.exists(MANIFEST_NAME):
+            raise DataError(
+                f"benchmark {benchmark!r} is not prepared ({folder.uri} has no {MANIFEST_NAME}); "
+                "run `promptide prepare` with the same overrides first"
+            )
+        return cls.load(folder.uri)
 
     def verify(self, *, deep: bool = False) -> None:
         """Check that every shard is there with its rows; with `deep` read it all for checksums.

@@ -10,8 +10,8 @@ from safetensors.torch import load, save
 from system.diffusion.mask_dit import MaskDiT, MaskDitConfig
 from system.diffusion.noise import NoiseSchedule, require_same_schedule
 from system.errors import AdapterMismatchError, StorageError
-from system.parsing import parse_dataclass
 from system.storage.files import Folder
+from system.storage.headers import read_header
 
 HEADER = "generator.json"
 WEIGHTS = "generator.safetensors"
@@ -93,19 +93,14 @@ def require_same_latents(
 
 
 def _header(folder: Folder) -> GeneratorHeader:
-    if not folder.exists(HEADER):
-        raise StorageError(
-            f"{folder.uri} holds no {HEADER}; train a generator with stage=prompt_generator first"
-        )
-    values, file = folder.read_json(HEADER), folder.file_uri(HEADER)
-    if not isinstance(values, dict):
-        raise StorageError(f"{file} is no generator's header; train it again")
-    version = values.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise StorageError(
-            f"{file} has format {version}, newer than {FORMAT_VERSION}; update promptide"
-        )
-    return parse_dataclass(GeneratorHeader, values, file)
+    return read_header(
+        folder,
+        HEADER,
+        GeneratorHeader,
+        FORMAT_VERSION,
+        absent="train a generator with stage=prompt_generator first",
+        foreign="generator's header; train it again",
+    )
 
 
 def _times(shape: tuple[int, int, int]) -> str:

@@ -21,8 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
-from system.prompts.keys import feature_query, require_room, task_generator
-from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting
+from system.prompts.keys import feature_query, require_room
+from system.prompts.method import (
+    METHODS,
+    Method,
+    MethodFactory,
+    MethodSetting,
+    prompt_lengths,
+    task_generator,
+)
 
 Kind = Literal["component", "key", "attention"]
 KINDS: tuple[Kind, Kind, Kind] = ("component", "key", "attention")
@@ -118,10 +125,7 @@ class CodaPrompt(Method):
         self.depths: dict[Modality, int] = {
             m: min(config.prompt_depth, self.shape.layers(m)) for m in MODALITIES
         }
-        self.lengths: dict[Modality, int] = {
-            "vision": config.prompt_length,
-            "text": config.text_prompt_length or config.prompt_length,
-        }
+        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
         self.placeholders = self.lengths["text"]
         require_room(self.shape, self.placeholders, f"prompts of length {self.placeholders}")
         self.tasks = nn.ModuleList()

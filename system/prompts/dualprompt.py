@@ -26,10 +26,16 @@ from system.prompts.keys import (
     cosines,
     feature_query,
     require_room,
-    task_generator,
     unit_directions,
 )
-from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting
+from system.prompts.method import (
+    METHODS,
+    Method,
+    MethodFactory,
+    MethodSetting,
+    prompt_lengths,
+    task_generator,
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,7 @@ class DualPrompt(Method):
                     f"method.general_layers={config.general_layers} leaves no layer for expert "
                     f"prompts in the {m} tower of {self.shape.layers(m)} layers; lower it"
                 )
-        self.lengths: dict[Modality, int] = {
-            "vision": config.prompt_length,
-            "text": config.text_prompt_length or config.prompt_length,
-        }
+        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
         self.placeholders = self.lengths["text"]
         require_room(self.shape, self.placeholders, f"prompts of length {self.placeholders}")
         self.general = nn.ParameterDict()

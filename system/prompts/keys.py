@@ -64,9 +64,3 @@ def require_room(shape: BackboneShape, placeholders: int, how: str) -> None:
             f"has {shape.context_length}, and a word must fit too; lower it, or set "
             "method.text_prompt_length, which holds for texts alone"
         )
-
-
-def task_generator(seed: int, task: int) -> torch.Generator:
-    """The generator of one task's initial values."""
-    # A prime stride keeps the tasks of neighbouring seeds apart.
-    return torch.Generator().manual_seed(seed * 1_000_003 + task)

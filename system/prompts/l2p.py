@@ -24,11 +24,16 @@ from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.prompts.keys import (
     cosines,
     require_room,
-    task_generator,
     token_query,
     unit_directions,
 )
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import (
+    METHODS,
+    MethodFactory,
+    MethodSetting,
+    prompt_lengths,
+    task_generator,
+)
 from system.prompts.shared_method import SharedMethod
 
 
@@ -114,10 +119,7 @@ class LearningToPrompt(SharedMethod):
         self.config = config
         self.seed = setting.seed
         self.widths: dict[Modality, int] = {m: setting.shape.width(m) for m in MODALITIES}
-        self.lengths: dict[Modality, int] = {
-            "vision": config.prompt_length,
-            "text": config.text_prompt_length or config.prompt_length,
-        }
+        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
         self.placeholders = config.top_k * self.lengths["text"]
         require_room(
             setting.shape,

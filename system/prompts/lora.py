@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import ConfigError
-from system.prompts.keys import task_generator
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import METHODS, MethodFactory, MethodSetting, task_generator
 from system.prompts.shared_method import SharedMethod
 
 #: The linear layers of a transformer layer, by the names that CLIP and SigLIP share.

@@ -20,7 +20,14 @@ from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.errors import ConfigError
 from system.losses import layer_alignment, task_contrast
 from system.prompts.interaction import InteractionConfig, LowRankInteraction
-from system.prompts.method import METHODS, MethodFactory, MethodSetting, PromptMethod
+from system.prompts.method import (
+    METHODS,
+    MethodFactory,
+    MethodSetting,
+    PromptMethod,
+    prompt_lengths,
+    task_generator,
+)
 
 PUBLISHED_CONSTRUCTED_DEPTH = 9
 PUBLISHED_TEMPERATURE = 0.001
@@ -99,10 +106,9 @@ class TaskFactors(nn.Module):
         interacting: int,
         lengths: dict[Modality, int],
         widths: dict[Modality, int],
-        seed: int,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
         std = config.init_std
 
         def factor(rows: int) -> nn.Parameter:
@@ -135,10 +141,7 @@ class LowRankPrompts(PromptMethod):
                 f"vision and {shape.text_layers} text layers; use 1..{deepest}"
             )
         self.config = config
-        self.lengths: dict[Modality, int] = {
-            "vision": config.prompt_length,
-            "text": config.text_prompt_length or config.prompt_length,
-        }
+        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
         self.placeholders = self.lengths["text"]
         self.published = setting.protocol == "published"
         # As released: the configured seed and depth are not read. Factors are made for nine
@@ -160,10 +163,9 @@ class LowRankPrompts(PromptMethod):
     def add_task(self, backbone: DualEncoder) -> None:
         """New factors, normal with `init_std`, from the start that the config names."""
         own = self.published or self.config.task_start == "own"
-        # A prime stride keeps the tasks of neighbouring seeds apart.
-        seed = self.seed * 1_000_003 + (len(self.tasks) if own else 0)
+        generator = task_generator(self.seed, len(self.tasks) if own else 0)
         factors = TaskFactors(
-            self.config, self.depth, self.interacting, self.lengths, self.widths, seed
+            self.config, self.depth, self.interacting, self.lengths, self.widths, generator
         )
         device = next(backbone.parameters()).device
         self.tasks.append(factors.to(device))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
+from system.backbones.dual_encoder import BackboneShape, DualEncoder, Modality
 from system.registry import Registry
 
 
@@ -122,6 +122,17 @@ class Method(nn.Module, ABC):
         return sum(every.values())
 
 
+def task_generator(seed: int, task: int) -> torch.Generator:
+    """The generator of one task's initial values."""
+    # A prime stride keeps the tasks of neighbouring seeds apart.
+    return torch.Generator().manual_seed(seed * 1_000_003 + task)
+
+
+def prompt_lengths(prompt_length: int, text_prompt_length: int | None) -> dict[Modality, int]:
+    """Each tower's prompt length; null for the text's stands for the visual one's."""
+    return {"vision": prompt_length, "text": text_prompt_length or prompt_length}
+
+
 class PromptMethod(Method):
     """A method whose parameters become prompts at the entries of both towers."""
 
@@ -159,4 +170,12 @@ class MethodFactory:
 
 METHODS: Registry[MethodFactory] = Registry("method", "system.prompts")
 
-__all__ = ["METHODS", "MODALITIES", "Method", "MethodFactory", "MethodSetting", "PromptMethod"]
+
+def build_method(
+    section: Mapping[str, Any], shape: BackboneShape, seed: int, protocol: str
+) -> Method:
+    """The method that a config section names, for a backbone of that shape.
+
+    Raises ConfigError for an unknown name or key, a wrong value, or sizes that do not fit.
+    """
+    return METHODS.get(section["name"]).build(section, MethodSetting(shape, seed, protocol))

@@ -19,8 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
-from system.prompts.keys import task_generator
-from system.prompts.method import METHODS, MethodFactory, MethodSetting, PromptMethod
+from system.prompts.method import (
+    METHODS,
+    MethodFactory,
+    MethodSetting,
+    PromptMethod,
+    prompt_lengths,
+    task_generator,
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,7 @@ class SPrompts(PromptMethod):
 
     def __init__(self, config: SPromptsConfig, setting: MethodSetting) -> None:
         super().__init__()
-        self.lengths: dict[Modality, int] = {
-            "vision": config.prompt_length,
-            "text": config.text_prompt_length or config.prompt_length,
-        }
+        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
         self.placeholders = self.lengths["text"]
         self.widths: dict[Modality, int] = {m: setting.shape.width(m) for m in MODALITIES}
         self.init_std = config.init_std

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import BACKBONES
 from system.config import ExperimentConfig
 from system.data.loading import read_texts
 from system.data.manifest import SplitGrant
@@ -17,9 +16,9 @@ from system.evaluation.examples import retrieval_examples
 from system.prompts.method import METHODS
 from system.stages.encoding import Encoder
 from system.stages.learned_stream import LearnedStream
-from system.stages.lease_renewal import renewing
 from system.stages.phase_clock import PhaseClock
 from system.stages.rank_log import RankLog
+from system.stages.repeating import renewing
 from system.stages.stream_evaluation import StreamEvaluation, TestSet
 from system.stages.task_checkpoint import latest_checkpoint
 from system.stages.task_source import Lease, TaskSource
@@ -70,8 +69,7 @@ class StreamWorker:
         self.clock = PhaseClock()
         self.consumer = experiment.run_name
         self.generation: int = self.group.broadcast(self._register() if self.group.leads else None)
-        section = experiment.backbone
-        backbone = BACKBONES.get(section.name)(section.resolved_path(), section.computation)
+        backbone = experiment.backbone.load()
         self.backbone = backbone.to(self.group.device)
         # The released code routes on features of the same random crops that it trains on; here
         # as there, one evaluation transform serves router and test.

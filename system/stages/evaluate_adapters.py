@@ -2,7 +2,6 @@
 
 import torch
 
-from system.backbones.dual_encoder import BACKBONES
 from system.config import ExperimentConfig
 from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError, StorageError
@@ -23,8 +22,7 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     ConfigError when the benchmark lacks a task they were learned on.
     """
     folder = experiment.adapters or RunDirectory.of(experiment).adapters.uri
-    section = experiment.backbone
-    loaded = BACKBONES.get(section.name)(section.resolved_path(), section.computation)
+    loaded = experiment.backbone.load()
     # As a worker does: sums depend on the number of threads.
     torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
     device = torch.device("cuda" if experiment.cluster.gpu else "cpu")

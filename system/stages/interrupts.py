@@ -1,4 +1,4 @@
-"""Ctrl-C beside Ray Train, which installs a handler of its own and leaves it there."""
+"""Ctrl-C beside Ray Train, whose own handler ends the process and stays installed."""
 
 import signal
 import threading
@@ -8,16 +8,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def own_interrupt_handler() -> Iterator[None]:
-    """Put back, after the block, the handler of SIGINT that was there before it.
+    """Let Ctrl-C during `fit` be KeyboardInterrupt, and put back the handler of before after it.
 
-    Ray Train's handler aborts its workers. After `fit` there are none, and it would swallow every
-    later Ctrl-C of the process.
+    Ray Train's handler aborts its workers and exits. After `fit` there are none, and it would
+    swallow every later Ctrl-C of the process.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers, so none is set here
-        return
-    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set handlers, so none is set in another.
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if in_main else None
     try:
         yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
     finally:
-        signal.signal(signal.SIGINT, before)
+        if in_main:
+            signal.signal(signal.SIGINT, before)

@@ -9,7 +9,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
 from system.errors import AdapterMismatchError
 from system.evaluation.router import Router
-from system.prompts.method import METHODS, Method, MethodSetting
+from system.prompts.method import build_method
 from system.storage.adapters import (
     AdapterFolder,
     AdapterHeader,
@@ -30,8 +30,7 @@ class LearnedStream:
     def __init__(self, header: AdapterHeader, backbone: DualEncoder) -> None:
         self.header = header
         self.backbone = backbone
-        setting = MethodSetting(backbone.shape, header.seed, header.protocol)
-        self.method: Method = METHODS.get(header.method["name"]).build(header.method, setting)
+        self.method = build_method(header.method, backbone.shape, header.seed, header.protocol)
         self.router = (
             Router(centers_per_task=header.router["centers"], seed=header.seed)
             if self.method.needs_router

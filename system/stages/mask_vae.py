@@ -53,7 +53,7 @@ class MaskVaePlan:
         """Raises ConfigError or DataError naming the field or file that cannot be used."""
         manifest = experiment.manifest()
         settings = parse_dataclass(MaskVaeSettings, experiment.stage, "config.stage")
-        return cls(experiment, settings, manifest, experiment.tasks(manifest))
+        return cls(experiment, settings, manifest, manifest.order(experiment.benchmark.tasks))
 
     @property
     def digest(self) -> str:

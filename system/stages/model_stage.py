@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from system.config import MAX_SEED, BenchmarkConfig, ClusterConfig
-from system.data.manifest import MANIFEST_NAME, Manifest
-from system.errors import ConfigError, DataError
+from system.config import BenchmarkConfig, ClusterConfig, check_name_and_seed
+from system.data.manifest import Manifest
 from system.parsing import parse_dataclass
 from system.registry import Registry
 from system.stages.interrupts import own_interrupt_handler
+from system.stages.worker_group import scaling_config
 from system.storage.files import Folder
 from system.storage.locations import absolute
 from system.storage.run_directory import RunDirectory
@@ -34,10 +34,7 @@ class ModelExperiment:
     cluster: ClusterConfig
 
     def __post_init__(self) -> None:
-        if not self.run_name or "/" in self.run_name or self.run_name.startswith("."):
-            raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"seed={self.seed} must be from 0 to {MAX_SEED}")
+        check_name_and_seed(self.run_name, self.seed)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> ModelExperiment:
@@ -58,24 +55,9 @@ class ModelExperiment:
         return asdict(self)
 
     def manifest(self) -> Manifest:
-        """The manifest of the prepared benchmark.
-
-        Raises DataError with the command that prepares it.
-        """
+        """The manifest of the prepared benchmark; see `Manifest.prepared`."""
         folder = Folder.of(self.data_path).child(self.benchmark.name)
-        if not folder.exists(MANIFEST_NAME):
-            raise DataError(
-                f"benchmark {self.benchmark.name!r} is not prepared ({folder.uri} has no "
-                f"{MANIFEST_NAME}); run `promptide prepare` with the same overrides first"
-            )
-        return Manifest.load(folder.uri)
-
-    def tasks(self, manifest: Manifest) -> tuple[str, ...]:
-        """The benchmark's tasks that are trained on, each once."""
-        tasks = self.benchmark.tasks or tuple(entry.name for entry in manifest.tasks)
-        if len(set(tasks)) != len(tasks) or not tasks:
-            raise ConfigError(f"benchmark.tasks={list(tasks)} must name each task once")
-        return tasks
+        return Manifest.prepared(folder, self.benchmark.name)
 
     def models(self, kind: str, digest: str) -> Folder:
         """Where a finished model lies, by what determines it; shared by all runs."""
@@ -115,11 +97,7 @@ def fit(experiment: ModelExperiment, stage: ModelStage) -> None:
     trainer = TorchTrainer(
         stage.loop,
         train_loop_config=experiment.to_dict(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers,
-            use_gpu=cluster.gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker},
-        ),
+        scaling_config=scaling_config(cluster),
         run_config=ray.train.RunConfig(
             # Under a name of old, Ray would take a finished run's word that nothing is to be done.
             name=f"start-{uuid.uuid4().hex[:8]}",

@@ -1,11 +1,18 @@
 """The workers of a Ray Train run, seen from one of them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+
+    from system.config import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class WorkerGroup:
     device: torch.device
 
     @classmethod
-    def join(cls) -> "WorkerGroup":
+    def join(cls) -> WorkerGroup:
         """The group that Ray Train started this process for; one alone outside of a group."""
         import ray.train
         import ray.train.torch
@@ -77,3 +84,14 @@ class WorkerGroup:
     def _collective_device(self) -> torch.device:
         # NCCL moves tensors on the GPU only; gloo those on the CPU.
         return self.device if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def scaling_config(cluster: ClusterConfig) -> ScalingConfig:
+    """How many workers Ray Train starts, with what each."""
+    import ray.train
+
+    return ray.train.ScalingConfig(
+        num_workers=cluster.workers,
+        use_gpu=cluster.gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_worker},
+    )

@@ -9,8 +9,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from system.errors import AdapterMismatchError, StorageError
-from system.parsing import parse_dataclass
 from system.storage.files import Folder
+from system.storage.headers import read_header
 
 HEADER = "adapter.json"
 FORMAT_VERSION = 1
@@ -67,17 +67,14 @@ class AdapterFolder:
         Raises StorageError if the folder holds none or a newer format, ConfigError naming a key
         that is missing or unknown.
         """
-        if not self.folder.exists(HEADER):
-            raise StorageError(f"{self.folder.uri} holds no {HEADER}; give a run's adapters folder")
-        values, file = self.folder.read_json(HEADER), self.folder.file_uri(HEADER)
-        if not isinstance(values, dict):
-            raise StorageError(f"{file} is no adapter header; copy the adapters folder again")
-        version = values.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise StorageError(
-                f"{file} has format {version}, newer than {FORMAT_VERSION}; update promptide"
-            )
-        return parse_dataclass(AdapterHeader, values, file)
+        return read_header(
+            self.folder,
+            HEADER,
+            AdapterHeader,
+            FORMAT_VERSION,
+            absent="give a run's adapters folder",
+            foreign="adapter header; copy the adapters folder again",
+        )
 
     def count(self) -> int:
         """How many tasks, from the first on, have a file."""

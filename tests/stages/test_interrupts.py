@@ -26,3 +26,14 @@ def test_it_is_taken_out_when_the_run_ends_badly() -> None:
     with pytest.raises(RuntimeError, match="lost"):
         run()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ray_trains_exit_is_ctrl_c() -> None:
+    """Or the command would end without its message, and with another exit code."""
+
+    def run() -> None:
+        with own_interrupt_handler():
+            raise SystemExit(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()

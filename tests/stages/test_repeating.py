@@ -3,7 +3,7 @@
 import threading
 
 from system.errors import StorageError
-from system.stages.lease_renewal import renewing
+from system.stages.repeating import renewing
 
 
 def test_it_renews_until_the_end_and_over_failures() -> None:
