@@ -51,7 +51,7 @@ bench: $(READY)
 KILLS ?= 50
 SEED ?= 0
 faults: $(READY)
-	$(BIN)/python -m pytest --kills=$(KILLS) --fault-seed=$(SEED) tests/faults
+	$(BIN)/python -m pytest -m faults --kills=$(KILLS) --fault-seed=$(SEED) tests/faults
 
 clean:
 	rm -rf $(VENV) runs data

@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How hard tests/faults tries: few faults in every run of the suite, many by `make faults`."""
+    """How hard tests/faults tries: few faults in .ci/run, many by `make faults`."""
     parser.addoption("--kills", type=int, default=3, help="faults that tests/faults makes")
     parser.addoption("--fault-seed", type=int, default=0, help="which faults, and when")
 
