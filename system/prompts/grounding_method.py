@@ -1,0 +1,55 @@
+"""The one interface of everything that learns on a frozen grounder.
+
+Legend: B batch, L prompted layers, C latent channels, h w latent height and width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from system.backbones.grounder import Entries, Grounder, GrounderShape, Tokens
+from system.parsing import parse_dataclass
+from system.registry import Registry
+
+
+@dataclass(frozen=True)
+class GroundingSetting:
+    """What a method is built from, beside its own section of the config."""
+
+    shape: GrounderShape
+    seed: int
+
+
+class GroundingMethod(nn.Module, ABC):
+    """Owns all trainable parameters and never changes the grounder."""
+
+    #: Whether `entries` needs what the prompt generator made of each sample.
+    needs_latents: ClassVar[bool] = False
+
+    @abstractmethod
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """What enters the grounder for a batch of expressions.
+
+        `latents` (B, L, C, h, w), one a prompted layer, come for methods that need them; they are
+        None for all others.
+        """
+
+
+class GroundingMethodFactory:
+    """How a registered method is built: its config dataclass and its class."""
+
+    def __init__(self, config: type[Any], method: type[GroundingMethod]) -> None:
+        self.config = config
+        self.method = method
+
+    def build(self, section: Mapping[str, Any], setting: GroundingSetting) -> GroundingMethod:
+        """The method of a config section; unknown keys and wrong values raise ConfigError."""
+        values = {key: value for key, value in section.items() if key != "name"}
+        config = parse_dataclass(self.config, values, "method")
+        return self.method(config, setting)  # type: ignore[call-arg]
+
+
+GROUNDING_METHODS: Registry[GroundingMethodFactory] = Registry("grounding method", "system.prompts")
