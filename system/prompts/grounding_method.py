@@ -49,7 +49,7 @@ class GroundingMethodFactory:
         """The method of a config section; unknown keys and wrong values raise ConfigError."""
         values = {key: value for key, value in section.items() if key != "name"}
         config = parse_dataclass(self.config, values, "method")
-        return self.method(config, setting)  # type: ignore[call-arg]
+        return self.method(config, setting)
 
 
 GROUNDING_METHODS: Registry[GroundingMethodFactory] = Registry("grounding method", "system.prompts")
