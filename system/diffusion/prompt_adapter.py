@@ -23,6 +23,8 @@ class PromptAdapterConfig:
     width: int
     prompt_length: int = 8  # half of it specific, half global
     image_size: int = 224
+    specific: bool = True  # without: only the global half is there, and learns
+    general: bool = True  # without: only the specific half
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "image_size"):
@@ -55,15 +57,22 @@ class PromptAdapter(nn.Module):
                 modules += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.SiLU()]
                 side = math.ceil(side / 2)
             flat = CHANNELS[-1] * side**2
-            self.model = nn.Sequential(*modules, nn.Flatten(), nn.Linear(flat, half * config.width))
+            modules += [nn.Flatten(), nn.Linear(flat, half * config.width)]
+            self.model = nn.Sequential(*modules) if config.specific else None
+            count = config.layers if config.general else 0
             self.global_prompt = nn.ModuleList(
-                _GlobalPrompt(half, config.width) for _ in range(config.layers)
+                _GlobalPrompt(half, config.width) for _ in range(count)
             )
 
     def forward(self, mask: Tensor, layer: int) -> Tensor:
         """The prompt (B, N, D) of one layer from masks (B, 1, H, H) in [-1, 1]."""
-        specific = self.model(mask).unflatten(1, (-1, self.config.width))  # [B, N / 2, D]
-        return torch.cat([specific, self.general(layer).expand(len(mask), -1, -1)], dim=1)
+        return torch.cat([self.specific(mask), self.general(layer).expand(len(mask), -1, -1)], 1)
+
+    def specific(self, mask: Tensor) -> Tensor:
+        """The half (B, N / 2, D) that masks (B, 1, H, H) make."""
+        assert self.model is not None, "this adapter was built without a specific half"
+        prompt: Tensor = self.model(mask).unflatten(1, (-1, self.config.width))
+        return prompt
 
     def general(self, layer: int) -> Tensor:
         """The layer's global half (1, N / 2, D)."""

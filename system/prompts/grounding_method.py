@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from system.backbones.grounder import Entries, Grounder, GrounderShape, Tokens
+from system.diffusion.mask_decoder import MaskDecoder
 from system.parsing import parse_dataclass
 from system.registry import Registry
 
@@ -21,6 +22,7 @@ class GroundingSetting:
 
     shape: GrounderShape
     seed: int
+    masks: MaskDecoder | None = None  # for methods whose prompts come from latents
 
 
 class GroundingMethod(nn.Module, ABC):
@@ -28,6 +30,8 @@ class GroundingMethod(nn.Module, ABC):
 
     #: Whether `entries` needs what the prompt generator made of each sample.
     needs_latents: ClassVar[bool] = False
+    #: How many latents of the denoising path it takes a sample, L; 0 for methods without.
+    latent_layers: int = 0
 
     @abstractmethod
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:

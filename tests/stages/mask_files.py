@@ -38,11 +38,14 @@ def compressed(covered: NDArray[np.uint8]) -> Mask:
 
 
 class _Shapes:
-    """One split: an image a row, half of the rows in each task; row `empty` covers nothing."""
+    """One split: an image a row, half of the rows in each task.
 
-    def __init__(self, first: int, count: int, empty: int | None) -> None:
-        self.fingerprint = f"shapes {first} {count} {empty}"
-        self._first, self._count, self._empty = first, count, empty
+    Row `empty` covers nothing, row `boxless` has a box without area.
+    """
+
+    def __init__(self, first: int, count: int, empty: int | None, boxless: int | None) -> None:
+        self.fingerprint = f"shapes {first} {count} {empty} {boxless}"
+        self._first, self._count, self._empty, self._boxless = first, count, empty, boxless
 
     def __len__(self) -> int:
         return self._count
@@ -54,6 +57,7 @@ class _Shapes:
         task = TASKS[2 * index // self._count]
         number = self._first + index
         covered = shape(task, number) * np.uint8(index != self._empty)
+        side = 0.0 if index == self._boxless else 4.0
         return ImageRecord(
             image_id=number,
             file_name=self.name(index),
@@ -62,16 +66,17 @@ class _Shapes:
             height=SIDE,
             captions=(f"a {task}",),
             task=task,
-            instances=(Instance((0.0, 0.0, 4.0, 4.0), task, task, compressed(covered)),),
+            instances=(Instance((0.0, 0.0, side, side), task, task, compressed(covered)),),
             expressions=(Expression(0, f"the {task}"),),
         )
 
 
-def prepare_shapes(root: Path, empty: int | None = None) -> Manifest:
-    """Write the benchmark `shapes` below `root`; row `empty` of the train split has no object."""
+def prepare_shapes(root: Path, empty: int | None = None, boxless: int | None = None) -> Manifest:
+    """Write the benchmark `shapes` below `root`; see `_Shapes` for the two rows of train."""
     first, splits = 0, {}
     for name, count in SPLITS.items():
-        splits[name] = _Shapes(first, count, empty if name == "train" else None)
+        broken = (empty, boxless) if name == "train" else (None, None)
+        splits[name] = _Shapes(first, count, *broken)
         first += count
     return write_shards(
         splits,
