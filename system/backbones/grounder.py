@@ -52,12 +52,15 @@ class Entries:
 
     A layer's prompt is (1, N, D) or (B, N, D) in that layer's own width; the first prompt of a
     tower enters its first layer. Prompts stand beside the layer's tokens, take part in its
-    attention and are dropped from its output. The two functions change what leaves the towers:
-    each level (B, P_level, H, W) of the vision tower, and the text's tokens (B, T, D).
+    attention and are dropped from its output. A context (1, N, D) or (B, N, D) passes through the
+    whole text tower beside the expression's tokens and is dropped at its end. The two functions
+    change what leaves the towers: each level (B, P_level, H, W) of the vision tower, and the
+    text's tokens (B, T, D).
     """
 
     vision: Sequence[Tensor] = ()
     text: Sequence[Tensor] = ()
+    context: Tensor | None = None
     adapt_level: Callable[[int, Tensor], Tensor] | None = None
     adapt_text: Callable[[Tensor], Tensor] | None = None
 
