@@ -4,8 +4,8 @@ A class and not a function: inside Tune's function trainables Ray Train refuses 
 which a stream trains in the trial's own process.
 """
 
+import functools
 import queue
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,13 +20,14 @@ from system.stages.task_source import ConsumerStatus, StreamClosedError
 from system.storage.results import finish_run
 from system.storage.run_directory import RunDirectory
 from tuning.figures import RECALL, TASKS_DONE, recall_so_far
+from tuning.lasting_thread import lasting_thread
 from tuning.records import FAILURE
 
 Report = dict[str, Any]
 
 
 class StreamTrial(tune.Trainable):
-    """Trains in a thread of its process; a step of Tune is a task of the stream.
+    """Trains in the process's lasting thread; a step of Tune is a task of the stream.
 
     `config`: {"experiment": a plain dict for ExperimentConfig, "metric": names}. A process whose
     stream has ended takes the next trial at once.
@@ -36,10 +37,7 @@ class StreamTrial(tune.Trainable):
         """Start the stream, or go on with what its journal has."""
         self._name = str(config["experiment"]["run_name"])
         self._reports: queue.Queue[Report | BaseException] = queue.Queue()
-        self._thread = threading.Thread(
-            target=self._run, args=(config, self._reports), name="promptide-trial", daemon=True
-        )
-        self._thread.start()
+        self._job = lasting_thread().start(functools.partial(self._run, config, self._reports))
 
     def step(self) -> Report:
         """Wait for the next task; raises what the stream ended with."""
@@ -50,9 +48,8 @@ class StreamTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the stream if it still runs; its workers, if any, then give back what they hold."""
-        while self._thread.is_alive():
+        while not self._job.done.wait(timeout=1.0):
             close_stream(self._name)
-            self._thread.join(timeout=1.0)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial."""
