@@ -120,10 +120,11 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
 
 
 def train_model(experiment: "ModelExperiment", console: Console) -> None:
-    """Train a stage's model, unless it is there for the same settings and data."""
+    """Train a stage's model and those it builds on, but none that is there already."""
     from actors.cluster import check_resources, check_storage, ray_cluster
-    from actors.failures import GROUP_FAILURES, cause
-    from system.stages.model_stage import MODEL_STAGES, fit
+    from actors.model_run import run_model
+    from system.report.terminal import ModelProgress
+    from system.stages.model_stage import MODEL_STAGES
     from system.storage.run_directory import RunDirectory
     from system.storage.writer_lock import sole_writer
 
@@ -131,29 +132,49 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
     directory = RunDirectory.of(experiment)
     finished = stage.finished(experiment)
     with sole_writer(directory.folder):
-        directory.claim(experiment)
+        again = directory.claim(experiment)
+        console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
         if finished:
             console.print("the model is there already, made from the same settings and data")
         else:
+            for earlier in stage.before(experiment):
+                train_model(earlier, console)
             with ray_cluster(experiment.cluster):
                 check_resources(experiment.cluster)
                 check_storage(experiment.storage_path)
-                try:
-                    fit(experiment, stage)
-                except GROUP_FAILURES as error:
-                    raise cause(error, directory.logs.uri) from error
+                with ModelProgress(console) as progress:
+                    run_model(experiment, stage, progress.show)
         stage.report(experiment, lambda line: console.print(line, highlight=False, soft_wrap=True))
 
 
-def report(experiment: "ExperimentConfig", console: Console) -> None:
-    """Write the HTML page of a run or a sweep."""
+def report(overrides: Sequence[str], file: str | None, console: Console) -> None:
+    """Write the HTML page of a run, a trained model or a sweep."""
+    from system.config import composed_values, experiment_of
     from system.report.page import write_report
+    from system.stages.model_stage import ModelExperiment
     from system.storage.run_directory import RunDirectory
     from tuning.page import is_sweep, write_sweep_page
 
-    folder = RunDirectory.of(experiment).folder
+    values = composed_values(overrides, file)
+    if "name" in values["stage"]:
+        report_model(ModelExperiment.from_values(values), console)
+        return
+    folder = RunDirectory.of(experiment_of(values)).folder
     page = write_sweep_page(folder) if is_sweep(folder) else write_report(folder.uri)
     console.print(f"report: {page}")
+
+
+def report_model(experiment: "ModelExperiment", console: Console) -> None:
+    """Write the page of a model that is trained."""
+    from system.stages.model_stage import MODEL_STAGES
+
+    stage = MODEL_STAGES.get(experiment.stage["name"])
+    if not stage.finished(experiment):
+        raise ConfigError(
+            f"the model of run {experiment.run_name!r} is not trained yet; train it with "
+            "`promptide run` and the same overrides"
+        )
+    stage.report(experiment, lambda line: console.print(line, highlight=False, soft_wrap=True))
 
 
 def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
@@ -186,10 +207,14 @@ COMMANDS: dict[str, Command] = {
     "prepare": prepare,
     "pretrain": pretrain,
     "evaluate": evaluate,
-    "report": report,
 }
 #: Commands whose overrides may say more than one experiment, or one of another kind.
-WIDE_COMMANDS: dict[str, WideCommand] = {"run": run, "sweep": sweep, "parameters": parameters}
+WIDE_COMMANDS: dict[str, WideCommand] = {
+    "run": run,
+    "report": report,
+    "sweep": sweep,
+    "parameters": parameters,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Progress of preparing a dataset and of pre-training a small backbone."""
+"""Progress of preparing a dataset, pre-training a small backbone, training a stage's model."""
 
 import time
 from collections.abc import Mapping
@@ -45,6 +45,10 @@ class _StepProgress(Bars):
         if tenth > self._tenth:
             self._tenth = tenth
             self.line(f"{phase}: {joined(f'{done:,} of {total:,}', figures, left)}")
+
+
+class ModelProgress(_StepProgress):
+    """Shows how a model of `promptide run` is made, phase by phase, with `show`."""
 
 
 class PrepareProgress(_StepProgress):

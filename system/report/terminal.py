@@ -1,10 +1,11 @@
 """What the commands show on the terminal: one place to import it from."""
 
 from system.report.final_table import print_final_table, print_split_table
-from system.report.step_progress import PrepareProgress, PretrainProgress
+from system.report.step_progress import ModelProgress, PrepareProgress, PretrainProgress
 from system.report.stream_progress import StreamProgress
 
 __all__ = [
+    "ModelProgress",
     "PrepareProgress",
     "PretrainProgress",
     "StreamProgress",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,8 +27,9 @@ from system.stages.mask_vae_training import (
     reconstruct,
     reconstruction_ious,
 )
-from system.stages.model_checkpoint import ModelCheckpoint
-from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Tell
+from system.stages.model_checkpoint import ModelCheckpoint, epochs_done
+from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Show, Tell, started
+from system.stages.model_worker import worker_of
 from system.stages.rank_log import RankLog
 from system.stages.worker_group import WorkerGroup
 from system.storage.feature_store import FeatureStore
@@ -91,6 +93,14 @@ class MaskVaePlan:
 class MaskVaeStage:
     """What a run of `stage=mask_vae` does."""
 
+    def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
+        """Nothing: it learns from masks alone."""
+        return ()
+
+    def epochs_done(self, experiment: ModelExperiment) -> int:
+        """Epochs in the run's last checkpoint."""
+        return epochs_done(RunDirectory.of(experiment).folder)
+
     def finished(self, experiment: ModelExperiment) -> bool:
         """Whether the model is there already; checks settings and data first."""
         plan = MaskVaePlan.of(experiment)
@@ -104,14 +114,10 @@ class MaskVaeStage:
 
     def loop(self, config: dict[str, Any]) -> None:
         """Ray Train's `train_loop_per_worker`."""
-        plan = MaskVaePlan.of(ModelExperiment.from_values(config))
-        group = WorkerGroup.join()
-        torch.set_num_threads(max(1, int(plan.experiment.cluster.cpus_per_worker)))
-        logs = RunDirectory.of(plan.experiment).logs
-        starts = sum(name.startswith(f"rank-{group.rank}-") for name in logs.names())
-        log = RankLog(logs, group.rank, generation=starts)
-        with log.ending():
-            _train(plan, group, log)
+        experiment, show = started(config)
+        plan = MaskVaePlan.of(experiment)
+        with worker_of(experiment) as (group, log):
+            _train(plan, group, log, show)
 
     def report(self, experiment: ModelExperiment, tell: Tell) -> None:
         """Write figures, grid and page into the run directory and tell the main figures."""
@@ -137,12 +143,14 @@ class MaskVaeStage:
 MODEL_STAGES.register(KIND)(MaskVaeStage())
 
 
-def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog) -> None:
+def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
     import ray.train
 
     settings, experiment = plan.settings, plan.experiment
     masks = _all(plan.masks("train"))
-    training = MaskVaeTraining(settings, masks, group, seed=experiment.seed, digest=plan.digest)
+    training = MaskVaeTraining(
+        settings, masks, group, seed=experiment.seed, digest=plan.digest, show=show
+    )
     checkpoints = RunDirectory.of(experiment).folder
     state = ModelCheckpoint.read(checkpoints)
     if state is not None:

@@ -19,6 +19,7 @@ from system.diffusion.mask_vae import MaskVaeConfig, build_mask_vae, mask_iou, m
 from system.diffusion.sampling import np_seed, sample_noise
 from system.errors import ConfigError, DataError, PromptideError
 from system.stages.model_checkpoint import ModelCheckpoint
+from system.stages.model_stage import Show, show_nothing
 from system.stages.optimisation import (
     OptimiserConfig,
     build_optimiser,
@@ -89,10 +90,12 @@ class MaskVaeTraining:
         *,
         seed: int,
         digest: str,
+        show: Show = show_nothing,
     ) -> None:
         self.settings = settings
         self.masks = masks
         self.group = group
+        self.show = show if group.leads else show_nothing
         self.seed = seed
         self.digest = digest
         self.vae = build_mask_vae(settings.vae, np_seed(seed, _WEIGHTS)).to(group.device)
@@ -147,6 +150,8 @@ class MaskVaeTraining:
         for step in range(steps):
             start = step * settings.batch_size + self.group.rank * share
             sums += self._step(order[start : start + share].tolist(), epoch)
+            done, total = epoch * steps + step + 1, settings.epochs * steps
+            self.show("Mask-VAE", done, total, f"loss {float(sums[0]) / (step + 1):.4f}")
         # each worker's mean is over its own share of the batches
         means = self.group.gather_equal(sums[None].to(self.group.device)).mean(dim=0) / steps
         row = dict(zip(("loss", "mse", "kl"), means.tolist(), strict=True))

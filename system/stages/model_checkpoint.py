@@ -53,6 +53,15 @@ class ModelCheckpoint:
             ) from error
 
 
+def epochs_done(folder: Folder) -> int:
+    """How many epochs the last checkpoint holds; 0 where it cannot be told."""
+    try:
+        state = ModelCheckpoint.read(folder)
+    except StorageError:
+        return 0
+    return len(state.log) if state else 0
+
+
 def _metadata(data: bytes) -> dict[str, str]:
     """The free text of a safetensors file: after 8 bytes of length comes a header of JSON."""
     length = int.from_bytes(data[:8], "little")

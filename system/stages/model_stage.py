@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -17,8 +17,15 @@ from system.storage.files import Folder
 from system.storage.locations import absolute
 from system.storage.run_directory import RunDirectory
 
-#: What comes to the terminal: a line about where the training stands.
+#: What comes to the terminal: a line about what came out.
 Tell = Callable[[str], None]
+#: Where a stage stands: the phase, how much of it is done, of how much, and its figures in words.
+#: Workers call it; it has to survive pickling, and must be cheap enough for every step.
+Show = Callable[[str, int, int, str], None]
+
+
+def show_nothing(phase: str, done: int, total: int, figures: str) -> None:
+    """For a stage that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class ModelExperiment:
         folder = Folder.of(self.data_path).child(self.benchmark.name)
         return Manifest.prepared(folder, self.benchmark.name)
 
+    def with_stage(self, stage: Mapping[str, Any]) -> ModelExperiment:
+        """A run of its own for another stage, named after this one."""
+        name = stage.get("name")
+        return replace(self, run_name=f"{self.run_name}-{name}", stage=dict(stage))
+
     def models(self, kind: str, digest: str) -> Folder:
         """Where a finished model lies, by what determines it; shared by all runs."""
         return Folder.of(self.data_path).child("models").child(f"{kind}-{digest}")
@@ -67,12 +79,20 @@ class ModelExperiment:
 class ModelStage(Protocol):
     """One kind of model that can be trained."""
 
+    def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
+        """The experiments whose models this one builds on, in the order to run them."""
+        ...
+
     def finished(self, experiment: ModelExperiment) -> bool:
         """Whether the model is there already; checks the settings and the data first."""
         ...
 
+    def epochs_done(self, experiment: ModelExperiment) -> int:
+        """How far an unfinished training has come: what is done is not done again."""
+        ...
+
     def loop(self, config: dict[str, Any]) -> None:
-        """Ray Train's `train_loop_per_worker`; `config` is `ModelExperiment.to_dict()`."""
+        """Ray Train's `train_loop_per_worker`; `started` tells what the config holds."""
         ...
 
     def report(self, experiment: ModelExperiment, tell: Tell) -> None:
@@ -83,26 +103,29 @@ class ModelStage(Protocol):
 MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system.stages")
 
 
-def fit(experiment: ModelExperiment, stage: ModelStage) -> None:
+def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
+    """The experiment, and whom to tell where it stands, from what `fit` gives a worker's loop."""
+    return ModelExperiment.from_values(config["experiment"]), config["show"]
+
+
+def fit(experiment: ModelExperiment, stage: ModelStage, show: Show = show_nothing) -> None:
     """Train the stage's model on Ray Train, going on from the run's last checkpoint.
 
-    Ray is connected. Raises what Ray Train raises.
+    Ray is connected. Raises what Ray Train raises, at the first failure.
     """
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    directory = RunDirectory.of(experiment).folder
-
-    cluster = experiment.cluster
     trainer = TorchTrainer(
         stage.loop,
-        train_loop_config=experiment.to_dict(),
-        scaling_config=scaling_config(cluster),
+        train_loop_config={"experiment": experiment.to_dict(), "show": show},
+        scaling_config=scaling_config(experiment.cluster),
         run_config=ray.train.RunConfig(
             # Under a name of old, Ray would take a finished run's word that nothing is to be done.
             name=f"start-{uuid.uuid4().hex[:8]}",
-            storage_path=directory.child("ray_train").uri,
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            storage_path=RunDirectory.of(experiment).folder.child("ray_train").uri,
+            # Ray would try a diverged loss again too, and at once.
+            failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
     with own_interrupt_handler():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from system import app
 from system.data.schema import Mask
 from system.diffusion.mask_vae import MaskVaeConfig
 from system.diffusion.mask_vae_files import HEADER, load_mask_vae
@@ -195,6 +198,7 @@ def test_a_run_goes_on_from_its_last_epoch(tmp_path: Path, ray_local: None) -> N
         seed=killed.seed,
         digest=plan.digest,
     )
+    torch.set_num_threads(1)  # as the worker does: sums depend on it
     begun.epoch()
     folder = RunDirectory.of(killed).folder
     begun.state().write(folder)
@@ -231,3 +235,39 @@ def test_the_stage_trains_reports_and_is_found_again(tmp_path: Path, ray_local: 
     assert (folder / GRID).read_bytes().startswith(b"\x89PNG")
     assert "Reconstruction IoU" in (folder / "report.html").read_text()
     assert any("reconstruction IoU" in line for line in told)
+
+
+@pytest.mark.ray
+def test_a_run_by_command_is_watched_reported_again_and_not_made_twice(
+    tmp_path: Path, ray_local: None
+) -> None:
+    """A training without a sign of life looks hung; a page must not need a training."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path)
+    with pytest.raises(ConfigError, match="not trained yet"):
+        app.report_model(run, Console(quiet=True))
+    shown = io.StringIO()
+    app.train_model(run, Console(file=shown, width=200))
+    assert "Mask-VAE: 6 of 6, loss 0." in shown.getvalue()
+    page = tmp_path / "runs" / "vae" / "report.html"
+    page.unlink()
+    app.report_model(run, Console(quiet=True))
+    assert page.exists()
+    again = io.StringIO()
+    app.train_model(run, Console(file=again, width=200))
+    assert "there already" in again.getvalue()
+    assert "Mask-VAE:" not in again.getvalue()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_diverged_loss_is_not_tried_again(tmp_path: Path, ray_local: None) -> None:
+    """It would diverge again, and a user would wait for the same end four times."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path, learning_rate=1e30)
+    run = replace(run, cluster=replace(run.cluster, workers=1, max_failures=3))
+    with pytest.raises(DivergedModelError, match="learning_rate"):
+        app.train_model(run, Console(quiet=True))
+    logs = RunDirectory.of(run).logs.names()
+    assert len(logs) == 1, "tried again"
+    assert b"DivergedModelError" in RunDirectory.of(run).logs.read(logs[0])
