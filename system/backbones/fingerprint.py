@@ -50,16 +50,26 @@ def fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
 
     Tokenizer and image processor may be None: then they are no part of it.
     """
-    digest = hashlib.sha256()
     config = model.config
+    towers = {
+        "vision": named(config.vision_config.to_dict(), TOWER_SETTINGS),
+        "text": named(config.text_config.to_dict(), TOWER_SETTINGS),
+    }
+    return digest(model, towers, tokenizer, image_processor)
+
+
+def digest(
+    model: Any, sizes: Mapping[str, Any], tokenizer: Any = None, image_processor: Any = None
+) -> str:
+    """sha256 over a `transformers` model's weights, those settings, and both other parts."""
+    digest = hashlib.sha256()
     settings = {
-        "model": config.model_type,
-        "vision": _settings(config.vision_config.to_dict(), TOWER_SETTINGS),
-        "text": _settings(config.text_config.to_dict(), TOWER_SETTINGS),
+        "model": model.config.model_type,
+        **sizes,
         "tokenizer": None if tokenizer is None else _tokenizer(tokenizer),
         "image_processor": None
         if image_processor is None
-        else _settings(image_processor.to_dict(), PROCESSOR_SETTINGS),
+        else named(image_processor.to_dict(), PROCESSOR_SETTINGS),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     weights: Iterable[tuple[str, Tensor]] = sorted(model.state_dict().items())
@@ -69,7 +79,8 @@ def fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
     return digest.hexdigest()
 
 
-def _settings(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def named(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The settings of these names, those that are set."""
     return {name: values[name] for name in names if values.get(name) is not None}
 
 
