@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from system.backbones.computation import Computation, Precision
+from system.data.task_order import OrderPolicy
 from system.errors import ConfigError
 from system.evaluation.recall import Gallery
 from system.parsing import parse_dataclass
@@ -31,6 +32,7 @@ class BenchmarkConfig:
     dataset: str  # a registered dataset: see system/data
     options: dict[str, Any]  # that dataset's own settings
     tasks: tuple[str, ...] | None = None  # null: all of them in the dataset's order
+    order: OrderPolicy = "given"  # how a stream orders them; see system.data.task_order
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from system.backbones.dual_encoder import DualEncoder
+from system.backbones.name_features import name_features
 from system.config import ExperimentConfig
 from system.data.loading import steps_per_epoch
 from system.data.manifest import Manifest
+from system.data.task_order import TaskOrder
 from system.errors import DataError
 from system.prompts.method import METHODS, build_method
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
@@ -28,9 +31,9 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     a method that does not fit it, adapters in the run directory that belong to another backbone.
     """
     manifest = prepared(experiment)
-    tasks = manifest.order(experiment.benchmark.tasks)
-    _check_batches(experiment, manifest, tasks)
-    for name in tasks:
+    given = manifest.order(experiment.benchmark.tasks)
+    _check_batches(experiment, manifest, given)
+    for name in given:
         entry = manifest.task(name)
         if entry.grant(experiment.evaluation.split).rows == 0:
             raise DataError(
@@ -44,7 +47,18 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
-    return Checked(manifest, tasks)
+    return Checked(manifest, stream_order(experiment, given, backbone).order(given))
+
+
+def stream_order(
+    experiment: ExperimentConfig, tasks: Sequence[str], backbone: DualEncoder
+) -> TaskOrder:
+    """How the stream orders these tasks: by `benchmark.order`, the seed and the frozen backbone."""
+    policy = experiment.benchmark.order
+    if policy != "similarity":
+        return TaskOrder(policy, experiment.seed)
+    features = dict(zip(tasks, name_features(backbone, tasks), strict=True))
+    return TaskOrder(policy, alike=lambda one, other: float(features[one] @ features[other]))
 
 
 def _check_batches(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:

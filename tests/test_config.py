@@ -68,6 +68,13 @@ def test_overrides_reach_their_fields() -> None:
     assert config.benchmark.tasks == ("food", "animal")
 
 
+def test_a_model_s_stage_has_no_order_of_tasks() -> None:
+    """It reads all tasks at once: the override would do nothing."""
+    values = composed_values(["experiment=mask_vae", "benchmark.order=reversed"])
+    with pytest.raises(ConfigError, match=r"benchmark\.order=reversed is for streams"):
+        ModelExperiment.from_values(values)
+
+
 def test_run_name_follows_what_it_is_made_of() -> None:
     """Or two seeds would share one run directory."""
     names = {compose(overrides).run_name for overrides in ([], ["seed=1"], ["benchmark.name=b"])}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from system.backbones.name_features import name_features
 from system.errors import AdapterMismatchError, ConfigError, DataError, PromptideError
 from system.preflight import check_experiment
 from system.stages.learned_stream import LearnedStream
@@ -31,11 +32,35 @@ def test_a_good_config_passes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "tasks"),
+    [
+        (["benchmark.order=reversed"], TASKS[::-1]),
+        (["benchmark.order=shuffled", "seed=0"], ("person", "animal", "food")),
+        (["benchmark.order=reversed", "benchmark.tasks=[food,animal]"], ("animal", "food")),
+    ],
+)
+def test_the_stream_is_ordered_as_asked(
+    root: Path, overrides: list[str], tasks: tuple[str, ...]
+) -> None:
+    """An ablation of the order would compare a stream with itself."""
+    assert check_experiment(small_experiment(root, "ordered", *overrides)).tasks == tasks
+
+
+def test_the_order_by_similarity_is_that_of_the_names_to_the_backbone(root: Path) -> None:
+    experiment = small_experiment(root, "ordered", "benchmark.order=similarity")
+    features = name_features(experiment.backbone.load(), TASKS)
+    first, second = sorted((1, 2), key=lambda i: float(features[0] @ features[i]), reverse=True)
+    expected = (TASKS[0], TASKS[first], TASKS[second])
+    assert check_experiment(experiment).tasks == expected
+
+
+@pytest.mark.parametrize(
     ("overrides", "error", "named"),
     [
         (["benchmark.name=other"], DataError, "run `promptide prepare` with the same overrides"),
         (["benchmark.tasks=[animal,plant]"], DataError, "'plant'"),
         (["benchmark.tasks=[animal,animal]"], ConfigError, "benchmark.tasks"),
+        (["benchmark.order=random"], ConfigError, "benchmark.order='random' is not one of: given"),
         (["stage.batch_size=64"], DataError, "stage.batch_size"),
         (["backbone.path=nowhere/clip"], ConfigError, "backbone.path"),
         (["backbone.name=resnet"], ConfigError, "'resnet'"),

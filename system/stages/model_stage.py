@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from system.config import BenchmarkConfig, ClusterConfig, check_name_and_seed
 from system.data.manifest import Manifest
+from system.errors import ConfigError
 from system.parsing import parse_dataclass
 from system.registry import Registry
 from system.stages.interrupts import own_interrupt_handler
@@ -42,6 +43,11 @@ class ModelExperiment:
 
     def __post_init__(self) -> None:
         check_name_and_seed(self.run_name, self.seed)
+        if self.benchmark.order != "given":
+            raise ConfigError(
+                f"benchmark.order={self.benchmark.order} is for streams: a model's stage reads all "
+                "tasks at once; leave it given"
+            )
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> ModelExperiment:

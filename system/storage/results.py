@@ -84,6 +84,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "benchmark": {
             "name": experiment.benchmark.name,
             "fingerprint": record.benchmark_fingerprint,
+            "order": experiment.benchmark.order,
         },
         "seed": experiment.seed,
         "protocol": experiment.protocol,

@@ -86,7 +86,7 @@ def test_metrics_say_under_which_conditions_they_hold(experiment: ExperimentConf
     assert (metrics["run"], metrics["method"], metrics["seed"]) == ("one", "lpi", 4)
     assert (metrics["protocol"], metrics["tasks"]) == ("corrected", list(TASKS))
     assert metrics["backbone"]["fingerprint"] == "f" * 64
-    assert metrics["benchmark"] == {"name": "openmoji", "fingerprint": "b" * 64}
+    assert metrics["benchmark"] == {"name": "openmoji", "fingerprint": "b" * 64, "order": "given"}
     assert metrics["evaluation"]["gallery"] == "all"
     assert metrics["evaluation"]["split"] == "test"
     assert metrics["evaluation"]["captions_per_image"] == outcome()["captions_per_image"]
