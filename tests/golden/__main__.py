@@ -3,7 +3,13 @@
 import sys
 from pathlib import Path
 
-from tests.golden import coupled, diff_prompt, lpi, pools  # noqa: F401  (they register their checks)
+from tests.golden import (  # noqa: F401  (they register their checks)
+    coupled,
+    diff_prompt,
+    grounding,
+    lpi,
+    pools,
+)
 from tests.golden.runner import failed, run
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.golden import coupled, diff_prompt, lpi, pools  # noqa: F401  (they register their checks)
+from tests.golden import (  # noqa: F401  (they register their checks)
+    coupled,
+    diff_prompt,
+    grounding,
+    lpi,
+    pools,
+)
 from tests.golden.__main__ import main
 from tests.golden.runner import CHECKS, Result, failed, run
 
@@ -34,6 +40,8 @@ OUTPUTS = {
     "diffusion": "loss_vb",
     "prompt_adapter": "prompt_layer2",
     "rec_recall": "recall_iou_1_5_10_all",
+    "clip_adapter": "output",
+    "fedtpg": "output",
 }
 
 

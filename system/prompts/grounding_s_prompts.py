@@ -1,0 +1,43 @@
+"""S-Prompts on a grounder: an image prompt in the first block, a context in the text tower.
+
+Wang et al., NeurIPS 2022 (arXiv 2207.12819), as in system/prompts/s_prompts.py, learned on all of
+a benchmark's tasks at once. Trainable parameters: Nv Dv + Nt Dt.
+
+Legend: N prompt length, D width of the first layer of a tower (v: vision, t: text).
+"""
+
+import torch
+from torch import Tensor
+
+from system.backbones.grounder import Entries, Grounder, Tokens
+from system.prompts.grounding_method import (
+    GROUNDING_METHODS,
+    GroundingMethod,
+    GroundingMethodFactory,
+    GroundingSetting,
+)
+from system.prompts.method import prompt_lengths
+from system.prompts.s_prompts import SPromptsConfig
+from system.prompts.shared_prompts import normal
+
+
+class GroundingSPrompts(GroundingMethod):
+    """An image prompt (Nv, Dv) and a context (Nt, Dt)."""
+
+    def __init__(self, config: SPromptsConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        generator = torch.Generator().manual_seed(setting.seed)
+        for modality, length in lengths.items():
+            width = setting.shape.widths(modality)[0]
+            prompt = normal(length, width, std=config.init_std, generator=generator)
+            self.register_parameter(modality, prompt)
+
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """The same prompts for every sample."""
+        return Entries(
+            vision=[self.get_parameter("vision")[None]], context=self.get_parameter("text")[None]
+        )
+
+
+GROUNDING_METHODS.register("s_prompts")(GroundingMethodFactory(SPromptsConfig, GroundingSPrompts))

@@ -1,0 +1,26 @@
+"""The frozen grounder as it is: what every method has to beat. Trainable parameters: none."""
+
+from torch import Tensor
+
+from system.backbones.grounder import Entries, Grounder, Tokens
+from system.prompts.grounding_method import (
+    GROUNDING_METHODS,
+    GroundingMethod,
+    GroundingMethodFactory,
+    GroundingSetting,
+)
+from system.prompts.zero_shot import ZeroShotConfig
+
+
+class GroundingZeroShot(GroundingMethod):
+    """Learns nothing; only its figures are computed."""
+
+    def __init__(self, config: ZeroShotConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """Nothing."""
+        return Entries()
+
+
+GROUNDING_METHODS.register("zero_shot")(GroundingMethodFactory(ZeroShotConfig, GroundingZeroShot))
