@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from system.backbones.computation import Computation, Precision
+from system.data.given_similarity import GivenSimilarity
 from system.data.task_order import OrderPolicy
 from system.errors import ConfigError
 from system.evaluation.recall import Gallery
@@ -33,6 +34,11 @@ class BenchmarkConfig:
     options: dict[str, Any]  # that dataset's own settings
     tasks: tuple[str, ...] | None = None  # null: all of them in the dataset's order
     order: OrderPolicy = "given"  # how a stream orders them; see system.data.task_order
+    similarity: str | None = None  # a file of the tasks' similarities, by path or URI
+
+    def given_similarity(self) -> GivenSimilarity | None:
+        """The similarities of the file, if there is one; see `GivenSimilarity.read`."""
+        return None if self.similarity is None else GivenSimilarity.read(self.similarity)
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,9 @@ class ExperimentConfig:
 
     def with_absolute_paths(self) -> "ExperimentConfig":
         """The same with local paths made absolute: a Ray worker has another working directory."""
-        backbone = self.backbone
+        backbone, benchmark = self.backbone, self.benchmark
+        if benchmark.similarity is not None:
+            benchmark = replace(benchmark, similarity=absolute(benchmark.similarity))
         if Path(backbone.path).expanduser().is_dir():
             backbone = replace(backbone, path=absolute(backbone.path))
         return replace(
@@ -190,6 +198,7 @@ class ExperimentConfig:
             storage_path=absolute(self.storage_path),
             data_path=absolute(self.data_path),
             adapters=self.adapters and absolute(self.adapters),
+            benchmark=benchmark,
             backbone=backbone,
         )
 

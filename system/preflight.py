@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from system.backbones.dual_encoder import DualEncoder
 from system.backbones.name_features import name_features
 from system.config import ExperimentConfig
+from system.data.given_similarity import GivenSimilarity
 from system.data.loading import steps_per_epoch
 from system.data.manifest import Manifest
 from system.data.task_order import TaskOrder
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.prompts.method import METHODS, build_method
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.run_directory import RunDirectory
@@ -44,19 +45,35 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     method = build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
     backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
     backbone.tokenize(["a"], method.placeholders)
+    similarity = experiment.benchmark.given_similarity()
+    if similarity is not None:
+        similarity.require(given)
+    elif method.similarity_source == "matrix":
+        raise ConfigError(
+            "method.task_contrast.source=matrix needs the matrix: benchmark.similarity=FILE, a "
+            ".csv, .json or .parquet with a row and a column a task"
+        )
     adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
-    return Checked(manifest, stream_order(experiment, given, backbone).order(given))
+    return Checked(manifest, stream_order(experiment, given, similarity, backbone).order(given))
 
 
 def stream_order(
-    experiment: ExperimentConfig, tasks: Sequence[str], backbone: DualEncoder
+    experiment: ExperimentConfig,
+    tasks: Sequence[str],
+    similarity: GivenSimilarity | None,
+    backbone: DualEncoder,
 ) -> TaskOrder:
-    """How the stream orders these tasks: by `benchmark.order`, the seed and the frozen backbone."""
+    """How the stream orders these tasks: by `benchmark.order`, and the seed or a similarity.
+
+    That is the given one, or else that of the names to the frozen backbone.
+    """
     policy = experiment.benchmark.order
     if policy != "similarity":
         return TaskOrder(policy, experiment.seed)
+    if similarity is not None:
+        return TaskOrder(policy, alike=similarity.between)
     features = dict(zip(tasks, name_features(backbone, tasks), strict=True))
     return TaskOrder(policy, alike=lambda one, other: float(features[one] @ features[other]))
 

@@ -25,6 +25,7 @@ from system.prompts.method import (
     MethodFactory,
     MethodSetting,
     PromptMethod,
+    SimilaritySource,
     prompt_lengths,
     task_generator,
 )
@@ -53,9 +54,14 @@ class LayerAlignmentConfig:
 
 @dataclass(frozen=True)
 class TaskContrastConfig:
-    """Contrast of the tasks' prompts by the tasks' similarity (LPI's task level)."""
+    """Contrast of the tasks' prompts by the tasks' similarity (LPI's task level).
+
+    `source` says where the similarity comes from; matrix is the file that `benchmark.similarity`
+    names. Only tasks so far enter, whichever it is.
+    """
 
     weight: float = 0.1
+    source: SimilaritySource = "captions"
     threshold: float = 0.4
     temperature: float = 1.0
 
@@ -143,6 +149,7 @@ class LowRankPrompts(PromptMethod):
         self.config = config
         self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
         self.placeholders = self.lengths["text"]
+        self.similarity_source = config.task_contrast.source
         self.published = setting.protocol == "published"
         # As released: the configured seed and depth are not read. Factors are made for nine
         # layers from seed 1, and only the first layer's prompt enters.

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from system.backbones.dual_encoder import BackboneShape, DualEncoder, Modality
 from system.registry import Registry
 
+#: What tells how alike two tasks are: features of their training captions or images, of their
+#: names, or a given matrix.
+SimilaritySource = Literal["captions", "names", "images", "matrix"]
+
 
 @dataclass(frozen=True)
 class MethodSetting:
@@ -38,6 +42,8 @@ class Method(nn.Module, ABC):
     #: Whether every task trains the same parameters: the newest task's file then replaces what
     #: earlier ones hold of the method, so that the state on disk does not grow with the tasks.
     shares_parameters: ClassVar[bool] = False
+    #: Where the `similarity` that `regularisers` gets comes from.
+    similarity_source: SimilaritySource = "captions"
     #: Tokens that the text must leave free for a prompt.
     placeholders: int = 0
 

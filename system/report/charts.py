@@ -85,7 +85,8 @@ def _similarity(run: RunData) -> Chart | Absent:
     if not square:
         return Absent("similarity", "Task similarity", run.metrics.reason("task_similarity"))
     assert isinstance(rows, list)
-    return task_similarity_chart(rows, run.tasks)
+    source = run.metrics.text("task_similarity_source") or "captions"  # older runs had no other
+    return task_similarity_chart(rows, run.tasks, source)
 
 
 def _training(run: RunData) -> Chart | Absent:

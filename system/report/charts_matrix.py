@@ -72,8 +72,17 @@ def accuracy_matrix_chart(matrix: MatrixView) -> Chart:
     )
 
 
+#: What each source of a similarity compares.
+SOURCES = {
+    "captions": "Cosine similarity of the means of the tasks' caption features",
+    "images": "Cosine similarity of the means of the tasks' image features",
+    "names": "Cosine similarity of the text features of the tasks' names",
+    "matrix": "Similarity of the tasks as the given matrix has it",
+}
+
+
 def task_similarity_chart(
-    similarity: Sequence[Sequence[float | None]], tasks: Sequence[str]
+    similarity: Sequence[Sequence[float | None]], tasks: Sequence[str], source: str
 ) -> Chart:
     """Heat map of the K x K similarities of tasks; cells not computed stay empty."""
     names = labels(tasks)
@@ -95,9 +104,9 @@ def task_similarity_chart(
     return Chart(
         "similarity",
         "Task similarity",
-        "Cosine similarity of the tasks by the mean of their captions' features from the "
-        "backbone's own text encoder; the task contrast pulls similar tasks together. The colours "
-        "span the smallest to the largest value; an empty cell was not computed.",
+        f"{SOURCES[source]}{'' if source == 'matrix' else ' from the frozen backbone'}; the task "
+        "contrast pulls similar tasks together. The colours span the smallest to the largest "
+        "value; an empty cell was not computed.",
         figure,
         min_width=NAME_SPACE + 120 + CELL_WIDTH * len(names),
     )

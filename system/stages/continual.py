@@ -92,7 +92,7 @@ class StreamWorker:
             tasks=tasks,
             router={"centers": experiment.evaluation.router_centers},
         )
-        self.learned = LearnedStream(header, backbone)
+        self.learned = LearnedStream(header, backbone, experiment.benchmark.given_similarity())
         self.earlier = latest_checkpoint()
         self.evaluation = self._evaluation()
 
@@ -128,7 +128,7 @@ class StreamWorker:
     @property
     def complete(self) -> bool:
         """Whether all tasks are learned; not so when the stream was closed before."""
-        return len(self.learned.task_texts) == len(self.tasks)
+        return self.learned.known_tasks == len(self.tasks)
 
     def learn(self, lease: Lease) -> None:
         """Train one task, evaluate all of them, save its adapter and commit it."""
@@ -137,9 +137,11 @@ class StreamWorker:
         self._show("features", lease)
         with self.clock.phase("features"):
             images, texts = self._training_features(lease)
-            self.learned.add_task_texts(texts)
+            # Another machine may round a name's feature otherwise: all take rank 0's.
+            entry = self.learned.similarity_entry(images, texts) if self.group.leads else None
+            self.learned.similarities.add(self.group.broadcast(entry))
             self._add_to_router(lease.index, images, texts)
-        similarity = self.learned.similarity()
+        similarity = self.learned.similarities.matrix()
         method, router = self.learned.method, self.learned.router
         method.begin_task(lease.index, self.backbone)
         learns = method.learns_at(lease.index, len(self.tasks))
@@ -178,6 +180,7 @@ class StreamWorker:
                     "transform": str(self.transform),
                     "routed": self.learned.router is not None,
                     "oracle": [_plain(row) for row in oracle],
+                    "similarity_source": self.learned.method.similarity_source,
                     "replays": self.learned.method.trains_on == "all",
                     "trainable_parameters": self.learned.method.parameters_in_all(),
                     "trainable_parameters_per_task": self.learned.method.parameters_per_task(),

@@ -29,7 +29,7 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     backbone = loaded.to(device)
     learned = LearnedStream.from_pretrained(folder, backbone)
     learned.method.to(device)
-    tasks, count = learned.header.tasks, len(learned.task_texts)
+    tasks, count = learned.header.tasks, learned.known_tasks
     if not count:
         raise StorageError(f"{folder} holds no task's adapter yet; let the run commit one first")
     if learned.method.trains_on == "all" and count < len(tasks):

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
+from system.data.given_similarity import GivenSimilarity
 from system.errors import AdapterMismatchError
 from system.evaluation.router import Router
 from system.prompts.method import build_method
+from system.stages.task_similarity import TaskSimilarity
 from system.storage.adapters import (
     AdapterFolder,
     AdapterHeader,
@@ -23,11 +24,17 @@ from system.storage.files import Folder
 class LearnedStream:
     """The state that grows by one entry a task, loaded without pickle.
 
-    An entry is a task's parameters (a few KB for prompts), its router centres and the mean feature
-    of its captions. Of a method whose tasks share their parameters the newest entry alone has them.
+    An entry is a task's parameters (a few KB for prompts), its router centres and what its
+    similarity to others is computed from, such as the mean feature of its captions. Of a method
+    whose tasks share their parameters the newest entry alone has them.
     """
 
-    def __init__(self, header: AdapterHeader, backbone: DualEncoder) -> None:
+    def __init__(
+        self,
+        header: AdapterHeader,
+        backbone: DualEncoder,
+        given: GivenSimilarity | None = None,
+    ) -> None:
         self.header = header
         self.backbone = backbone
         self.method = build_method(header.method, backbone.shape, header.seed, header.protocol)
@@ -36,21 +43,22 @@ class LearnedStream:
             if self.method.needs_router
             else None
         )
-        self.task_texts: list[Tensor] = []  # (P,) each: the mean text feature of a task, unit norm
+        self.similarities = TaskSimilarity(self.method.similarity_source, given)
 
-    def add_task_texts(self, texts: Tensor) -> None:
-        """Take in a new task by the unprompted features (T, P) of its captions."""
-        self.task_texts.append(torch.nn.functional.normalize(texts.mean(0), dim=0))
+    @property
+    def known_tasks(self) -> int:
+        """How many tasks came so far, whether or not the method learned anything at them."""
+        return len(self.similarities.entries)
 
-    def similarity(self) -> Tensor:
-        """Cosine similarity (K, K) of the tasks so far, by the mean features of their captions."""
-        stacked = torch.stack(self.task_texts)
-        return stacked @ stacked.T
+    def similarity_entry(self, images: Tensor, texts: Tensor) -> Tensor:
+        """The next task's, by its unprompted features (I, P) and (T, P); see `TaskSimilarity`."""
+        tasks = self.header.tasks[: self.known_tasks + 1]
+        return self.similarities.entry(self.backbone, tasks, images, texts)
 
     def task_state(self, task: int) -> dict[str, Tensor]:
         """All tensors that a task added, as they are kept from now on."""
-        newest = task == len(self.task_texts) - 1
-        state = {"task_text": self.task_texts[task]}
+        newest = task == self.known_tasks - 1
+        state = {self.similarities.entry_name: self.similarities.entries[task]}
         if self._holds_parameters(task, newest):
             state |= prefixed("method", self.method.task_parameters(task))
         if self.router is not None:
@@ -68,7 +76,7 @@ class LearnedStream:
 
         Raises AdapterMismatchError naming the tensor that does not fit.
         """
-        needed = ["task_text"]
+        needed = [self.similarities.entry_name]
         if self.router is not None:
             needed += [f"router.{m}" for m in MODALITIES]
         for name in needed:
@@ -79,7 +87,8 @@ class LearnedStream:
         if self.router is not None:
             centers = under("router", state)
             self.router.restore_task(task, {m: centers[m] for m in MODALITIES})
-        self.task_texts.append(state["task_text"])
+        entry = state[self.similarities.entry_name]
+        self.similarities.restore(entry, self.header.tasks[: task + 1])
 
     def _holds_parameters(self, task: int, newest: bool) -> bool:
         """Whether a task's entry has parameters of the method that are still of use."""
@@ -90,7 +99,7 @@ class LearnedStream:
         """Write all tasks so far to a local directory or URI, as `from_pretrained` reads them."""
         adapters = AdapterFolder(Folder.of(directory))
         adapters.save_header(self.header)
-        for task in range(len(self.task_texts)):
+        for task in range(self.known_tasks):
             adapters.save_task(task, self.task_state(task))
 
     @classmethod

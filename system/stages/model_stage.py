@@ -43,11 +43,12 @@ class ModelExperiment:
 
     def __post_init__(self) -> None:
         check_name_and_seed(self.run_name, self.seed)
-        if self.benchmark.order != "given":
-            raise ConfigError(
-                f"benchmark.order={self.benchmark.order} is for streams: a model's stage reads all "
-                "tasks at once; leave it given"
-            )
+        for name, unset in (("order", "given"), ("similarity", None)):
+            if getattr(self.benchmark, name) != unset:
+                raise ConfigError(
+                    f"benchmark.{name}={getattr(self.benchmark, name)} is for streams: a model's "
+                    f"stage reads all tasks at once; leave it {unset or 'null'}"
+                )
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> ModelExperiment:

@@ -117,6 +117,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         },
         "routing": _routing(matrix, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
+        "task_similarity_source": record.outcome["similarity_source"],
         "trainable_parameters": record.outcome["trainable_parameters"],
         "trainable_parameters_per_task": per_task,
         "replays": record.outcome["replays"],

@@ -168,6 +168,35 @@ def test_weight_zero_leaves_a_term_out() -> None:
     assert method.regularisers(torch.eye(2)) == {}
 
 
+@pytest.mark.parametrize("term", ["layer_alignment", "task_contrast"])
+def test_each_term_is_switched_off_by_itself(term: str) -> None:
+    """An ablation of one loss must leave the other as it was."""
+    off: dict[str, Any] = {term: {"weight": 0.0}}
+    both, without = at_task(1), at_task(1, **off)
+    terms, left = both.regularisers(torch.eye(2)), without.regularisers(torch.eye(2))
+    assert set(left) == set(terms) - {term}
+    assert all(torch.equal(left[name], terms[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("term", "setting"),
+    [
+        ("layer_alignment", {"temperature": 0.5}),
+        ("layer_alignment", {"similarity": "dot"}),
+        ("task_contrast", {"temperature": 0.5}),
+        ("task_contrast", {"threshold": 0.6}),
+    ],
+)
+def test_settings_of_a_term_reach_it_alone(term: str, setting: dict[str, Any]) -> None:
+    """A temperature that nobody reads would be an ablation of nothing."""
+    similar = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    usual = at_task(1).regularisers(similar)
+    section: dict[str, Any] = {term: setting}
+    changed = at_task(1, **section).regularisers(similar)
+    for name, value in usual.items():
+        assert torch.equal(value, changed[name]) == (name != term), name
+
+
 def test_weights_scale_their_terms() -> None:
     one = at_task(1)
     other = at_task(1, layer_alignment={"weight": 0.3}, task_contrast={"weight": 0.2})

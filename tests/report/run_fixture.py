@@ -158,6 +158,7 @@ def write_metrics(
             for modality in ("image", "text")
         },
         "task_similarity": similarity.tolist(),
+        "task_similarity_source": "captions",
         "trainable_parameters": 1076 * count,
         "trainable_parameters_per_task": 1076,
         "replayed_rows": 0,

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from system.prompts.method import SimilaritySource
 from system.report.chart_style import Chart
 from system.report.charts import Absent, build_charts
+from system.report.charts_matrix import SOURCES
 from system.report.metrics_view import MetricsView
 from system.report.run_data import RunData, read_run
 from tests.report.run_fixture import write_run
@@ -72,3 +74,14 @@ def test_similarity_of_another_size_is_left_out(run: RunData) -> None:
     metrics = MetricsView(dict(run.metrics.content) | {"task_similarity": [[1.0]]})
     charts = {chart.key: chart for chart in build_charts(replace(run, metrics=metrics))}
     assert isinstance(charts["similarity"], Absent)
+
+
+@pytest.mark.parametrize("source", get_args(SimilaritySource))
+def test_similarity_says_what_it_compares(run: RunData, source: str) -> None:
+    """A matrix that someone gave must not be shown as the backbone's opinion."""
+    metrics = MetricsView(dict(run.metrics.content) | {"task_similarity_source": source})
+    charts = {chart.key: chart for chart in build_charts(replace(run, metrics=metrics))}
+    chart = charts["similarity"]
+    assert isinstance(chart, Chart)
+    assert ("frozen backbone" in chart.caption) == (source != "matrix")
+    assert SOURCES[source] in chart.caption

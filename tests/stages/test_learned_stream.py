@@ -33,7 +33,8 @@ def learned(name: str, tasks: int) -> LearnedStream:
     """A stream after some tasks, each of which moved the weights."""
     stream = LearnedStream(header(name), backbone())
     for task in range(tasks):
-        stream.add_task_texts(torch.ones(2, backbone().shape.feature_width))
+        features = torch.ones(2, backbone().shape.feature_width)
+        stream.similarities.add(stream.similarity_entry(features, features))
         stream.method.begin_task(task, backbone())
         if stream.method.learns_at(task, len(TASKS)):
             with torch.no_grad():
@@ -43,7 +44,7 @@ def learned(name: str, tasks: int) -> LearnedStream:
 
 
 def features(stream: LearnedStream) -> Tensor:
-    last = torch.full((5,), len(stream.task_texts) - 1)
+    last = torch.full((5,), stream.known_tasks - 1)
     return stream.method.encode(backbone(), "vision", images(), last)
 
 
@@ -53,7 +54,7 @@ def test_a_saved_stream_comes_back(tmp_path: Path, name: str) -> None:
     stream.save_pretrained(tmp_path)
     loaded = LearnedStream.from_pretrained(tmp_path, backbone())
     assert torch.equal(features(loaded), features(stream))
-    assert torch.equal(loaded.similarity(), stream.similarity())
+    assert torch.equal(loaded.similarities.matrix(), stream.similarities.matrix())
 
 
 def test_only_the_newest_file_holds_weights_that_tasks_share(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def outcome() -> dict[str, Any]:
         "transform": "the checkpoint's own image processor",
         "routed": True,
         "oracle": rows_after(len(TASKS) - 1, RECALLS),
+        "similarity_source": "captions",
         "replays": False,
         "trainable_parameters": 84 * len(TASKS),
         "trainable_parameters_per_task": 84,
