@@ -72,11 +72,11 @@ def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Learn a stream of tasks or train a model, or go on with a run that was interrupted."""
     from system.config import composed_values, experiment_of
-    from system.stages.model_stage import ModelExperiment
+    from system.stages.model_stage import model_experiment
 
     values = composed_values(overrides, file)
     if "name" in values["stage"]:  # a model's stage; the stream's has none
-        train_model(ModelExperiment.from_values(values), console)
+        train_model(model_experiment(values), console)
     else:
         learn_stream(experiment_of(values), console)
 
@@ -151,13 +151,13 @@ def report(overrides: Sequence[str], file: str | None, console: Console) -> None
     """Write the HTML page of a run, a trained model or a sweep."""
     from system.config import composed_values, experiment_of
     from system.report.page import write_report
-    from system.stages.model_stage import ModelExperiment
+    from system.stages.model_stage import model_experiment
     from system.storage.run_directory import RunDirectory
     from tuning.page import is_sweep, write_sweep_page
 
     values = composed_values(overrides, file)
     if "name" in values["stage"]:
-        report_model(ModelExperiment.from_values(values), console)
+        report_model(model_experiment(values), console)
         return
     folder = RunDirectory.of(experiment_of(values)).folder
     page = write_sweep_page(folder) if is_sweep(folder) else write_report(folder.uri)

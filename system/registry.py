@@ -18,9 +18,13 @@ class Registry(Generic[T]):
     extended, and a name can be asked for without importing what it is not.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(
+        self, kind: str, package: str, elsewhere: Callable[[str], str | None] | None = None
+    ) -> None:
+        """`elsewhere` knows what to say of a name that is right, but in another place."""
         self.kind = kind
         self.package = package
+        self._elsewhere = elsewhere
         self._parts: dict[str, T] = {}
         self._loaded = False
 
@@ -38,6 +42,9 @@ class Registry(Generic[T]):
         """The part of that name. Raises ConfigError with the known names and the nearest one."""
         self._load()
         if name not in self._parts:
+            advice = self._elsewhere(name) if self._elsewhere else None
+            if advice:
+                raise ConfigError(advice)
             near = difflib.get_close_matches(str(name), self._parts, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             known = ", ".join(sorted(self._parts))

@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from system.errors import ConfigError
+from system.prompts.grounding_method import GROUNDING_METHODS
+from system.prompts.method import METHODS
 from system.registry import Registry
 
 MakeRegistry = Callable[[dict[str, str]], Registry[str]]
@@ -71,3 +74,19 @@ def test_a_name_is_taken_once(make_registry: MakeRegistry) -> None:
     """Two files of one name: which one is used would depend on the order of import."""
     with pytest.raises(AssertionError, match="part 'bolt' is registered twice"):
         make_registry({"first": "bolt", "second": "bolt"}).get("bolt")
+
+
+@pytest.mark.parametrize(
+    ("name", "registry", "named"),
+    [
+        ("vpt", METHODS, "experiment=rec"),
+        ("lpi", GROUNDING_METHODS, "experiment=demo"),
+        ("linear_probe", GROUNDING_METHODS, "linear_probing"),
+    ],
+)
+def test_a_method_of_the_other_kind_is_sent_where_it_belongs(
+    name: str, registry: Registry[Any], named: str
+) -> None:
+    """Both kinds are chosen by method=NAME, so the wrong one is soon asked for."""
+    with pytest.raises(ConfigError, match=named):
+        registry.get(name)

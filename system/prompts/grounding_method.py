@@ -56,4 +56,17 @@ class GroundingMethodFactory:
         return self.method(config, setting)
 
 
-GROUNDING_METHODS: Registry[GroundingMethodFactory] = Registry("grounding method", "system.prompts")
+def _on_a_stream(name: str) -> str | None:
+    from system.prompts.method import METHODS
+
+    if name not in METHODS:
+        return None
+    return (
+        f"method={name} learns a stream of retrieval tasks: use experiment=demo; a grounder "
+        f"takes one of {', '.join(GROUNDING_METHODS)}"
+    )
+
+
+GROUNDING_METHODS: Registry[GroundingMethodFactory] = Registry(
+    "grounding method", "system.prompts", _on_a_stream
+)

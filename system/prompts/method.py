@@ -174,7 +174,18 @@ class MethodFactory:
         return self.method(config, setting)  # type: ignore[call-arg]
 
 
-METHODS: Registry[MethodFactory] = Registry("method", "system.prompts")
+def _on_a_grounder(name: str) -> str | None:
+    from system.prompts.grounding_method import GROUNDING_METHODS
+
+    if name not in GROUNDING_METHODS:
+        return None
+    return (
+        f"method={name} learns on a grounder, by expressions and boxes: use experiment=rec; a "
+        f"stream of retrieval tasks takes one of {', '.join(METHODS)}"
+    )
+
+
+METHODS: Registry[MethodFactory] = Registry("method", "system.prompts", _on_a_grounder)
 
 
 def build_method(

@@ -93,6 +93,8 @@ class MaskVaePlan:
 class MaskVaeStage:
     """What a run of `stage=mask_vae` does."""
 
+    experiment = ModelExperiment
+
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """Nothing: it learns from masks alone."""
         return ()

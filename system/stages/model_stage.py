@@ -74,9 +74,12 @@ class ModelExperiment:
         return Manifest.prepared(folder, self.benchmark.name)
 
     def with_stage(self, stage: Mapping[str, Any]) -> ModelExperiment:
-        """A run of its own for another stage, named after this one."""
-        name = stage.get("name")
-        return replace(self, run_name=f"{self.run_name}-{name}", stage=dict(stage))
+        """A run of its own for another stage, named after this one.
+
+        Raises ConfigError for a stage that there is not.
+        """
+        name = f"{self.run_name}-{stage.get('name')}"
+        return model_experiment({**self.to_dict(), "run_name": name, "stage": dict(stage)})
 
     def models(self, kind: str, digest: str) -> Folder:
         """Where a finished model lies, by what determines it; shared by all runs."""
@@ -85,6 +88,11 @@ class ModelExperiment:
 
 class ModelStage(Protocol):
     """One kind of model that can be trained."""
+
+    @property
+    def experiment(self) -> type[ModelExperiment]:
+        """What describes its runs: a class of more sections if it needs more."""
+        ...
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """The experiments whose models this one builds on, in the order to run them."""
@@ -110,9 +118,17 @@ class ModelStage(Protocol):
 MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system.stages")
 
 
+def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
+    """The experiment of composed values, of the class that their stage asks for.
+
+    Raises ConfigError naming the field.
+    """
+    return MODEL_STAGES.get(values["stage"].get("name")).experiment.from_values(values)
+
+
 def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
     """The experiment, and whom to tell where it stands, from what `fit` gives a worker's loop."""
-    return ModelExperiment.from_values(config["experiment"]), config["show"]
+    return model_experiment(config["experiment"]), config["show"]
 
 
 def fit(experiment: ModelExperiment, stage: ModelStage, show: Show = show_nothing) -> None:

@@ -4,11 +4,15 @@ Legend: B batch, L prompted layers, C latent channels, h w latent height and wid
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from system.data.manifest import SplitGrant
+from system.diffusion.mask_decoder import MaskDecoder
+from system.prompts.grounding_method import GroundingMethod
+from system.stages.model_stage import ModelExperiment, Show
+from system.stages.worker_group import WorkerGroup
 
 
 class SplitLatents(Protocol):
@@ -35,4 +39,19 @@ class PromptLatents(Protocol):
 
     def of(self, grant: SplitGrant) -> SplitLatents:
         """The latents of a split's expressions, computed now if nobody has before."""
+        ...
+
+
+@runtime_checkable
+class LatentStage(Protocol):
+    """A model stage whose models make latents: what a method's `generator.name` must name."""
+
+    def masks(self, experiment: ModelExperiment) -> MaskDecoder:
+        """The decoder of what the experiment's model makes; neither need be trained yet."""
+        ...
+
+    def latents(
+        self, experiment: ModelExperiment, method: GroundingMethod, group: WorkerGroup, show: Show
+    ) -> PromptLatents:
+        """The latents that a method asks for, from the experiment's trained model."""
         ...

@@ -65,7 +65,7 @@ def test_a_method_trains_what_its_formula_says(name: str, grounder: Grounder) ->
 def test_every_parameter_learns_and_the_grounder_does_not(name: str, grounder: Grounder) -> None:
     """A parameter that the loss does not reach would be counted and never used."""
     method = build(name, grounder.shape)
-    loss(grounder, method).backward()
+    torch.autograd.backward(loss(grounder, method))
     for key, parameter in method.named_parameters():
         assert parameter.grad is not None, key
         # The bias of keys shifts all scores alike, which a softmax does not see.
