@@ -1,10 +1,14 @@
 """A sweep's settings become whole experiments, and a wrong one is found before any trial."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from system.config import CONFIG_DIRECTORY
+from system.data.task_order import ORDER_POLICIES
 from system.errors import ConfigError
+from system.prompts.method import build_method
 from tuning.preflight import check_sweep
 from tuning.settings import Setting, SweepPlan, override
 
@@ -116,6 +120,63 @@ def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> N
     with pytest.raises(ConfigError, match=message) as caught:
         compose_all()
     assert "\n" not in str(caught.value)
+
+
+SWEEPS = sorted(f"tune={path.stem}" for path in (CONFIG_DIRECTORY / "tune").glob("*.yaml"))
+LISTED_SWEEPS = ["experiment=compare", *SWEEPS]
+
+
+@pytest.mark.parametrize("sweep", LISTED_SWEEPS)
+def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
+    """A typing error in the last setting must not wait until the others have run."""
+    composed = SweepPlan.compose([sweep])
+    settings = composed.settings(composed.bases)
+    assert len({setting.label for setting in settings}) == len(settings)
+    backbone = composed.experiment.backbone.load()
+    for setting in settings:
+        experiment = composed.trial(setting, composed.config.seeds[0]).experiment
+        for key, value in setting.values.items():
+            assert _at(experiment.to_dict(), key) == value, f"{setting.label}: {key}"
+        build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("rank", "method.rank", [1, 2, 4, 8, 16]),
+        ("prompt_depth", "method.prompt_depth", [1, 2, 3, 4]),
+        ("order", "benchmark.order", list(ORDER_POLICIES)),
+        ("similarity", "method.task_contrast.source", ["captions", "names", "images"]),
+    ],
+)
+def test_an_ablation_varies_one_thing_with_several_seeds(
+    name: str, key: str, values: list[Any]
+) -> None:
+    """Two things that change together say nothing about either."""
+    composed = SweepPlan.compose([f"tune=ablation_{name}"])
+    settings = composed.settings(composed.bases)
+    assert [setting.values for setting in settings] == [{key: value} for value in values]
+    assert len(composed.config.seeds) > 1
+    assert composed.experiment.run_name == f"ablation-{name.replace('_', '-')}"
+
+
+def test_interaction_is_off_once_and_on_with_each_rank() -> None:
+    composed = SweepPlan.compose(["tune=ablation_interaction"])
+    values = [setting.values for setting in composed.settings(composed.bases)]
+    assert [v.get("method.interaction.rank") for v in values] == [None, 1, 2, 4, 8]
+    assert [v["method.interaction.depth"] for v in values] == [0, None, None, None, None]
+
+
+def test_losses_are_switched_off_one_by_one() -> None:
+    composed = SweepPlan.compose(["tune=ablation_losses"])
+    pairs = [tuple(setting.values.values()) for setting in composed.settings(composed.bases)]
+    assert pairs == [(0.1, 0.1), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)]
 
 
 def test_nothing_to_sweep_over() -> None:
