@@ -22,6 +22,7 @@ from system.prompts.grounding_method import (
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
+    LatentNeeds,
 )
 
 PUBLISHED_DEPTH = 9
@@ -93,8 +94,16 @@ class DiffPrompt(GroundingMethod):
         super().__init__()
         self.config = config
         self.layers = config.layers(setting.shape)
-        self.latent_layers = self.layers if config.specific else 0
-        if self.latent_layers and setting.masks is None:
+        if config.specific:
+            self.latent_needs = LatentNeeds(
+                generator=config.generator,
+                layers=self.layers,
+                steps=config.steps,
+                stride=config.stride,
+                guidance=config.guidance,
+                fresh_noise=config.fresh_noise,
+            )
+        if config.specific and setting.masks is None:
             raise ConfigError("method=diff_prompt needs the Mask-VAE that its generator works with")
         self._masks = setting.masks
         self.vision = self._tower("vision", setting)
@@ -103,7 +112,7 @@ class DiffPrompt(GroundingMethod):
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
         """Prompts of the first L layers of both towers, from latents (B, L, C, h, w)."""
         masks = None
-        if self.latent_layers:
+        if self.config.specific:
             assert latents is not None, "diff_prompt was given no latents"
             assert self._masks is not None
             decoded = self._masks(latents.transpose(0, 1).flatten(0, 1))  # [L B, 1, H, H]

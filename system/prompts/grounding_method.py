@@ -25,13 +25,25 @@ class GroundingSetting:
     masks: MaskDecoder | None = None  # for methods whose prompts come from latents
 
 
+@dataclass(frozen=True)
+class LatentNeeds:
+    """Which latents of the denoising path a method takes of each sample."""
+
+    generator: Mapping[str, Any]  # settings of the stage whose model makes them
+    layers: int  # L: one latent a prompted layer
+    steps: int  # of denoising
+    stride: int  # from one layer's latent back to the next one's
+    guidance: float
+    fresh_noise: bool  # new ones each epoch
+
+
 class GroundingMethod(nn.Module, ABC):
     """Owns all trainable parameters and never changes the grounder."""
 
     #: Whether `entries` needs what the prompt generator made of each sample.
     needs_latents: ClassVar[bool] = False
-    #: How many latents of the denoising path it takes a sample, L; 0 for methods without.
-    latent_layers: int = 0
+    #: Which latents of each sample; None for methods without.
+    latent_needs: LatentNeeds | None = None
 
     @abstractmethod
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -28,9 +29,17 @@ def mask_grid(masks: Tensor, reconstructions: Tensor) -> bytes:
         for image in (masks[index, 0], reconstructions[index, 0]):
             canvas[top : top + side, left : left + side] = _grey(image)
             top += step
-    stream = io.BytesIO()
-    Image.fromarray(canvas).save(stream, "PNG")
-    return stream.getvalue()
+    return _png(canvas)
+
+
+def mask_strip(masks: Tensor) -> bytes:
+    """A PNG of masks [n, H, H] in [-1, 1], side by side."""
+    count, side, _ = masks.shape
+    canvas = np.full((side + 2 * GAP, count * (side + GAP) + GAP), GROUND, np.uint8)
+    for index in range(count):
+        left = GAP + index * (side + GAP)
+        canvas[GAP : GAP + side, left : left + side] = _grey(masks[index])
+    return _png(canvas)
 
 
 def mask_page(title: str, figures: dict[str, str], per_task: dict[str, float], grid: bytes) -> str:
@@ -45,6 +54,12 @@ def mask_page(title: str, figures: dict[str, str], per_task: dict[str, float], g
         grid=base64.b64encode(grid).decode(),
     )
     return page
+
+
+def _png(canvas: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(canvas).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _grey(image: Tensor) -> Any:

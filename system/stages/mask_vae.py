@@ -11,6 +11,7 @@ import torch
 from system.data.manifest import Manifest
 from system.data.object_masks import mask_pixels, read_object_masks
 from system.data.schema import Mask
+from system.diffusion.mask_decoder import MaskDecoder
 from system.diffusion.mask_vae_files import (
     MaskVaeHeader,
     load_mask_vae,
@@ -72,6 +73,11 @@ class MaskVaePlan:
     def folder(self) -> Folder:
         """Where the finished model lies."""
         return self.experiment.models(KIND, self.digest)
+
+    @property
+    def decoder(self) -> MaskDecoder:
+        """The finished model, loaded when it is first used."""
+        return MaskDecoder.at(self.folder, self.settings.vae, self.digest)
 
     def masks(self, split: str) -> dict[str, list[Mask]]:
         """The object masks of a split, by task.

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,25 +16,21 @@ from system.data.object_masks import mask_pixels
 from system.data.schema import Mask
 from system.diffusion.mask_vae import MaskVaeConfig, build_mask_vae, mask_iou, mask_vae_loss
 from system.diffusion.sampling import np_seed, sample_noise
-from system.errors import ConfigError, DataError, PromptideError
+from system.errors import ConfigError, DataError
 from system.stages.model_checkpoint import ModelCheckpoint
-from system.stages.model_stage import Show, show_nothing
-from system.stages.optimisation import (
-    OptimiserConfig,
-    build_optimiser,
-    optimiser_tensors,
-    restore_optimiser,
+from system.stages.model_epochs import (
+    epoch_order,
+    require_finite,
+    restore_training,
+    training_state,
 )
+from system.stages.model_stage import Show, show_nothing
+from system.stages.optimisation import OptimiserConfig, build_optimiser
 from system.stages.worker_group import WorkerGroup
-from system.storage.adapters import prefixed, under
 
 # Branches of the seed.
 _WEIGHTS, _ORDER, _NOISE = 1, 2, 3
 BLOCK = 64  # masks reconstructed at once
-
-
-class DivergedModelError(PromptideError):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -113,23 +108,11 @@ class MaskVaeTraining:
 
     def state(self) -> ModelCheckpoint:
         """All that `restore` needs."""
-        tensors = prefixed("parameter", self.parameters)
-        tensors |= prefixed("optimiser", optimiser_tensors(self.optimiser))
-        return ModelCheckpoint(self.digest, list(self.log), tensors)
+        return training_state(self.digest, self.log, self.parameters, self.optimiser)
 
     def restore(self, state: ModelCheckpoint) -> None:
         """Go on from a checkpoint. Raises ConfigError if it belongs to another training."""
-        if state.digest != self.digest:
-            raise ConfigError(
-                "the run's checkpoints were made with other settings or data; give this run "
-                "another run_name"
-            )
-        saved = under("parameter", state.tensors)
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(saved[name])
-        restore_optimiser(self.optimiser, under("optimiser", state.tensors))
-        self.log = list(state.log)
+        self.log = restore_training(state, self.digest, self.parameters, self.optimiser)
 
     def distribute(self) -> None:
         """Average gradients between the workers; to be called once, inside Ray Train's loop."""
@@ -142,25 +125,20 @@ class MaskVaeTraining:
         settings, epoch = self.settings, self.epochs_done
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * settings.decay**epoch
-        draw = np.random.default_rng([self.seed, _ORDER, epoch])
-        order = draw.permutation(len(self.masks))
+        order = epoch_order(len(self.masks), self.seed, _ORDER, epoch)
         steps = len(order) // settings.batch_size
         share = settings.batch_size // self.group.size
         sums = torch.zeros(3, dtype=torch.float64)
         for step in range(steps):
             start = step * settings.batch_size + self.group.rank * share
-            sums += self._step(order[start : start + share].tolist(), epoch)
+            sums += self._step(order[start : start + share], epoch)
             done, total = epoch * steps + step + 1, settings.epochs * steps
             self.show("Mask-VAE", done, total, f"loss {float(sums[0]) / (step + 1):.4f}")
         # each worker's mean is over its own share of the batches
         means = self.group.gather_equal(sums[None].to(self.group.device)).mean(dim=0) / steps
         row = dict(zip(("loss", "mse", "kl"), means.tolist(), strict=True))
         self.log.append({"epoch": epoch, "steps": steps, **row})
-        if not np.isfinite(row["loss"]):
-            raise DivergedModelError(
-                f"the loss of the Mask-VAE is {row['loss']} in epoch {epoch}; lower "
-                "stage.learning_rate"
-            )
+        require_finite(row["loss"], "Mask-VAE", epoch)
         return self.log[-1]
 
     def _step(self, chosen: list[int], epoch: int) -> Tensor:

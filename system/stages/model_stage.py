@@ -85,6 +85,10 @@ class ModelExperiment:
         """Where a finished model lies, by what determines it; shared by all runs."""
         return Folder.of(self.data_path).child("models").child(f"{kind}-{digest}")
 
+    def store(self, kind: str) -> Folder:
+        """Where what is computed once for all runs is kept: embeddings, latents."""
+        return Folder.of(self.data_path).child(kind)
+
 
 class ModelStage(Protocol):
     """One kind of model that can be trained."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class OptimiserConfig:
     """SGD with a cosine schedule is LPI's published choice."""
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9  # SGD only
     weight_decay: float = 0.0
@@ -30,6 +30,8 @@ def build_optimiser(
     ordered = [parameters[name] for name in sorted(parameters)]
     if config.name == "adam":
         return torch.optim.Adam(ordered, lr=config.learning_rate, weight_decay=config.weight_decay)
+    if config.name == "adamw":
+        return torch.optim.AdamW(ordered, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(
         ordered,
         lr=config.learning_rate,

@@ -19,13 +19,13 @@ from system.diffusion.mask_vae_files import HEADER, load_mask_vae
 from system.errors import ConfigError, DataError, StorageError
 from system.stages.mask_vae import GRID, MaskVaePlan, MaskVaeStage
 from system.stages.mask_vae_training import (
-    DivergedModelError,
     MaskVaeSettings,
     MaskVaeTraining,
     check_batch,
     reconstruction_ious,
 )
 from system.stages.model_checkpoint import FILE, ModelCheckpoint
+from system.stages.model_epochs import DivergedModelError
 from system.stages.model_stage import MODEL_STAGES, ModelExperiment, fit
 from system.stages.worker_group import WorkerGroup
 from system.storage.files import Folder

@@ -1,0 +1,66 @@
+"""The generator's data: latents and embeddings of all tasks' expressions, from their stores."""
+
+from __future__ import annotations
+
+import torch
+
+from system.data.expressions import ReferredExpression
+from system.diffusion.mask_decoder import MaskDecoder
+from system.stages.conditions import ConditionEncoder
+from system.stages.generator_plan import GeneratorPlan
+from system.stages.mask_latents import mask_latents
+from system.stages.model_stage import Show
+from system.stages.prompt_generator_training import GeneratorSamples
+from system.stages.worker_group import WorkerGroup
+
+
+class GeneratorData:
+    """Reads a split's samples; each is computed by the first run that needs it."""
+
+    def __init__(
+        self, plan: GeneratorPlan, vae: MaskDecoder, group: WorkerGroup, show: Show
+    ) -> None:
+        self.plan = plan
+        self.vae = vae
+        self.group = group
+        self.show = show
+        self.encoder = ConditionEncoder(
+            plan.encoder, group, plan.experiment.store("embeddings"), show
+        )
+
+    def samples(self, split: str) -> tuple[GeneratorSamples, list[ReferredExpression]]:
+        """All tasks' expressions, task by task; every rank has to call this."""
+        latents, images, texts, places, all_expressions = [], [], [], [], []
+        objects = rows = words = 0
+        for task, expressions in self.plan.expressions(split).items():
+            grant = self.plan.manifest.task(task).grant(split)
+            encoded = mask_latents(
+                grant,
+                expressions,
+                self.vae,
+                self.group,
+                self.plan.experiment.store("latents"),
+                self.show,
+            )
+            conditions = self.encoder.of(grant, expressions)
+            places.append(
+                torch.stack(
+                    [
+                        encoded.object_of + objects,
+                        conditions.image_of + rows,
+                        conditions.text_of + words,
+                    ],
+                    dim=1,
+                )
+            )
+            latents.append(encoded.latents)
+            images.append(conditions.images)
+            texts.append(conditions.texts)
+            all_expressions += expressions
+            objects += len(encoded.latents)
+            rows += len(conditions.images)
+            words += len(conditions.texts)
+        samples = GeneratorSamples(
+            torch.cat(latents), torch.cat(images), torch.cat(texts), torch.cat(places)
+        )
+        return samples, all_expressions

@@ -1,0 +1,99 @@
+"""What a run of the prompt generator makes, from which parts: checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from system.backbones.dual_encoder import DualEncoder
+from system.data.expressions import ReferredExpression, read_expressions
+from system.data.manifest import Manifest
+from system.diffusion.mask_dit import MaskDitConfig
+from system.errors import ConfigError, DataError
+from system.parsing import parse_dataclass
+from system.stages.generator_settings import PromptGeneratorSettings
+from system.stages.mask_vae import MaskVaePlan
+from system.stages.model_stage import ModelExperiment
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
+
+KIND = "prompt_generator"
+
+
+@dataclass(frozen=True)
+class GeneratorPlan:
+    """An experiment, checked: its settings, its data, the models it builds on, its own place."""
+
+    experiment: ModelExperiment
+    settings: PromptGeneratorSettings
+    manifest: Manifest
+    tasks: tuple[str, ...]
+    vae: MaskVaePlan
+    encoder: DualEncoder
+    network: MaskDitConfig
+
+    @classmethod
+    def of(cls, experiment: ModelExperiment) -> GeneratorPlan:
+        """Raises ConfigError or DataError naming the field or file that cannot be used."""
+        manifest = experiment.manifest()
+        settings = parse_dataclass(PromptGeneratorSettings, experiment.stage, "config.stage")
+        vae = MaskVaePlan.of(experiment.with_stage(settings.mask_vae))
+        network = settings.network.sizes(vae.settings.vae.latent_shape)
+        encoder = settings.encoder.load()
+        if encoder.shape.feature_width != network.width:
+            raise ConfigError(
+                f"stage.network.width={network.width}, but the embeddings of the encoder "
+                f"{settings.encoder.path} have {encoder.shape.feature_width} entries, and each is "
+                f"added to a timestep's; set stage.network.width={encoder.shape.feature_width}"
+            )
+        settings.micro_batches_for(experiment.cluster.workers)
+        order = manifest.order(experiment.benchmark.tasks)
+        return cls(experiment, settings, manifest, order, vae, encoder, network)
+
+    @property
+    def digest(self) -> str:
+        """Of all that determines the model: settings, data, encoder, Mask-VAE, seed."""
+        own = asdict(self.settings)
+        # what stands for them are their weights, wherever they were loaded from
+        own = {key: value for key, value in own.items() if key not in ("encoder", "mask_vae")}
+        return FeatureStore.key(
+            kind=KIND,
+            stage=own,
+            encoder=self.encoder.fingerprint,
+            mask_vae=self.vae.digest,
+            benchmark=self.manifest.fingerprint,
+            tasks=list(self.tasks),
+            seed=self.experiment.seed,
+        )
+
+    @property
+    def folder(self) -> Folder:
+        """Where the finished model lies."""
+        return self.experiment.models(KIND, self.digest)
+
+    def expressions(self, split: str) -> dict[str, list[ReferredExpression]]:
+        """The expressions of a split, by task.
+
+        Raises DataError naming a task whose split has none, or an expression without a box.
+        """
+        found = {}
+        for task in self.tasks:
+            found[task] = list(read_expressions(self.manifest.task(task).grant(split)))
+            if not found[task]:
+                raise DataError(
+                    f"task {task!r} has no referring expression in split {split!r}; leave it out "
+                    "of benchmark.tasks or take a benchmark with expressions"
+                )
+        return found
+
+    def check_data(self) -> None:
+        """Raises DataError for what cannot be learned from, before anything is computed."""
+        self.manifest.verify()
+        self.vae.masks("train")  # names an empty mask
+        self.vae.masks(self.settings.held_out)
+        self.expressions(self.settings.held_out)
+        count = sum(map(len, self.expressions("train").values()))
+        if count < self.settings.batch_size:
+            raise DataError(
+                f"the train split has {count} expressions, fewer than the batch of "
+                f"{self.settings.batch_size}; lower stage.batch_size"
+            )

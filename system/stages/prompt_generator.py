@@ -1,0 +1,249 @@
+"""Stage 2 of Diff-Prompt: the generator of mask latents, judged by the masks that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.data.expressions import ReferredExpression
+from system.data.object_masks import mask_pixels
+from system.diffusion.generator_files import (
+    HEADER,
+    GeneratorHeader,
+    load_generator,
+    save_generator,
+)
+from system.diffusion.mask_decoder import MaskDecoder
+from system.parsing import parse_dataclass
+from system.prompts.grounding_method import GroundingMethod
+from system.report.generator_page import generator_page
+from system.stages.generator_data import GeneratorData
+from system.stages.generator_plan import KIND, GeneratorPlan
+from system.stages.latent_store import LatentStore
+from system.stages.model_checkpoint import ModelCheckpoint, epochs_done
+from system.stages.model_stage import (
+    MODEL_STAGES,
+    ModelExperiment,
+    Show,
+    Tell,
+    show_nothing,
+    started,
+)
+from system.stages.model_worker import worker_of
+from system.stages.prompt_generator_training import GeneratorSamples, PromptGeneratorTraining
+from system.stages.prompt_latents import PromptLatents
+from system.stages.rank_log import RankLog
+from system.stages.sampled_masks import SampledIous, Sampler, best_mean_mask, sampled_ious
+from system.stages.worker_group import WorkerGroup
+from system.storage.feature_store import FeatureStore
+from system.storage.run_directory import METRICS, REPORT, RunDirectory
+
+OUTCOME = "outcome.json"
+SHOWN = 12  # expressions on the page
+SHOWN_STEPS = 6  # of the denoising path
+
+
+@dataclass(frozen=True)
+class GeneratorOutcome:
+    """How a generator was trained and what it draws on held-out expressions."""
+
+    digest: str
+    benchmark: str
+    benchmark_fingerprint: str
+    seed: int
+    train_expressions: int
+    held_out: str
+    held_out_expressions: int
+    sampling_steps: int
+    guidance: float
+    iou: dict[str, float]  # sampled, random_caption, mean_mask, reconstruction
+    trainable_parameters: int
+    shown: tuple[str, ...]  # expressions of the masks in shown.safetensors
+    log: tuple[dict[str, float], ...]  # one row an epoch
+
+
+class PromptGeneratorStage:
+    """What a run of `stage=prompt_generator` does, and the latents that its models make."""
+
+    experiment = ModelExperiment
+
+    def masks(self, experiment: ModelExperiment) -> MaskDecoder:
+        """The decoder of what the experiment's model makes; neither need be trained yet."""
+        return GeneratorPlan.of(experiment).vae.decoder
+
+    def latents(
+        self, experiment: ModelExperiment, method: GroundingMethod, group: WorkerGroup, show: Show
+    ) -> PromptLatents:
+        """The latents that a method asks for, from the experiment's trained model."""
+        assert method.latent_needs is not None, "a method without latents asked for some"
+        return LatentStore(GeneratorPlan.of(experiment), method.latent_needs, group, show)
+
+    def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
+        """The Mask-VAE in whose latent space it works."""
+        return (GeneratorPlan.of(experiment).vae.experiment,)
+
+    def epochs_done(self, experiment: ModelExperiment) -> int:
+        """Epochs in the run's last checkpoint."""
+        return epochs_done(RunDirectory.of(experiment).folder)
+
+    def finished(self, experiment: ModelExperiment) -> bool:
+        """Whether the model is there already; checks settings and data first."""
+        plan = GeneratorPlan.of(experiment)
+        if plan.folder.exists(HEADER):
+            return True
+        plan.check_data()
+        return False
+
+    def loop(self, config: dict[str, Any]) -> None:
+        """Ray Train's `train_loop_per_worker`."""
+        experiment, show = started(config)
+        plan = GeneratorPlan.of(experiment)
+        with worker_of(experiment) as (group, log):
+            _train(plan, group, log, show)
+
+    def report(self, experiment: ModelExperiment, tell: Tell) -> None:
+        """Write figures and page into the run directory and tell the main figures."""
+        plan = GeneratorPlan.of(experiment)
+        _, header = load_generator(plan.folder, schedule=plan.settings.schedule)
+        outcome = parse_dataclass(
+            GeneratorOutcome, plan.folder.read_json(OUTCOME), plan.folder.file_uri(OUTCOME)
+        )
+        shown = FeatureStore(plan.folder).find("shown")
+        folder = RunDirectory.of(experiment).folder
+        figures = _figures(outcome, header)
+        metrics = {"run": experiment.run_name, "stage": KIND, **asdict(outcome)}
+        folder.write_json(METRICS, {**metrics, "generator": asdict(header)})
+        paths = None if shown is None else shown["paths"]
+        page = generator_page(experiment.run_name, figures, outcome.iou, outcome.shown, paths)
+        folder.write(REPORT, page.encode())
+        for name, value in figures.items():
+            tell(f"{name}: {value}")
+        tell(f"model: {plan.folder.uri}")
+        tell(f"report: {folder.file_uri(REPORT)}")
+
+
+MODEL_STAGES.register(KIND)(PromptGeneratorStage())
+
+
+def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
+    import ray.train
+
+    settings, experiment = plan.settings, plan.experiment
+    watched: Show = show if group.leads else show_nothing
+    vae = plan.vae.decoder
+    data = GeneratorData(plan, vae, group, watched)
+    samples, expressions = data.samples("train")
+    training = PromptGeneratorTraining(
+        settings, plan.network, samples, group, seed=experiment.seed, digest=plan.digest, show=show
+    )
+    checkpoints = RunDirectory.of(experiment).folder
+    state = ModelCheckpoint.read(checkpoints)
+    if state is not None:
+        training.restore(state)
+        log.add(f"going on after {training.epochs_done} epochs")
+    training.distribute()
+    while training.epochs_done < settings.epochs:
+        row = training.epoch()
+        log.add(f"{row}")
+        if group.leads:
+            training.state().write(checkpoints)
+        ray.train.report(row)
+    sampler = Sampler(
+        training.averaged(),
+        settings.schedule,
+        settings.sampling_steps,
+        settings.guidance,
+        experiment.seed,
+        group.device,
+    )
+    watched("sampling held-out masks", 0, 1, "")
+    held_out = data.samples(settings.held_out)
+    ious, chosen = _judge(plan, sampler, vae, held_out, [e.mask for e in expressions], group)
+    if not group.leads:
+        return
+    shown = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]
+    FeatureStore(plan.folder).put("shown", {"paths": _paths(sampler, vae, held_out, shown)})
+    outcome = GeneratorOutcome(
+        digest=plan.digest,
+        benchmark=experiment.benchmark.name,
+        benchmark_fingerprint=plan.manifest.fingerprint,
+        seed=experiment.seed,
+        train_expressions=len(samples),
+        held_out=settings.held_out,
+        held_out_expressions=len(chosen),
+        sampling_steps=settings.sampling_steps,
+        guidance=settings.guidance,
+        iou=ious.means(),
+        trainable_parameters=sum(p.numel() for p in training.parameters.values()),
+        shown=tuple(held_out[1][sample].text for sample in shown),
+        log=tuple(training.log),
+    )
+    plan.folder.write_json(OUTCOME, asdict(outcome))
+    header = GeneratorHeader(
+        network=plan.network,
+        schedule=settings.schedule,
+        backbone=settings.encoder.name,
+        backbone_fingerprint=plan.encoder.fingerprint,
+        mask_vae=vae.digest,
+        condition_dropout=settings.condition_dropout,
+    )
+    save_generator(plan.folder, sampler.network, header)
+
+
+def _judge(
+    plan: GeneratorPlan,
+    sampler: Sampler,
+    vae: MaskDecoder,
+    held_out: tuple[GeneratorSamples, list[ReferredExpression]],
+    train_masks: list[Any],
+    group: WorkerGroup,
+) -> tuple[SampledIous, list[int]]:
+    """IoUs of the evaluated held-out expressions, and which they are."""
+    samples, expressions = held_out
+    count = min(plan.settings.evaluated, len(samples))
+    chosen = [index * len(samples) // count for index in range(count)]
+    _, image, text = samples.take(chosen)
+    average = best_mean_mask(train_masks, vae.image_size)
+    masks = [expressions[sample].mask for sample in chosen]
+    return sampled_ious(sampler, vae, (image, text), masks, average, group), chosen
+
+
+def _paths(
+    sampler: Sampler,
+    vae: MaskDecoder,
+    held_out: tuple[GeneratorSamples, list[ReferredExpression]],
+    shown: list[int],
+) -> Tensor:
+    """The true mask, then masks along the denoising path: (shown, 1 + steps, H, H)."""
+    samples, expressions = held_out
+    _, image, text = samples.take(shown)
+    path = sampler.path(image, text, shown)  # [n, K, C, h, w]
+    steps = torch.linspace(0, path.shape[1] - 1, min(SHOWN_STEPS, path.shape[1])).round().long()
+    latents = path[:, steps].to(sampler.device)
+    decoded = vae(latents.flatten(0, 1))  # [n K', 1, H, H]
+    masks = decoded.reshape(len(shown), len(steps), *decoded.shape[2:])
+    true = torch.cat([mask_pixels(expressions[i].mask, vae.image_size) for i in shown])
+    return torch.cat([true[:, None], masks.cpu()], dim=1)
+
+
+def _figures(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str, str]:
+    sizes = header.network
+    return {
+        "IoU of sampled masks": f"{outcome.iou['sampled']:.3f} on {outcome.held_out_expressions} "
+        f"expressions of the {outcome.held_out} split",
+        "IoU with another sample's expression": f"{outcome.iou['random_caption']:.3f}",
+        "IoU of the best fixed mask": f"{outcome.iou['mean_mask']:.3f}",
+        "IoU of the Mask-VAE alone": f"{outcome.iou['reconstruction']:.3f}",
+        "latent": f"{sizes.latent_channels} x {sizes.latent_size} x {sizes.latent_size}",
+        "schedule": f"{header.schedule.name}, {header.schedule.steps} steps, "
+        f"{outcome.sampling_steps} in sampling",
+        "trainable parameters": f"{outcome.trainable_parameters:,}",
+        "expressions for training": f"{outcome.train_expressions:,}",
+        "benchmark": outcome.benchmark,
+        "seed": str(outcome.seed),
+        "epochs": str(len(outcome.log)),
+    }
