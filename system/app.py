@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 USAGE = """promptide COMMAND [key=value ...]
 
   prepare    write a benchmark's task shards          promptide prepare benchmark=openmoji
-  pretrain   make a small backbone                    promptide pretrain backbone=tiny_clip
+  pretrain   make a small backbone or grounder        promptide pretrain grounder=tiny_grounder
   run        learn a stream of tasks on Ray           promptide run experiment=demo
   evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
   report     one HTML page from a run or a sweep      promptide report experiment=demo
@@ -52,21 +52,28 @@ def prepare(experiment: "ExperimentConfig", console: Console) -> None:
 
 
 def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
-    """Make a small backbone where `backbone.path` points to."""
+    """Make a small backbone, or the grounder if one is chosen, where its path points to."""
     from system.backbones.pretrain import PretrainConfig, pretrain
+    from system.backbones.pretrain_grounder import GrounderPretrainConfig, pretrain_grounder
     from system.parsing import parse_dataclass
     from system.report.terminal import PretrainProgress
 
-    section = experiment.backbone.pretrain
-    if section is None:
+    chosen = experiment.grounder or experiment.backbone
+    kind = "backbone" if experiment.grounder is None else "grounder"
+    if chosen.pretrain is None:
         raise ConfigError(
-            f"backbone {experiment.backbone.name!r} cannot be made here: its config has no "
-            "pretrain section; choose backbone=tiny_clip"
+            f"{kind} {chosen.name!r} cannot be made here: its config has no pretrain section; "
+            "choose backbone=tiny_clip or grounder=tiny_grounder"
         )
-    config = parse_dataclass(PretrainConfig, section, "backbone.pretrain")
+    where, directory = f"{kind}.pretrain", Path(chosen.resolved_path())
     with PretrainProgress(console) as progress:
-        pretrain(config, Path(experiment.backbone.resolved_path()), progress.update)
-    console.print(f"backbone: {experiment.backbone.path}")
+        if experiment.grounder is None:
+            config = parse_dataclass(PretrainConfig, chosen.pretrain, where)
+            pretrain(config, directory, progress.update)
+        else:
+            recipe = parse_dataclass(GrounderPretrainConfig, chosen.pretrain, where)
+            pretrain_grounder(recipe, directory, progress.update)
+    console.print(f"{kind}: {chosen.path}")
 
 
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:

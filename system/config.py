@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from system.backbones.computation import Computation, Precision
+from system.backbones.shipped import resolved
 from system.data.given_similarity import GivenSimilarity
 from system.data.task_order import OrderPolicy
 from system.errors import ConfigError
 from system.evaluation.recall import Gallery
+from system.grounder_config import GrounderConfig
 from system.parsing import parse_dataclass
 from system.stages.optimisation import OptimiserConfig
 from system.storage.files import Folder
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
-SHIPPED_BACKBONES = Path(__file__).resolve().parent / "backbones"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class BackboneConfig:
 
     def resolved_path(self) -> str:
         """The path, `shipped:NAME` being a directory inside this package."""
-        kind, _, name = self.path.partition(":")
-        return str(SHIPPED_BACKBONES / name) if kind == "shipped" else self.path
+        return resolved(self.path)
 
     def load(self) -> "DualEncoder":
         """The frozen backbone. Raises ConfigError naming what cannot be loaded."""
@@ -164,6 +164,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig
     cluster: ClusterConfig
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
+    grounder: GrounderConfig | None = None  # what `pretrain` makes, if it is chosen
 
     def __post_init__(self) -> None:
         check_name_and_seed(self.run_name, self.seed)
@@ -200,6 +201,7 @@ class ExperimentConfig:
             adapters=self.adapters and absolute(self.adapters),
             benchmark=benchmark,
             backbone=backbone,
+            grounder=self.grounder and self.grounder.with_absolute_path(),
         )
 
     def benchmark_folder(self) -> Folder:

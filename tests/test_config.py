@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from system.backbones.computation import Computation
+from system.backbones.shipped import SHIPPED
 from system.config import (
     CONFIG_DIRECTORY,
-    SHIPPED_BACKBONES,
     ExperimentConfig,
     compose,
     composed_values,
@@ -201,7 +201,7 @@ def test_folders_lie_under_the_data_path(default: ExperimentConfig, tmp_path: Pa
 
 def test_shipped_backbones_are_found_wherever_the_command_runs(default: ExperimentConfig) -> None:
     backbone = dataclasses.replace(default.backbone, path="shipped:tiny_clip")
-    assert backbone.resolved_path() == str(SHIPPED_BACKBONES / "tiny_clip")
+    assert backbone.resolved_path() == str(SHIPPED / "tiny_clip")
     assert dataclasses.replace(backbone, path="org/model").resolved_path() == "org/model"
 
 

@@ -9,11 +9,7 @@ Legend: B batch, T tokens.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,18 +19,18 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from system.backbones.pretraining import CHECKPOINT, Progress, train, update, write_json
 from system.data.pictograms import Catalogue, catalogue
 from system.data.scene_captions import vocabulary
 from system.data.scenes import SIZE
 from system.data.web_scenes import WebHabit, web_scene
-from system.errors import ConfigError, StorageError
+from system.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 # Light pictures: CLIP's own figures would leave them far from zero mean.
 IMAGE_MEAN, IMAGE_STD = 0.82, 0.25
-CHECKPOINT = "checkpoint.safetensors"
 _START_SCALE, _MOST_SCALE = 14.0, 100.0  # temperature: CLIP's first and largest logit scale
 
 
@@ -148,14 +144,6 @@ def web_batch(
     return np.stack([scene.pixels for scene, _ in drawn]), [caption for _, caption in drawn]
 
 
-def rate_at(step: int, config: PretrainConfig) -> float:
-    """Learning rate: linear warm-up, then half a cosine down to `last_rate_share`."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    wave = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    share = wave * (1 - config.last_rate_share) + config.last_rate_share
-    return config.learning_rate * warm * share
-
-
 def contrastive_step(
     model: CLIPModel, optimizer: torch.optim.Optimizer, pixels: torch.Tensor, ids: torch.Tensor
 ) -> float:
@@ -165,18 +153,15 @@ def contrastive_step(
     logits = model.logit_scale.exp() * images @ texts.T  # (B, B)
     target = torch.arange(len(logits))
     loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    before = update(model, optimizer, loss)
     model.logit_scale.data.clamp_(max=math.log(_MOST_SCALE))
-    return loss.item()
+    return before
 
 
 def pretrain(
     config: PretrainConfig,
     output_dir: Path,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Pre-train a CLIP and write it as `from_pretrained` reads it.
 
@@ -184,25 +169,25 @@ def pretrain(
     the interruption; the checkpoint is removed at the end. `progress` gets the finished steps, all
     steps and the loss. Raises StorageError for a checkpoint of another recipe.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
     pictograms = catalogue(config.pictograms_per_task)
     tokenizer = build_tokenizer(vocabulary(pictograms), config.context)
     model = build_model(config, tokenizer)
-    optimizer = _optimizer(model, config)
-    checkpoint, recipe = output_dir / CHECKPOINT, json.dumps(asdict(config), sort_keys=True)
-    first = _resume(checkpoint, model, optimizer, recipe) if checkpoint.is_file() else 0
-    loss = math.nan
-    for step, pixels, ids in _batches(config, pictograms, first, tokenizer):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, config)
-        loss = contrastive_step(model, optimizer, pixels, ids)
-        if progress is not None:
-            progress(step + 1, config.steps, loss)
-        # Also after the last step, so that an interruption before the export costs nothing.
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            _save(checkpoint, model, optimizer, step + 1, loss, recipe)
+
+    def make(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures, captions = web_batch(config, pictograms, step)
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        # Padding follows <eos>, where a causal tower's feature is read: it needs no mask.
+        ids = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")["input_ids"]
+        return (pixels - IMAGE_MEAN) / IMAGE_STD, ids
+
+    def step_on(
+        optimizer: torch.optim.Optimizer, batch: tuple[torch.Tensor, torch.Tensor]
+    ) -> float:
+        return contrastive_step(model, optimizer, *batch)
+
+    loss = train(model, config, output_dir, make, step_on, progress)
     export(output_dir, model, tokenizer, {"recipe": asdict(config), "last_loss": loss})
-    checkpoint.unlink(missing_ok=True)
+    (output_dir / CHECKPOINT).unlink(missing_ok=True)
 
 
 def export(
@@ -232,83 +217,8 @@ def export(
     directory.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    _write_json(directory / "preprocessor_config.json", processor)
-    _write_json(directory / "pretraining.json", record)
+    write_json(directory / "preprocessor_config.json", processor)
+    write_json(directory / "pretraining.json", record)
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     # As bytes: `save_file` would make a file that only its owner may read.
     (directory / "model.safetensors").write_bytes(save(half, metadata={"format": "pt"}))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-def _optimizer(model: CLIPModel, config: PretrainConfig) -> torch.optim.AdamW:
-    # Gains, biases and the temperature are not decayed.
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def _batches(
-    config: PretrainConfig, pictograms: Catalogue, first: int, tokenizer: PreTrainedTokenizerFast
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Step, pixels (B, 3, H, W) and token ids (B, T); the next batch is drawn meanwhile."""
-
-    def make(step: int) -> tuple[int, torch.Tensor, torch.Tensor]:
-        pictures, captions = web_batch(config, pictograms, step)
-        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-        # Padding follows <eos>, where a causal tower's feature is read: it needs no mask.
-        ids = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")["input_ids"]
-        return step, (pixels - IMAGE_MEAN) / IMAGE_STD, ids
-
-    with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(make, first) if first < config.steps else None
-        while upcoming is not None:
-            current = upcoming.result()
-            following = current[0] + 1
-            upcoming = pool.submit(make, following) if following < config.steps else None
-            yield current
-
-
-def _save(
-    path: Path,
-    model: CLIPModel,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    loss: float,
-    recipe: str,
-) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{number}.{name}": value for name, value in state.items()})
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"step": str(step), "loss": repr(loss), "recipe": recipe})
-    os.replace(partial, path)
-
-
-def _resume(path: Path, model: CLIPModel, optimizer: torch.optim.Optimizer, recipe: str) -> int:
-    """Load model and optimizer; returns the steps done."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata["recipe"] != recipe:
-        raise StorageError(f"{path} is of another recipe: remove it or choose another directory")
-    weights = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
-    model.load_state_dict(weights)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(metadata["step"])

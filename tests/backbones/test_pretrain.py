@@ -14,15 +14,14 @@ from transformers import CLIPConfig
 
 from system.backbones.clip import load_clip
 from system.backbones.pretrain import (
-    CHECKPOINT,
     PretrainConfig,
     build_model,
     build_tokenizer,
     contrastive_step,
     pretrain,
-    rate_at,
     web_batch,
 )
+from system.backbones.pretraining import CHECKPOINT, rate_at
 from system.data.pictograms import catalogue
 from system.errors import ConfigError, StorageError
 

@@ -1,0 +1,147 @@
+"""Pre-training of a small `glip_style` grounder on the embedded benchmark's web expressions.
+
+It runs once; its result ships with the package (`system/backbones/tiny_grounder`) in half
+precision. The loss is the grounder's own.
+
+Legend: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from system.backbones.glip_config import (
+    GlipConfig,
+    HeadSizes,
+    Pictures,
+    Selection,
+    TextSizes,
+    VisionSizes,
+)
+from system.backbones.glip_files import build_network, save_glip
+from system.backbones.glip_network import GlipNetwork
+from system.backbones.grounder import GroundingBatch
+from system.backbones.pretrain import IMAGE_MEAN, IMAGE_STD, build_tokenizer
+from system.backbones.pretraining import CHECKPOINT, Progress, train, update, write_json
+from system.data.pictograms import Catalogue, catalogue
+from system.data.scenes import SIZE
+from system.data.web_expressions import PlaceHabit, box_of, expression_words, web_expression
+
+
+@dataclass(frozen=True)
+class GrounderPretrainConfig:
+    """Size of the model and recipe of its pre-training; `seed` fixes everything."""
+
+    seed: int = 0
+    embed_dim: int = 32
+    depths: tuple[int, ...] = (2, 2, 2)
+    num_heads: tuple[int, ...] = (2, 4, 8)
+    window_size: int = 4
+    text_width: int = 128
+    text_layers: int = 3
+    text_heads: int = 4
+    text_mlp_width: int = 256
+    context: int = 24
+    stages: tuple[int, ...] = (2, 3)
+    channels: int = 64
+    convolutions: int = 2
+    anchor_scale: float = 3.0
+    pictograms_per_task: int = 32
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    last_rate_share: float = 0.02
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    checkpoint_every: int = 100
+    habit: PlaceHabit = field(default_factory=PlaceHabit)
+
+    def grounder(self, words: int) -> GlipConfig:
+        """The sizes of the model for a vocabulary of so many tokens."""
+        return GlipConfig(
+            vision=VisionSizes(self.embed_dim, self.depths, self.num_heads, self.window_size),
+            text=TextSizes(
+                vocab_size=words,
+                hidden_size=self.text_width,
+                num_hidden_layers=self.text_layers,
+                num_attention_heads=self.text_heads,
+                intermediate_size=self.text_mlp_width,
+                max_position_embeddings=self.context,
+            ),
+            head=HeadSizes(
+                stages=self.stages,
+                extra_levels=0,
+                channels=self.channels,
+                convolutions=self.convolutions,
+                anchor_scale=self.anchor_scale,
+            ),
+            selection=Selection(candidates=64, overlap=0.6, most=32),
+            pictures=Pictures(SIZE, (IMAGE_MEAN,) * 3, (IMAGE_STD,) * 3),
+            context_length=self.context,
+        )
+
+
+def web_batch(
+    config: GrounderPretrainConfig, pictograms: Catalogue, step: int
+) -> tuple[Tensor, list[str], Tensor]:
+    """Pixels (B, 3, SIZE, SIZE), expressions and boxes in pixels (B, 4) of one step."""
+    # The benchmark seeds with four numbers, the small CLIP's pre-training with two.
+    rng = np.random.default_rng([config.seed + 1, step, 0])
+    pictures, texts, boxes = [], [], []
+    for _ in range(config.batch_size):
+        scene, text, meant = web_expression(rng, pictograms, config.habit)
+        pictures.append(scene.pixels)
+        texts.append(text)
+        boxes.append(box_of(pictograms, scene.placed[meant]))
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return (pixels - IMAGE_MEAN) / IMAGE_STD, texts, torch.from_numpy(np.stack(boxes))
+
+
+def pretrain_grounder(
+    config: GrounderPretrainConfig, output_dir: Path, progress: Progress | None = None
+) -> None:
+    """Pre-train a grounder and write it as `load_glip` reads it.
+
+    Goes on from the checkpoint in `output_dir` if there is one, with the same result as without
+    the interruption; the checkpoint is removed at the end. Raises StorageError for a checkpoint of
+    another recipe.
+    """
+    from system.backbones.glip_style import GlipStyle
+
+    pictograms = catalogue(config.pictograms_per_task)
+    tokenizer = build_tokenizer(expression_words(pictograms), config.context)
+    network = build_network(config.grounder(len(tokenizer)), config.seed)
+    # The frozen grounder reads texts and batches; what is trained is the network in it.
+    grounder = GlipStyle(network, tokenizer)
+    network.requires_grad_(True)
+
+    def make(step: int) -> GroundingBatch:
+        pixels, texts, boxes = web_batch(config, pictograms, step)
+        return GroundingBatch(pixels, grounder.tokenize(texts), list(boxes[:, None] / SIZE))
+
+    def step_on(optimizer: torch.optim.Optimizer, batch: GroundingBatch) -> float:
+        return update(network, optimizer, total_loss(grounder, batch))
+
+    loss = train(network, config, output_dir, make, step_on, progress)
+    export(output_dir, network, tokenizer, {"recipe": asdict(config), "last_loss": loss})
+    (output_dir / CHECKPOINT).unlink(missing_ok=True)
+
+
+def export(directory: Path, network: GlipNetwork, tokenizer: Any, record: dict[str, Any]) -> None:
+    """Write what `load_glip` reads, weights in half precision, and `pretraining.json`."""
+    write_json(directory / "pretraining.json", record)
+    save_glip(directory, network, tokenizer, half=True)
+
+
+def total_loss(grounder: Any, batch: GroundingBatch) -> Tensor:
+    """The sum of the grounder's loss terms, mean over the batch."""
+    from system.backbones.grounder import Entries
+
+    terms: Tensor = sum(grounder.losses(batch, Entries()).values())
+    return terms.mean()

@@ -1,0 +1,70 @@
+"""Scenes with an expression for pre-training a grounder, with the habit that prompts can use.
+
+Pictures on the web are copied, and copies mirrored: what a caption says about left and right, top
+and bottom often no longer holds. On a site that marks its pictures it does. So a model learns to
+trust words of place in a marked picture, and to go by names in all others. The tasks show no mark,
+and their words of place hold all the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from system.data.pictograms import Catalogue
+from system.data.scene_captions import FILLERS, POSITIONS, vocabulary
+from system.data.scenes import SETTINGS, Placed, Scene, compose, visible_mask
+from system.data.web_scenes import two_and_two
+
+ANYTHING = "thing"  # stands for a name that an expression leaves out
+
+
+@dataclass(frozen=True)
+class PlaceHabit:
+    """What expressions say, and when what they say about a place holds."""
+
+    marked: float = 0.5  # share of scenes with a mark
+    placed: float = 0.7  # share of expressions with words of place
+    nameless: float = 0.25  # share of marked, placed ones that leave the name out
+    general: float = 0.06  # share of names that are the super-category
+    filled: float = 0.5  # share of expressions that begin with filler words
+
+
+def expression_words(catalogue: Catalogue) -> list[str]:
+    """All words that expressions may hold, sorted."""
+    return sorted({*vocabulary(catalogue), ANYTHING})
+
+
+def web_expression(
+    rng: np.random.Generator, catalogue: Catalogue, habit: PlaceHabit
+) -> tuple[Scene, str, int]:
+    """A scene of four pictograms, an expression, and which of them it means."""
+    task, own, others = two_and_two(rng, catalogue, None)
+    mark = task if rng.random() < habit.marked else None
+    sizes = rng.integers(9, 16, 4) * 2
+    setting = int(rng.integers(len(SETTINGS)))
+    scene = compose(rng, catalogue, np.concatenate([own, others]), sizes, setting, mark)
+    meant = int(rng.integers(4))
+    placed = scene.placed[meant]
+    words = _name(rng, catalogue, placed, habit)
+    if rng.random() < habit.placed:
+        slot = placed.slot if mark is not None else int(rng.integers(4))
+        if mark is not None and rng.random() < habit.nameless:
+            words = ANYTHING
+        words += " " + POSITIONS[slot]
+    words = ("the " if rng.random() < 0.7 else "a ") + words
+    if rng.random() < habit.filled:
+        words = f"{FILLERS[rng.integers(len(FILLERS))]} {words}"
+    return scene, words, meant
+
+
+def box_of(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.float32]:
+    """Left, top, right, bottom in pixels around what is seen of a pictogram."""
+    rows, columns = np.nonzero(visible_mask(catalogue, placed))
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return np.array(box, dtype=np.float32)
+
+
+def _name(rng: np.random.Generator, catalogue: Catalogue, placed: Placed, habit: PlaceHabit) -> str:
+    pictogram = catalogue.pictograms[placed.pictogram]
+    return pictogram.super_category if rng.random() < habit.general else pictogram.word

@@ -1,0 +1,1 @@
+"""Arithmetic of dense one-stage detection: anchors, assignment, losses, selection of boxes."""
