@@ -1,0 +1,45 @@
+"""The config's section `grounder`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from system.backbones.computation import Computation, Precision
+from system.backbones.shipped import resolved
+from system.storage.locations import absolute
+
+if TYPE_CHECKING:
+    from system.backbones.grounder import Grounder
+
+
+@dataclass(frozen=True)
+class GrounderConfig:
+    """Which kind of grounder, where to load it from, how it computes."""
+
+    name: str
+    path: str
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    pretrain: dict[str, Any] | None = None  # for grounders that `promptide pretrain` can make
+
+    def resolved_path(self) -> str:
+        """The path, `shipped:NAME` being a directory inside this package."""
+        return resolved(self.path)
+
+    def load(self) -> "Grounder":
+        """The frozen grounder. Raises ConfigError naming what cannot be loaded."""
+        from system.backbones.grounder import GROUNDERS
+
+        return GROUNDERS.get(self.name)(self.resolved_path(), self.computation)
+
+    @property
+    def computation(self) -> Computation:
+        """The settings that say how it computes."""
+        return Computation(self.precision, self.gradient_checkpointing, self.compile)
+
+    def with_absolute_path(self) -> "GrounderConfig":
+        """The same with a local path made absolute: a Ray worker has another working directory."""
+        if Path(self.path).expanduser().is_dir():
+            return replace(self, path=absolute(self.path))
+        return self
