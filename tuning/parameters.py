@@ -12,6 +12,8 @@ from system.prompts.method import METHODS, build_method
 from tuning.settings import Setting, SweepPlan, override
 
 PUBLISHED_TASKS = 12
+#: Settings beside those of the YAMLs whose cost is asked for: name -> overrides.
+VARIANTS = {"lpi, interacting": ["method=lpi", "method.interaction.depth=null"]}
 BYTES_PER_NUMBER = 4  # adapters are saved in float32
 
 
@@ -73,14 +75,14 @@ def published_clip(device: str) -> ClipBackbone:
 
 
 def count_all(overrides: Sequence[str], file: str | None = None) -> list[ParameterCount]:
-    """Count every registered method at the settings of its YAML.
+    """Count every registered method at the settings of its YAML, and `VARIANTS`.
 
     With overrides or a file: the methods of the sweep that they name, or the experiment's own.
     Raises ConfigError as composing them does.
     """
     if not overrides and file is None:
-        labels = {name: [override("method", name)] for name in METHODS}
-        return [_count(name, given, None) for name, given in labels.items()]
+        labels = {name: [override("method", name)] for name in METHODS} | VARIANTS
+        return [_count(name, labels[name], None) for name in sorted(labels)]
     values = composed_values(overrides, file)
     if values.get("tune") is None:
         name = experiment_of(values).method["name"]

@@ -13,6 +13,13 @@ def test_lpi_at_its_published_sizes() -> None:
     assert count.bytes_per_task == 4 * each
 
 
+def test_the_cost_of_lpi_s_interaction_is_listed() -> None:
+    """2 r (l + d_v + d_t + 1) + 2 (d_v + d_t) more, r and l its own rank and layers."""
+    counts = {count.label: count for count in count_all([])}
+    cost = 2 * 4 * (LAYERS + VISION + TEXT + 1) + 2 * (VISION + TEXT)
+    assert counts["lpi, interacting"].per_task - counts["lpi"].per_task == cost == 12904
+
+
 def test_shared_parameters_do_not_grow_with_the_tasks() -> None:
     (count,) = count_all(["method=maple"])
     assert count.in_all == count.per_task

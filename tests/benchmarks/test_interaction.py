@@ -1,0 +1,53 @@
+"""What LPI's interaction costs in parameters and in the time of a step, as ratios of one run."""
+
+import sys
+import time
+
+import pytest
+import torch
+
+from system.backbones.dual_encoder import DualEncoder
+from system.config import compose
+from system.prompts.method import Method, build_method
+from system.stages.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.stages.optimisation import OptimiserConfig, build_optimiser
+from system.stages.worker_group import WorkerGroup
+
+BATCH, STEPS = 32, 12
+ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+SETTINGS = {"off": "method.interaction.depth=0", "on": "method.interaction.depth=null"}
+
+
+def step(method: Method, backbone: DualEncoder, batch: TokenBatch) -> float:
+    """Seconds of one optimisation step of the second task."""
+    optimiser = build_optimiser(OptimiserConfig(), method.task_parameters(1))
+    model, similarity = PromptedEncoder(method, backbone), torch.eye(2)
+    start = time.perf_counter()
+    accumulate_gradients(model, [batch], ALONE, backbone.logit_scale, similarity)
+    optimiser.step()
+    return time.perf_counter() - start
+
+
+@pytest.mark.benchmark
+def test_interaction_in_parameters_and_time(capsys: pytest.CaptureFixture[str]) -> None:
+    methods: dict[str, Method] = {}
+    for name, override in SETTINGS.items():
+        experiment = compose(["experiment=demo", override])
+        backbone = experiment.backbone.load()
+        methods[name] = build_method(experiment.method, backbone.shape, 0, "corrected")
+        methods[name].begin_task(1, backbone)
+    images = torch.randn(BATCH, 3, *[backbone.shape.image_size] * 2)
+    ids = backbone.tokenize(["a red apple and a dog"] * BATCH, methods["on"].placeholders)
+    batch = TokenBatch(images, ids)
+    # In turn, so that what else runs on the machine meets both; the least is the least disturbed.
+    seconds = [{n: step(m, backbone, batch) for n, m in methods.items()} for _ in range(STEPS)]
+    off, on = (min(each[name] for each in seconds) for name in SETTINGS)
+    numbers = {name: method.parameters_per_task() for name, method in methods.items()}
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nLPI's interaction in every layer, small CLIP, a step of {BATCH}: "
+            f"{numbers['off']:,} numbers a task without, {numbers['on']:,} with "
+            f"(x{numbers['on'] / numbers['off']:.2f}); "
+            f"{1e3 * off:.1f} ms without, {1e3 * on:.1f} ms with (x{on / off:.3f})\n"
+        )
+    assert numbers["on"] > numbers["off"]
