@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from system.errors import ConfigError, PromptideError
+from system.submission.sealed_environment import unseal
 
 if TYPE_CHECKING:
     from system.config import ExperimentConfig
@@ -23,6 +24,7 @@ USAGE = """promptide COMMAND [key=value ...]
   report     one HTML page from a run or a sweep      promptide report experiment=demo
   sweep      whole streams as trials on Ray Tune      promptide sweep experiment=compare
   parameters what each method trains, at ViT-B/16     promptide parameters
+  submit     any of these as a job on a cluster       promptide submit run submit=ray_address
 
 Every command takes Hydra overrides: promptide run seed=1 method.rank=8 cluster.workers=4
 and, to start from a resolved config, a file: promptide run --config runs/compare/best.yaml
@@ -210,6 +212,14 @@ def parameters(overrides: Sequence[str], file: str | None, console: Console) -> 
     print_parameters(count_all(overrides, file), console)
 
 
+def submit(arguments: Sequence[str], file: str | None, console: Console) -> None:
+    """Send any other command to a cluster, or look after one that was sent."""
+    from system.submission.session import submit
+
+    commands = [name for name in (*COMMANDS, *WIDE_COMMANDS) if name != "submit"]
+    submit(arguments, file, commands, console)
+
+
 COMMANDS: dict[str, Command] = {
     "prepare": prepare,
     "pretrain": pretrain,
@@ -221,6 +231,7 @@ WIDE_COMMANDS: dict[str, WideCommand] = {
     "report": report,
     "sweep": sweep,
     "parameters": parameters,
+    "submit": submit,
 }
 
 
@@ -232,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(USAGE, highlight=False, markup=False)
         return 0 if arguments else 2
     try:
+        unseal()  # what a job was sent with
         _run_command(arguments[0], arguments[1:], console)
     except PromptideError as error:
         errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)

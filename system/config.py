@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -227,12 +227,17 @@ def experiment_of(values: Mapping[str, Any]) -> ExperimentConfig:
     return ExperimentConfig.from_dict(sections).with_absolute_paths()
 
 
-def composed_values(overrides: Sequence[str], file: str | None = None) -> dict[str, Any]:
+def composed_values(
+    overrides: Sequence[str],
+    file: str | None = None,
+    root: str = "config",
+    parse: Callable[[Sequence[str]], object] = compose,
+) -> dict[str, Any]:
     """All that the configs say, resolved, as a plain mapping; see `compose`.
 
-    Without a file it starts from configs/config.yaml. With one, such as a run's config.yaml or a
-    sweep's best.yaml, it starts from there and the overrides are values, since its groups are
-    chosen already.
+    Without a file it starts from configs/`root`.yaml, whose keys `parse` knows. With one, such as a
+    run's config.yaml or a sweep's best.yaml, it starts from there and the overrides are values,
+    since its groups are chosen already.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -247,7 +252,7 @@ def composed_values(overrides: Sequence[str], file: str | None = None) -> dict[s
         return _values_of_file(file, overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-            composed = hydra_compose("config", overrides=list(overrides))
+            composed = hydra_compose(root, overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         unknown = re.match(r"Could not override '([^']+)'", str(error))
@@ -256,7 +261,7 @@ def composed_values(overrides: Sequence[str], file: str | None = None) -> dict[s
             for override in overrides
         ]
         if forced != list(overrides):
-            compose(forced)  # our own message for an unknown key is the better one
+            parse(forced)  # our own message for an unknown key is the better one
         raise ConfigError(_explain(error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

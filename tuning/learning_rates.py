@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from system.errors import ConfigError
+from system.overrides import override
 from system.preflight import check_experiment
 from system.prompts.method import METHODS
 from system.storage.run_directory import RunDirectory
@@ -12,7 +13,7 @@ from tuning.board import Board
 from tuning.config import LEARNING_RATE
 from tuning.judge import Rule
 from tuning.records import read_record
-from tuning.settings import Setting, SweepPlan, Trial, override
+from tuning.settings import Setting, SweepPlan, Trial
 
 LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
 Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display

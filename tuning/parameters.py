@@ -8,8 +8,9 @@ import torch
 
 from system.backbones.clip import ClipBackbone
 from system.config import ExperimentConfig, composed_values, experiment_of
+from system.overrides import override
 from system.prompts.method import METHODS, build_method
-from tuning.settings import Setting, SweepPlan, override
+from tuning.settings import Setting, SweepPlan
 
 PUBLISHED_TASKS = 12
 #: Settings beside those of the YAMLs whose cost is asked for: name -> overrides.

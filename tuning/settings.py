@@ -1,7 +1,5 @@
 """What a sweep runs: settings (overrides on the experiment), each once with every seed."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,12 +7,12 @@ from typing import Any
 
 from system.config import ExperimentConfig, composed_values, experiment_of
 from system.errors import ConfigError
+from system.overrides import override
 from system.storage.files import Folder
 from tuning.config import TuneConfig, tune_config
 from tuning.space import Values
 
 TRIALS = "trials"
-PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra reads as a string without quotes
 
 
 @dataclass(frozen=True)
@@ -124,15 +122,6 @@ def at_point(base: Setting, point: Values, number: int) -> Setting:
     """A base with the values of one point of the space."""
     overrides = tuple(override(key, value) for key, value in point.items())
     return Setting(f"{base.label}-{number:03d}", (*base.overrides, *overrides), point)
-
-
-def override(key: str, value: Any) -> str:
-    """`key=value` as Hydra reads it back."""
-    if value is None:
-        return f"{key}=null"
-    if isinstance(value, str) and PLAIN_TEXT.fullmatch(value):
-        return f"{key}={value}"
-    return f"{key}={json.dumps(value)}"
 
 
 def _names_method(overrides: Sequence[str]) -> bool:

@@ -8,9 +8,10 @@ import pytest
 from system.config import CONFIG_DIRECTORY
 from system.data.task_order import ORDER_POLICIES
 from system.errors import ConfigError
+from system.overrides import override
 from system.prompts.method import build_method
 from tuning.preflight import check_sweep
-from tuning.settings import Setting, SweepPlan, override
+from tuning.settings import Setting, SweepPlan
 
 SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
 

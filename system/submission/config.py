@@ -1,0 +1,111 @@
+"""The section `submit`: where a command is sent, and what goes with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.config import composed_values
+from system.errors import ConfigError
+from system.parsing import parse_dataclass
+
+GIGABYTE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Entrypoint:
+    """What the command's own process holds on the cluster, beside its workers."""
+
+    cpus: float
+    gpus: float
+    memory_gb: float
+    resources: dict[str, float] | None
+
+    def __post_init__(self) -> None:
+        amounts = {"cpus": self.cpus, "gpus": self.gpus, "memory_gb": self.memory_gb}
+        for name, amount in {**amounts, **(self.resources or {})}.items():
+            if amount < 0:
+                raise ValueError(f"entrypoint.{name}={amount} must be at least 0")
+
+
+@dataclass(frozen=True)
+class Install:
+    """What is installed for the job alone; both None: nothing."""
+
+    extras: tuple[str, ...] | None
+    lock: str | None
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a cluster that is made for the command, all alike."""
+
+    count: int
+    cpus: int
+    gpus: int
+    memory_gb: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("cpus", 1), ("gpus", 0), ("memory_gb", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"nodes.{name}={getattr(self, name)} must be at least {least}")
+
+
+@dataclass(frozen=True)
+class SubmitConfig:
+    """All of the section; configs/submit.yaml says what each key means."""
+
+    target: str  # a registered one: see system/submission/targets
+    address: str | None
+    id: str | None
+    python: str | None
+    same_machine: bool
+    working_dir: str
+    excludes: tuple[str, ...]
+    env: tuple[str, ...]
+    setup: tuple[str, ...]
+    entrypoint: Entrypoint
+    install: Install
+    nodes: Nodes
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise ValueError(f"working_dir={self.working_dir!r} is no folder here")
+        for name in self.env:
+            if not name.isidentifier():
+                raise ValueError(
+                    f"env holds {name!r}, which is no name of a variable; its value is taken from "
+                    "this environment, so give the name alone"
+                )
+
+    @property
+    def folder(self) -> Path:
+        """The working directory, absolute."""
+        return Path(self.working_dir).expanduser().resolve()
+
+
+def compose_submission(overrides: Sequence[str]) -> SubmitConfig:
+    """From configs/submit.yaml and overrides, all of which begin with `submit`.
+
+    Raises ConfigError naming the key.
+    """
+    values = composed_values(overrides, None, "submit", compose_submission)
+    return parse_dataclass(SubmitConfig, values["submit"], "submit")
+
+
+def is_submission(argument: str) -> bool:
+    """Whether an override says how to send, and not what."""
+    key = argument.lstrip("+~").partition("=")[0]
+    return key == "submit" or key.startswith("submit.")
+
+
+def required_address(config: SubmitConfig) -> str:
+    """The dashboard's address. Raises ConfigError if there is none, or it is of another kind."""
+    address = config.address
+    if address is None or not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"submit.address={address!r} must be the address of Ray's dashboard, such as "
+            "http://127.0.0.1:8265: choose submit=local, or submit=ray_address submit.address=..."
+        )
+    return address

@@ -1,0 +1,74 @@
+"""Environment variables of a job, sealed with the cluster's token on their way.
+
+Ray writes a job's runtime environment, values and all, into the logs of every node and shows it in
+its API. So the values travel in one variable that only holders of the token can open: the job's
+process by `unseal` at its start, its workers by the same as Ray's `worker_process_setup_hook`.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from system.errors import ConfigError
+from system.submission.token import ray_token
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
+VARIABLE = "PROMPTIDE_SEALED_ENVIRONMENT"
+HOOK = "system.submission.sealed_environment.unseal"
+PURPOSE = b"promptide: environment variables of a job"
+
+
+def values_of(names: Sequence[str]) -> dict[str, str]:
+    """The values of variables in this environment. Raises ConfigError naming those not set."""
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"submit.env names {', '.join(missing)}, not set here; export it, or take it out"
+        )
+    return {name: os.environ[name] for name in names}
+
+
+def seal(values: Mapping[str, str], token: str) -> str:
+    """The values as one text that says nothing without the token."""
+    return str(_cipher(token).encrypt(json.dumps(dict(values)).encode()), "ascii")
+
+
+def unseal() -> None:
+    """Set the variables that were sealed for this process, if any.
+
+    Raises ConfigError when this node has no token, or another one.
+    """
+    sealed = os.environ.get(VARIABLE)
+    if sealed is None:
+        return
+    token = ray_token()
+    if token is None:
+        raise ConfigError(f"{VARIABLE} cannot be opened: this node has no Ray token")
+    cipher = _cipher(token)
+    from cryptography.fernet import InvalidToken
+
+    try:
+        values = json.loads(cipher.decrypt(sealed.encode()))
+    except InvalidToken as error:
+        raise ConfigError(
+            f"{VARIABLE} cannot be opened: the job was sent with another Ray token than this node's"
+        ) from error
+    os.environ.update(values)
+
+
+def _cipher(token: str) -> "Fernet":
+    try:
+        from cryptography.fernet import Fernet
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    except ImportError as error:
+        raise ConfigError(
+            "submit.env needs the package cryptography here and on every node: "
+            "pip install 'promptide[submit]'"
+        ) from error
+    key = HKDF(SHA256(), length=32, salt=None, info=PURPOSE).derive(token.encode())
+    return Fernet(base64.urlsafe_b64encode(key))

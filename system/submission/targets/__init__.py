@@ -1,0 +1,1 @@
+"""One file a kind of cluster that a command can be sent to, or a file be rendered for."""

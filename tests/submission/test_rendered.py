@@ -1,0 +1,180 @@
+"""Rendered files are what Ray's launcher, KubeRay and Slurm take, whatever the command holds."""
+
+import json
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from system import app
+from tests.submission.rayjob_schema import RAYJOB
+
+NASTY = 'run_name="it\'s $HOME `id`: # {{x}} %s"'
+SHARED = ["storage_path=/mnt/runs", "data_path=/mnt/data", NASTY]
+KUBERAY = ["submit=kuberay", "submit.options.image=registry/promptide:1"]
+
+
+def rendered(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert app.main(["submit", "run", *SHARED, *arguments, "--render"]) == 0
+    return capsys.readouterr().out
+
+
+def launcher_schema() -> Any:
+    import ray.autoscaler
+
+    return json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["submit.nodes.gpus=4", "submit.options.image=rayproject/ray:2.60.0-gpu"],
+        ["submit.nodes.count=1", "submit.options.ssh_private_key='~/.ssh/key.pem'"],
+        [
+            "++submit.options.provider={type:local,head_ip:h,worker_ips:[a,b]}",
+            "submit.options.node_types=null",
+        ],
+    ],
+)
+def test_the_launchers_file_passes_rays_schema(
+    capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    text = rendered(capsys, "submit=launcher", *more)
+    cluster = yaml.safe_load(text)
+    jsonschema.validate(cluster, launcher_schema())
+    assert cluster["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert "RAY_AUTH_MODE=token" in cluster[commands][-1]
+    (sent,) = [line for line in text.splitlines() if "promptide submit run" in line]
+    assert NASTY in shlex.split(sent.removeprefix("#"))
+
+
+def test_the_schema_would_notice(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = yaml.safe_load(rendered(capsys, "submit=launcher"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**cluster, "nodes": 3}, launcher_schema())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["submit.nodes.count=1"],
+        [
+            "submit.nodes.gpus=1",
+            "submit.env=[WANDB_API_KEY,HF_TOKEN]",
+            "submit.options.claims={shared:/mnt}",
+            "submit.entrypoint={cpus:1,gpus:1,memory_gb:0,resources:{far:1}}",
+            "submit.install.extras=[lora]",
+            "submit.id=mine",
+        ],
+    ],
+)
+def test_the_rayjob_has_the_fields_of_its_definition(
+    capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    manifest = yaml.safe_load(rendered(capsys, *KUBERAY, *more))
+    jsonschema.validate(manifest, RAYJOB)
+    spec = manifest["spec"]
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert NASTY in shlex.split(spec["entrypoint"])
+    runtime_env = yaml.safe_load(spec["runtimeEnvYAML"])
+    assert runtime_env["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+    assert ("pip" in runtime_env) == bool("submit.install.extras=[lora]" in more)
+
+
+def test_the_definition_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = yaml.safe_load(rendered(capsys, *KUBERAY))
+    manifest["spec"]["entryPoint"] = "x"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(manifest, RAYJOB)
+
+
+SLURM = [
+    "submit=slurm",
+    "submit.env=[WANDB_API_KEY]",
+    "submit.nodes.gpus=1",
+    "submit.setup=['echo set up']",
+    "submit.options={partition:gpu,account:lab,directives:['--constraint=a100']}",
+]
+
+
+def test_the_slurm_script_is_sound_shell(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    script = tmp_path / "job.sh"
+    script.write_text(rendered(capsys, *SLURM))
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    checker = shutil.which("shellcheck", path=_path_with_own_scripts())
+    if checker is None:
+        pytest.skip("shellcheck is not installed: pip install 'promptide[dev]'")
+    checked = subprocess.run([checker, str(script)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    assert "#SBATCH --partition=gpu" in script.read_text()
+
+
+def test_the_slurm_script_starts_a_node_each_and_the_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Run by bash, with stand-ins for Slurm's and Ray's programs that note what they are asked."""
+    notes = tmp_path / "notes"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    asks = 'printf "%q " "$(basename "$0")" "${RAY_AUTH_TOKEN:-none}" "$@" >> ' + str(notes)
+    _program(programs / "scontrol", "printf 'n1\\nn2\\nn3\\n'")
+    _program(programs / "srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
+    _program(programs / "hostname", "echo 10.0.0.1 fe80::1")
+    _program(programs / "ray", f"{asks}; echo >> {notes}; exec sleep 60")
+    _program(
+        programs / "python",
+        'if [ "$1" = -c ]; then echo the-token; elif [ "$1" = - ]; then cat > /dev/null; '
+        f'else {asks}; echo "$RAY_ADDRESS" >> {notes}; exit 7; fi',
+    )
+    script = tmp_path / "job.sh"
+    script.write_text(rendered(capsys, *SLURM, "submit.nodes.count=3"))
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "n[1-3]",
+        "WANDB_API_KEY": "hush-4711",
+    }
+    done = subprocess.run(
+        ["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 7, done.stderr  # the command's own
+    assert "waiting for 3 nodes at 10.0.0.1:6379" in done.stdout
+    rays = [line.split() for line in notes.read_text().splitlines() if line.startswith("ray")]
+    assert {line[1] for line in rays} == {"the-token"}
+    assert sorted("--head" in line for line in rays) == [False, False, True]
+    (command,) = [line for line in notes.read_text().splitlines() if line.startswith("python")]
+    assert NASTY in shlex.split(command)
+    assert command.endswith("10.0.0.1:6379")
+    assert "hush" not in done.stdout + done.stderr + script.read_text()
+    without = subprocess.run(
+        ["bash", str(script)],
+        env={**environment, "WANDB_API_KEY": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert without.returncode != 0
+    assert "WANDB_API_KEY" in without.stderr
+
+
+def _program(file: Path, body: str) -> None:
+    file.write_text(f"#!/bin/bash\n{body}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+def _path_with_own_scripts() -> str:
+    """The search path, and where this environment's packages put their programs."""
+    import sysconfig
+
+    return f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}"

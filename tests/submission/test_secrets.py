@@ -1,0 +1,69 @@
+"""The token is found where Ray finds it, and what it seals opens with it alone."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from system.errors import ConfigError
+from system.submission.sealed_environment import VARIABLE, seal, unseal, values_of
+from system.submission.token import ray_token
+
+VALUES = {"SUBMITTED_ONE": "hush $4711", "SUBMITTED_TWO": "zwei\nZeilen ü"}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a token, an environment without Ray's variables."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", VARIABLE, *VALUES):
+        monkeypatch.setenv(name, "")  # put back afterwards, whatever the test does to it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_token_is_looked_for_in_rays_order(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ray_token() is None
+    (alone / ".ray").mkdir()
+    (alone / ".ray" / "auth_token").write_text("of-home\n")
+    assert ray_token() == "of-home"
+    (alone / "file").write_text("of-file")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(alone / "file"))
+    assert ray_token() == "of-file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-variable")
+    assert ray_token() == "of-variable"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert ray_token() is None
+
+
+def test_a_named_token_file_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH"):
+        ray_token()
+
+
+def test_sealed_values_open_with_the_same_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
+    sealed = seal(VALUES, "token-a")
+    assert "hush" not in sealed
+    assert sealed != seal(VALUES, "token-a")  # equal values do not look equal
+    monkeypatch.setenv(VARIABLE, sealed)
+    with pytest.raises(ConfigError, match="no Ray token"):
+        unseal()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "token-b")
+    with pytest.raises(ConfigError, match="another Ray token"):
+        unseal()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "token-a")
+    unseal()
+    assert {name: os.environ[name] for name in VALUES} == VALUES
+
+
+def test_nothing_sealed_is_no_error() -> None:
+    unseal()
+
+
+def test_a_variable_that_is_not_set_is_named() -> None:
+    with pytest.raises(ConfigError, match="SUBMITTED_ONE, SUBMITTED_TWO"):
+        values_of(list(VALUES))
