@@ -1,6 +1,5 @@
 """Speed and memory of loading: figures for `make bench`, none of them asserted on a clock."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from system.data.loading import training_batches
 from system.data.manifest import Manifest
 from system.data.schema import Expression, ImageRecord, Instance, Mask
 from system.data.shards import write_shards
+from tests.benchmarks.peak_memory import peak_bytes
 
 SIDE = 224
 
@@ -91,8 +91,7 @@ def peak_of_reading(root: str) -> int:
 def report_peak(root: str) -> None:
     """Read one epoch and write the process's peak resident memory to standard output."""
     read_epoch(root, threads=2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sys.stdout.write(str(peak if sys.platform == "darwin" else peak * 1024))
+    sys.stdout.write(str(peak_bytes()))
 
 
 @pytest.mark.benchmark

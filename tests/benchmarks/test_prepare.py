@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from tests.benchmarks.peak_memory import peak_bytes
 
 SIZES = (2_000, 20_000)
 WIDTH, HEIGHT = 160, 120
@@ -108,12 +109,7 @@ def report_peak(arguments: list[str]) -> None:
     from system.app import main
 
     assert main(arguments) == 0
-    if sys.platform == "darwin":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    else:  # where getrusage would report the parent's peak if that was higher
-        status = Path("/proc/self/status").read_text().split()
-        peak = int(status[status.index("VmHWM:") + 1]) * 1024
-    sys.stdout.write(f"\n{peak}")
+    sys.stdout.write(f"\n{peak_bytes()}")
 
 
 @pytest.mark.benchmark
