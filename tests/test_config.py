@@ -17,7 +17,7 @@ from system.config import (
 )
 from system.errors import ConfigError
 from system.prompts.method import METHODS
-from system.stages.model_stage import MODEL_STAGES, ModelExperiment
+from system.stages.model_stage import ModelExperiment, model_experiment
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
@@ -42,7 +42,7 @@ def test_every_experiment_composes(experiment: str) -> None:
     config = _composed(f"experiment={experiment}")
     assert config.run_name
     if isinstance(config, ModelExperiment):
-        assert config.stage["name"] in MODEL_STAGES
+        assert model_experiment(composed_values([f"experiment={experiment}"])).stage == config.stage
         return
     section = {key: value for key, value in config.method.items() if key != "name"}
     known = METHODS.get(config.method["name"]).config

@@ -1,0 +1,233 @@
+"""What the workers of an alignment do: judge the frozen grounder, train, judge again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from system.evaluation.rec_figures import TaskRanks, split_recalls
+from system.stages.alignment_files import AlignmentResult, Example, save_result
+from system.stages.alignment_plan import AlignmentPlan, numbers_trained, spread
+from system.stages.alignment_training import AlignmentTraining
+from system.stages.model_checkpoint import ModelCheckpoint
+from system.stages.model_epochs import trained
+from system.stages.model_stage import Show
+from system.stages.phase_clock import PhaseClock
+from system.stages.prompt_latents import PromptLatents
+from system.stages.rank_log import RankLog
+from system.stages.rec_scoring import ChosenExpressions, Found, RecScorer
+from system.stages.worker_group import WorkerGroup
+from system.storage.adapters import AdapterFolder, AdapterHeader
+from system.storage.feature_store import FeatureStore
+from system.storage.run_directory import RunDirectory
+
+SHOWN = 12  # examples on the page
+
+
+class Alignment:
+    """One worker's part of an alignment."""
+
+    def __init__(self, plan: AlignmentPlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
+        self.plan = plan
+        self.group = group
+        self.log = log
+        self.show = show
+        self.clock = PhaseClock()
+        self.grounder = plan.grounder.to(group.device)
+        self.method = plan.method().to(group.device)
+        settings = plan.settings
+        self.scorer = RecScorer(
+            self.grounder, group, settings.evaluation_batch, settings.loader_threads
+        )
+        self.latents: PromptLatents | None = None
+        self.checkpoints = RunDirectory.of(plan.experiment).folder
+
+    def run(self) -> None:
+        """Judge the frozen grounder, train, judge again, and leave the result."""
+        import ray.train
+
+        plan, clock = self.plan, self.clock
+        splits = {split: plan.expressions(split) for split in plan.settings.splits}
+        with clock.phase("zero_shot"):
+            before = {
+                split: {task: self._zero_shot(chosen) for task, chosen in tasks.items()}
+                for split, tasks in splits.items()
+            }
+        train = list(plan.expressions("train").values())
+        training = None
+        if trained(self.method):
+            training = self._training(train)
+            while not training.done:
+                epoch = len(training.log)
+                for _ in training.epoch():
+                    if self.group.leads:
+                        training.state().write(self.checkpoints)
+                self.log.add(f"{training.log[epoch]}")
+                ray.train.report(training.log[epoch])
+            with clock.phase("evaluate"):
+                after = {
+                    split: {task: self._trained(chosen) for task, chosen in tasks.items()}
+                    for split, tasks in splits.items()
+                }
+        else:
+            after = before
+        if self.group.leads:
+            self._leave(training, sum(map(len, train)), splits, before, after)
+
+    def _training(self, train: Sequence[ChosenExpressions]) -> AlignmentTraining:
+        """The training where the run's last checkpoint left it, if there is one."""
+        plan = self.plan
+        with self.clock.phase("latents"):
+            if plan.generator is not None and self.method.latent_needs is not None:
+                self.latents = plan.latent_stage.latents(
+                    plan.generator, self.method, self.group, self.show
+                )
+            paths = None if self.latents is None else [self.latents.of(c.grant) for c in train]
+        training = AlignmentTraining(
+            plan.settings,
+            self.grounder,
+            self.method,
+            train,
+            self.group,
+            seed=plan.experiment.seed,
+            digest=plan.digest,
+            show=self.show,
+            latents=paths,
+        )
+        state = ModelCheckpoint.read(self.checkpoints)
+        if state is not None:
+            training.restore(state)
+            self.log.add(f"going on after {len(training.log)} epochs")
+        return training
+
+    def _zero_shot(self, chosen: ChosenExpressions) -> Found:
+        """What the frozen grounder finds, or found before."""
+        grounder, grant = self.grounder, chosen.grant
+        key = FeatureStore.key(
+            grounder=grounder.fingerprint,
+            shards=[shard.sha256 for shard in grant.shards],
+            samples=list(chosen.samples),
+            device=self.group.device.type,
+            block=self.scorer.block,
+            precision=grounder.computation.precision_on(self.group.device),
+            compiled=grounder.computation.compile,
+        )
+        store = self.plan.zero_shot_store
+        stored = self.group.broadcast(store.find(key) if self.group.leads else None)
+        if stored is not None:
+            return Found(**stored)
+        found = self.scorer.score(chosen, self.show, phase=f"zero-shot {_name(chosen)}")
+        if self.group.leads:
+            store.put(key, found.to_tensors())
+        return found
+
+    def _trained(self, chosen: ChosenExpressions) -> Found:
+        return self.scorer.score(
+            chosen,
+            self.show,
+            phase=f"evaluation {_name(chosen)}",
+            method=self.method,
+            latents=None if self.latents is None else self.latents.of(chosen.grant),
+            epoch=self.plan.settings.epochs,  # fresh noise that no training epoch had
+        )
+
+    def _leave(
+        self,
+        training: AlignmentTraining | None,
+        train_expressions: int,
+        splits: Mapping[str, Mapping[str, ChosenExpressions]],
+        before: Mapping[str, Mapping[str, Found]],
+        after: Mapping[str, Mapping[str, Found]],
+    ) -> None:
+        """Write adapter and figures, the latter last."""
+        plan, experiment = self.plan, self.plan.experiment
+        adapter = AdapterFolder(plan.folder)
+        adapter.save_task(0, {name: p.detach() for name, p in self.method.named_parameters()})
+        adapter.save_header(
+            AdapterHeader(
+                backbone=self.grounder.name,
+                backbone_fingerprint=self.grounder.fingerprint,
+                method=experiment.method,
+                benchmark=experiment.benchmark.name,
+                benchmark_fingerprint=plan.manifest.fingerprint,
+                protocol="corrected",
+                seed=experiment.seed,
+                tasks=plan.tasks,
+            )
+        )
+        undefined: dict[str, str] = {}
+        figures: dict[str, dict[str, Any]] = {}
+        for phase, found in (("zero_shot", before), ("trained", after)):
+            figures[phase] = {}
+            for split, tasks in splits.items():
+                ranks = {
+                    task: TaskRanks(
+                        found[split][task].ranks, [e.super_category for e in chosen.expressions]
+                    )
+                    for task, chosen in tasks.items()
+                }
+                recalls = split_recalls(ranks, split)
+                figures[phase][split] = recalls.to_json()
+                undefined |= {
+                    f"{phase}.{split}.{path}": why for path, why in recalls.undefined.items()
+                }
+        seconds = self.clock.take() | {"train": training.seconds if training else 0.0}
+        first = plan.settings.splits[0]
+        save_result(
+            plan.folder,
+            AlignmentResult(
+                digest=plan.digest,
+                method=experiment.method,
+                grounder=self.grounder.name,
+                grounder_fingerprint=self.grounder.fingerprint,
+                transform=str(self.grounder.image_transform()),
+                benchmark=experiment.benchmark.name,
+                benchmark_fingerprint=plan.manifest.fingerprint,
+                seed=experiment.seed,
+                tasks=plan.tasks,
+                stage=asdict(plan.settings),
+                train_expressions=train_expressions,
+                trainable_parameters=numbers_trained(self.method),
+                zero_shot=figures["zero_shot"],
+                trained=figures["trained"],
+                undefined=undefined,
+                examples=tuple(_examples(splits[first], before[first], after[first])),
+                log=tuple(training.log if training else ()),
+                wall_seconds={name: round(value, 3) for name, value in seconds.items()},
+                denoising_steps=0 if self.latents is None else self.latents.steps_run,
+            ),
+        )
+
+
+def _examples(
+    tasks: Mapping[str, ChosenExpressions],
+    before: Mapping[str, Found],
+    after: Mapping[str, Found],
+) -> list[Example]:
+    """Expressions at even distances, about as many from each task."""
+    each = max(1, SHOWN // len(tasks))
+    return [
+        Example(
+            task,
+            chosen.expressions[index].row,
+            chosen.expressions[index].text,
+            chosen.expressions[index].box,
+            _box(before[task].best[index]),
+            _box(after[task].best[index]),
+        )
+        for task, chosen in tasks.items()
+        for index in spread(len(chosen), each)
+    ][:SHOWN]
+
+
+def _box(found: Tensor) -> tuple[float, ...] | None:
+    values: list[float] = found.tolist()
+    return None if any(map(math.isnan, values)) else tuple(values)
+
+
+def _name(chosen: ChosenExpressions) -> str:
+    return f"{chosen.grant.task}, {chosen.grant.split}"
