@@ -22,7 +22,7 @@ USAGE = """promptide COMMAND [key=value ...]
   run        learn a stream of tasks on Ray           promptide run experiment=demo
   evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
   report     one HTML page from a run or a sweep      promptide report experiment=demo
-  sweep      whole streams as trials on Ray Tune      promptide sweep experiment=compare
+  sweep      runs as trials on Ray Tune               promptide sweep experiment=compare
   parameters what each method trains, at ViT-B/16     promptide parameters
   submit     any of these as a job on a cluster       promptide submit run submit=ray_address
 
@@ -196,7 +196,7 @@ def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
 
 
 def sweep(overrides: Sequence[str], file: str | None, console: Console) -> None:
-    """Run many streams and compare them, or go on with a sweep that was interrupted."""
+    """Run many experiments and compare them, or go on with a sweep that was interrupted."""
     from tuning.settings import SweepPlan
     from tuning.sweep import run_sweep
     from tuning.terminal import print_outcome

@@ -227,11 +227,17 @@ def experiment_of(values: Mapping[str, Any]) -> ExperimentConfig:
     return ExperimentConfig.from_dict(sections).with_absolute_paths()
 
 
+def _check_keys(overrides: Sequence[str]) -> None:
+    values = composed_values(overrides)
+    if "name" not in values["stage"]:  # a model's stage checks its own keys later
+        experiment_of(values)
+
+
 def composed_values(
     overrides: Sequence[str],
     file: str | None = None,
     root: str = "config",
-    parse: Callable[[Sequence[str]], object] = compose,
+    parse: Callable[[Sequence[str]], object] = _check_keys,
 ) -> dict[str, Any]:
     """All that the configs say, resolved, as a plain mapping; see `compose`.
 
@@ -250,6 +256,8 @@ def composed_values(
             raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
     if file is not None:
         return _values_of_file(file, overrides)
+    # Keys of `tune` that no YAML names are checked by the section's own dataclass.
+    overrides = [f"++{text}" if text.startswith("tune.") else text for text in overrides]
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose(root, overrides=list(overrides))

@@ -8,18 +8,18 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from system.prompts.method import METHODS
 from system.storage.files import Folder
 from system.storage.results import RECALLS
 from tuning.board import Board, Status
 from tuning.comparison import Comparison, compare, to_latex, to_markdown
-from tuning.records import TrialRecord, read_record
+from tuning.measure import Measure
+from tuning.records import TrialRecord
 from tuning.settings import SweepPlan, Trial
+from tuning.trial_kind import kind_of, read_record
 
 TRIALS_TABLE = "trials.parquet"
 MARKDOWN, LATEX, BEST = "comparison.md", "comparison.tex", "best.yaml"
 SWEEP = "sweep.json"
-PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
 SCHEMA = pa.schema(
     [
         ("trial", pa.string()),
@@ -33,8 +33,8 @@ SCHEMA = pa.schema(
         ("tasks_done", pa.int32()),
         ("stopped_after", pa.int32()),  # tasks; null unless stopped
         ("reason", pa.string()),  # why it failed
-        ("recall", pa.float64()),  # mean of the sweep's metrics at the end
-        ("recall_by_task", pa.list_(pa.float64())),  # over the tasks so far, after each
+        ("figure", pa.float64()),  # mean of the sweep's metrics at the end
+        ("figure_by_task", pa.list_(pa.float64())),  # over the tasks so far, after each
         *[(f"average_{metric}", pa.float64()) for metric in RECALLS],
         *[(f"forgetting_{metric}", pa.float64()) for metric in RECALLS],
         *[(f"zero_shot_{metric}", pa.float64()) for metric in RECALLS],
@@ -52,6 +52,7 @@ class Outcome:
 
     trials: pa.Table
     comparison: Comparison
+    measure: Measure
     folder: Folder
 
 
@@ -65,22 +66,25 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     folder = plan.folder
     folder.write_table(TRIALS_TABLE, table)
-    comparison = compare(rows, seeds=len(plan.config.seeds))
-    folder.write(MARKDOWN, to_markdown(comparison).encode())
-    folder.write(LATEX, to_latex(comparison).encode())
+    measure = plan.measure(tasks)
     description = {
         "run": plan.experiment.run_name,
+        "kind": measure.kind,
         "benchmark": plan.experiment.benchmark.name,
         "tasks": list(tasks),
         "metric": list(plan.config.metric),
+        "figure": {"name": measure.name, "unit": measure.unit},
         "seeds": list(plan.config.seeds),
         "search": plan.config.search,
+        "fewer_parameters": plan.config.fewer_parameters,
         "scheduler": plan.config.scheduler,
-        "gallery": plan.experiment.evaluation.gallery,
-        "split": plan.experiment.evaluation.split,
+        "evaluated_with": kind_of(plan.experiment).evaluated_with(plan.experiment),
         "command": list(plan.overrides),
     }
     folder.write_json(SWEEP, description)
+    comparison = compare(rows, seeds=len(plan.config.seeds))
+    folder.write(MARKDOWN, to_markdown(comparison, measure).encode())
+    folder.write(LATEX, to_latex(comparison, measure).encode())
     if comparison.best is not None:
         first = next(
             entry.trial
@@ -88,7 +92,7 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
             if entry.trial.setting.label == comparison.best
         )
         folder.write(BEST, best_config(plan, first).encode())
-    return Outcome(table, comparison, folder)
+    return Outcome(table, comparison, measure, folder)
 
 
 def best_config(plan: SweepPlan, trial: Trial) -> str:
@@ -105,41 +109,23 @@ def trial_row(
     trial: Trial, record: TrialRecord, status: Status, stopped_after: int | None
 ) -> dict[str, Any]:
     """A row of trials.parquet; what is not there is null."""
-    metrics = record.metrics or {}
-    tasks = len(metrics["tasks"]) if metrics else None
     figures = record.figures if stopped_after is None else record.figures[:stopped_after]
-    seconds = sum(metrics["wall_seconds"].get(phase, 0.0) for phase in PHASES) if metrics else None
-    zero_shot: Mapping[str, Any] = metrics.get("zero_shot", {})
-    method = trial.experiment.method["name"]
-    trains = METHODS.get(method).method.trains_on != "nothing"
-    row: dict[str, Any] = {
+    # A trial that is stopped has no final figures, even if it was through before the verdict.
+    known = record if status == "finished" else replace(record, metrics=None)
+    return {
         "trial": trial.name,
         "setting": trial.setting.label,
-        "method": method,
         "values": json.dumps(trial.setting.values),
         "overrides": list(trial.setting.overrides),
-        "learning_rate": trial.experiment.stage.optimiser.learning_rate if trains else None,
         "seed": trial.seed,
         "status": status,
         "tasks_done": len(figures),
         "stopped_after": stopped_after,
         "reason": record.failure,
-        "recall": figures[-1] if status == "finished" else None,
-        "recall_by_task": figures,
-        "trainable_parameters": metrics.get("trainable_parameters"),
-        "trainable_parameters_per_task": metrics.get("trainable_parameters_per_task"),
-        "seconds": seconds,
-        "seconds_per_task": None if seconds is None or tasks is None else seconds / tasks,
+        "figure": figures[-1] if status == "finished" else None,
+        "figure_by_task": figures,
+        **kind_of(trial.experiment).columns(trial.experiment, known),
     }
-    sections = (
-        ("average", metrics.get("average", {})),
-        ("forgetting", metrics.get("forgetting", {})),
-        ("zero_shot", zero_shot.get("average", {})),
-    )
-    # A trial that is stopped has no final figures, even if it was through before the verdict.
-    for section, values in sections if status == "finished" else ():
-        row |= {f"{section}_{metric}": values.get(metric) for metric in RECALLS}
-    return row
 
 
 def plain(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from system.report.shown import DASH
 from system.storage.results import RECALLS
+from tuning.measure import Measure
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Spread:
             return cls(mean, math.nan)
         return cls(mean, math.sqrt(sum((v - mean) ** 2 for v in known) / (len(known) - 1)))
 
-    def text(self, plus_minus: str = " ± ") -> str:
+    def text(self, plus_minus: str = " ± ", digits: int = 1) -> str:
         """Such as `24.9 ± 0.3`; the mean alone of one seed."""
         if math.isnan(self.mean):
             return DASH
-        mean = f"{round(self.mean, 1) + 0.0:.1f}"  # never -0.0
-        return mean if math.isnan(self.std) else f"{mean}{plus_minus}{self.std:.1f}"
+        mean = f"{round(self.mean, digits) + 0.0:.{digits}f}"  # never -0.0
+        return mean if math.isnan(self.std) else f"{mean}{plus_minus}{self.std:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,31 @@ class SettingRow:
     method: str
     seeds: int
     status: str
-    recall: Spread
+    figure: Spread
     averages: Mapping[str, Spread]
     forgetting: Mapping[str, Spread]
     parameters: int | None
     parameters_per_task: int | None
+    seconds: Spread
     seconds_per_task: Spread
     learning_rate: float | None
     overrides: tuple[str, ...]
     values: Mapping[str, Any]  # what was drawn, by short names
 
     @property
+    def shown_values(self) -> str:
+        """The values in a line."""
+        return ", ".join(f"{name}={_plain(value)}" for name, value in self.values.items())
+
+    @property
     def title(self) -> str:
         """The setting with its values, for tables."""
-        shown = ", ".join(f"{name}={_plain(value)}" for name, value in self.values.items())
-        return f"{self.setting}: {shown}" if shown else self.setting
+        return f"{self.setting}: {self.shown_values}" if self.values else self.setting
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All settings, those that finished with all seeds first and by recall; `best` heads them."""
+    """All settings, those that finished with all seeds first and by figure; `best` heads them."""
 
     rows: tuple[SettingRow, ...]
     best: str | None
@@ -76,8 +82,8 @@ def compare(trials: Sequence[Mapping[str, Any]], seeds: int) -> Comparison:
     rows = [_setting([r for r in trials if r["setting"] == label], names) for label in labels]
 
     def rank(row: SettingRow) -> tuple[bool, float]:
-        whole = row.seeds == seeds and not math.isnan(row.recall.mean)
-        return not whole, -row.recall.mean if not math.isnan(row.recall.mean) else math.inf
+        whole = row.seeds == seeds and not math.isnan(row.figure.mean)
+        return not whole, -row.figure.mean if not math.isnan(row.figure.mean) else math.inf
 
     rows.sort(key=rank)
     first = rows[0] if rows else None
@@ -108,11 +114,12 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
         method=first["method"],
         seeds=len(done),
         status=", ".join(counted),
-        recall=Spread.of([row["recall"] for row in done]),
+        figure=Spread.of([row["figure"] for row in done]),
         averages={m: Spread.of([row.get(f"average_{m}") for row in done]) for m in RECALLS},
         forgetting={m: Spread.of([row.get(f"forgetting_{m}") for row in done]) for m in RECALLS},
         parameters=first["trainable_parameters"],
         parameters_per_task=first["trainable_parameters_per_task"],
+        seconds=Spread.of([row["seconds"] for row in done]),
         seconds_per_task=Spread.of([row["seconds_per_task"] for row in done]),
         learning_rate=first["learning_rate"],
         overrides=tuple(first["overrides"]),
@@ -120,54 +127,69 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
     )
 
 
-HEADERS = (
-    "setting",
-    "t2i R@1",
-    "i2t R@1",
-    "t2i forgetting",
-    "i2t forgetting",
-    "parameters",
-    "a task",
-    "seconds a task",
-    "seeds",
+@dataclass(frozen=True)
+class Column:
+    """A column of the comparison: its header and a row's text under it."""
+
+    header: str
+    cell: Callable[[SettingRow, str], str]  # the row, and how plus-minus is written
+
+
+def _spread(header: str, of: Callable[[SettingRow], Spread], digits: int = 1) -> Column:
+    return Column(header, lambda row, plus_minus: of(row).text(plus_minus, digits))
+
+
+SETTING = Column("setting", lambda row, _: row.title)
+RECALL_COLUMNS = (
+    _spread("t2i R@1", lambda row: row.averages["t2i_r1"]),
+    _spread("i2t R@1", lambda row: row.averages["i2t_r1"]),
+    _spread("t2i forgetting", lambda row: row.forgetting["t2i_r1"]),
+    _spread("i2t forgetting", lambda row: row.forgetting["i2t_r1"]),
 )
+PARAMETERS = Column("parameters", lambda row, _: _count(row.parameters))
+STREAM_COSTS = (
+    Column("a task", lambda row, _: _count(row.parameters_per_task)),
+    _spread("seconds a task", lambda row: row.seconds_per_task),
+)
+MODEL_COSTS = (_spread("seconds", lambda row: row.seconds),)
+SEEDS = Column("seeds", lambda row, _: str(row.seeds) + (f" ({row.status})" if row.status else ""))
 
 
-def cells(row: SettingRow, plus_minus: str = " ± ") -> list[str]:
-    """The texts of a row under `HEADERS`."""
-    seeds = str(row.seeds) + (f" ({row.status})" if row.status else "")
-    return [
-        row.title,
-        row.averages["t2i_r1"].text(plus_minus=plus_minus),
-        row.averages["i2t_r1"].text(plus_minus=plus_minus),
-        row.forgetting["t2i_r1"].text(plus_minus=plus_minus),
-        row.forgetting["i2t_r1"].text(plus_minus=plus_minus),
-        _count(row.parameters),
-        _count(row.parameters_per_task),
-        row.seconds_per_task.text(plus_minus=plus_minus),
-        seeds,
-    ]
+def columns(measure: Measure) -> tuple[Column, ...]:
+    """Recall and forgetting for streams; for models, which have no averages, their figure."""
+    if measure.kind == "stream":
+        return (SETTING, *RECALL_COLUMNS, PARAMETERS, *STREAM_COSTS, SEEDS)
+    figure = _spread(measure.title, lambda row: row.figure, digits=3)
+    return (SETTING, figure, PARAMETERS, *MODEL_COSTS, SEEDS)
 
 
-def to_markdown(comparison: Comparison) -> str:
+def cells(row: SettingRow, shown: Sequence[Column], plus_minus: str = " ± ") -> list[str]:
+    """The texts of a row under the headers of `shown`."""
+    return [column.cell(row, plus_minus) for column in shown]
+
+
+def to_markdown(comparison: Comparison, measure: Measure) -> str:
     """The comparison as a Markdown table."""
-    lines = ["| " + " | ".join(HEADERS) + " |", "|---|" + "---:|" * (len(HEADERS) - 1)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in comparison.rows]
+    shown = columns(measure)
+    headers = [column.header for column in shown]
+    lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
+    lines += ["| " + " | ".join(cells(row, shown)) + " |" for row in comparison.rows]
     return "\n".join(lines) + "\n"
 
 
-def to_latex(comparison: Comparison) -> str:
+def to_latex(comparison: Comparison, measure: Measure) -> str:
     """The comparison as a LaTeX table; it needs the package booktabs."""
-    columns = "l" + "r" * (len(HEADERS) - 1)
+    shown = columns(measure)
+    alignment = "l" + "r" * (len(shown) - 1)
     body = [
-        " & ".join(_latex(cell) for cell in cells(row, plus_minus=r" $\pm$ ")) + r" \\"
+        " & ".join(_latex(cell) for cell in cells(row, shown, plus_minus=r" $\pm$ ")) + r" \\"
         for row in comparison.rows
     ]
     return "\n".join(
         [
-            rf"\begin{{tabular}}{{{columns}}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
-            " & ".join(_latex(header) for header in HEADERS) + r" \\",
+            " & ".join(_latex(column.header) for column in shown) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-RECALL = "recall"  # what trials report: the mean of the configured metrics
+FIGURE = "figure"  # what trials report: the mean of the configured metrics
 TASKS_DONE = "tasks_done"
 
 

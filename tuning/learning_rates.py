@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from system.config import ExperimentConfig
 from system.errors import ConfigError
 from system.overrides import override
 from system.preflight import check_experiment
@@ -12,8 +13,8 @@ from system.storage.run_directory import RunDirectory
 from tuning.board import Board
 from tuning.config import LEARNING_RATE
 from tuning.judge import Rule
-from tuning.records import read_record
 from tuning.settings import Setting, SweepPlan, Trial
+from tuning.trial_kind import read_record
 
 LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
 Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display
@@ -35,8 +36,9 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
     """
     seed = plan.config.seeds[0]
     found = []
-    for base in plan.bases:
+    for base in plan.bases if plan.config.learning_rates else ():
         experiment = plan.trial(base, seed).experiment
+        assert isinstance(experiment, ExperimentConfig)  # others refuse `learning_rates`
         name = experiment.method["name"]
         rates = plan.config.rates_for(base.label) or plan.config.rates_for(name)
         if not rates or METHODS.get(name).method.trains_on == "nothing":

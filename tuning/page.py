@@ -8,9 +8,10 @@ from system.report.page_shell import render_page
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
 from tuning.analysis import SWEEP, TRIALS_TABLE
-from tuning.charts import curves_chart, parameters_chart
-from tuning.comparison import HEADERS, cells, compare
+from tuning.charts import build_charts
+from tuning.comparison import cells, columns, compare
 from tuning.learning_rates import LEARNING_RATES
+from tuning.measure import Measure
 
 
 def is_sweep(folder: Folder) -> bool:
@@ -41,18 +42,20 @@ def render_sweep(
 ) -> str:
     """The page as HTML text."""
     comparison = compare(trials, seeds=len(sweep["seeds"]))
-    charts = [curves_chart(comparison, trials, sweep["tasks"]), parameters_chart(comparison)]
+    measure = Measure.of(sweep)
+    shown = columns(measure)
     return render_page(
         "sweep.html",
         "tuning",
         sweep=sweep,
+        measure=measure,
         identity=_identity(sweep, trials),
-        headers=HEADERS,
-        rows=[(cells(row), row) for row in comparison.rows],
+        headers=[column.header for column in shown],
+        rows=[(cells(row, shown), row) for row in comparison.rows],
         best=comparison.best,
-        overrides=[row for row in comparison.rows if row.overrides],
+        overrides=[row for row in comparison.rows if row.overrides and not row.values],
         zero_shot=_zero_shot(trials),
-        charts=[chart for chart in charts if chart is not None],
+        sections=build_charts(comparison, trials, measure),
         rates=rates,
         trials=[{**trial, "last": _last(trial)} for trial in trials],
         location=location,
@@ -68,11 +71,11 @@ def _identity(
         ("Benchmark", sweep["benchmark"]),
         ("Tasks", str(len(sweep["tasks"]))),
         ("Seeds", ", ".join(str(seed) for seed in sweep["seeds"])),
-        ("Search", sweep["search"]),
+        ("Search", sweep["search"] + (", few parameters" if sweep["fewer_parameters"] else "")),
         ("Scheduler", sweep["scheduler"]),
         ("Trials", ", ".join(counts)),
-        ("Evaluated with", f"split: {sweep['split']}, gallery: {sweep['gallery']}"),
-        ("Compared by", ", ".join(METRIC_LABELS[metric] for metric in sweep["metric"])),
+        ("Evaluated with", sweep["evaluated_with"]),
+        ("Compared by", ", ".join(METRIC_LABELS.get(metric, metric) for metric in sweep["metric"])),
         ("Command", "promptide sweep " + " ".join(sweep["command"])),
     ]
 
@@ -87,5 +90,5 @@ def _zero_shot(trials: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _last(trial: Mapping[str, Any]) -> float | None:
-    known = [figure for figure in trial["recall_by_task"] if figure is not None]
+    known = [figure for figure in trial["figure_by_task"] if figure is not None]
     return known[-1] if known else None

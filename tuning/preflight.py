@@ -1,18 +1,18 @@
 """Checks of a whole sweep before its first trial starts."""
 
 from system.errors import ConfigError, PromptideError
-from system.preflight import Checked, check_experiment
 from system.storage.run_directory import CONFIG
 from tuning.settings import Setting, SweepPlan, at_point
+from tuning.trial_kind import kind_of
 
 MOST_CHECKED = 64  # settings whose backbone and method are built; all of them are composed
 SAMPLED = 8  # points of a space that Optuna will fill, drawn to be checked
 
 
-def check_sweep(plan: SweepPlan) -> Checked:
+def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
     """Check every setting as a run checks its own; of those that will be proposed, some.
 
-    Returns what the first one found: all trials of a sweep have the same number of tasks. Raises
+    Returns the tasks of the first one: all trials of a sweep have the same number of them. Raises
     ConfigError when the sweep's directory is that of a run, or the error of the setting that is
     wrong with its name.
     """
@@ -28,13 +28,13 @@ def check_sweep(plan: SweepPlan) -> Checked:
     else:
         settings = plan.settings(plan.bases)
     experiments = [(s, plan.trial(s, config.seeds[0]).experiment) for s in settings]
-    found = []
+    found: list[tuple[str, ...]] = []
     for setting, experiment in experiments[:: -(-len(settings) // MOST_CHECKED)]:
         try:
-            found.append(check_experiment(experiment))
+            found.append(kind_of(experiment).check(experiment))
         except PromptideError as error:
             raise in_setting(setting, error) from error
-    lengths = sorted({len(checked.tasks) for checked in found})
+    lengths = sorted({len(tasks) for tasks in found})
     if len(lengths) > 1:
         raise ConfigError(
             f"the trials' streams have {lengths} tasks; give benchmark.tasks the same number "

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from system.report.bars import Bars, Clock, TimeLeft, joined, time_left_text
 from tuning.board import Board, Status
+from tuning.measure import Measure
 
 
 class SweepProgress(Bars):
@@ -15,8 +16,9 @@ class SweepProgress(Bars):
     On a terminal one bar in tasks; elsewhere a line whenever a trial ends.
     """
 
-    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+    def __init__(self, console: Console, measure: Measure, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
+        self.measure = measure
         self._left = TimeLeft(after=1.0, clock=clock)  # a whole task
         self._title = ""
         self._shown: dict[str, Status] = {}
@@ -41,17 +43,26 @@ class SweepProgress(Bars):
         ended = {name for name, status in statuses.items() if status not in ("pending", "running")}
         for name in ended:
             if self._shown.get(name) != statuses[name]:
-                self.line(joined(f"{name}: {_outcome(board, name, statuses[name])}", left))
+                self.line(joined(f"{name}: {self._outcome(board, name, statuses[name])}", left))
         self._shown = statuses
         if self.live:
             self.progress.update(
                 self._bar,
-                description=f"{self._title}, tasks",
+                description=self._title if board.rule.tasks == 1 else f"{self._title}, tasks",
                 completed=done,
                 total=total,
                 detail=joined(_counts(counts), left),
                 visible=True,
             )
+
+    def _outcome(self, board: Board, name: str, status: Status) -> str:
+        figures = board.entries[name].course.figures
+        tasks = board.rule.tasks
+        last = next((figure for figure in reversed(figures) if figure is not None), None)
+        early = status != "finished" and tasks > 1
+        after = f" after {len(figures)} of {tasks} tasks" if early else ""
+        figure = "" if last is None else f", {self.measure.name} {self.measure.text(last)}"
+        return f"{status}{after}{figure}"
 
 
 def tasks_done(board: Board, statuses: dict[str, Status]) -> tuple[int, int]:
@@ -68,10 +79,3 @@ def _counts(counts: Counter[Status]) -> str:
     order: tuple[Status, ...] = ("finished", "running", "stopped", "failed", "pending")
     names = {"pending": "waiting"}
     return joined(*(f"{counts[s]} {names.get(s, s)}" for s in order if counts[s]))
-
-
-def _outcome(board: Board, name: str, status: Status) -> str:
-    figures = board.entries[name].course.figures
-    last = next((figure for figure in reversed(figures) if figure is not None), None)
-    after = f" after {len(figures)} of {board.rule.tasks} tasks" if status != "finished" else ""
-    return f"{status}{after}" + ("" if last is None else f", average recall {last:.2f} %")

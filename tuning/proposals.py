@@ -12,10 +12,14 @@ from tuning.space import LISTED, Dimension, Space, rounded
 
 PROPOSALS = "proposals.json"
 Enter = Callable[[Setting], list[Trial]]  # puts a setting's trials on the board
+Parameters = Callable[[Trial], float]  # how many numbers a finished trial trained
 
 
 class Proposals:
     """A study of Optuna's TPE (Bergstra et al. 2011) over the space.
+
+    With `parameters` it has two objectives, a large figure and few trainable numbers (Ozaki et al.
+    2022, "Multiobjective tree-structured Parzen estimator").
 
     What was proposed is read back when a sweep goes on, with the figures that came of it; new
     proposals then follow. Which figures are known when a proposal is made depends on what runs side
@@ -23,7 +27,14 @@ class Proposals:
     """
 
     def __init__(
-        self, space: Space, base: Setting, samples: int, seed: int, folder: Folder, board: Board
+        self,
+        space: Space,
+        base: Setting,
+        samples: int,
+        seed: int,
+        folder: Folder,
+        board: Board,
+        parameters: Parameters | None = None,
     ) -> None:
         try:
             import optuna
@@ -35,8 +46,9 @@ class Proposals:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         self.space, self.base, self.samples, self.seed = space, base, samples, seed
-        self.folder, self.board = folder, board
-        self.study = optuna.create_study(direction="maximize")
+        self.folder, self.board, self.parameters = folder, board, parameters
+        directions = ["maximize"] if parameters is None else ["maximize", "minimize"]
+        self.study = optuna.create_study(directions=directions)
         self.made: list[dict[str, Any]] = []  # {"parameters": Optuna's, "values": ours}
         self.open: dict[str, Any] = {}  # label -> Optuna's trial that waits for its figure
         self.trials: dict[str, list[Trial]] = {}
@@ -72,7 +84,10 @@ class Proposals:
         courses = [self.board.entries[name].course.figures for name in names]
         finals = [course[-1] for course in courses if course and course[-1] is not None]
         if found == {"finished"} and len(finals) == len(names):
-            self.study.tell(asked, sum(finals) / len(finals))
+            values = [sum(finals) / len(finals)]
+            if self.parameters is not None:
+                values.append(self.parameters(self.trials[label][0]))
+            self.study.tell(asked, values)
         elif "stopped" in found and finals:
             asked.report(finals[0], len(courses[0]))
             self.study.tell(asked, state=state.PRUNED)

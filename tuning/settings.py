@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from system.config import ExperimentConfig, composed_values, experiment_of
+from system.config import composed_values
 from system.errors import ConfigError
 from system.overrides import override
 from system.storage.files import Folder
 from tuning.config import TuneConfig, tune_config
+from tuning.measure import Measure
 from tuning.space import Values
+from tuning.trial_kind import Experiment, kind_named, kind_of
 
 TRIALS = "trials"
 
@@ -30,11 +32,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """One whole stream: a setting with one seed, in its own run directory."""
+    """One run: a setting with one seed, in its own run directory."""
 
     setting: Setting
     seed: int
-    experiment: ExperimentConfig
+    experiment: Experiment
 
     @property
     def name(self) -> str:
@@ -50,24 +52,32 @@ class SweepPlan:
     file: str | None
     values: Mapping[str, Any]
     config: TuneConfig
-    experiment: ExperimentConfig
+    experiment: Experiment
 
     @classmethod
     def compose(cls, overrides: Sequence[str], file: str | None = None) -> "SweepPlan":
         """From a command's overrides. Raises ConfigError as `compose` and `tune_config` do."""
         values = composed_values(overrides, file)
-        return cls(tuple(overrides), file, values, tune_config(values), experiment_of(values))
+        config, kind = tune_config(values), kind_named(values)
+        experiment: Experiment = kind.parse(values)
+        kind.check_tune(experiment, config)
+        return cls(tuple(overrides), file, values, config, experiment)
 
     @property
     def folder(self) -> Folder:
         """`<storage_path>/<run name>/` of the sweep."""
         return Folder.of(self.experiment.storage_path).child(self.experiment.run_name)
 
+    def measure(self, tasks: Sequence[str]) -> Measure:
+        """What the trials are compared by, after so many tasks."""
+        kind = kind_of(self.experiment)
+        return Measure(kind.name, *kind.measure(self.config.metric), len(tasks))
+
     @cached_property
     def bases(self) -> list[Setting]:
         """The methods that are tried, or the experiment's own, without values of the space."""
         if not self.config.methods:
-            return [Setting(str(self.experiment.method["name"]), ())]
+            return [Setting(kind_of(self.experiment).label(self.experiment), ())]
         return [
             Setting(
                 label, overrides if _names_method(overrides) else (f"method={label}", *overrides)
@@ -91,13 +101,14 @@ class SweepPlan:
         ]
 
     def trial(self, setting: Setting, seed: int, folder: str = TRIALS, *more: str) -> Trial:
-        """A setting's stream with one seed, in its own directory under the sweep's.
+        """A setting's run with one seed, in its own directory under the sweep's.
 
         Raises ConfigError naming the key that the config does not have or the value it refuses.
         """
         overrides = [*self.overrides, *setting.overrides, *more, f"seed={seed}"]
         try:
-            experiment = experiment_of(composed_values(overrides, self.file))
+            values = composed_values(overrides, self.file)
+            experiment: Experiment = kind_named(values).parse(values)
         except ConfigError as error:
             raise ConfigError(f"setting {setting.label!r} of the sweep: {error}") from error
         name = f"{self.experiment.run_name}-{setting.label}-seed{seed}"

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from actors.cluster import check_storage, ray_cluster
-from system.preflight import Checked
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.analysis import Outcome, write_analysis
@@ -17,8 +16,8 @@ from tuning.page import write_sweep_page
 from tuning.preflight import check_sweep
 from tuning.progress import SweepProgress
 from tuning.proposals import Proposals
-from tuning.records import read_record
 from tuning.settings import Setting, SweepPlan, Trial
+from tuning.trial_kind import kind_of, read_record
 from tuning.tune_run import Packing, run_trials
 
 TUNE = "tune"  # Ray Tune's own logs, a folder a start
@@ -28,14 +27,14 @@ class Sweep:
     """The parts of a running sweep."""
 
     def __init__(
-        self, plan: SweepPlan, checked: Checked, progress: SweepProgress, opened: ExitStack
+        self, plan: SweepPlan, tasks: Sequence[str], progress: SweepProgress, opened: ExitStack
     ) -> None:
         self.plan = plan
         self.opened = opened
         self._packing: Packing | None = None
         self.progress = progress
         config = plan.config
-        rule = Rule(config.scheduler, config.grace_tasks, config.reduction, len(checked.tasks))
+        rule = Rule(config.scheduler, config.grace_tasks, config.reduction, len(tasks))
         self.board = Board(rule)
         self.proposals: Proposals | None = None
 
@@ -64,8 +63,14 @@ class Sweep:
             config.search_seed,
             self.plan.folder,
             self.board,
+            self._parameters if config.fewer_parameters else None,
         )
         self.proposals.restore(self.enter_setting)
+
+    def _parameters(self, trial: Trial) -> float:
+        record = read_record(trial.experiment, self.plan.config.metric)
+        columns = kind_of(trial.experiment).columns(trial.experiment, record)
+        return float(columns["trainable_parameters"])
 
     def run(self, board: Board, title: str) -> None:
         """Run what a board has to run, and what is proposed on the way if it is the sweep's own."""
@@ -101,16 +106,16 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
 
     Raises ConfigError before the first trial for whatever is wrong with any of them.
     """
-    checked = check_sweep(plan)
+    tasks = check_sweep(plan)
     candidates = rate_trials(plan)
     with (
         sole_writer(plan.folder),
         ExitStack() as opened,
-        SweepProgress(console) as progress,
+        SweepProgress(console, plan.measure(tasks)) as progress,
     ):
-        sweep = Sweep(plan, checked, progress, opened)
+        sweep = Sweep(plan, tasks, progress, opened)
         sweep.fill(choose_learning_rates(plan, candidates, sweep.run))
         sweep.run(sweep.board, "trials")
-        outcome = write_analysis(plan, sweep.board, checked.tasks)
+        outcome = write_analysis(plan, sweep.board, tasks)
         write_sweep_page(plan.folder)
     return outcome

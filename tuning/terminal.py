@@ -9,26 +9,36 @@ from rich.text import Text
 
 from system.storage.run_directory import REPORT
 from tuning.analysis import BEST, LATEX, MARKDOWN, TRIALS_TABLE, Outcome
-from tuning.comparison import cells
+from tuning.charts_cost import parameters_front
+from tuning.comparison import cells, columns
 from tuning.parameters import BYTES_PER_NUMBER, PUBLISHED_TASKS, ParameterCount
 
 # Two words above two columns hold for both: the table has to fit into 80 columns.
-HEADERS = ("setting", "average\nt2i", "\ni2t", "forgetting\nt2i", "\ni2t", "numbers\ntrained")
-LAST_HEADERS = ("s/task", "seeds")
-PARAMETERS_A_TASK = 6  # the cell that only the files have
+SHORT_HEADERS = {
+    "t2i R@1": "average\nt2i",
+    "i2t R@1": "\ni2t",
+    "t2i forgetting": "forgetting\nt2i",
+    "i2t forgetting": "\ni2t",
+    "parameters": "numbers\ntrained",
+    "seconds a task": "s/task",
+}
+IN_FILES_ALONE = "a task"  # a column
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Print the comparison and where the files of a sweep are."""
-    table = _table("recall at 1 and forgetting, %, mean ± standard deviation over seeds")
-    for header in (*HEADERS, *LAST_HEADERS):
-        table.add_column(header, justify="left" if header == "setting" else "right")
+    stream = outcome.measure.kind == "stream"
+    what = "recall at 1 and forgetting, %" if stream else outcome.measure.title
+    table = _table(f"{what}, mean ± standard deviation over seeds")
+    shown = [column for column in columns(outcome.measure) if column.header != IN_FILES_ALONE]
+    for column in shown:
+        header = SHORT_HEADERS.get(column.header, column.header)
+        table.add_column(header, justify="left" if column.header == "setting" else "right")
     for row in outcome.comparison.rows:
         style = "bold" if row.setting == outcome.comparison.best else ""
-        shown = cells(row, plus_minus="±")
-        shown[0] = row.setting  # its values stand in the files: they would fill the line
-        del shown[PARAMETERS_A_TASK]
-        table.add_row(*(Text(cell) for cell in shown), style=style)
+        texts = cells(row, shown, plus_minus="±")
+        texts[0] = row.setting  # its values stand in the files: they would fill the line
+        table.add_row(*(Text(text) for text in texts), style=style)
     console.print(table)
     failed = [row for row in outcome.trials.to_pylist() if row["status"] == "failed"]
     for row in failed:
@@ -36,6 +46,10 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         _line(f"{row['trial']} failed: {reason}", console)
     for name in (TRIALS_TABLE, MARKDOWN, LATEX, REPORT):
         _line(f"{name}: {outcome.folder.file_uri(name)}", console)
+    front = parameters_front(outcome.comparison.rows)
+    if len(front) > 1:
+        shown_front = ", ".join(f"{row.setting} ({row.parameters:,})" for row in front)
+        _line(f"fewest numbers for what they reach: {shown_front}", console)
     if outcome.comparison.best is not None:
         best = outcome.folder.file_uri(BEST)
         _line(f"best: {outcome.comparison.best}; promptide run --config {best}", console)

@@ -23,9 +23,9 @@ from system.config import ClusterConfig
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.board import Board
-from tuning.figures import RECALL, TASKS_DONE
+from tuning.figures import FIGURE, TASKS_DONE
 from tuning.settings import Trial
-from tuning.trial import StreamTrial
+from tuning.trial import SweepTrial
 
 #: What a trial that only waits for its own workers holds: Tune accepts no trial without anything,
 #: and any part of a CPU could keep the last worker from its own.
@@ -103,7 +103,7 @@ class TrialQueue(NotKept, Searcher):
         """A trial finished, failed or was stopped."""
         name = self.names[trial_id]
         if result is not None and TASKS_DONE in result:  # the last one comes here alone
-            self.board.report(name, result[TASKS_DONE], result[RECALL])
+            self.board.report(name, result[TASKS_DONE], result[FIGURE])
         self.board.end(name, failed=error)
         self.settled(self.board.entries[name].trial)
 
@@ -131,7 +131,7 @@ class BoardScheduler(NotKept, FIFOScheduler):
     ) -> str:
         """Enter the report, and close the stream of a trial that is stopped."""
         name = trial.config["experiment"]["run_name"]
-        self.board.report(name, result[TASKS_DONE], result[RECALL])
+        self.board.report(name, result[TASKS_DONE], result[FIGURE])
         if name in self.board.stops():
             close_stream(name)
         return str(TrialScheduler.CONTINUE)
@@ -169,7 +169,7 @@ def run_trials(
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the sweep's table
     tuner = tune.Tuner(
-        tune.with_resources(StreamTrial, dict(packing.resources)),
+        tune.with_resources(SweepTrial, dict(packing.resources)),
         tune_config=tune.TuneConfig(
             search_alg=TrialQueue(board, propose, settled, list(metric)),
             scheduler=BoardScheduler(board),

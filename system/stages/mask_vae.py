@@ -100,6 +100,7 @@ class MaskVaeStage:
     """What a run of `stage=mask_vae` does."""
 
     experiment = ModelExperiment
+    figures = ("held_out_iou",)
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """Nothing: it learns from masks alone."""

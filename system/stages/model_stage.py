@@ -98,6 +98,11 @@ class ModelStage(Protocol):
         """What describes its runs: a class of more sections if it needs more."""
         ...
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Keys of metrics.json, dotted, that a sweep may go by; larger is better."""
+        ...
+
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """The experiments whose models this one builds on, in the order to run them."""
         ...

@@ -70,6 +70,7 @@ class PromptGeneratorStage:
     """What a run of `stage=prompt_generator` does, and the latents that its models make."""
 
     experiment = ModelExperiment
+    figures = ("iou.sampled",)
 
     def masks(self, experiment: ModelExperiment) -> MaskDecoder:
         """The decoder of what the experiment's model makes; neither need be trained yet."""

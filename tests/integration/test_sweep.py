@@ -29,7 +29,7 @@ def sweep_overrides(root: Path, run_name: str, *more: str) -> list[str]:
 
 def table(root: Path, run_name: str) -> list[dict[str, object]]:
     """What has to be the same however a sweep came to its end."""
-    columns = ["setting", "seed", "status", "stopped_after", "recall", "recall_by_task"]
+    columns = ["setting", "seed", "status", "stopped_after", "figure", "figure_by_task"]
     return list(
         pq.read_table(root / "runs" / run_name / "trials.parquet", columns=columns).to_pylist()
     )

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from tuning.comparison import Spread, compare, short_names, to_latex, to_markdown
+from tuning.measure import Measure
+
+RECALL = Measure("stream", "average recall", "%", 2)
 
 
 def trial(setting: str, seed: int, recall: float | None, **more: Any) -> dict[str, Any]:
@@ -15,13 +18,14 @@ def trial(setting: str, seed: int, recall: float | None, **more: Any) -> dict[st
         "method": setting,
         "seed": seed,
         "status": "finished" if finished else "failed",
-        "recall": recall,
+        "figure": recall,
         "average_t2i_r1": recall,
         "average_i2t_r1": recall,
         "forgetting_t2i_r1": 0.5 if finished else None,
         "forgetting_i2t_r1": None,
         "trainable_parameters": 1072 if finished else None,
         "trainable_parameters_per_task": 536 if finished else None,
+        "seconds": 4.0 if finished else None,
         "seconds_per_task": 2.0 if finished else None,
         "learning_rate": 0.1,
         "values": "{}",
@@ -62,7 +66,7 @@ def test_best_first_and_only_those_with_all_seeds_can_be_best() -> None:
     assert [row.setting for row in comparison.rows] == ["strong", "weak", "lucky"]
     assert comparison.best == "strong"
     assert comparison.rows[2].status == "1 failed"
-    assert comparison.rows[2].recall.mean == 90.0
+    assert comparison.rows[2].figure.mean == 90.0
 
 
 def test_drawn_values_stand_beside_their_setting() -> None:
@@ -88,7 +92,7 @@ def test_no_best_where_nothing_finished() -> None:
 
 
 def test_markdown_has_a_row_a_setting() -> None:
-    text = to_markdown(compare([trial("lpi", 0, 20.0), trial("lpi", 1, 22.0)], seeds=2))
+    text = to_markdown(compare([trial("lpi", 0, 20.0), trial("lpi", 1, 22.0)], seeds=2), RECALL)
     header, rule, row = text.strip().splitlines()
     assert header.count("|") == rule.count("|") == row.count("|")
     assert row.startswith("| lpi | 21.0 ± 1.4 | 21.0 ± 1.4 | 0.5 ± 0.0 |")
@@ -97,8 +101,9 @@ def test_markdown_has_a_row_a_setting() -> None:
 
 def test_latex_escapes_names_and_keeps_its_own_signs() -> None:
     """An underscore in a method's name must not stop the paper from compiling."""
-    text = to_latex(compare([trial("zero_shot", 0, 20.0), trial("zero_shot", 1, 22.0)], seeds=2))
+    rows = [trial("zero_shot", 0, 20.0), trial("zero_shot", 1, 22.0)]
+    text = to_latex(compare(rows, seeds=2), RECALL)
     assert r"zero\_shot & 21.0 $\pm$ 1.4 &" in text
     assert "–" not in text  # noqa: RUF001
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len({line.count("&") for line in rows}) == 1
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({line.count("&") for line in lines}) == 1

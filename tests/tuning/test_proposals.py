@@ -8,8 +8,9 @@ import pytest
 from system.config import compose
 from system.storage.files import Folder
 from tuning.board import Board
+from tuning.charts_cost import pareto_front
 from tuning.judge import Rule
-from tuning.proposals import Proposals
+from tuning.proposals import Parameters, Proposals
 from tuning.records import TrialRecord
 from tuning.settings import Setting, Trial
 from tuning.space import parse_space
@@ -30,11 +31,16 @@ DONE = {"tasks": ["a"]}
 class Study:
     """A sweep of one task whose trials end at once with the figure 10 - x squared."""
 
-    def __init__(self, folder: Path, records: dict[str, TrialRecord] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        records: dict[str, TrialRecord] | None = None,
+        parameters: Parameters | None = None,
+    ) -> None:
         self.records = records or {}
         self.board = Board(Rule("none", 1, 2, 1))
         base = Setting("lpi", ())
-        self.proposals = Proposals(SPACE, base, 6, 0, Folder.of(folder), self.board)
+        self.proposals = Proposals(SPACE, base, 6, 0, Folder.of(folder), self.board, parameters)
         self.experiment = compose([])
         self.entered: list[Setting] = []
         self.proposals.restore(self.enter)
@@ -92,3 +98,22 @@ def test_a_proposal_whose_trial_was_interrupted_goes_on(tmp_path: Path) -> None:
     again = Study(tmp_path, {first.entered[0].label: TrialRecord([9.0], DONE, None)})
     waiting = list(again.board.to_run())
     assert [trial.setting.values for trial in waiting] == [interrupted.setting.values]
+
+
+def rank(trial: Trial) -> float:
+    return float(trial.setting.values["rank"])
+
+
+def test_with_two_objectives_the_study_knows_both_and_its_front(tmp_path: Path) -> None:
+    """Else a small setting that is nearly as good would never be looked for."""
+    study = Study(tmp_path / "two", parameters=rank)
+    records = study.run(100)
+    told = [(trial.values[0], trial.values[1]) for trial in study.proposals.study.trials]
+    assert told == [
+        (10 - setting.values["x"] ** 2, setting.values["rank"]) for setting in study.entered
+    ]
+    front = pareto_front([(parameters, figure) for figure, parameters in told])
+    best = {trial.number for trial in study.proposals.study.best_trials}
+    assert set(front) <= best  # Optuna names equals too
+    again = Study(tmp_path / "two", records, parameters=rank)
+    assert [(t.values[0], t.values[1]) for t in again.proposals.study.trials] == told

@@ -5,19 +5,24 @@ from typing import Any
 
 import pytest
 
-from system.config import CONFIG_DIRECTORY
+from system.config import CONFIG_DIRECTORY, ExperimentConfig
 from system.data.task_order import ORDER_POLICIES
 from system.errors import ConfigError
 from system.overrides import override
 from system.prompts.method import build_method
 from tuning.preflight import check_sweep
-from tuning.settings import Setting, SweepPlan
+from tuning.settings import Setting, SweepPlan, Trial
 
 SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
 
 
 def plan(*overrides: str) -> SweepPlan:
     return SweepPlan.compose(["run_name=s", *overrides])
+
+
+def stream(trial: Trial) -> ExperimentConfig:
+    assert isinstance(trial.experiment, ExperimentConfig)
+    return trial.experiment
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ def test_every_kind_of_value_reaches_the_experiment() -> None:
             override("stage.optimiser.learning_rate", 1e-05),
         ),
     )
-    experiment = plan(SPACE).trial(setting, 0).experiment
+    experiment = stream(plan(SPACE).trial(setting, 0))
     assert experiment.benchmark.tasks == ("food", "animal")
     assert experiment.method["text_prompt_length"] is None
     assert experiment.method["layer_alignment"]["similarity"] == "dot"
@@ -64,7 +69,7 @@ def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> No
         "s-lpi-000-seed4",
         "s-lpi-001-seed4",
     ]
-    first = trials[0].experiment
+    first = stream(trials[0])
     assert first.storage_path == str(tmp_path / "s" / "trials")
     assert (first.seed, first.method["rank"], first.cluster.workers) == (3, 1, 0)
     assert "tune" not in first.to_dict()
@@ -73,7 +78,7 @@ def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> No
 def test_methods_are_named_by_their_label() -> None:
     """`lpi: [...]` is the method; two variants of one method have names of their own."""
     sweep = plan("+tune={methods:{maple:[],lpi_small:['method=lpi','method.rank=1']},seeds:[0]}")
-    maple, small = (trial.experiment for trial in sweep.trials(sweep.bases))
+    maple, small = (stream(trial) for trial in sweep.trials(sweep.bases))
     assert (maple.method["name"], small.method["name"], small.method["rank"]) == ("maple", "lpi", 1)
 
 
@@ -110,6 +115,11 @@ def test_only_some_methods_on_request() -> None:
             "space:{stage:{optimiser:{learning_rate:{grid:[0.1]}}}}}",
             "in both space and learning_rates",
         ),
+        ("{fewer_parameters:true}", "search=grid and scheduler=none; it takes search=optuna"),
+        (
+            "{fewer_parameters:true,search:optuna,scheduler:asha,space:{a:{grid:[1]}}}",
+            "search=optuna and scheduler=asha",
+        ),
         ("{search:optuna,methods:{lpi:[],maple:[]},space:{a:{grid:[1]}}}", "one study"),
     ],
 )
@@ -133,12 +143,15 @@ def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
     composed = SweepPlan.compose([sweep])
     settings = composed.settings(composed.bases)
     assert len({setting.label for setting in settings}) == len(settings)
-    backbone = composed.experiment.backbone.load()
+    own = composed.experiment
+    shape = own.backbone.load().shape if isinstance(own, ExperimentConfig) else None
     for setting in settings:
         experiment = composed.trial(setting, composed.config.seeds[0]).experiment
         for key, value in setting.values.items():
             assert _at(experiment.to_dict(), key) == value, f"{setting.label}: {key}"
-        build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
+        if isinstance(experiment, ExperimentConfig):
+            assert shape is not None
+            build_method(experiment.method, shape, experiment.seed, experiment.protocol)
 
 
 def _at(values: dict[str, Any], key: str) -> Any:
@@ -178,6 +191,14 @@ def test_losses_are_switched_off_one_by_one() -> None:
     composed = SweepPlan.compose(["tune=ablation_losses"])
     pairs = [tuple(setting.values.values()) for setting in composed.settings(composed.bases)]
     assert pairs == [(0.1, 0.1), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)]
+
+
+def test_a_setting_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
+    """`experiment=compare` names no scheduler: a user must not have to know that."""
+    sweep = SweepPlan.compose(["experiment=compare", "tune.scheduler=median"])
+    assert sweep.config.scheduler == "median"
+    with pytest.raises(ConfigError, match=r"unknown key tune\.sampels; did you mean"):
+        SweepPlan.compose(["tune=lpi", "tune.sampels=3"])
 
 
 def test_nothing_to_sweep_over() -> None:

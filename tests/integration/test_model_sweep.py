@@ -1,0 +1,62 @@
+"""A sweep whose trials train a model's stage: judged by the stage's own figure."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from system import app
+from system.config import composed_values
+from system.stages.model_stage import ModelExperiment
+from tests.report.page_reader import PageReader
+from tests.stages.mask_files import SIDE, prepare_shapes
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def sweep_overrides(root: Path) -> list[str]:
+    return [
+        "tune=mask_vae",
+        "benchmark.name=shapes",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root}",
+        "run_name=vae",
+        f"stage.vae.image_size={SIDE}",
+        "stage.epochs=1",
+        "stage.batch_size=8",
+        "tune.space.stage.vae.channels.grid=[[4,8],[8,16]]",
+        "tune.space.stage.vae.latent_channels.grid=[4]",
+        "tune.seeds=[0,1]",
+    ]
+
+
+def test_a_models_settings_are_compared_by_its_figure(tmp_path: Path, ray_local: None) -> None:
+    prepare_shapes(tmp_path)
+    app.sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
+    folder = tmp_path / "runs" / "vae"
+    rows = pq.read_table(folder / "trials.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["finished"] * 4
+    for row in rows:
+        metrics = json.loads((folder / "trials" / row["trial"] / "metrics.json").read_text())
+        assert row["figure"] == metrics["held_out_iou"]
+        assert row["trainable_parameters"] == metrics["trainable_parameters"]
+        assert row["seconds"] > 0
+    means = {
+        setting: sum(row["figure"] for row in rows if row["setting"] == setting) / 2
+        for setting in ("mask_vae-000", "mask_vae-001")
+    }
+    best = max(means, key=lambda setting: means[setting])
+    page = PageReader.of(folder / "report.html")
+    assert page.tables["comparison"][1][0].startswith(best)
+    assert "held_out_iou" in page.tables["comparison"][0]
+
+    values = composed_values([], str(folder / "best.yaml"))
+    assert ModelExperiment.from_values(values).stage["vae"]["channels"] == (
+        [4, 8] if best == "mask_vae-000" else [8, 16]
+    )
+    before = [(folder / "trials" / row["trial"] / "metrics.json").stat() for row in rows]
+    app.sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
+    after = [(folder / "trials" / row["trial"] / "metrics.json").stat() for row in rows]
+    assert [file.st_mtime_ns for file in after] == [file.st_mtime_ns for file in before]

@@ -1,0 +1,165 @@
+"""Trials of a model's stage: what a sweep over it may say, and how a trial is judged."""
+
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system.errors import ConfigError, DataError, PromptideError
+from system.stages.model_stage import ModelExperiment, Show
+from system.storage.run_directory import METRICS, RunDirectory
+from tests.stages.mask_files import SIDE, prepare_shapes
+from tuning.model_trial import SECONDS, ModelTrials
+from tuning.preflight import check_sweep
+from tuning.settings import SweepPlan
+from tuning.trial import run_trial
+from tuning.trial_kind import Reports, kind_of
+
+
+def plan(root: Path, *more: str) -> SweepPlan:
+    return SweepPlan.compose(
+        [
+            "tune=mask_vae",
+            "benchmark.name=shapes",
+            f"storage_path={root / 'runs'}",
+            f"data_path={root}",
+            f"stage.vae.image_size={SIDE}",
+            "stage.batch_size=8",
+            "tune.space.stage.vae.channels.grid=[[4,8]]",
+            "tune.space.stage.vae.latent_channels.grid=[4]",
+            *more,
+        ]
+    )
+
+
+def experiment(sweep: SweepPlan) -> ModelExperiment:
+    (setting,) = sweep.settings(sweep.bases)
+    trial = sweep.trial(setting, 0)
+    assert isinstance(trial.experiment, ModelExperiment)
+    return trial.experiment
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tune.metric=[t2i_r1]", "stage 'mask_vae' goes by held_out_iou"),
+        ("tune.scheduler=asha", "judged once, at its end: use tune.scheduler=none"),
+        ("tune.methods={lpi:[]}", r"tune\.methods is for sweeps over streams"),
+        ("tune.learning_rates={default:[0.1]}", r"tune\.learning_rates is for sweeps over"),
+    ],
+)
+def test_what_streams_alone_have_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tune.space.stage.vae.chanels.grid=[1]", "'mask_vae-000' of the sweep.*chanels"),
+        ("tune.space.stage.epochs.grid=[0]", "'mask_vae-000' of the sweep.*epochs=0"),
+        ("stage.batch_size=64", "'mask_vae-000' of the sweep.*24 object masks"),
+    ],
+)
+def test_a_wrong_setting_is_found_before_the_first_trial(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    prepare_shapes(tmp_path)
+    with pytest.raises(PromptideError, match=message):
+        check_sweep(plan(tmp_path, override))
+
+
+def test_data_that_is_not_there_is_told_before_the_first_trial(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="prepare"):
+        check_sweep(plan(tmp_path))
+
+
+class Stage:
+    """A stage whose training takes no time."""
+
+    figures = ("a", "b.c")
+
+    def __init__(self) -> None:
+        self.there = False
+        self.trained = 0
+
+    def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
+        return ()
+
+    def epochs_done(self, experiment: ModelExperiment) -> int:
+        return 0
+
+    def finished(self, experiment: ModelExperiment) -> bool:
+        return self.there
+
+    def loop(self, config: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def report(self, experiment: ModelExperiment, tell: Any) -> None:
+        RunDirectory.of(experiment).folder.write_json(METRICS, {"a": 0.5, "b": {"c": 0.7}})
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage()
+
+    def train(_: ModelExperiment, trained: Stage, watch: Show) -> None:
+        trained.trained += 1
+
+    monkeypatch.setattr("tuning.model_trial._stage", lambda _: stage)
+    monkeypatch.setattr("tuning.model_trial.run_model", train)
+    return stage
+
+
+def run(experiment: ModelExperiment, *metric: str) -> list[Any]:
+    reports: Reports = queue.Queue()
+    run_trial({"experiment": experiment.to_dict(), "metric": metric}, reports)
+    return list(reports.queue)
+
+
+def test_the_mean_of_the_named_figures_counts(tmp_path: Path, stage: Stage) -> None:
+    one = experiment(plan(tmp_path, "tune.metric=[a]"))
+    assert run(one, "a", "b.c") == [{"figure": 0.6, "tasks_done": 1, "done": True}]
+    assert stage.trained == 1
+    record = kind_of(one).record(one, ("a", "b.c"))
+    assert (record.figures, record.finished) == ([0.6], True)
+
+
+def test_seconds_are_those_of_one_whole_training(tmp_path: Path, stage: Stage) -> None:
+    """The rest of an interrupted one, or finding a model that was there, would look fast."""
+    one = experiment(plan(tmp_path, "tune.metric=[a]"))
+    folder = RunDirectory.of(one).folder
+    run(one, "a")
+    assert folder.read_json(SECONDS)["seconds"] >= 0
+    run(one, "a")  # goes on after an interruption
+    assert folder.read_json(SECONDS)["seconds"] is None
+    assert ModelTrials().columns(one, kind_of(one).record(one, ("a",)))["seconds"] is None
+    stage.there = True
+    run(one, "a")
+    assert stage.trained == 2
+
+
+def test_what_a_model_builds_on_is_trained_first_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every trial over a generator's settings would else train the autoencoder below it anew."""
+    below, above = Stage(), Stage()
+    order: list[str] = []
+
+    def train(trained: ModelExperiment, stage: Stage, watch: Show) -> None:
+        order.append(trained.stage["name"])
+        stage.there = stage is below
+
+    def before(one: ModelExperiment) -> Sequence[ModelExperiment]:
+        return [one.with_stage({"name": "prompt_generator"})]
+
+    monkeypatch.setattr(above, "before", before)
+    stages = {"prompt_generator": below, "mask_vae": above}
+    monkeypatch.setattr("tuning.model_trial._stage", lambda one: stages[one.stage["name"]])
+    monkeypatch.setattr("tuning.model_trial.run_model", train)
+    one = experiment(plan(tmp_path, "tune.metric=[a]"))
+    run(one, "a")
+    run(one, "a")
+    assert order == ["prompt_generator", "mask_vae", "mask_vae"]

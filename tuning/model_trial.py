@@ -1,0 +1,138 @@
+"""A trial that trains one model, through the same code as `promptide run` of a model's stage."""
+
+import functools
+import operator
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.model_run import run_model
+from system.errors import ConfigError
+from system.stages.model_stage import (
+    MODEL_STAGES,
+    ModelExperiment,
+    ModelStage,
+    model_experiment,
+    show_nothing,
+)
+from system.storage.run_directory import METRICS, RunDirectory
+from tuning.config import TuneConfig
+from tuning.figures import FIGURE, TASKS_DONE
+from tuning.records import FAILURE, TrialRecord
+from tuning.trial_kind import Reports
+
+SECONDS = "seconds.json"  # of its own training; null if interrupted, or found ready
+
+
+class ModelTrials:
+    """See `TrialKind`; the figure is one that the stage writes into metrics.json, at the end."""
+
+    name = "model"
+
+    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
+        """By the stage's own names."""
+        return ("" if len(metric) == 1 else "mean of ") + ", ".join(metric), ""
+
+    def parse(self, values: Mapping[str, Any]) -> ModelExperiment:
+        """The experiment of composed values."""
+        return model_experiment(values)
+
+    def label(self, experiment: ModelExperiment) -> str:
+        """The stage's name."""
+        return str(experiment.stage["name"])
+
+    def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
+        """Raises ConfigError for a metric the stage has not, and for what only streams have."""
+        name, known = self.label(experiment), _stage(experiment).figures
+        for metric in config.metric:
+            if metric not in known:
+                raise ConfigError(
+                    f"tune.metric={list(config.metric)}: a sweep of stage {name!r} goes by "
+                    f"{' or '.join(known)}"
+                )
+        if config.scheduler != "none":
+            raise ConfigError(
+                f"tune.scheduler={config.scheduler} compares trials after each task of a stream; "
+                f"stage {name!r} is judged once, at its end: use tune.scheduler=none"
+            )
+        for key in ("methods", "learning_rates"):
+            if getattr(config, key):
+                raise ConfigError(
+                    f"tune.{key} is for sweeps over streams; for stage {name!r} name keys under "
+                    "tune.space"
+                )
+
+    def check(self, experiment: ModelExperiment) -> tuple[str, ...]:
+        """The stage's name, for all of its training; whether the model is there does not matter."""
+        _stage(experiment).finished(experiment)
+        return (self.label(experiment),)
+
+    def record(self, experiment: ModelExperiment, metric: Sequence[str]) -> TrialRecord:
+        """From the trial's metrics.json."""
+        folder = RunDirectory.of(experiment).folder
+        if folder.exists(METRICS):
+            metrics = folder.read_json(METRICS)
+            return TrialRecord([_figure(metrics, metric)], metrics, None)
+        failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
+        return TrialRecord([], None, failure)
+
+    def run(self, experiment: ModelExperiment, metric: Sequence[str], reports: Reports) -> None:
+        """Train the model, unless it is there for the same settings and data, and judge it."""
+        stage, folder = _stage(experiment), RunDirectory.of(experiment).folder
+        fresh = not folder.exists(SECONDS)
+        folder.write_json(SECONDS, {"seconds": None})
+        if not stage.finished(experiment):
+            _train_those_before(experiment, stage)
+            started = time.perf_counter()
+            run_model(experiment, stage, show_nothing)
+            if fresh:
+                folder.write_json(SECONDS, {"seconds": time.perf_counter() - started})
+        stage.report(experiment, _untold)
+        figure = _figure(folder.read_json(METRICS), metric)
+        told = float("nan") if figure is None else figure
+        reports.put({FIGURE: told, TASKS_DONE: 1, "done": True})
+
+    def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
+        """Numbers trained and seconds, where they are known."""
+        row: dict[str, Any] = {"method": self.label(experiment)}
+        folder = RunDirectory.of(experiment).folder
+        if record.metrics is None:
+            return row
+        row["trainable_parameters"] = record.metrics.get("trainable_parameters")
+        if folder.exists(SECONDS):
+            row["seconds"] = folder.read_json(SECONDS)["seconds"]
+        return row
+
+    def evaluated_with(self, experiment: ModelExperiment) -> str:
+        """The stage says itself what it holds out."""
+        return f"stage: {self.label(experiment)}"
+
+
+def _stage(experiment: ModelExperiment) -> ModelStage:
+    return MODEL_STAGES.get(experiment.stage["name"])
+
+
+def _train_those_before(experiment: ModelExperiment, stage: ModelStage) -> None:
+    """Train the models that a stage builds on, but none that any trial or run left already."""
+    for earlier in stage.before(experiment):
+        below = _stage(earlier)
+        if not below.finished(earlier):
+            RunDirectory.of(earlier).claim(earlier)
+            _train_those_before(earlier, below)
+            run_model(earlier, below, show_nothing)
+
+
+def _figure(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The mean of the named figures; None where one of them is undefined."""
+    values = [_at(metrics, name) for name in names]
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _at(metrics: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    return functools.reduce(operator.getitem, key.split("."), metrics)
+
+
+def _untold(_: str) -> None:
+    """Trials show themselves by their figure; the rest is in their directories."""

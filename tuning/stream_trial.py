@@ -1,0 +1,153 @@
+"""A trial that is a whole stream, through the same code as `promptide run`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.stream_run import run_stream
+from actors.stream_state import TaskStream
+from system.config import ExperimentConfig, experiment_of
+from system.data.manifest import Manifest
+from system.errors import ConfigError
+from system.preflight import check_experiment
+from system.prompts.method import METHODS
+from system.stages.task_source import ConsumerStatus, StreamClosedError
+from system.storage.results import RECALLS, finish_run
+from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
+from tuning.config import TuneConfig
+from tuning.figures import FIGURE, TASKS_DONE, recall_so_far
+from tuning.records import FAILURE, TrialRecord
+from tuning.trial_kind import Reports
+
+PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
+
+
+class StreamTrials:
+    """See `TrialKind`; the figure is the average recall over the tasks learned so far."""
+
+    name = "stream"
+
+    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
+        """The page names the metrics whose mean it is."""
+        return "average recall", "%"
+
+    def parse(self, values: Mapping[str, Any]) -> ExperimentConfig:
+        """The experiment of composed values."""
+        return experiment_of(values)
+
+    def label(self, experiment: ExperimentConfig) -> str:
+        """The method's name."""
+        return str(experiment.method["name"])
+
+    def check_tune(self, experiment: ExperimentConfig, config: TuneConfig) -> None:
+        """Raises ConfigError for a metric that streams have not."""
+        for metric in config.metric:
+            if metric not in RECALLS:
+                raise ConfigError(f"tune: metric {metric!r} is not one of {', '.join(RECALLS)}")
+
+    def check(self, experiment: ExperimentConfig) -> tuple[str, ...]:
+        """The tasks of the stream, in order."""
+        return check_experiment(experiment).tasks
+
+    def record(self, experiment: ExperimentConfig, metric: Sequence[str]) -> TrialRecord:
+        """From the trial's metrics and matrix, or from its stream's journal."""
+        directory = RunDirectory.of(experiment)
+        folder = directory.folder
+        if folder.exists(METRICS):
+            metrics = folder.read_json(METRICS)
+            rows = folder.read_table(ACCURACY_MATRIX).to_pylist()
+            return TrialRecord(recall_so_far(rows, metric, len(metrics["tasks"])), metrics, None)
+        failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
+        if not directory.stream.names():
+            return TrialRecord([], None, failure)
+        stream = TaskStream(
+            directory.stream.uri,
+            Manifest.load(experiment.benchmark_folder().uri),
+            experiment.benchmark.tasks,
+            evaluation_split=experiment.evaluation.split,
+        )
+        committed = stream.committed(experiment.run_name)
+        rows = [row for payload in committed for row in payload["rows"]]
+        return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
+
+    def run(self, experiment: ExperimentConfig, metric: Sequence[str], reports: Reports) -> None:
+        """Learn the stream and write its figures; StreamClosedError when the sweep stopped it."""
+        started = time.perf_counter()
+        checked = check_experiment(experiment)
+        told = TaskReports(metric, len(checked.tasks), reports)
+        ready = time.perf_counter()
+        left = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, told.learned)
+        ended = time.perf_counter()
+        if len(left.committed) < len(checked.tasks):
+            raise StreamClosedError("closed between two tasks")
+        finish_run(
+            experiment,
+            checked.manifest.fingerprint,
+            checked.tasks,
+            left.committed,
+            left.access_log,
+            {"start": ready - started, "stream": ended - ready},
+        )
+        told.learned(left.committed, done=True)
+
+    def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
+        """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""
+        metrics = record.metrics or {}
+        method = self.label(experiment)
+        trains = METHODS.get(method).method.trains_on != "nothing"
+        row: dict[str, Any] = {
+            "method": method,
+            "learning_rate": experiment.stage.optimiser.learning_rate if trains else None,
+        }
+        if not metrics:
+            return row
+        seconds = sum(metrics["wall_seconds"].get(phase, 0.0) for phase in PHASES)
+        row |= {
+            "trainable_parameters": metrics["trainable_parameters"],
+            "trainable_parameters_per_task": metrics["trainable_parameters_per_task"],
+            "seconds": seconds,
+            "seconds_per_task": seconds / len(metrics["tasks"]),
+        }
+        sections = (
+            ("average", metrics["average"]),
+            ("forgetting", metrics["forgetting"]),
+            ("zero_shot", metrics["zero_shot"].get("average", {})),
+        )
+        for section, values in sections:
+            row |= {f"{section}_{metric}": values.get(metric) for metric in RECALLS}
+        return row
+
+    def evaluated_with(self, experiment: ExperimentConfig) -> str:
+        """The split and the gallery."""
+        evaluation = experiment.evaluation
+        return f"split: {evaluation.split}, gallery: {evaluation.gallery}"
+
+
+class TaskReports:
+    """Passes on the average recall so far after each task, each task once and in order."""
+
+    def __init__(self, metric: Sequence[str], tasks: int, reports: Reports) -> None:
+        self.metric = metric
+        self.tasks = tasks
+        self.reports = reports
+        self.told = 0
+
+    def learned(self, committed: Sequence[Mapping[str, Any]], done: bool = False) -> None:
+        """Tell what is new in what the stream committed; the last task once all files are there."""
+        rows = [row for payload in committed for row in payload["rows"]]
+        upto = len(committed) if done else min(len(committed), self.tasks - 1)
+        figures = recall_so_far(rows, self.metric, upto)
+        for task in range(self.told, upto):
+            figure = figures[task]
+            self.reports.put(
+                {
+                    FIGURE: float("nan") if figure is None else figure,
+                    TASKS_DONE: task + 1,
+                    "done": task + 1 == self.tasks,
+                }
+            )
+        self.told = max(self.told, upto)
+
+
+def _unwatched(_: ConsumerStatus) -> None:
+    """Trials show themselves by the tasks they report."""

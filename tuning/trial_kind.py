@@ -1,0 +1,80 @@
+"""What a trial can be: a whole stream, or the training of a model."""
+
+import queue
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from system.config import ExperimentConfig
+from system.stages.model_stage import ModelExperiment
+from tuning.config import TuneConfig
+from tuning.records import TrialRecord
+
+Experiment = ExperimentConfig | ModelExperiment
+Reports = queue.Queue[dict[str, Any] | BaseException]  # what a trial tells Ray Tune, step by step
+E = TypeVar("E", bound=Experiment)
+
+
+class TrialKind(Protocol[E]):
+    """All that a sweep has to know of its trials. Stateless."""
+
+    name: str
+
+    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
+        """The name of the figure that trials are compared by, and its unit."""
+        ...
+
+    def parse(self, values: Mapping[str, Any]) -> E:
+        """The experiment of composed values. Raises ConfigError naming the field."""
+        ...
+
+    def label(self, experiment: E) -> str:
+        """What is trained, in a word: for names of directories and tables."""
+        ...
+
+    def check_tune(self, experiment: E, config: TuneConfig) -> None:
+        """Raises ConfigError for what trials of this kind cannot be swept by."""
+        ...
+
+    def check(self, experiment: E) -> tuple[str, ...]:
+        """The names of the tasks a trial is judged after, once all it needs was checked.
+
+        Raises ConfigError or DataError as a run of its own does.
+        """
+        ...
+
+    def record(self, experiment: E, metric: Sequence[str]) -> TrialRecord:
+        """What the directory of a trial tells, begun or not. Raises StorageError."""
+        ...
+
+    def run(self, experiment: E, metric: Sequence[str], reports: Reports) -> None:
+        """Run a trial, or go on with it, and report a figure after each task.
+
+        Ray is connected. Raises what ends it.
+        """
+        ...
+
+    def columns(self, experiment: E, record: TrialRecord) -> dict[str, Any]:
+        """The cells of trials.parquet that tell of a finished trial, and what it trains."""
+        ...
+
+    def evaluated_with(self, experiment: E) -> str:
+        """On what the figures rest, for the page."""
+        ...
+
+
+def kind_named(values: Mapping[str, Any]) -> TrialKind[Any]:
+    """The kind of composed values: a model's stage has a name, the stream's has none."""
+    from tuning.model_trial import ModelTrials
+    from tuning.stream_trial import StreamTrials
+
+    return ModelTrials() if "name" in values["stage"] else StreamTrials()
+
+
+def kind_of(experiment: Experiment) -> TrialKind[Any]:
+    """The kind of a parsed experiment."""
+    return kind_named({"stage": experiment.to_dict()["stage"]})
+
+
+def read_record(experiment: Experiment, metric: Sequence[str]) -> TrialRecord:
+    """The record of a trial, begun or not. Raises StorageError."""
+    return kind_of(experiment).record(experiment, metric)
