@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,7 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     """Learn a stream of tasks."""
     from actors.cluster import check_resources, check_storage, ray_cluster
     from actors.stream_run import run_stream
+    from system.loggers.run_loggers import RunLoggers
     from system.preflight import check_experiment
     from system.report.page import write_report
     from system.report.terminal import StreamProgress, print_final_table
@@ -104,15 +106,18 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     started = time.perf_counter()
     directory = RunDirectory.of(experiment)
     checked = check_experiment(experiment)
-    with sole_writer(directory.folder):
+    with sole_writer(directory.folder), ExitStack() as opened:
         again = directory.claim(experiment)
         console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
+        loggers = opened.enter_context(RunLoggers(experiment))
         with ray_cluster(experiment.cluster):
             check_resources(experiment.cluster)
             check_storage(experiment.storage_path)
             ready = time.perf_counter()
             with StreamProgress(console) as progress:
-                left = run_stream(experiment, checked.manifest, checked.tasks, progress.update)
+                left = run_stream(
+                    experiment, checked.manifest, checked.tasks, progress.update, loggers.learned
+                )
             ended = time.perf_counter()
         metrics, matrix = finish_run(
             experiment,
@@ -122,6 +127,7 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
             left.access_log,
             {"start": ready - started, "stream": ended - ready},
         )
+        loggers.final(metrics)
         page = write_report(directory.folder.uri)
         print_final_table(metrics, matrix, console)
         console.print(f"run directory: {directory.folder.uri}")

@@ -164,6 +164,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig
     cluster: ClusterConfig
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
+    loggers: tuple[str, ...] = ()  # beside TensorBoard: see system/loggers
     grounder: GrounderConfig | None = None  # what `pretrain` makes, if it is chosen
 
     def __post_init__(self) -> None:

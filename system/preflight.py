@@ -11,6 +11,7 @@ from system.data.loading import steps_per_epoch
 from system.data.manifest import Manifest
 from system.data.task_order import TaskOrder
 from system.errors import ConfigError, DataError
+from system.loggers.run_loggers import check_loggers
 from system.prompts.method import METHODS, build_method
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.run_directory import RunDirectory
@@ -29,8 +30,10 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
 
     Raises ConfigError, DataError or AdapterMismatchError naming the field or file: a benchmark that
     is not prepared, tasks it has not, fewer images than the batch, a backbone that does not load,
-    a method that does not fit it, adapters in the run directory that belong to another backbone.
+    a method that does not fit it, adapters in the run directory that belong to another backbone, a
+    logger that is not installed.
     """
+    check_loggers(experiment)
     manifest = prepared(experiment)
     given = manifest.order(experiment.benchmark.tasks)
     _check_batches(experiment, manifest, given)

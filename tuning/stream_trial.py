@@ -9,6 +9,7 @@ from actors.stream_state import TaskStream
 from system.config import ExperimentConfig, experiment_of
 from system.data.manifest import Manifest
 from system.errors import ConfigError
+from system.loggers.run_loggers import RunLoggers
 from system.preflight import check_experiment
 from system.prompts.method import METHODS
 from system.stages.task_source import ConsumerStatus, StreamClosedError
@@ -75,19 +76,26 @@ class StreamTrials:
         started = time.perf_counter()
         checked = check_experiment(experiment)
         told = TaskReports(metric, len(checked.tasks), reports)
-        ready = time.perf_counter()
-        left = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, told.learned)
-        ended = time.perf_counter()
-        if len(left.committed) < len(checked.tasks):
-            raise StreamClosedError("closed between two tasks")
-        finish_run(
-            experiment,
-            checked.manifest.fingerprint,
-            checked.tasks,
-            left.committed,
-            left.access_log,
-            {"start": ready - started, "stream": ended - ready},
-        )
+        with RunLoggers(experiment) as loggers:
+
+            def learned(committed: Sequence[Mapping[str, Any]]) -> None:
+                told.learned(committed)
+                loggers.learned(committed)
+
+            ready = time.perf_counter()
+            left = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, learned)
+            ended = time.perf_counter()
+            if len(left.committed) < len(checked.tasks):
+                raise StreamClosedError("closed between two tasks")
+            metrics, _ = finish_run(
+                experiment,
+                checked.manifest.fingerprint,
+                checked.tasks,
+                left.committed,
+                left.access_log,
+                {"start": ready - started, "stream": ended - ready},
+            )
+            loggers.final(metrics)
         told.learned(left.committed, done=True)
 
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:

@@ -132,6 +132,11 @@ def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
 
     Raises ConfigError naming the field.
     """
+    if values.get("loggers"):
+        raise ConfigError(
+            f"loggers={list(values['loggers'])} are for streams and sweeps; a model's stage has "
+            "its curves in its report: leave loggers empty"
+        )
     return MODEL_STAGES.get(values["stage"].get("name")).experiment.from_values(values)
 
 

@@ -20,7 +20,7 @@ OUTCOME = "outcome.json"  # what only the workers can tell at the end
 REPORT = "report.html"
 
 #: Sections that may change between two starts of the same run without changing its figures.
-FREE_SECTIONS = ("cluster", "storage_path", "data_path")
+FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
 
 
 class RunConfig(Protocol):

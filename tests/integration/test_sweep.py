@@ -13,7 +13,8 @@ from rich.console import Console
 
 from system import app
 from system.config import compose
-from tests.integration.small_stream import figures, overrides
+from tests.integration.small_stream import TASKS, figures, overrides
+from tests.loggers.event_files import scalars
 from tests.report.page_reader import PageReader
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -54,8 +55,10 @@ def test_some_are_stopped_and_the_others_are_compared(swept: Path) -> None:
     assert statuses[0] == "finished"  # nothing was before it
     assert set(statuses) == {"finished", "stopped"}
     stopped = rows[statuses.index("stopped")]
-    journal = swept / "runs" / "undisturbed" / "trials" / f"undisturbed-{stopped['setting']}-seed0"
-    assert list((journal / "stream").glob("*.json"))
+    trials = swept / "runs" / "undisturbed" / "trials"
+    assert list((trials / f"undisturbed-{stopped['setting']}-seed0" / "stream").glob("*.json"))
+    events = scalars(trials / "undisturbed-lpi-000-seed0" / "tensorboard")
+    assert ("final/average_t2i_r1", len(TASKS)) in {(name, step) for name, step, _ in events}
     page = PageReader.of(swept / "runs" / "undisturbed" / "report.html")
     assert not [link for link in page.references if not link.startswith(("#", "data:"))]
     assert len(page.tables["comparison"]) == len(rows) + 1

@@ -128,15 +128,17 @@ def test_the_slurm_script_starts_a_node_each_and_the_command(
     notes = tmp_path / "notes"
     programs = tmp_path / "bin"
     programs.mkdir()
-    asks = 'printf "%q " "$(basename "$0")" "${RAY_AUTH_TOKEN:-none}" "$@" >> ' + str(notes)
+    words = '"$(basename "$0")" "${RAY_AUTH_TOKEN:-none}" "$@" "${RAY_ADDRESS:-}"'
+    asks = f'printf "%s\\n" "$(printf "%q " {words})" >> {notes}'
+    all_there = f'until [ "$(grep -c ^ray {notes})" = "$2" ]; do sleep 0.1; done'
     _program(programs / "scontrol", "printf 'n1\\nn2\\nn3\\n'")
     _program(programs / "srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
     _program(programs / "hostname", "echo 10.0.0.1 fe80::1")
-    _program(programs / "ray", f"{asks}; echo >> {notes}; exec sleep 60")
+    _program(programs / "ray", f"{asks}; exec sleep 60")
     _program(
         programs / "python",
         'if [ "$1" = -c ]; then echo the-token; elif [ "$1" = - ]; then cat > /dev/null; '
-        f'else {asks}; echo "$RAY_ADDRESS" >> {notes}; exit 7; fi',
+        f"{all_there}; else {asks}; exit 7; fi",
     )
     script = tmp_path / "job.sh"
     script.write_text(rendered(capsys, *SLURM, "submit.nodes.count=3"))
@@ -155,7 +157,7 @@ def test_the_slurm_script_starts_a_node_each_and_the_command(
     assert sorted("--head" in line for line in rays) == [False, False, True]
     (command,) = [line for line in notes.read_text().splitlines() if line.startswith("python")]
     assert NASTY in shlex.split(command)
-    assert command.endswith("10.0.0.1:6379")
+    assert shlex.split(command)[-1] == "10.0.0.1:6379"
     assert "hush" not in done.stdout + done.stderr + script.read_text()
     without = subprocess.run(
         ["bash", str(script)],

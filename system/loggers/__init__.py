@@ -1,0 +1,1 @@
+"""Where curves and figures of a run go: TensorBoard, MLflow, Weights & Biases."""

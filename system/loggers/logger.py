@@ -1,0 +1,74 @@
+"""The interface of loggers: one file each in this package, by the name in `loggers`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from system.config import ExperimentConfig
+from system.loggers.points import Point
+from system.registry import Registry
+from system.storage.files import Folder
+from system.storage.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """The run that is logged."""
+
+    experiment: ExperimentConfig
+
+    @property
+    def name(self) -> str:
+        """The run's name; of a sweep's trial, the trial's."""
+        return self.experiment.run_name
+
+    @property
+    def folder(self) -> Folder:
+        """The run's directory."""
+        return RunDirectory.of(self.experiment).folder
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as dotted keys and plain values."""
+        return dict(_flat(self.experiment.to_dict()))
+
+
+class Logger(Protocol):
+    """An open log of one run."""
+
+    def log(self, points: Sequence[Point], batch: int) -> None:
+        """Take points; `batch` is the task they came with, or one more for the final figures.
+
+        A batch comes again when a run is started again.
+        """
+        ...
+
+    def close(self, finished: bool) -> None:
+        """Write what is left; `finished` is False for a run that goes on another time."""
+        ...
+
+
+class LoggerKind(Protocol):
+    """A place to log to."""
+
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Raises ConfigError for what is missing, before anything expensive starts."""
+        ...
+
+    def open(self, run: LoggedRun) -> Logger:
+        """Begin the log of a run, or go on with it."""
+        ...
+
+
+LOGGERS: Registry[LoggerKind] = Registry("logger", "system.loggers")
+
+
+def _flat(values: dict[str, Any], where: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if isinstance(value, dict):
+            found += _flat(value, f"{name}.")
+        else:
+            found.append((name, list(value) if isinstance(value, tuple) else value))
+    return found

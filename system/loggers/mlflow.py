@@ -1,0 +1,125 @@
+"""MLflow: a run for each of ours, in the store of MLFLOW_TRACKING_URI or in a local file.
+
+Without that variable the store is `mlflow.db` (SQLite) beside the run directory; `mlflow ui
+--backend-store-uri sqlite:///runs/mlflow.db` shows it. MLFLOW_EXPERIMENT_NAME names the experiment.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from system.config import ExperimentConfig
+from system.errors import ConfigError
+from system.loggers.logger import LOGGERS, LoggedRun
+from system.loggers.points import Point
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+DATABASE = "mlflow.db"
+EXPERIMENT = "promptide"
+STATE = "mlflow.json"  # in the run directory: which run of MLflow's this is, what it has
+MOST_IN_A_CALL = 1000  # metrics, by MLflow's own limit
+LONGEST_VALUE = 6000  # characters of a parameter
+
+
+class MlflowLog:
+    """The MLflow run of one of ours."""
+
+    def __init__(self, run: LoggedRun) -> None:
+        self.folder = run.folder
+        self.client, self.experiment = connect(run.experiment)
+        self.batches: list[int] = []
+        if self.folder.exists(STATE):
+            state = self.folder.read_json(STATE)
+            if state["store"] == store(run.experiment):
+                self.id, self.batches = str(state["run"]), list(state["batches"])
+                self.client.update_run(self.id, status="RUNNING")
+                self.store = str(state["store"])
+                return
+        self.store = store(run.experiment)
+        self.id = str(self.client.create_run(self.experiment, run_name=run.name).info.run_id)
+        self._save()
+        from mlflow.entities import Param
+
+        parameters = [
+            Param(key, (value if isinstance(value, str) else json.dumps(value))[:LONGEST_VALUE])
+            for key, value in run.settings.items()
+        ]
+        self.client.log_batch(self.id, params=parameters)
+
+    def log(self, points: Sequence[Point], batch: int) -> None:
+        """Add the points, unless the batch is there already."""
+        from mlflow.entities import Metric
+
+        if batch in self.batches:
+            return
+        now = int(time.time() * 1000)
+        metrics = [Metric(point.name, point.value, now, point.step) for point in points]
+        for start in range(0, len(metrics), MOST_IN_A_CALL):
+            self.client.log_batch(self.id, metrics=metrics[start : start + MOST_IN_A_CALL])
+        self.batches.append(batch)
+        self._save()
+
+    def close(self, finished: bool) -> None:
+        """Say how the run stands."""
+        self.client.set_terminated(self.id, status="FINISHED" if finished else "KILLED")
+
+    def _save(self) -> None:
+        state = {"store": self.store, "run": self.id, "batches": self.batches}
+        self.folder.write_json(STATE, state)
+
+
+class Mlflow:
+    """What `loggers=[mlflow]` does."""
+
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Reach the store once; trials that start together then find it made."""
+        connect(experiment)
+
+    def open(self, run: LoggedRun) -> MlflowLog:
+        """The MLflow run of this run."""
+        return MlflowLog(run)
+
+
+def store(experiment: ExperimentConfig) -> str:
+    """The URI of the store. Raises ConfigError where there can be no local file."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    if "://" in experiment.storage_path:
+        raise ConfigError(
+            f"loggers=[mlflow] cannot keep its database in storage_path={experiment.storage_path}; "
+            "set MLFLOW_TRACKING_URI"
+        )
+    return f"sqlite:///{experiment.storage_path}/{DATABASE}"
+
+
+def connect(experiment: ExperimentConfig) -> "tuple[MlflowClient, str]":
+    """A client and the id of the experiment, which is made if it is not there."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError as error:
+        raise ConfigError(
+            "loggers=[mlflow] needs MLflow: pip install 'promptide[mlflow]'"
+        ) from error
+    uri = store(experiment)
+    if uri.startswith("sqlite:///"):
+        os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")) or ".", exist_ok=True)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    try:
+        client: Any = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(name)
+        return client, str(found.experiment_id if found else client.create_experiment(name))
+    except (MlflowException, OSError, ImportError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"MLflow's store {uri} cannot be used ({first}); check MLFLOW_TRACKING_URI"
+        ) from error
+
+
+LOGGERS.register("mlflow")(Mlflow())

@@ -1,0 +1,65 @@
+"""What loggers are told: curves by epoch and by task, and the final figures."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from system.evaluation.accuracy_matrix import ZERO_SHOT
+
+#: Sections of metrics.json that hold one figure a metric.
+SECTIONS = ("average", "forgetting", "forward_transfer", "zero_shot", "oracle")
+NUMBERS = ("trainable_parameters", "replayed_rows")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one curve. `step` counts epochs for train/, learned tasks for the others."""
+
+    name: str
+    value: float
+    step: int
+
+
+def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator[Point]:
+    """The curves of one task, from what was committed for it.
+
+    `epochs` is how many a task has. Figures are means over the tasks learned so far; one that is
+    undefined for any of them has no point.
+    """
+    for row in payload["log"]:
+        step = index * epochs + int(row["epoch"]) + 1
+        for name, value in row.items():
+            if name.startswith("loss") or name == "images_per_second":
+                yield Point(f"train/{name}", float(value), step)
+    for trained, step in ((ZERO_SHOT, 0), (index, index + 1)):
+        for metric, figure in _means(payload["rows"], trained, index):
+            yield Point(f"eval/{metric}", figure, step)
+
+
+def final_points(metrics: Mapping[str, Any]) -> Iterator[Point]:
+    """The figures of metrics.json."""
+    last = len(metrics["tasks"])
+    for section in SECTIONS:
+        figures = metrics[section]
+        for metric, value in figures.get("average", figures).items():
+            if value is not None:
+                yield Point(f"final/{section}_{metric}", float(value), last)
+    for name in NUMBERS:
+        yield Point(f"final/{name}", float(metrics[name]), last)
+    yield Point("final/seconds", float(sum(metrics["wall_seconds"].values())), last)
+
+
+def _means(
+    rows: Sequence[Mapping[str, Any]], trained: int, upto: int
+) -> Iterator[tuple[str, float]]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        seen = trained == ZERO_SHOT or row["evaluated_index"] <= upto
+        if row["trained_index"] == trained and seen:
+            value = row["value"]
+            values.setdefault(row["metric"], []).append(math.nan if value is None else value)
+    for metric, found in values.items():
+        mean = sum(found) / len(found)
+        if math.isfinite(mean):
+            yield metric, mean

@@ -1,0 +1,50 @@
+"""TensorBoard event files in the run directory, whatever storage it is on.
+
+One file a task, written whole when the task is committed: an object store has no append, and a run
+that starts again writes the same files and no point twice. `tensorboard --logdir runs` reads them.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from system.config import ExperimentConfig
+from system.loggers.logger import LOGGERS, LoggedRun
+from system.loggers.points import Point
+
+FOLDER = "tensorboard"
+
+
+class TensorBoardLog:
+    """The event files of one run."""
+
+    def __init__(self, run: LoggedRun) -> None:
+        self.folder = run.folder.child(FOLDER)
+
+    def log(self, points: Sequence[Point], batch: int) -> None:
+        """Write the batch's file; its name sorts behind those before it, as TensorBoard reads."""
+        from tensorboardX import SummaryWriter
+
+        with tempfile.TemporaryDirectory() as place:
+            with SummaryWriter(place) as writer:
+                for point in points:
+                    writer.add_scalar(point.name, point.value, point.step)
+            (written,) = Path(place).iterdir()
+            self.folder.write(f"events.out.tfevents.{batch:010d}", written.read_bytes())
+
+    def close(self, finished: bool) -> None:
+        """Nothing: each file is whole."""
+
+
+class TensorBoard:
+    """Needs no setting and no service."""
+
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Nothing can be missing."""
+
+    def open(self, run: LoggedRun) -> TensorBoardLog:
+        """The event files of the run."""
+        return TensorBoardLog(run)
+
+
+LOGGERS.register("tensorboard")(TensorBoard())

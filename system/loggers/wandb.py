@@ -1,0 +1,104 @@
+"""Weights & Biases: a run for each of ours, on its server or in files that `wandb sync` uploads.
+
+It goes by its own variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR). Without
+WANDB_API_KEY or WANDB_MODE it is offline.
+"""
+
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from system.config import ExperimentConfig
+from system.errors import ConfigError
+from system.loggers.logger import LOGGERS, LoggedRun
+from system.loggers.points import Point
+
+PROJECT = "promptide"
+STATE = "wandb.json"  # in the run directory: the id of the run there, and what it has
+#: The clock of each family of curves.
+CLOCKS = {"train": "epoch", "eval": "tasks", "final": "tasks"}
+
+
+class WandbLog:
+    """The run there of one of ours."""
+
+    def __init__(self, run: LoggedRun) -> None:
+        wandb = imported()
+        self.folder = run.folder
+        state = self.folder.read_json(STATE) if self.folder.exists(STATE) else {}
+        self.id = str(state.get("run") or uuid.uuid4().hex[:12])
+        self.batches: list[int] = list(state.get("batches", []))
+        local = "://" not in self.folder.uri
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=run.name,
+            id=self.id,
+            resume="allow",
+            mode=mode(),
+            dir=os.environ.get("WANDB_DIR") or (self.folder.uri if local else None),
+            config=run.settings,
+            reinit="create_new",  # trials of a sweep share processes
+            settings=wandb.Settings(silent=True, console="off", disable_git=True),
+        )
+        for family, clock in CLOCKS.items():
+            self.run.define_metric(f"{family}/*", step_metric=clock)
+        self._save()
+
+    def log(self, points: Sequence[Point], batch: int) -> None:
+        """Add the points, unless the batch is there already."""
+        if batch in self.batches:
+            return
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for point in points:
+            clock = CLOCKS[point.name.partition("/")[0]]
+            row = rows.setdefault((clock, point.step), {clock: point.step})
+            row[point.name] = point.value
+        for row in rows.values():
+            self.run.log(row)
+        self.batches.append(batch)
+        self._save()
+
+    def close(self, finished: bool) -> None:
+        """Write what is left, and say how the run stands."""
+        self.run.finish(exit_code=0 if finished else 1)
+        # Its service loses what a run of the same id logs in the same process a second time.
+        imported().teardown()
+
+    def _save(self) -> None:
+        self.folder.write_json(STATE, {"run": self.id, "batches": self.batches})
+
+
+class Wandb:
+    """What `loggers=[wandb]` does."""
+
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Whether it is installed, and where it logs to."""
+        imported()
+        mode()
+
+    def open(self, run: LoggedRun) -> WandbLog:
+        """The run there of this run."""
+        return WandbLog(run)
+
+
+def imported() -> Any:
+    """The package. Raises ConfigError if it is not installed."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "loggers=[wandb] needs Weights & Biases: pip install 'promptide[wandb]'"
+        ) from error
+    return wandb
+
+
+def mode() -> str:
+    """Where it logs to. Raises ConfigError for a mode that there is not."""
+    named = os.environ.get("WANDB_MODE")
+    if named not in (None, "", "online", "offline", "disabled", "shared"):
+        raise ConfigError(f"WANDB_MODE={named} is not one of: online, offline, disabled, shared")
+    return named or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+
+LOGGERS.register("wandb")(Wandb())
