@@ -171,10 +171,11 @@ def report(overrides: Sequence[str], file: str | None, console: Console) -> None
     from tuning.page import is_sweep, write_sweep_page
 
     values = composed_values(overrides, file)
-    if "name" in values["stage"]:
-        report_model(model_experiment(values), console)
+    model = model_experiment(values) if "name" in values["stage"] else None
+    folder = RunDirectory.of(model or experiment_of(values)).folder
+    if model is not None and not is_sweep(folder):
+        report_model(model, console)
         return
-    folder = RunDirectory.of(experiment_of(values)).folder
     page = write_sweep_page(folder) if is_sweep(folder) else write_report(folder.uri)
     console.print(f"report: {page}")
 

@@ -82,7 +82,8 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
         "command": list(plan.overrides),
     }
     folder.write_json(SWEEP, description)
-    comparison = compare(rows, seeds=len(plan.config.seeds))
+    # read back from the table, so that what a kind of trial has not is null
+    comparison = compare(table.to_pylist(), seeds=len(plan.config.seeds))
     folder.write(MARKDOWN, to_markdown(comparison, measure).encode())
     folder.write(LATEX, to_latex(comparison, measure).encode())
     if comparison.best is not None:

@@ -60,3 +60,7 @@ def test_a_models_settings_are_compared_by_its_figure(tmp_path: Path, ray_local:
     app.sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
     after = [(folder / "trials" / row["trial"] / "metrics.json").stat() for row in rows]
     assert [file.st_mtime_ns for file in after] == [file.st_mtime_ns for file in before]
+    page_file = folder / "report.html"
+    page_file.unlink()
+    app.report(sweep_overrides(tmp_path), None, Console(quiet=True))
+    assert PageReader.of(page_file).tables["comparison"] == page.tables["comparison"]

@@ -11,8 +11,13 @@ from system.errors import ConfigError, DataError, PromptideError
 from system.stages.model_stage import ModelExperiment, Show
 from system.storage.run_directory import METRICS, RunDirectory
 from tests.stages.mask_files import SIDE, prepare_shapes
+from tuning.analysis import write_analysis
+from tuning.board import Board
+from tuning.judge import Rule
 from tuning.model_trial import SECONDS, ModelTrials
+from tuning.page import write_sweep_page
 from tuning.preflight import check_sweep
+from tuning.records import TrialRecord
 from tuning.settings import SweepPlan
 from tuning.trial import run_trial
 from tuning.trial_kind import Reports, kind_of
@@ -163,3 +168,24 @@ def test_what_a_model_builds_on_is_trained_first_and_once(
     run(one, "a")
     run(one, "a")
     assert order == ["prompt_generator", "mask_vae", "mask_vae"]
+
+
+def test_a_sweep_that_finished_nothing_has_its_tables_all_the_same(
+    tmp_path: Path, stage: Stage
+) -> None:
+    """What a failed trial has not is null, and what no model has (a task's parameters) too."""
+    sweep = plan(tmp_path, "tune.metric=[a]", "tune.seeds=[0,1]")
+    board = Board(Rule("none", 1, 2, tasks=1))
+    first, second = sweep.trials(sweep.settings(sweep.bases))
+    for trial in (first, second):
+        board.add(trial, TrialRecord([], None, "disk full"))
+    rows = write_analysis(sweep, board, ("mask_vae",)).trials.to_pylist()
+    assert [(row["figure"], row["trainable_parameters"]) for row in rows] == [(None, None)] * 2
+
+    run(experiment(sweep), "a")
+    board.report(first.name, 1, 0.5)
+    board.end(first.name, failed=False)
+    outcome = write_analysis(sweep, board, ("mask_vae",))
+    assert [row["figure"] for row in outcome.trials.to_pylist()] == [0.5, None]
+    assert outcome.comparison.best is None  # one seed of two
+    write_sweep_page(sweep.folder)
