@@ -28,6 +28,19 @@ TOWER_SETTINGS = (
     "eos_token_id",  # where CLIP reads its text feature
     "projection_size",
 )
+SWIN_SETTINGS = (
+    "patch_size",
+    "embed_dim",
+    "depths",
+    "num_heads",
+    "window_size",
+    "mlp_ratio",
+    "qkv_bias",
+    "hidden_act",
+    "use_absolute_embeddings",
+    "layer_norm_eps",
+    "out_indices",
+)
 PROCESSOR_SETTINGS = (
     "do_convert_rgb",
     "do_resize",

@@ -52,6 +52,9 @@ class SquarePixels:
         )
         return (pixels - mean) / std
 
+    def __str__(self) -> str:
+        return f"squeezed to {self.pictures.image_size} x {self.pictures.image_size} pixels"
+
 
 class GlipStyle(Grounder):
     """A `GlipNetwork`, frozen; without entries its outputs are the network's to the bit."""

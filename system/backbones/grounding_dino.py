@@ -12,15 +12,13 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from system.backbones.bert_prompts import BertPrompts
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
-from system.backbones.fingerprint import TOWER_SETTINGS, digest, named
+from system.backbones.fingerprint import SWIN_SETTINGS, TOWER_SETTINGS, digest, named
 from system.backbones.grounder import (
     GROUNDERS,
     Entries,
@@ -31,24 +29,11 @@ from system.backbones.grounder import (
     Tokens,
 )
 from system.backbones.grounding_dino_loss import loss_terms, sample_losses
+from system.backbones.square_transform import SquareTransform, square_side
 from system.backbones.swin_prompts import SwinPrompts
 from system.errors import ConfigError, DataError
 
 BOXES = 100  # of the queries, the best ones that are handed on
-DEFAULT_SIDE = 800  # of the square, if the image processor names no size
-SWIN_SETTINGS = (
-    "patch_size",
-    "embed_dim",
-    "depths",
-    "num_heads",
-    "window_size",
-    "mlp_ratio",
-    "qkv_bias",
-    "hidden_act",
-    "use_absolute_embeddings",
-    "layer_norm_eps",
-    "out_indices",
-)
 HEAD_SETTINGS = (
     "d_model",
     "num_queries",
@@ -107,7 +92,7 @@ class GroundingDino(Grounder):
             vision_widths=tuple(block.layernorm_before.normalized_shape[0] for block in blocks),
             text_widths=(config.text_config.hidden_size,) * len(layers),
             pyramid_widths=tuple(swin.channels),
-            image_size=_side(image_processor),
+            image_size=square_side(image_processor),
             context_length=min(config.max_text_len, config.text_config.max_position_embeddings),
             feature_width=config.d_model,
         )
@@ -124,11 +109,13 @@ class GroundingDino(Grounder):
     @torch.no_grad()
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
         """The best queries' boxes; a box's score is that of the word that fits it best."""
+        from transformers.image_transforms import center_to_corners_format
+
         with self._entered(entries, batch.images.device):
             output = self.model(**_inputs(batch))
         scores = output.logits.float().sigmoid().amax(dim=-1)  # [B, Q]; padding is -inf
         scores, order = scores.sort(dim=1, descending=True, stable=True)
-        boxes = _corners(output.pred_boxes.float()).clamp(0, 1)
+        boxes = center_to_corners_format(output.pred_boxes.float()).clamp(0, 1)
         return [
             ScoredBoxes(box[best[:BOXES]], score[:BOXES])
             for box, score, best in zip(boxes, scores, order, strict=True)
@@ -136,8 +123,13 @@ class GroundingDino(Grounder):
 
     def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
         """Focal, L1 and GIoU loss (B,) after Hungarian matching, summed over the layers."""
+        from transformers.image_transforms import corners_to_center_format
+
         labels = [
-            {"class_labels": torch.zeros(len(boxes), dtype=torch.long), "boxes": _centred(boxes)}
+            {
+                "class_labels": torch.zeros(len(boxes), dtype=torch.long),
+                "boxes": corners_to_center_format(boxes),
+            }
             for boxes in batch.targets
         ]
         device = batch.images.device
@@ -194,7 +186,7 @@ class GroundingDino(Grounder):
             mask[index, : len(row)] = 1
         return Tokens(ids, mask)
 
-    def image_transform(self) -> "SquareTransform":
+    def image_transform(self) -> SquareTransform:
         """The checkpoint's image processor, squeezing the frame to a square."""
         return SquareTransform(self.image_processor, self.shape.image_size)
 
@@ -244,24 +236,6 @@ class GroundingDino(Grounder):
             tokens.ids, self.model.model.special_tokens
         )
         return masks[:, None], positions
-
-
-class SquareTransform:
-    """A `transformers` image processor that resizes to a square; picklable."""
-
-    def __init__(self, processor: Any, side: int) -> None:
-        self.processor = processor
-        self.side = side
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
-        """Pixels (3, H, H); nothing is random, since boxes are those of the whole frame."""
-        size = {"height": self.side, "width": self.side}
-        pixels = self.processor(images=image, size=size, do_pad=False, return_tensors="pt")
-        found: Tensor = pixels["pixel_values"][0]
-        return found
-
-    def __str__(self) -> str:
-        return f"the checkpoint's own image processor, to {self.side} x {self.side} pixels"
 
 
 @GROUNDERS.register("grounding_dino")
@@ -319,21 +293,3 @@ def _inputs(batch: GroundingBatch) -> dict[str, Tensor]:
         "input_ids": batch.tokens.ids,
         "attention_mask": batch.tokens.mask,
     }
-
-
-def _side(processor: Any) -> int:
-    """Side of the square: the height or the shorter edge that the processor resizes to."""
-    size = dict(processor.to_dict().get("size") or {})
-    return int(size.get("height") or size.get("shortest_edge") or DEFAULT_SIDE)
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) of centre, width, height as left, top, right, bottom."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def _centred(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) of left, top, right, bottom as centre, width, height."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
