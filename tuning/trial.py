@@ -15,6 +15,7 @@ from actors.stream_run import close_stream
 from system.errors import PromptideError
 from system.stages.task_source import StreamClosedError
 from system.storage.run_directory import RunDirectory
+from system.storage.writer_lock import sole_writer
 from tuning.lasting_thread import lasting_thread
 from tuning.records import FAILURE
 from tuning.trial_kind import Reports, kind_named
@@ -66,18 +67,20 @@ class SweepTrial(tune.Trainable):
 
 
 def run_trial(config: Mapping[str, Any], reports: Reports) -> None:
-    """Run a trial to its end.
+    """Run a trial to its end, as the only writer of its directory.
 
-    What ends it by the user's fault is left in failure.json for the sweep's table.
+    What ends it by the user's fault is left in failure.json for the sweep's table. Raises
+    StorageError when another sweep has the directory, or took it from a trial that stood still.
     """
     kind = kind_named(config["experiment"])
     experiment = kind.parse(config["experiment"])
     folder = RunDirectory.of(experiment).folder
-    folder.delete(FAILURE)
-    try:
-        kind.run(experiment, config["metric"], reports)
-    except StreamClosedError:
-        reports.put({"done": True})  # the sweep stopped it
-    except PromptideError as error:
-        folder.write_json(FAILURE, {"kind": type(error).__name__, "message": str(error)})
-        raise
+    with sole_writer(folder, on_lost=lambda: close_stream(experiment.run_name)):
+        folder.delete(FAILURE)
+        try:
+            kind.run(experiment, config["metric"], reports)
+        except StreamClosedError:
+            reports.put({"done": True})  # the sweep stopped it
+        except PromptideError as error:
+            folder.write_json(FAILURE, {"kind": type(error).__name__, "message": str(error)})
+            raise

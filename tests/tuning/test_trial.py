@@ -1,0 +1,35 @@
+"""A trial has its directory to itself."""
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system.errors import StorageError
+from system.storage.run_directory import RunDirectory
+from system.storage.writer_lock import LOCK_NAME, sole_writer
+from tests.integration.small_stream import small_experiment
+from tuning.records import FAILURE
+from tuning.trial import run_trial
+
+
+def test_two_sweeps_do_not_learn_the_same_trial(tmp_path: Path) -> None:
+    """Else both write the trial's journal and files, and its figures are of neither."""
+    experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
+    folder = RunDirectory.of(experiment).folder
+    reports: queue.Queue[Any] = queue.Queue()
+    with sole_writer(folder), pytest.raises(StorageError, match=r"trial is being written by"):
+        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, reports)
+    assert folder.names() == []  # neither a failure nor a lock: they are the other's to write
+    assert reports.empty()
+
+
+def test_a_trial_that_fails_gives_its_directory_back(tmp_path: Path) -> None:
+    """The sweep's next start tries it again."""
+    experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
+    folder = RunDirectory.of(experiment).folder
+    with pytest.raises(ValueError, match="not prepared"):
+        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, queue.Queue())
+    assert folder.exists(FAILURE)
+    assert not folder.exists(LOCK_NAME)
