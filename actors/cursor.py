@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from system.data.faults import Fault
 from system.stages.task_source import ConsumerStatus, TaskState
 
 
@@ -21,24 +23,64 @@ class Cursor:
     expired: str | None = None  # the task whose lease was lost last, until one is held again
     renewed: float = 0.0  # by the clock of this process
     progress: tuple[float, dict[str, Any]] | None = None  # when posted, and what
+    since: dict[str, datetime] = field(default_factory=dict)  # task -> its last change of state
+    ranks: set[int] = field(default_factory=set)  # that opened something in this generation
+    aside: dict[tuple[str, str], dict[int, Fault]] = field(default_factory=dict)  # by task, split
+    halted: bool = False  # in this process: it gets no more tasks
 
-    def status(self, tasks: Sequence[str], now: float) -> ConsumerStatus:
-        """Where the consumer stands among the stream's tasks."""
+    def apply(self, kind: str, at: datetime, record: Mapping[str, Any]) -> None:
+        """Take in one record of the journal that names this consumer."""
+        if kind == "register":
+            self._let_go(at)
+            self.generation, self.replays = record["generation"], record.get("replays", False)
+            self.ranks.clear()
+        elif kind == "lease":
+            self.leased, self.trained, self.expired = record["task"], False, None
+            self.since[record["task"]] = at
+        elif kind == "open":
+            self.ranks.add(record["rank"])
+        elif kind == "trained":
+            self.trained = True
+            self.since[record["task"]] = at
+        elif kind == "commit":
+            self.commits[record["task"]] = record["payload"]
+            self._let_go(at)
+        elif kind == "quarantine":
+            rows = self.aside.setdefault((record["task"], record["split"]), {})
+            rows |= {row: Fault(*fault) for row, *fault in record["rows"]}
+        elif kind == "expire":
+            self._let_go(at)
+            self.expired = record["task"]
+
+    def _let_go(self, at: datetime) -> None:
+        """Hold no task any more, from that moment on."""
+        if self.leased is not None:
+            self.since[self.leased] = at
+        self.leased, self.trained = None, False
+
+    def status(
+        self, tasks: Sequence[str], came: Mapping[str, datetime], now: float
+    ) -> ConsumerStatus:
+        """Where the consumer stands among the stream's tasks, each of which `came` at a time."""
         posted_at, progress = self.progress or (None, None)
         return {
             "generation": self.generation,
             "current_task": self.leased,
             "committed": len(self.commits),
-            "tasks": [self._task_state(index, task) for index, task in enumerate(tasks)],
+            "ranks": len(self.ranks),
+            "tasks": [
+                self._task_state(index, task, self.since.get(task, came[task]))
+                for index, task in enumerate(tasks)
+            ],
             "progress": progress,
             "seconds_since_progress": None if posted_at is None else now - posted_at,
         }
 
-    def _task_state(self, index: int, task: str) -> TaskState:
+    def _task_state(self, index: int, task: str, since: datetime) -> TaskState:
         if task in self.commits:
             state = "sealed"
         elif task == self.leased:
             state = "trained" if self.trained else "leased"
         else:
             state = "pending"
-        return {"task": task, "index": index, "state": state}
+        return {"task": task, "index": index, "state": state, "since": since.isoformat()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import ray.train
 from ray.exceptions import RayActorError
 
-from system.errors import PromptideError, StorageError
+from system.errors import PromptideError, QuarantinedError, StorageError
 
 #: Ends of a worker group that `cause` understands: of a worker, of the controller, of its actor.
 GROUP_FAILURES = (ray.train.TrainingFailedError, RayActorError)
@@ -53,6 +53,8 @@ class Retries:
 
     def wait_after(self, error: PromptideError, finished: int) -> None:
         """Wait before the next try, `finished` tasks being done so far, or raise the error."""
+        if isinstance(error, QuarantinedError):
+            return  # those rows are not read again
         if not isinstance(error, StreamFailedError | StorageError):
             raise error
         if finished > self.finished:

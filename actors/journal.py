@@ -1,8 +1,9 @@
 """The task stream's journal: numbered records on storage, each durable before it is acknowledged.
 
 One record is one object, `<directory>/00000012.json`: {sequence, kind, at, payload, crc32}. Record
-0 is the header: the format's version, the benchmark's fingerprint, the order of the tasks. One
-object a record needs no append, which object stores do not have, and makes each all or nothing.
+0 is the header: the format's version, the benchmark's fingerprint, the tasks of the start in their
+order, and whether the stream is live. One object a record needs no append, which object stores do
+not have, and makes each all or nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pyarrow import fs
 from actors.durable_files import DurableDirectory
 from system.errors import StorageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 had no live streams
 _RECORD_NAME = re.compile(r"(\d{8})\.json")
 _READERS = 16  # an object store answers one small read in tens of ms: overlap them
 
@@ -43,7 +45,8 @@ class Journal:
     replaces the one that the URI names. A torn last record was never acknowledged: it is dropped,
     and removed before the next append. Raises `StorageError` when storage fails, when an earlier
     record is missing or broken (with the byte of the break), and when the journal is of a newer
-    version, another benchmark (`fingerprint`) or another order of `tasks`.
+    version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live` where it
+    was not.
     """
 
     def __init__(
@@ -52,9 +55,15 @@ class Journal:
         fingerprint: str,
         tasks: Sequence[str],
         filesystem: fs.FileSystem | None = None,
+        live: bool = False,
     ) -> None:
         self._files = DurableDirectory(uri, filesystem)
-        header = {"format": FORMAT_VERSION, "benchmark": fingerprint, "tasks": list(tasks)}
+        header = {
+            "format": FORMAT_VERSION,
+            "benchmark": fingerprint,
+            "tasks": list(tasks),
+            "live": live,
+        }
         self.records = self._read(header)
         if not self.records:
             self.append("header", header)
@@ -111,9 +120,9 @@ class Journal:
 
     def _check_header(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         where = self._files.path(_name(0))
-        if found.get("format") != FORMAT_VERSION:
+        if found.get("format") not in READABLE_VERSIONS:
             raise StorageError(
-                f"{where}: journal has format {found.get('format')}, this version reads "
+                f"{where}: journal has format {found.get('format')}, this version reads up to "
                 f"{FORMAT_VERSION}; continue with the promptide that wrote it"
             )
         if found["benchmark"] != expected["benchmark"]:
@@ -126,6 +135,25 @@ class Journal:
                 f"{where}: journal has the tasks {found['tasks']}, now {expected['tasks']}; "
                 f"use another run name or the same tasks in the same order"
             )
+        if found.get("live", False) != expected["live"]:
+            raise StorageError(
+                f"{where}: journal has stream.live={str(not expected['live']).lower()}; use "
+                f"another run name or the same setting"
+            )
+
+
+def begun_with(uri: str) -> list[str] | None:
+    """The tasks that the journal at `uri` began with, in their order; None if it did not yet.
+
+    Raises `StorageError` when storage fails or the header is broken.
+    """
+    files = DurableDirectory(uri)
+    if _name(0) not in files.names():
+        return None
+    try:
+        return list(_decode(0, files.read(_name(0))).payload["tasks"])
+    except (_BrokenRecordError, KeyError) as error:
+        raise StorageError(f"{files.path(_name(0))}: header is broken ({error})") from error
 
 
 class _BrokenRecordError(Exception):

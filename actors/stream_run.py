@@ -11,10 +11,17 @@ from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchTrainer
 
 from actors.failures import GROUP_FAILURES, Retries, cause
-from actors.task_stream import TaskStreamHandle, find_task_stream, start_task_stream
+from actors.pending_order import arrange
+from actors.task_stream import (
+    StreamSettings,
+    TaskStreamHandle,
+    find_task_stream,
+    start_task_stream,
+)
 from system.config import ExperimentConfig
+from system.data.faults import Fault
 from system.data.manifest import Manifest
-from system.errors import PromptideError, StorageError
+from system.errors import PromptideError, QuarantinedError, StorageError
 from system.stages.continual import continual_loop
 from system.stages.interrupts import own_interrupt_handler
 from system.stages.repeating import repeating
@@ -32,8 +39,10 @@ Learned = Callable[[Sequence[Mapping[str, Any]]], None]
 class LearnedTasks:
     """What a run left in its stream's journal, whichever of its starts did it."""
 
+    tasks: tuple[str, ...]  # all of the stream, those appended on the way too
     committed: list[dict[str, Any]]  # payloads in task order
     access_log: pa.Table
+    quarantined: list[Fault]  # rows that were put aside
 
 
 def run_stream(
@@ -45,20 +54,18 @@ def run_stream(
 ) -> LearnedTasks:
     """Train and evaluate every task of the stream that is not committed yet.
 
-    Ray is connected. `watch` is called twice a second with where the run stands, `learned` with all
+    `tasks` is the order of the stream, and of a live one its start: it ends once it is closed. Ray
+    is connected. `watch` is called twice a second with where the run stands, `learned` with all
     that was committed so far, when it has become more. The stream has stopped when this returns. A
     worker group that dies, or loses its storage, is started again: see `Retries`. Raises the
     worker's own PromptideError, or StreamFailedError with its traceback.
     """
     directory = RunDirectory.of(experiment)
     stream = start_task_stream(
-        name=_stream_name(experiment.run_name),
-        namespace=NAMESPACE,
-        journal_uri=directory.stream.uri,
-        manifest_root=experiment.benchmark_folder().uri,
-        tasks=list(tasks),
-        evaluation_split=experiment.evaluation.split,
+        stream_name(experiment.run_name), NAMESPACE, StreamSettings.of(experiment, tasks)
     )
+    if experiment.stream.live:
+        arrange(stream, experiment)
     retries = Retries(experiment.cluster.max_failures)
     with _watching(stream, experiment.run_name, watch, learned):
         while True:
@@ -67,12 +74,17 @@ def run_stream(
                 with own_interrupt_handler():
                     trainer.fit()
                 break
-            except StorageError as error:  # without workers, the loop's own
+            except (StorageError, QuarantinedError) as error:  # without workers, the loop's own
                 failure: PromptideError = error
             except GROUP_FAILURES as error:
                 failure = cause(error, directory.logs.uri)
             retries.wait_after(failure, _finished(stream, experiment.run_name))
-    left = LearnedTasks(stream.committed(experiment.run_name), stream.access_log())
+    left = LearnedTasks(
+        tuple(stream.status()["tasks"]),
+        stream.committed(experiment.run_name),
+        stream.access_log(),
+        stream.quarantined(experiment.run_name),
+    )
     stream.stop()
     return left
 
@@ -111,15 +123,16 @@ def _trainer(
     )
 
 
-def close_stream(run_name: str) -> None:
+def halt_run(run_name: str) -> None:
     """End a run of this cluster soon, in the middle of a task if it must be."""
-    stream = find_task_stream(_stream_name(run_name), NAMESPACE)
+    stream = find_task_stream(stream_name(run_name), NAMESPACE)
     if stream is not None:
         with suppress(RayActorError):  # it ended by itself meanwhile
-            stream.close()
+            stream.halt(run_name)
 
 
-def _stream_name(run_name: str) -> str:
+def stream_name(run_name: str) -> str:
+    """What the actor of a run is called in `NAMESPACE`."""
     return f"task-stream-{run_name}"
 
 

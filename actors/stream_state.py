@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
 from typing import Any
 from uuid import uuid4
 
@@ -17,13 +18,16 @@ from pyarrow import fs
 from actors.access_log import AccessLog
 from actors.cursor import Cursor
 from actors.journal import Journal, Record
+from actors.stream_tasks import StreamTasks
+from system.data.faults import Fault
 from system.data.manifest import Manifest, SplitGrant
-from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
+from system.errors import DataError, ReplayRefusedError, StorageError
 from system.stages.task_source import (
     Lease,
     NotLeasedError,
     StaleGenerationError,
-    StreamClosedError,
+    StreamConfig,
+    StreamHaltedError,
     StreamStatus,
 )
 
@@ -34,10 +38,10 @@ LEASE_SECONDS = 300.0
 class TaskStream:
     """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
 
-    `tasks` is the order of the stream, by default the manifest's; `evaluation_split` is open for
-    every task, and all others are treated as training data. A lease that its holder does not renew
-    for `LEASE_SECONDS` by `clock` expires. Not for several threads at once. Raises
-    `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
+    `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
+    `evaluation_split` is open for every task, and all others are treated as training data. A lease
+    that its holder does not renew for `LEASE_SECONDS` by `clock` expires. Not for several threads
+    at once. Raises `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
     `StorageError` (see `Journal`).
     """
 
@@ -49,24 +53,31 @@ class TaskStream:
         filesystem: fs.FileSystem | None = None,
         evaluation_split: str = "test",
         clock: Callable[[], float] = time.monotonic,
+        config: StreamConfig | None = None,
     ) -> None:
+        config = config or StreamConfig()
         self._evaluation_split = evaluation_split
         self._manifest, self._fingerprint = manifest, manifest.fingerprint
-        self._tasks = _checked_order(tasks, [entry.name for entry in manifest.tasks])
+        self._tasks = StreamTasks(
+            [entry.name for entry in manifest.tasks], tasks, config.live, config.max_pending
+        )
         self._cursors: dict[str, Cursor] = {}
         self._newest_generation = 0
         self._opens = AccessLog()
         self._clock = clock
-        self._closed = False
         self._appliers: dict[str, Callable[[Record], None]] = {
             "register": self._apply_register,
             "lease": self._apply_lease,
             "open": self._apply_open,
-            "trained": self._apply_trained,
-            "expire": self._apply_expire,
-            "commit": self._apply_commit,
+            **dict.fromkeys(("trained", "expire", "commit", "quarantine"), self._apply_to_cursor),
+            "append": self._tasks.apply_append,
+            "order": self._tasks.apply_order,
+            "close": self._tasks.apply_close,
         }
-        self._journal = Journal(journal_uri, self._fingerprint, self._tasks, filesystem)
+        self._journal = Journal(
+            journal_uri, self._fingerprint, self._tasks.names, filesystem, config.live
+        )
+        self._tasks.begin(self._journal.records[0])
         for record in self._journal.records[1:]:
             self._apply(record)
         for cursor in self._cursors.values():
@@ -84,12 +95,39 @@ class TaskStream:
         """See `TaskSource.lease`."""
         cursor = self._cursor(consumer, generation)
         index = len(cursor.commits)
-        if index == len(self._tasks) or self._closed:
+        if cursor.halted or (index == len(self._tasks.names) and not self._tasks.open):
             return None
-        task = self._tasks[index]
+        if index == len(self._tasks.names):
+            raise NotLeasedError(f"no task is there for consumer '{consumer}' yet: ask until ready")
+        task = self._tasks.names[index]
         if cursor.leased != task:
             self._record("lease", {"consumer": consumer, "generation": generation, "task": task})
         return Lease(task, index, generation, committed=index)
+
+    def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
+        """See `TaskSource.ready`; nobody can change the stream during this call: no waiting."""
+        cursor = self._cursor(consumer, generation)
+        behind = len(cursor.commits) < len(self._tasks.names)
+        return behind or cursor.halted or not self._tasks.open
+
+    def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
+        """See `TaskSource.append`."""
+        append_id = append_id or uuid4().hex
+        if not self._tasks.appended(append_id):
+            self._tasks.check_append(tasks)
+            self._record("append", {"id": append_id, "tasks": list(tasks)})
+        return self._tasks.pending
+
+    def reorder(self, tasks: Sequence[str]) -> None:
+        """See `TaskSource.reorder`."""
+        self._tasks.check_order(tasks)
+        if list(tasks) != self._tasks.pending:
+            self._record("order", {"tasks": list(tasks)})
+
+    def close(self) -> None:
+        """See `TaskSource.close`."""
+        if self._tasks.open:
+            self._record("close", {})
 
     def renew(self, consumer: str, generation: int) -> None:
         """See `TaskSource.renew`."""
@@ -107,7 +145,7 @@ class TaskStream:
     ) -> SplitGrant:
         """See `TaskSource.open_split`; a call repeated with its `open_id` is recorded once."""
         cursor = self._cursor(consumer, generation)
-        grant = self._grant(task, split)
+        grant = self._grant(cursor, task, split)
         replay = cursor.replays and task in cursor.commits
         current = task == cursor.leased and not (cursor.trained and not cursor.replays)
         repeated = open_id is not None and open_id in self._opens
@@ -136,6 +174,25 @@ class TaskStream:
             }
             self._record("open", entry)
         return grant
+
+    def quarantine(
+        self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
+    ) -> int:
+        """See `TaskSource.quarantine`."""
+        cursor = self._cursor(consumer, generation)
+        if not cursor.replays:
+            self._require_lease(cursor, consumer, task, "quarantined in part")
+        known = cursor.aside.get((task, split), {})
+        new = [[row, *astuple(broken[row])] for row in sorted(broken) if row not in known]
+        if new:
+            place = {"consumer": consumer, "generation": generation, "task": task, "split": split}
+            self._record("quarantine", {**place, "rows": new})
+        return len(new)
+
+    def quarantined(self, consumer: str) -> list[Fault]:
+        """See `TaskSource.quarantined`; empty for a consumer that never registered."""
+        aside = self._cursors[consumer].aside if consumer in self._cursors else {}
+        return [fault for rows in aside.values() for fault in rows.values()]
 
     def trained(self, consumer: str, generation: int, task: str) -> None:
         """See `TaskSource.trained`."""
@@ -175,28 +232,35 @@ class TaskStream:
 
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
         """See `TaskSource.post_progress`."""
-        if self._closed:
-            raise StreamClosedError("the stream was closed; what is committed stays")
         cursor = self._cursors.get(consumer)
-        if cursor is not None:
-            cursor.progress = (self._clock(), dict(progress))
+        if cursor is None:
+            return
+        if cursor.halted:
+            raise StreamHaltedError(f"'{consumer}' was halted; what is committed stays")
+        cursor.progress = (self._clock(), dict(progress))
 
-    def close(self) -> None:
-        """See `TaskSource.close`."""
-        self._closed = True
+    def halt(self, consumer: str) -> None:
+        """See `TaskSource.halt`."""
+        if consumer in self._cursors:
+            self._cursors[consumer].halted = True
 
     def status(self) -> StreamStatus:
         """See `TaskSource.status`."""
         for name, cursor in self._cursors.items():
             self._expire(name, cursor)
-        now = self._clock()
+        now, tasks = self._clock(), self._tasks
         return {
             "journal": self._journal.location,
             "benchmark": self._manifest.benchmark,
             "fingerprint": self._fingerprint,
-            "tasks": list(self._tasks),
+            "tasks": list(tasks.names),
+            "open": tasks.open,
+            "given": list(tasks.since),
+            "pending": tasks.pending,
+            "max_pending": tasks.max_pending,
             "consumers": {
-                name: cursor.status(self._tasks, now) for name, cursor in self._cursors.items()
+                name: cursor.status(tasks.names, tasks.since, now)
+                for name, cursor in self._cursors.items()
             },
         }
 
@@ -218,29 +282,20 @@ class TaskStream:
 
     def _apply_register(self, record: Record) -> None:
         cursor = self._cursors.setdefault(record.payload["consumer"], Cursor())
-        self._newest_generation = cursor.generation = record.payload["generation"]
+        self._newest_generation = record.payload["generation"]
         cursor.renewed = self._clock()
-        cursor.leased, cursor.trained = None, False
-        cursor.replays = record.payload.get("replays", False)
+        self._apply_to_cursor(record)
 
     def _apply_lease(self, record: Record) -> None:
-        cursor = self._cursors[record.payload["consumer"]]
-        cursor.leased, cursor.trained, cursor.expired = record.payload["task"], False, None
-
-    def _apply_trained(self, record: Record) -> None:
-        self._cursors[record.payload["consumer"]].trained = True
+        self._tasks.take(record.payload["task"])
+        self._apply_to_cursor(record)
 
     def _apply_open(self, record: Record) -> None:
         self._opens.add(record.payload["id"], record.at, record.payload)
+        self._apply_to_cursor(record)
 
-    def _apply_commit(self, record: Record) -> None:
-        cursor = self._cursors[record.payload["consumer"]]
-        cursor.commits[record.payload["task"]] = record.payload["payload"]
-        cursor.leased, cursor.trained = None, False
-
-    def _apply_expire(self, record: Record) -> None:
-        cursor = self._cursors[record.payload["consumer"]]
-        cursor.leased, cursor.trained, cursor.expired = None, False, record.payload["task"]
+    def _apply_to_cursor(self, record: Record) -> None:
+        self._cursors[record.payload["consumer"]].apply(record.kind, record.at, record.payload)
 
     def _expire(self, consumer: str, cursor: Cursor) -> None:
         if cursor.leased is None or self._clock() - cursor.renewed <= LEASE_SECONDS:
@@ -260,20 +315,13 @@ class TaskStream:
         cursor.renewed = self._clock()
         return cursor
 
-    def _grant(self, task: str, split: str) -> SplitGrant:
-        if task not in self._tasks:
-            raise DataError(f"task '{task}' is not in the stream; its tasks are {self._tasks}")
-        return self._manifest.task(task).grant(split)
-
-
-def _checked_order(tasks: Sequence[str] | None, known: list[str]) -> list[str]:
-    order = known if tasks is None else list(tasks)
-    unknown = [task for task in order if task not in known]
-    if unknown:
-        raise ConfigError(f"tasks: {unknown} are not in the benchmark; it has {known}")
-    if len(set(order)) < len(order) or not order:
-        raise ConfigError(f"tasks: {order} must name at least one task, and none twice")
-    return order
+    def _grant(self, cursor: Cursor, task: str, split: str) -> SplitGrant:
+        if task not in self._tasks.names:
+            raise DataError(
+                f"task '{task}' is not in the stream; its tasks are {self._tasks.names}"
+            )
+        grant = self._manifest.task(task).grant(split)
+        return replace(grant, without=frozenset(cursor.aside.get((task, split), ())))
 
 
 def _quoted(task: str | None) -> str:

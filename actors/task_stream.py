@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -12,13 +14,20 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
+from actors.journal import begun_with
 from actors.stream_state import TaskStream
+from system.data.faults import Fault
 from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError
-from system.stages.task_source import Lease, StreamStatus
+from system.stages.task_source import Lease, StreamConfig, StreamStatus
 from system.storage.locations import absolute
+from system.storage.run_directory import RunDirectory
+
+if TYPE_CHECKING:  # it needs torch, which would take the actor seconds at each start
+    from system.config import ExperimentConfig
 
 __all__ = [
+    "StreamSettings",
     "TaskStream",
     "TaskStreamActor",
     "TaskStreamHandle",
@@ -27,33 +36,91 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a stream is opened from: paths or URIs that the actor's node can reach, and the order.
+
+    `manifest_root` is the directory of manifest.json; `tasks` None stands for the manifest's order.
+    """
+
+    journal_uri: str
+    manifest_root: str
+    tasks: tuple[str, ...] | None = None
+    evaluation_split: str = "test"
+    config: StreamConfig = field(default_factory=StreamConfig)
+
+    @classmethod
+    def of(cls, experiment: ExperimentConfig, tasks: Sequence[str] | None) -> StreamSettings:
+        """The stream of a run, in its run directory; see `StreamSettings.tasks`."""
+        return cls(
+            RunDirectory.of(experiment).stream.uri,
+            experiment.benchmark_folder().uri,
+            None if tasks is None else tuple(tasks),
+            experiment.evaluation.split,
+            experiment.stream,
+        )
+
+    @classmethod
+    def begun(cls, experiment: ExperimentConfig) -> StreamSettings:
+        """The stream of a run as its journal says that it began, or will begin."""
+        uri = RunDirectory.of(experiment).stream.uri
+        return cls.of(experiment, begun_with(uri) or experiment.benchmark.tasks)
+
+    def open(self) -> TaskStream:
+        """The stream in the caller's own process. Raises what manifest and stream raise."""
+        return TaskStream(
+            self.journal_uri,
+            Manifest.load(self.manifest_root),
+            self.tasks,
+            evaluation_split=self.evaluation_split,
+            config=self.config,
+        )
+
+
 class TaskStreamServer:
     """What runs in the actor's process: a `TaskStream` that is opened by the first call.
 
     Opening it in the constructor would turn a journal's `StorageError` into the actor's death,
-    which reaches callers without its type, and would not be tried again once storage is back.
+    which reaches callers without its type, and would not be tried again once storage is back. All
+    calls run in one event loop: a call is never in the middle of another, and those that wait for
+    a task hold back nobody.
     """
 
-    def __init__(
-        self, journal_uri: str, manifest_root: str, tasks: list[str], evaluation_split: str
-    ) -> None:
-        self._settings = (journal_uri, manifest_root, tasks, evaluation_split)
+    def __init__(self, settings: StreamSettings) -> None:
+        self._settings = settings
         self._stream: TaskStream | None = None
+        self._changed = asyncio.Event()
 
-    def serves(self, *settings: Any) -> bool:
-        """Tell whether this actor was started with the same arguments."""
+    async def serves(self, settings: StreamSettings) -> bool:
+        """Tell whether this actor was started with the same settings."""
         return self._settings == settings
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the stream, which is rebuilt from its journal if this process is new."""
-        if self._stream is None:
-            journal_uri, manifest_root, tasks, evaluation_split = self._settings
-            manifest = Manifest.load(manifest_root)
-            self._stream = TaskStream(
-                journal_uri, manifest, tasks, evaluation_split=evaluation_split
-            )
-        return getattr(self._stream, method)(*arguments)
+        result = getattr(self._opened(), method)(*arguments)
+        if method in _ENDS_A_WAIT:
+            self._changed.set()
+            self._changed = asyncio.Event()
+        return result
 
+    async def ready(self, consumer: str, generation: int, patience: float) -> bool:
+        """See `TaskSource.ready`; looks again when something changed, not before."""
+        until = time.monotonic() + patience
+        while not self._opened().ready(consumer, generation):
+            try:
+                await asyncio.wait_for(self._changed.wait(), until - time.monotonic())
+            except asyncio.TimeoutError:
+                return False
+        return True
+
+    def _opened(self) -> TaskStream:
+        if self._stream is None:
+            self._stream = self._settings.open()
+        return self._stream
+
+
+#: What a consumer without a task waits for; a newer generation of it ends the wait too.
+_ENDS_A_WAIT = frozenset({"append", "close", "halt", "register"})
 
 # Bookkeeping needs no core; the calls are idempotent, so Ray may repeat those that a death cut off.
 # A call that ends the process each time is given up: the worker group then starts again or ends.
@@ -78,6 +145,23 @@ class TaskStreamHandle:
         """See `TaskSource.lease`."""
         return cast("Lease | None", self._call("lease", consumer, generation))
 
+    def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
+        """See `TaskSource.ready`."""
+        return cast(bool, self._answer(self.actor.ready.remote(consumer, generation, patience)))
+
+    def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
+        """See `TaskSource.append`."""
+        request = (list(tasks), append_id or uuid4().hex)  # one id, however often Ray calls
+        return cast("list[str]", self._call("append", *request))
+
+    def reorder(self, tasks: Sequence[str]) -> None:
+        """See `TaskSource.reorder`."""
+        self._call("reorder", list(tasks))
+
+    def close(self) -> None:
+        """See `TaskSource.close`."""
+        self._call("close")
+
     def renew(self, consumer: str, generation: int) -> None:
         """See `TaskSource.renew`."""
         self._call("renew", consumer, generation)
@@ -96,6 +180,17 @@ class TaskStreamHandle:
         request = (consumer, generation, rank, task, split, shards_rows, uuid4().hex)
         return cast(SplitGrant, self._call("open_split", *request))
 
+    def quarantine(
+        self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
+    ) -> int:
+        """See `TaskSource.quarantine`."""
+        request = (consumer, generation, task, split, dict(broken))
+        return cast(int, self._call("quarantine", *request))
+
+    def quarantined(self, consumer: str) -> list[Fault]:
+        """See `TaskSource.quarantined`."""
+        return cast("list[Fault]", self._call("quarantined", consumer))
+
     def trained(self, consumer: str, generation: int, task: str) -> None:
         """See `TaskSource.trained`."""
         self._call("trained", consumer, generation, task)
@@ -112,9 +207,9 @@ class TaskStreamHandle:
         """See `TaskSource.post_progress`."""
         self._call("post_progress", consumer, dict(progress))
 
-    def close(self) -> None:
-        """See `TaskSource.close`."""
-        self._call("close")
+    def halt(self, consumer: str) -> None:
+        """See `TaskSource.halt`."""
+        self._call("halt", consumer)
 
     def status(self) -> StreamStatus:
         """See `TaskSource.status`."""
@@ -129,8 +224,11 @@ class TaskStreamHandle:
         ray.kill(self.actor, no_restart=True)
 
     def _call(self, method: str, *arguments: Any) -> Any:
+        return self._answer(self.actor.call.remote(method, *arguments))
+
+    def _answer(self, call: Any) -> Any:
         try:
-            return ray.get(self.actor.call.remote(method, *arguments))
+            return ray.get(call)
         except RayTaskError as error:
             raise error.cause from error
 
@@ -144,29 +242,27 @@ def find_task_stream(name: str, namespace: str | None) -> TaskStreamHandle | Non
 
 
 def start_task_stream(
-    name: str,
-    namespace: str | None,
-    journal_uri: str,
-    manifest_root: str,
-    tasks: Sequence[str] | None = None,
-    evaluation_split: str = "test",
+    name: str, namespace: str | None, settings: StreamSettings
 ) -> TaskStreamHandle:
     """Start the actor `name`, or find it if it runs already, and return a handle to it.
 
-    `journal_uri` and `manifest_root` (the directory of manifest.json) are paths or URIs that the
-    actor's node can reach, and any other node on which it may be restarted. `tasks` is the order of
-    the stream, by default the manifest's; `evaluation_split` is open for every task. Raises what
-    `Manifest.load` and `TaskStream` raise, and `ConfigError` when an actor of this name serves
-    another journal, benchmark or order.
+    What `settings` name has to be in reach of any node on which the actor may be restarted. Raises
+    what `StreamSettings.open` raises, and `ConfigError` when an actor of this name serves another
+    journal, benchmark or order.
     """
-    manifest = Manifest.load(manifest_root)
-    order = [entry.name for entry in manifest.tasks] if tasks is None else list(tasks)
-    # The actor's process has another working directory, so relative paths end here.
-    settings = (absolute(journal_uri), absolute(manifest_root), order, evaluation_split)
+    manifest = Manifest.load(settings.manifest_root)
+    given = tuple(entry.name for entry in manifest.tasks) if settings.tasks is None else None
+    settings = replace(
+        settings,
+        # The actor's process has another working directory, so relative paths end here.
+        journal_uri=absolute(settings.journal_uri),
+        manifest_root=absolute(settings.manifest_root),
+        tasks=settings.tasks if given is None else given,
+    )
     options = TaskStreamActor.options(name=name, namespace=namespace, get_if_exists=True)
-    actor: Any = options.remote(*settings)
+    actor: Any = options.remote(settings)
     handle = TaskStreamHandle(actor)
-    if not ray.get(actor.serves.remote(*settings)):
+    if not ray.get(actor.serves.remote(settings)):
         raise ConfigError(
             f"task stream '{name}': an actor of this name serves another journal, benchmark or "
             f"order of tasks; choose another run name or wait for the other run to end"

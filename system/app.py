@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,6 +23,7 @@ USAGE = """promptide COMMAND [key=value ...]
   run        learn a stream of tasks on Ray           promptide run experiment=demo
   evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
   report     one HTML page from a run or a sweep      promptide report experiment=demo
+  stream     tasks of a run as it goes on             promptide stream append run_name=demo food
   sweep      runs as trials on Ray Tune               promptide sweep experiment=compare
   parameters what each method trains, at ViT-B/16     promptide parameters
   submit     any of these as a job on a cluster       promptide submit run submit=ray_address
@@ -94,12 +95,13 @@ def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
 def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     """Learn a stream of tasks."""
     from actors.cluster import check_resources, check_storage, ray_cluster
+    from actors.live_stream import reachable
     from actors.stream_run import run_stream
     from system.loggers.run_loggers import RunLoggers
     from system.preflight import check_experiment
     from system.report.page import write_report
     from system.report.terminal import StreamProgress, print_final_table
-    from system.storage.results import finish_run
+    from system.storage.results import finish_run, write_so_far
     from system.storage.run_directory import RunDirectory
     from system.storage.writer_lock import sole_writer
 
@@ -114,18 +116,27 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
             check_resources(experiment.cluster)
             check_storage(experiment.storage_path)
             ready = time.perf_counter()
-            with StreamProgress(console) as progress:
+
+            def learned(committed: Sequence[Mapping[str, Any]]) -> None:
+                loggers.learned(committed)
+                if experiment.stream.live:
+                    write_so_far(experiment, committed)
+
+            with StreamProgress(console) as progress, reachable(directory.folder):
                 left = run_stream(
-                    experiment, checked.manifest, checked.tasks, progress.update, loggers.learned
+                    experiment, checked.manifest, checked.tasks, progress.update, learned
                 )
             ended = time.perf_counter()
+        if not left.committed:
+            raise ConfigError("the stream was closed without a task; start another run_name")
         metrics, matrix = finish_run(
             experiment,
             checked.manifest.fingerprint,
-            checked.tasks,
+            left.tasks,
             left.committed,
             left.access_log,
             {"start": ready - started, "stream": ended - ready},
+            left.quarantined,
         )
         loggers.final(metrics)
         page = write_report(directory.folder.uri)
@@ -211,6 +222,13 @@ def sweep(overrides: Sequence[str], file: str | None, console: Console) -> None:
     print_outcome(run_sweep(SweepPlan.compose(overrides, file), console), console)
 
 
+def stream(arguments: Sequence[str], file: str | None, console: Console) -> None:
+    """Append tasks to a live stream, close it, or show where a run's stream stands."""
+    from actors.stream_command import stream_command
+
+    stream_command(arguments, file, console)
+
+
 def parameters(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """What each method trains at the published sizes."""
     from tuning.parameters import count_all
@@ -236,6 +254,7 @@ COMMANDS: dict[str, Command] = {
 WIDE_COMMANDS: dict[str, WideCommand] = {
     "run": run,
     "report": report,
+    "stream": stream,
     "sweep": sweep,
     "parameters": parameters,
     "submit": submit,

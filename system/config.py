@@ -3,12 +3,13 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from system.backbones.computation import Computation, Precision
 from system.backbones.shipped import resolved
+from system.data.faults import OnError
 from system.data.given_similarity import GivenSimilarity
 from system.data.task_order import OrderPolicy
 from system.errors import ConfigError
@@ -16,6 +17,7 @@ from system.evaluation.recall import Gallery
 from system.grounder_config import GrounderConfig
 from system.parsing import parse_dataclass
 from system.stages.optimisation import OptimiserConfig
+from system.stages.task_source import StreamConfig
 from system.storage.files import Folder
 from system.storage.locations import absolute
 
@@ -85,6 +87,7 @@ class StageConfig:
     augmentation: str
     shuffle_buffer: int
     loader_threads: int
+    on_error: OnError = "stop"  # at a training image that does not decode
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "micro_batches", "shuffle_buffer", "loader_threads"):
@@ -128,6 +131,7 @@ class ClusterConfig:
     cpus_per_worker: float
     gpu: bool
     max_failures: int
+    placement: Literal["PACK", "SPREAD"] = "PACK"  # workers on few nodes, or on many
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -163,6 +167,7 @@ class ExperimentConfig:
     stage: StageConfig
     evaluation: EvaluationConfig
     cluster: ClusterConfig
+    stream: StreamConfig = field(default_factory=StreamConfig)
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
     loggers: tuple[str, ...] = ()  # beside TensorBoard: see system/loggers
     grounder: GrounderConfig | None = None  # what `pretrain` makes, if it is chosen

@@ -22,6 +22,10 @@ class DataError(PromptideError):
         self.kind = kind
 
 
+class QuarantinedError(PromptideError):
+    """Rows were put aside: what read them starts again without them."""
+
+
 class StorageError(PromptideError):
     """A storage path that cannot be written or read back."""
 

@@ -1,12 +1,11 @@
 """Checks of a run before anything expensive starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from system.backbones.dual_encoder import DualEncoder
 from system.backbones.name_features import name_features
 from system.config import ExperimentConfig
-from system.data.given_similarity import GivenSimilarity
 from system.data.loading import steps_per_epoch
 from system.data.manifest import Manifest
 from system.data.task_order import TaskOrder
@@ -35,23 +34,15 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     """
     check_loggers(experiment)
     manifest = prepared(experiment)
-    given = manifest.order(experiment.benchmark.tasks)
-    _check_batches(experiment, manifest, given)
-    for name in given:
-        entry = manifest.task(name)
-        if entry.grant(experiment.evaluation.split).rows == 0:
-            raise DataError(
-                f"task {name!r} has no image in split {experiment.evaluation.split!r}; choose "
-                "another evaluation.split or prepare the benchmark again"
-            )
+    live = experiment.stream.live
+    given = manifest.order(experiment.benchmark.tasks, growing=live)
+    check_tasks(experiment, manifest, given)
     backbone = experiment.backbone.load()
     method = build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
     backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
     backbone.tokenize(["a"], method.placeholders)
     similarity = experiment.benchmark.given_similarity()
-    if similarity is not None:
-        similarity.require(given)
-    elif method.similarity_source == "matrix":
+    if similarity is None and method.similarity_source == "matrix":
         raise ConfigError(
             "method.task_contrast.source=matrix needs the matrix: benchmark.similarity=FILE, a "
             ".csv, .json or .parquet with a row and a column a task"
@@ -59,26 +50,50 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
-    return Checked(manifest, stream_order(experiment, given, similarity, backbone).order(given))
+    if live:  # ordered when it starts and at each append: see actors.live_stream
+        return Checked(manifest, given)
+    return Checked(manifest, stream_order(experiment, given, lambda: backbone).order(given))
 
 
 def stream_order(
-    experiment: ExperimentConfig,
-    tasks: Sequence[str],
-    similarity: GivenSimilarity | None,
-    backbone: DualEncoder,
+    experiment: ExperimentConfig, tasks: Sequence[str], backbone: Callable[[], DualEncoder]
 ) -> TaskOrder:
     """How the stream orders these tasks: by `benchmark.order`, and the seed or a similarity.
 
-    That is the given one, or else that of the names to the frozen backbone.
+    That is the given one, or else that of the names to the frozen backbone, which `backbone` loads.
     """
     policy = experiment.benchmark.order
     if policy != "similarity":
         return TaskOrder(policy, experiment.seed)
+    similarity = experiment.benchmark.given_similarity()
     if similarity is not None:
         return TaskOrder(policy, alike=similarity.between)
-    features = dict(zip(tasks, name_features(backbone, tasks), strict=True))
+    features = dict(zip(tasks, name_features(backbone(), tasks), strict=True))
     return TaskOrder(policy, alike=lambda one, other: float(features[one] @ features[other]))
+
+
+def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:
+    """Whether the run can learn and evaluate these tasks.
+
+    Raises DataError naming the task, ConfigError for a method that needs the whole stream at its
+    start where the stream is live.
+    """
+    method = METHODS.get(experiment.method["name"]).method
+    if experiment.stream.live and method.trains_on == "all":
+        raise ConfigError(
+            f"stream.live=true: method {experiment.method['name']!r} trains on all tasks at once, "
+            "which a stream that grows never has; give it a stream.live=false run"
+        )
+    similarity = experiment.benchmark.given_similarity()
+    if similarity is not None:
+        similarity.require(tasks)
+    _check_batches(experiment, manifest, tasks)
+    for name in tasks:
+        if manifest.task(name).grant(experiment.evaluation.split).rows == 0:
+            raise DataError(
+                f"task {name!r} has no image in split {experiment.evaluation.split!r}; choose "
+                "another evaluation.split or prepare the benchmark again"
+            )
 
 
 def _check_batches(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.stream_run import run_stream
-from actors.stream_state import TaskStream
+from actors.task_stream import StreamSettings
 from system.config import ExperimentConfig, experiment_of
-from system.data.manifest import Manifest
 from system.errors import ConfigError
 from system.loggers.run_loggers import RunLoggers
 from system.preflight import check_experiment
 from system.prompts.method import METHODS
-from system.stages.task_source import ConsumerStatus, StreamClosedError
+from system.stages.task_source import ConsumerStatus, StreamHaltedError
 from system.storage.results import RECALLS, finish_run
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from tuning.config import TuneConfig
@@ -48,6 +47,8 @@ class StreamTrials:
 
     def check(self, experiment: ExperimentConfig) -> tuple[str, ...]:
         """The tasks of the stream, in order."""
+        if experiment.stream.live:
+            raise ConfigError("stream.live=true: a trial would wait for tasks; set it to false")
         return check_experiment(experiment).tasks
 
     def record(self, experiment: ExperimentConfig, metric: Sequence[str]) -> TrialRecord:
@@ -61,18 +62,13 @@ class StreamTrials:
         failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
         if not directory.stream.names():
             return TrialRecord([], None, failure)
-        stream = TaskStream(
-            directory.stream.uri,
-            Manifest.load(experiment.benchmark_folder().uri),
-            experiment.benchmark.tasks,
-            evaluation_split=experiment.evaluation.split,
-        )
+        stream = StreamSettings.begun(experiment).open()
         committed = stream.committed(experiment.run_name)
         rows = [row for payload in committed for row in payload["rows"]]
         return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
 
     def run(self, experiment: ExperimentConfig, metric: Sequence[str], reports: Reports) -> None:
-        """Learn the stream and write its figures; StreamClosedError when the sweep stopped it."""
+        """Learn the stream and write its figures; StreamHaltedError when the sweep stopped it."""
         started = time.perf_counter()
         checked = check_experiment(experiment)
         told = TaskReports(metric, len(checked.tasks), reports)
@@ -86,7 +82,7 @@ class StreamTrials:
             left = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, learned)
             ended = time.perf_counter()
             if len(left.committed) < len(checked.tasks):
-                raise StreamClosedError("closed between two tasks")
+                raise StreamHaltedError("halted between two tasks")
             metrics, _ = finish_run(
                 experiment,
                 checked.manifest.fingerprint,
@@ -94,6 +90,7 @@ class StreamTrials:
                 left.committed,
                 left.access_log,
                 {"start": ready - started, "stream": ended - ready},
+                left.quarantined,
             )
             loggers.final(metrics)
         told.learned(left.committed, done=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from ray import tune
 
-from actors.stream_run import close_stream
+from actors.stream_run import halt_run
 from system.errors import PromptideError
-from system.stages.task_source import StreamClosedError
+from system.stages.task_source import StreamHaltedError
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.lasting_thread import lasting_thread
@@ -44,7 +44,7 @@ class SweepTrial(tune.Trainable):
     def cleanup(self) -> None:
         """End the stream if it still runs; its workers, if any, then give back what they hold."""
         while not self._job.done.wait(timeout=1.0):
-            close_stream(self._name)
+            halt_run(self._name)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial."""
@@ -75,11 +75,11 @@ def run_trial(config: Mapping[str, Any], reports: Reports) -> None:
     kind = kind_named(config["experiment"])
     experiment = kind.parse(config["experiment"])
     folder = RunDirectory.of(experiment).folder
-    with sole_writer(folder, on_lost=lambda: close_stream(experiment.run_name)):
+    with sole_writer(folder, on_lost=lambda: halt_run(experiment.run_name)):
         folder.delete(FAILURE)
         try:
             kind.run(experiment, config["metric"], reports)
-        except StreamClosedError:
+        except StreamHaltedError:
             reports.put({"done": True})  # the sweep stopped it
         except PromptideError as error:
             folder.write_json(FAILURE, {"kind": type(error).__name__, "message": str(error)})

@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from actors.stream_run import close_stream
+from actors.stream_run import halt_run
 from system.config import ClusterConfig
 from system.errors import ConfigError
 from system.storage.files import Folder
@@ -117,7 +117,7 @@ class TrialQueue(NotKept, Searcher):
 class BoardScheduler(NotKept, FIFOScheduler):
     """Ends trials by the board's verdicts.
 
-    A trial is not killed: its stream is closed, and it ends in an orderly way within a step. If it
+    A trial is not killed: it is halted, and ends in an orderly way within a step. If it
     were killed, Ray Train would leave the workers' placement group behind for as long as the driver
     lives (ray#54305), and the next trial would wait for ever.
     """
@@ -129,11 +129,11 @@ class BoardScheduler(NotKept, FIFOScheduler):
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Enter the report, and close the stream of a trial that is stopped."""
+        """Enter the report, and halt a trial that is stopped."""
         name = trial.config["experiment"]["run_name"]
         self.board.report(name, result[TASKS_DONE], result[FIGURE])
         if name in self.board.stops():
-            close_stream(name)
+            halt_run(name)
         return str(TrialScheduler.CONTINUE)
 
 

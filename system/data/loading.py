@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from system.data.faults import Fault, Faults
 from system.data.images import decode_image
 from system.data.manifest import SplitGrant
 from system.data.parallel import bounded_map, prefetch
@@ -209,8 +210,28 @@ def read_images(grant: SplitGrant, rows: Sequence[int]) -> list[ShardRow]:
     return [found[row] for row in rows]
 
 
+def broken_images(grant: SplitGrant) -> dict[int, Fault]:
+    """Decode all images of a split, and tell which do not: {number in the shards: what is wrong}.
+
+    Raises: DataError for a shard that cannot be read: no row's fault.
+    """
+    faults = Faults("quarantine")
+    broken: dict[int, Fault] = {}
+    with SplitReader(grant) as reader:
+        for row in reader.rows(range(grant.rows)):
+            with faults.row(grant.split, f"{grant.task}: {row.file_name}"):
+                _image(row)
+            if len(faults.found) > len(broken):
+                broken[row.stored] = faults.found[-1]
+    return broken
+
+
 def _decode(row: ShardRow, transform: Transform, rng: np.random.Generator | None) -> torch.Tensor:
-    return transform(decode_image(row.image, f"{row.file_name} in shard {row.shard}"), rng)
+    return transform(_image(row), rng)
+
+
+def _image(row: ShardRow) -> Image.Image:
+    return decode_image(row.image, f"{row.file_name} in shard {row.shard}")
 
 
 def _micro_batch(

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -62,15 +63,40 @@ class Shard:
 
 @dataclass(frozen=True)
 class SplitGrant:
-    """Leave to read one split of one task: the only way a worker gets at rows."""
+    """Leave to read one split of one task: the only way a worker gets at rows.
+
+    `without` are the numbers, in the shards' own count, of rows that were put aside: a reader does
+    not see them, and counts the others from 0.
+    """
 
     task: str
     split: str
     shards: tuple[Shard, ...]
+    without: frozenset[int] = frozenset()
+
+    @classmethod
+    def joined(cls, grants: Sequence["SplitGrant"]) -> "SplitGrant":
+        """The rows of several tasks' splits of one name, one after the other."""
+        starts = accumulate((grant.stored_rows for grant in grants), initial=0)
+        return cls(
+            " + ".join(grant.task for grant in grants),
+            grants[0].split,
+            tuple(shard for grant in grants for shard in grant.shards),
+            frozenset(
+                start + row
+                for start, grant in zip(starts, grants, strict=False)
+                for row in grant.without
+            ),
+        )
 
     @property
     def rows(self) -> int:
         """Number of rows of the split."""
+        return self.stored_rows - len(self.without)
+
+    @property
+    def stored_rows(self) -> int:
+        """Number of rows in the shards."""
         return sum(shard.rows for shard in self.shards)
 
 
@@ -129,13 +155,14 @@ class Manifest:
         """Broken rows: {kind of fault: {"rows": how many, "first": some of their names}}."""
         return cast(dict[str, dict[str, Any]], self.source.get("quarantined", {}))
 
-    def order(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    def order(self, tasks: Sequence[str] | None, *, growing: bool = False) -> tuple[str, ...]:
         """The tasks that `benchmark.tasks` names, all of them for null.
 
-        Raises: ConfigError if it names none, or one twice.
+        Raises: ConfigError if it names one twice, or none, with which only a `growing` stream can
+        start.
         """
-        order = tuple(tasks or (entry.name for entry in self.tasks))
-        if len(set(order)) != len(order) or not order:
+        order = tuple(entry.name for entry in self.tasks) if tasks is None else tuple(tasks)
+        if len(set(order)) != len(order) or not (order or growing):
             raise ConfigError(f"benchmark.tasks={list(order)} must name each task once")
         return order
 

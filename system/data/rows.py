@@ -20,9 +20,13 @@ _ROW_COLUMNS = ("image_id", "file_name", "image", "captions")
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """One image as stored; `row` counts from 0 in the split's file order."""
+    """One image as stored; `row` counts from 0 in the split's file order.
+
+    `stored` is its number in the shards, where rows that were put aside count too.
+    """
 
     row: int
+    stored: int
     image_id: int
     file_name: str
     image: bytes
@@ -45,7 +49,14 @@ class SplitReader:
             for shard in range(len(grant.shards))
             for group in range(len(grant.shards[shard].row_groups))
         ]
-        self.group_rows = [grant.shards[s].row_groups[g] for s, g in self._groups]
+        stored = [grant.shards[s].row_groups[g] for s, g in self._groups]
+        starts = [0, *accumulate(stored)]
+        self._kept = [  # the stored numbers of each group's rows
+            [row for row in range(start, start + count) if row not in grant.without]
+            for start, count in zip(starts, stored, strict=False)
+        ]
+        self._starts = starts
+        self.group_rows = [len(rows) for rows in self._kept]
         self._first_rows = [0, *accumulate(self.group_rows)]
         self._files: dict[int, pq.ParquetFile] = {}
         self._open = ExitStack()
@@ -67,15 +78,19 @@ class SplitReader:
         self._open.close()
 
     def read_group(self, index: int, columns: Sequence[str]) -> pa.Table:
-        """Read one row group's columns."""
+        """Read one row group's columns, without the rows that were put aside."""
         shard, group = self._groups[index]
         try:
-            return self._file(shard).read_row_group(group, columns=list(columns))
+            table = self._file(shard).read_row_group(group, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"shard {self._grant.shards[shard].uri}: cannot be read ({error}): run "
                 "`promptide prepare` again"
             ) from error
+        kept = self._kept[index]
+        if len(kept) < table.num_rows:
+            table = table.take(pa.array([row - self._starts[index] for row in kept], pa.int64()))
+        return table
 
     def rows(self, numbers: Iterable[int]) -> Generator[ShardRow, None, None]:
         """Go through the rows of these numbers, in the order given.
@@ -92,6 +107,7 @@ class SplitReader:
             at = number - self._first_rows[group]
             yield ShardRow(
                 number,
+                self._kept[group][at],
                 columns["image_id"][at].as_py(),
                 columns["file_name"][at].as_py(),
                 columns["image"][at].as_py(),

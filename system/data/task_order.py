@@ -46,11 +46,11 @@ class TaskOrder:
             return max(waiting, key=lambda task: alike(before, task))
         return waiting[-1 if self.policy == "reversed" else 0]
 
-    def order(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """All tasks in the order in which they would be chosen if no others came."""
+    def order(self, tasks: Sequence[str], before: str | None = None) -> tuple[str, ...]:
+        """All tasks in the order in which they would be chosen, after `before`, if none came."""
         waiting, chosen = list(tasks), list[str]()
         while waiting:
-            chosen.append(self.next(waiting, chosen[-1] if chosen else None))
+            chosen.append(self.next(waiting, chosen[-1] if chosen else before))
             waiting.remove(chosen[-1])
         return tuple(chosen)
 

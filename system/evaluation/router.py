@@ -93,6 +93,13 @@ class Router:
             self._centers[modality] = torch.cat([old, centers])[order]
             self._owner[modality] = owner[order]
 
+    def upto(self, tasks: int) -> Router:
+        """The router as it was after the first `tasks` tasks."""
+        earlier = Router(centers_per_task=self.centers_per_task, seed=self.seed)
+        for task in self.tasks[:tasks]:
+            earlier.restore_task(task, self.centers_of(task))
+        return earlier
+
     def route(self, modality: Modality, features: Tensor) -> Tensor:
         """The task of each sample.
 

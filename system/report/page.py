@@ -82,7 +82,17 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
         ("Protocol", joined(("protocol",))),
         ("Date", _date(metrics, access)),
         ("Evaluated with", evaluated or DASH),
+        *_quarantined(metrics),
     ]
+
+
+def _quarantined(metrics: MetricsView) -> list[tuple[str, str]]:
+    """Training images that were put aside, where there are any."""
+    parts = []
+    for kind, found in metrics.mapping("quarantined").items():
+        assert isinstance(found, dict)
+        parts.append(f"{found['rows']} {kind}: {', '.join(found['first'])}")
+    return [("Put aside", "; ".join(parts))] if parts else []
 
 
 def _date(metrics: MetricsView, access: AccessSummary | None) -> str:

@@ -15,6 +15,7 @@ PHASES = {
     "train": "training",
     "evaluate": "evaluating",
     "commit": "saving",
+    "wait": "waiting for the next task",
 }
 
 
@@ -56,7 +57,9 @@ class Position:
 
     @property
     def name(self) -> str:
-        """The task with its place, as 'task 3/12 outdoor'."""
+        """The task with its place, as 'task 3/12 outdoor'; without one, how many there were."""
+        if not self.task:
+            return f"{self.index} tasks"
         return f"task {self.index + 1}/{self.tasks} {self.task}"
 
     @property

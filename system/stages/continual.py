@@ -1,14 +1,15 @@
 """The loop of a Ray Train worker over the whole task stream: lease, train, evaluate, commit."""
 
-import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from system.config import ExperimentConfig
+from system.data.faults import Fault
 from system.data.loading import read_texts
 from system.data.manifest import SplitGrant
 from system.evaluation.accuracy_matrix import MatrixRow
@@ -17,8 +18,10 @@ from system.prompts.method import METHODS
 from system.stages.encoding import Encoder
 from system.stages.learned_stream import LearnedStream
 from system.stages.phase_clock import PhaseClock
+from system.stages.quarantine import putting_aside
 from system.stages.rank_log import RankLog
 from system.stages.repeating import renewing
+from system.stages.stream_end import final_figures, plain_row
 from system.stages.stream_evaluation import StreamEvaluation, TestSet
 from system.stages.task_checkpoint import latest_checkpoint
 from system.stages.task_source import Lease, TaskSource
@@ -28,13 +31,17 @@ from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_b
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES, OUTCOME, RunDirectory
 
+#: Seconds that a worker group waits for a task before its ranks look at each other again.
+PATIENCE = 20.0
+
 
 def continual_loop(config: dict[str, Any]) -> None:
     """Ray Train's `train_loop_per_worker`.
 
-    `config`: {"experiment": a plain dict for ExperimentConfig, "tasks": names in stream order,
-    "stream": a TaskSource, "benchmark_fingerprint": str}. Ends when the stream has no more tasks;
-    what only the end can tell is written once all of them are learned.
+    `config`: {"experiment": a plain dict for ExperimentConfig, "tasks": names in stream order (a
+    live stream's are met one by one), "stream": a TaskSource, "benchmark_fingerprint": str}. Ends
+    when the stream has no more tasks; what only the end can tell is written once all of them are
+    learned.
     """
     worker = StreamWorker(
         ExperimentConfig.from_dict(config["experiment"]),
@@ -61,7 +68,8 @@ class StreamWorker:
         benchmark_fingerprint: str,
     ) -> None:
         self.experiment = experiment
-        self.tasks = tasks
+        self.live = experiment.stream.live
+        self.tasks = () if self.live else tasks
         self.stream = stream
         self.group = WorkerGroup.join()
         # Sums depend on the number of threads: it is configured, not what the machine has.
@@ -89,7 +97,7 @@ class StreamWorker:
             benchmark_fingerprint=benchmark_fingerprint,
             protocol=experiment.protocol,
             seed=experiment.seed,
-            tasks=tasks,
+            tasks=self.tasks,
             router={"centers": experiment.evaluation.router_centers},
         )
         self.learned = LearnedStream(header, backbone, experiment.benchmark.given_similarity())
@@ -110,6 +118,8 @@ class StreamWorker:
                 self.adapters.save_header(self.learned.header)
             return
         require_same_backbone(self.adapters.header(), self.backbone.name, self.backbone.fingerprint)
+        for payload in payloads if self.live else ():
+            self._meet(payload["task"])
         self.learned.load(self.adapters, len(payloads))
 
     def keeping_its_lease(self) -> AbstractContextManager[None]:
@@ -119,21 +129,61 @@ class StreamWorker:
         return renewing(lambda: self.stream.renew(self.consumer, self.generation))
 
     def next_lease(self) -> Lease | None:
-        """The task all ranks work on next; None at the end of the stream."""
+        """The task all ranks work on next, waiting for it if need be; None at the end."""
+        while not self.group.broadcast(self._ready() if self.group.leads else None):
+            pass  # the others must not wait in one broadcast for longer than it may take
         lease: Lease | None = self.group.broadcast(
             self.stream.lease(self.consumer, self.generation) if self.group.leads else None
         )
         return lease
 
+    def _ready(self) -> bool:
+        if self.stream.ready(self.consumer, self.generation):
+            return True
+        place = {"task": "", "task_index": len(self.tasks), "tasks": len(self.tasks)}
+        self.stream.post_progress(self.consumer, {"phase": "wait", **place})
+        return self.stream.ready(self.consumer, self.generation, PATIENCE)
+
     @property
     def complete(self) -> bool:
-        """Whether all tasks are learned; not so when the stream was closed before."""
-        return self.learned.known_tasks == len(self.tasks)
+        """Whether all tasks are learned; not so when the run was halted before."""
+        every = self.group.broadcast(self.stream.status()["tasks"] if self.group.leads else None)
+        return 0 < self.learned.known_tasks == len(every)
+
+    def _meet(self, task: str) -> None:
+        """Take in the next task of a live stream."""
+        self.tasks = (*self.tasks, task)
+        self.learned.header = replace(self.learned.header, tasks=self.tasks)
+        self.evaluation.add_task(self.store, self._feature_key)
 
     def learn(self, lease: Lease) -> None:
         """Train one task, evaluate all of them, save its adapter and commit it."""
         self.log.task = lease.task
         self.log.add(f"task {lease.index} {lease.task}: leased")
+        if self.live:
+            self._meet(lease.task)
+        with self._putting_aside(lease):
+            similarity, log = self._learn_parameters(lease)
+        if self.group.leads:
+            self.stream.trained(self.consumer, self.generation, lease.task)
+        self._show("evaluate", lease)
+        rows: list[MatrixRow] = []
+        method = self.learned.method
+        with self.clock.phase("evaluate"):
+            if lease.index == 0 or self.live:
+                # Of a live stream's tasks each has its row once it is there.
+                known = self.evaluation.zero_shot()
+                rows += [r for r in known if not self.live or r.evaluated_index == lease.index]
+            if self._learns(lease) or method.trains_on == "nothing":
+                rows += self.evaluation.after_task(lease.index, method, self.learned.router)
+        for epoch in log:
+            self.log.add(f"task {lease.index} {lease.task}: {epoch}")
+        if self.group.leads:
+            self._commit(lease, rows, log, similarity)
+        self.log.publish()
+
+    def _learn_parameters(self, lease: Lease) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Router and parameters of a task: the tasks' similarities (K, K), and the epochs' log."""
         self._show("features", lease)
         with self.clock.phase("features"):
             images, texts = self._training_features(lease)
@@ -142,32 +192,33 @@ class StreamWorker:
             self.learned.similarities.add(self.group.broadcast(entry))
             self._add_to_router(lease.index, images, texts)
         similarity = self.learned.similarities.matrix()
-        method, router = self.learned.method, self.learned.router
-        method.begin_task(lease.index, self.backbone)
-        learns = method.learns_at(lease.index, len(self.tasks))
-        log = self._train(lease, similarity) if learns else []
-        if self.group.leads:
-            self.stream.trained(self.consumer, self.generation, lease.task)
-        self._show("evaluate", lease)
-        rows: list[MatrixRow] = []
-        with self.clock.phase("evaluate"):
-            if lease.index == 0:
-                rows += self.evaluation.zero_shot()
-            if learns or method.trains_on == "nothing":
-                rows += self.evaluation.after_task(lease.index, method, router)
-        for epoch in log:
-            self.log.add(f"task {lease.index} {lease.task}: {epoch}")
-        if self.group.leads:
-            self._commit(lease, rows, log, similarity)
-        self.log.publish()
+        self.learned.method.begin_task(lease.index, self.backbone)
+        return similarity, self._train(lease, similarity) if self._learns(lease) else []
+
+    def _learns(self, lease: Lease) -> bool:
+        return self.learned.method.learns_at(lease.index, len(self.tasks))
+
+    def _putting_aside(self, lease: Lease) -> AbstractContextManager[None]:
+        """Put aside what does not decode of the training images that the task reads."""
+        if self.experiment.stage.on_error == "stop":
+            return nullcontext()
+
+        def record(task: str, broken: dict[int, Fault]) -> int:
+            for fault in broken.values():
+                self.log.add(f"put aside: {fault.reason}")
+            self.log.publish()
+            return self.stream.quarantine(self.consumer, self.generation, task, "train", broken)
+
+        joint = self.learned.method.trains_on == "all"
+        tasks = self.tasks if joint else (lease.task,)
+        return putting_aside(tasks, lambda task: self._open(task, "train"), record)
 
     def finish(self) -> None:
-        """Figures with the true task given, and the examples of the report."""
-        last = len(self.tasks) - 1
+        """Write what only the end of the stream can tell."""
         with self.clock.phase("evaluate"):
-            # Encodes nothing new, unless this worker group started after the last commit.
-            self.evaluation.after_task(last, self.learned.method, self.learned.router)
-            oracle = self.evaluation.oracle(last, self.learned.method)
+            figures = final_figures(
+                self.evaluation, self.learned.method, self.learned.router, live=self.live
+            )
         if self.group.leads:
             self.directory.folder.write_table(
                 EXAMPLES, retrieval_examples(self.evaluation, self.tasks, self._open_test)
@@ -176,14 +227,8 @@ class StreamWorker:
                 OUTCOME,
                 {
                     "backbone_fingerprint": self.backbone.fingerprint,
-                    "captions_per_image": self.evaluation.tests.captions_per_image,
                     "transform": str(self.transform),
-                    "routed": self.learned.router is not None,
-                    "oracle": [_plain(row) for row in oracle],
-                    "similarity_source": self.learned.method.similarity_source,
-                    "replays": self.learned.method.trains_on == "all",
-                    "trainable_parameters": self.learned.method.parameters_in_all(),
-                    "trainable_parameters_per_task": self.learned.method.parameters_per_task(),
+                    **figures,
                     "seconds": self.clock.take(),
                 },
             )
@@ -207,14 +252,12 @@ class StreamWorker:
 
     def _open_all(self) -> SplitGrant:
         """The training images of all tasks, one task after the other."""
-        grants = [self._open(task, "train") for task in self.tasks]
-        shards = tuple(shard for grant in grants for shard in grant.shards)
-        return SplitGrant(" + ".join(self.tasks), "train", shards)
+        return SplitGrant.joined([self._open(task, "train") for task in self.tasks])
 
     def _training_features(self, lease: Lease) -> tuple[Tensor, Tensor]:
         """Unprompted features of the task's training images (I, P) and captions (T, P)."""
         grant = self._open(lease.task, "train")
-        key = self.encoder.feature_key(self.experiment.protocol, [grant])
+        key = self._feature_key([grant])
         if self.group.broadcast(self.store.find(key) is not None if self.group.leads else None):
             found = self.store.find(key)
             assert found is not None, f"feature store lost {key}"
@@ -243,9 +286,12 @@ class StreamWorker:
         self, lease: Lease, rows: list[MatrixRow], log: list[dict[str, Any]], similarity: Tensor
     ) -> None:
         name = self.adapters.save_task(lease.index, self.learned.task_state(lease.index))
+        if self.live:
+            self.adapters.save_header(self.learned.header)
         payload = {
+            "task": lease.task,
             "adapter": name,
-            "rows": [_plain(row) for row in rows],
+            "rows": [plain_row(row) for row in rows],
             "log": log,
             "similarity": similarity[lease.index].tolist(),
             "seconds": self.clock.take(),
@@ -263,10 +309,12 @@ class StreamWorker:
             tests, self.encoder, self.transform, experiment.evaluation.gallery, self._open_test
         )
         with self.clock.phase("features"):
-            evaluation.prepare(
-                self.store, self.encoder.feature_key(experiment.protocol, tests.grants)
-            )
+            if tests.grants:  # a live stream's come with its tasks
+                evaluation.prepare(self.store, self._feature_key(tests.grants))
         return evaluation
+
+    def _feature_key(self, grants: Sequence[SplitGrant]) -> str:
+        return self.encoder.feature_key(self.experiment.protocol, grants)
 
     def _open_test(self, task: int) -> SplitGrant:
         return self._open(self.tasks[task], self.experiment.evaluation.split)
@@ -278,9 +326,3 @@ class StreamWorker:
         if self.group.leads:
             place = {"task": lease.task, "task_index": lease.index, "tasks": len(self.tasks)}
             self.stream.post_progress(self.consumer, {"phase": phase, **place, **progress})
-
-
-def _plain(row: MatrixRow) -> dict[str, Any]:
-    """A matrix row as JSON can hold it: an undefined value is null."""
-    values = asdict(row)
-    return values | {"value": None if math.isnan(row.value) else row.value}

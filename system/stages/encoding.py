@@ -75,7 +75,14 @@ class Encoder:
         return FeatureStore.key(
             backbone=self.backbone.fingerprint,
             protocol=protocol,
-            shards=[shard.sha256 for grant in grants for shard in grant.shards],
+            shards=[
+                part
+                for grant in grants
+                for part in (
+                    *(shard.sha256 for shard in grant.shards),
+                    *(f"without {row}" for row in sorted(grant.without)),
+                )
+            ],
             # Rounding depends on the kernels, and these on the device, the block, the settings.
             device=self.group.device.type,
             block=self.block,

@@ -24,6 +24,8 @@ from system.storage.feature_store import FeatureStore
 
 #: How a split is asked for: task index -> the rows it hands out.
 OpenTest = Callable[[int], SplitGrant]
+#: The feature store's key of splits' unprompted features.
+KeyOf = Callable[[Sequence[SplitGrant]], str]
 UNROUTED = -1
 
 
@@ -42,23 +44,24 @@ class TestSet:
     @classmethod
     def read(cls, open_test: OpenTest, tasks: int) -> "TestSet":
         """Read the captions and sizes of each task's test split."""
-        grants = tuple(open_test(task) for task in range(tasks))
-        captions: list[str] = []
-        owner: list[int] = []
-        image_task: list[int] = []
-        row_in_task: list[int] = []
-        for task, grant in enumerate(grants):
-            for row, texts in enumerate(read_texts(grant)):
-                owner.extend([len(image_task)] * len(texts))
-                captions.extend(texts)
-                image_task.append(task)
-                row_in_task.append(row)
-        return cls(
-            grants,
-            tuple(captions),
-            torch.tensor(owner, dtype=torch.long),
-            torch.tensor(image_task, dtype=torch.long),
-            torch.tensor(row_in_task, dtype=torch.long),
+        none = torch.empty(0, dtype=torch.long)
+        tests = cls((), (), none, none, none)
+        for task in range(tasks):
+            tests = tests.plus(open_test(task))
+        return tests
+
+    def plus(self, grant: SplitGrant) -> "TestSet":
+        """With the test split of one more task, read from its shards."""
+        rows = read_texts(grant)
+        images = torch.arange(len(rows))
+        counts = torch.tensor([len(texts) for texts in rows], dtype=torch.long)
+        owner = images.repeat_interleave(counts) + len(self.image_task)
+        return TestSet(
+            (*self.grants, grant),
+            (*self.captions, *(text for texts in rows for text in texts)),
+            torch.cat([self.image_of_text, owner]),
+            torch.cat([self.image_task, torch.full_like(images, len(self.grants))]),
+            torch.cat([self.row_in_task, images]),
         )
 
     @property
@@ -95,17 +98,57 @@ class StreamEvaluation:
 
     def prepare(self, store: FeatureStore, key: str) -> None:
         """Compute the unprompted test features, or take them from the store."""
+        every = torch.ones(len(self.tests.image_task), dtype=torch.bool)
+        self.plain = self._unprompted(store, key, every, self.tests.captions)
+        self._forget()
+
+    def add_task(self, store: FeatureStore, key_of: KeyOf) -> None:
+        """Take in the test split of one more task, as a live stream meets it."""
+        task = len(self.tests.grants)
+        grant = self.open_test(task)
+        texts = len(self.tests.captions)
+        self.tests = self.tests.plus(grant)
+        new = self._unprompted(
+            store, key_of([grant]), self.tests.image_task == task, self.tests.captions[texts:]
+        )
+        if task == 0:
+            self.plain = new
+            self._forget()
+            return
+        for modality in MODALITIES:
+            unrouted = torch.full((len(new[modality]),), UNROUTED, dtype=torch.long)
+            self.plain[modality] = torch.cat([self.plain[modality], new[modality]])
+            self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
+            self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
+
+    def all_rows(self, method: Method, router: Router | None) -> list[MatrixRow]:
+        """The whole matrix anew, for tasks that came while the others were learned.
+
+        Only where what a task learned stays as it was: the method has a router, or learns nothing.
+        """
+        assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
+        self._forget()
+        rows = self.zero_shot()
+        for task in range(len(self.tests.grants)):
+            rows += self.after_task(task, method, router.upto(task + 1) if router else None)
+        return rows
+
+    def _unprompted(
+        self, store: FeatureStore, key: str, chosen: Tensor, captions: Sequence[str]
+    ) -> dict[Modality, Tensor]:
+        """Features of the frozen backbone: of the chosen images (n, P) and of captions (T, P)."""
         group = self.encoder.group
         if not group.broadcast(store.find(key) is not None if group.leads else None):
-            images = self._images(torch.ones(len(self.tests.image_task), dtype=torch.bool), None)
-            texts = self.encoder.texts(self.tests.captions, None)
+            images, texts = self._images(chosen, None), self.encoder.texts(captions, None)
             if group.leads:
                 store.put(key, {"vision": images, "text": texts})
-        else:
-            found = store.find(key)
-            assert found is not None, f"feature store lost {key}"
-            images, texts = found["vision"], found["text"]
-        self.plain = {"vision": images, "text": texts}
+            return {"vision": images, "text": texts}
+        found = store.find(key)
+        assert found is not None, f"feature store lost {key}"
+        return {"vision": found["vision"], "text": found["text"]}
+
+    def _forget(self) -> None:
+        """Nothing is prompted yet."""
         self.prompted = {m: self.plain[m].clone() for m in MODALITIES}
         self.encoded_for = {
             m: torch.full((len(self.plain[m]),), UNROUTED, dtype=torch.long) for m in MODALITIES

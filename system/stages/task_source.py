@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
 import pyarrow as pa
 
+from system.data.faults import Fault
 from system.data.manifest import SplitGrant
 from system.errors import PromptideError
 
@@ -16,12 +17,35 @@ class StaleGenerationError(RuntimeError):
     """A worker group that a newer one of the same consumer has replaced asked for something."""
 
 
+class StreamHaltedError(PromptideError):
+    """A consumer was halted while it learned a task: a sweep stopped this run."""
+
+
 class StreamClosedError(PromptideError):
-    """The stream was closed while a task was being learned: a sweep stopped this run."""
+    """A task was appended to a stream that takes no more."""
+
+
+class StreamFullError(PromptideError):
+    """More tasks were appended than the stream keeps pending."""
 
 
 class NotLeasedError(RuntimeError):
     """A task was committed that the consumer does not hold a lease on."""
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Whether tasks may come while the run goes on, and how many may wait for it.
+
+    A live stream starts with `benchmark.tasks`, which may be none, and ends once it is closed.
+    """
+
+    live: bool = False
+    max_pending: int = 100
+
+    def __post_init__(self) -> None:
+        if self.max_pending < 1:
+            raise ValueError(f"max_pending={self.max_pending} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -42,36 +66,48 @@ class TaskState(TypedDict):
     """One task of a consumer; `state` is "pending", "leased", "trained" or "sealed".
 
     From "trained" on its training split is shut. "sealed" is evaluated and committed: one record
-    holds both, so that no task is ever the one without the other.
+    holds both, so that no task is ever the one without the other. `since` is when it came to that
+    state (ISO 8601, UTC).
     """
 
     task: str
     index: int
     state: str
+    since: str
 
 
 class ConsumerStatus(TypedDict):
     """Where one consumer stands.
 
-    `progress` is what it posted last (None: nothing since the stream's process started), which was
-    `seconds_since_progress` seconds ago.
+    `ranks` is how many workers of this generation have opened a split, `progress` what it posted
+    last (None: nothing since the stream's process started), which was `seconds_since_progress`
+    seconds ago.
     """
 
     generation: int
     current_task: str | None
     committed: int
+    ranks: int
     tasks: list[TaskState]
     progress: dict[str, Any] | None
     seconds_since_progress: float | None
 
 
 class StreamStatus(TypedDict):
-    """The whole stream; `journal` names where it is kept, `consumers` all that ever registered."""
+    """The whole stream; `journal` names where it is kept, `consumers` all that ever registered.
+
+    `open` tells whether tasks may still be appended, `pending` which ones nobody was handed yet,
+    `given` all tasks in the order in which they came.
+    """
 
     journal: str
     benchmark: str
     fingerprint: str
     tasks: list[str]
+    open: bool
+    given: list[str]
+    pending: list[str]
+    max_pending: int
     consumers: dict[str, ConsumerStatus]
 
 
@@ -97,8 +133,33 @@ class TaskSource(Protocol):
     def lease(self, consumer: str, generation: int) -> Lease | None:
         """Return the first task not yet committed (the same until it is), None after the last.
 
-        None also once the stream is closed. Raises `StaleGenerationError`.
+        None also once the consumer is halted. In a live stream there may be neither a task nor an
+        end: ask `ready` first. Raises `NotLeasedError` if so, `StaleGenerationError`.
         """
+        ...
+
+    def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
+        """Whether `lease` has an answer: a task, or the end.
+
+        Waits for one up to `patience` seconds where the stream can wait. Keeps what `renew` keeps.
+        Raises `StaleGenerationError`.
+        """
+        ...
+
+    def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
+        """Put tasks of the benchmark at the end of a live stream; returns all pending ones.
+
+        An append repeated with its `append_id` changes nothing. Raises `StreamClosedError`,
+        `StreamFullError`, `ConfigError` (unknown, or in the stream already).
+        """
+        ...
+
+    def reorder(self, tasks: Sequence[str]) -> None:
+        """Hand out the pending tasks in this order. Raises `ConfigError` if they are others."""
+        ...
+
+    def close(self) -> None:
+        """Take no more tasks: the stream ends after those it has."""
         ...
 
     def renew(self, consumer: str, generation: int) -> None:
@@ -127,6 +188,20 @@ class TaskSource(Protocol):
         """
         ...
 
+    def quarantine(
+        self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
+    ) -> int:
+        """Put rows of a split aside for this consumer: later grants leave them out.
+
+        `broken` is by the rows' numbers in the shards; each is recorded once, and how many are new
+        is returned. Only what the consumer may open. Raises what `open_split` does.
+        """
+        ...
+
+    def quarantined(self, consumer: str) -> list[Fault]:
+        """Return what the consumer put aside, oldest first."""
+        ...
+
     def trained(self, consumer: str, generation: int, task: str) -> None:
         """Say that the leased task has its last epoch behind it: its training split is shut.
 
@@ -150,12 +225,12 @@ class TaskSource(Protocol):
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
         """Show `progress` in `status`: kept in memory only, lost when the stream's process dies.
 
-        Raises `StreamClosedError` once the stream is closed, which ends a worker inside a task.
+        Raises `StreamHaltedError` once the consumer is halted, which ends a worker inside a task.
         """
         ...
 
-    def close(self) -> None:
-        """Hand out no more tasks: whoever learns one ends soon. What is committed stays.
+    def halt(self, consumer: str) -> None:
+        """Hand out no more tasks to a consumer, who ends soon. What is committed stays.
 
         Kept in memory only: a stream that is started again goes on.
         """

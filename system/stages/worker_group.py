@@ -94,4 +94,5 @@ def scaling_config(cluster: ClusterConfig) -> ScalingConfig:
         num_workers=cluster.workers,
         use_gpu=cluster.gpu,
         resources_per_worker={"CPU": cluster.cpus_per_worker},
+        placement_strategy=cluster.placement,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from system.config import ExperimentConfig
+from system.data.faults import Fault, summarise, write_quarantine
 from system.errors import ReplayRefusedError
 from system.evaluation.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow, Summary
 from system.evaluation.replay_audit import replayed_rows
@@ -36,11 +37,14 @@ class RunRecord:
     outcome: Mapping[str, Any]
     access_log: pa.Table
     wall_seconds: Mapping[str, float]  # of the driver, by phase
+    quarantined: Sequence[Fault] = ()
 
     @property
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix with the zero-shot row."""
         rows = [row for payload in self.committed for row in payload["rows"]]
+        # A live stream that has ended is evaluated anew: its tasks were not all there before.
+        rows = self.outcome.get("matrix") or rows
         return AccuracyMatrix(self.tasks, [_row(row) for row in rows])
 
     @property
@@ -95,6 +99,9 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "evaluation": {
             "split": experiment.evaluation.split,
             "gallery": experiment.evaluation.gallery,
+            "tasks_known": "learned so far"
+            if experiment.stream.live and not record.outcome.get("matrix")
+            else "all",
             "captions_per_image": record.outcome["captions_per_image"],
             "transform": record.outcome["transform"],
             "router": f"k-means, {experiment.evaluation.router_centers} centres a task and modality"
@@ -122,6 +129,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "trainable_parameters_per_task": per_task,
         "replays": record.outcome["replays"],
         "replayed_rows": replayed_rows(record.access_log, record.tasks),
+        "quarantined": summarise(record.quarantined),
         "wall_seconds": _seconds(record),
         "undefined": undefined,
     }
@@ -195,6 +203,20 @@ def _seconds(record: RunRecord) -> dict[str, float]:
     return {phase: round(seconds, 3) for phase, seconds in total.items()}
 
 
+def write_so_far(experiment: ExperimentConfig, committed: Sequence[Mapping[str, Any]]) -> None:
+    """Write the tables of a live stream that goes on, for a report of what there is."""
+    tasks = tuple(payload["task"] for payload in committed)
+    _write_tables(RunRecord(experiment, "", tasks, committed, {}, pa.table({}), {}))
+
+
+def _write_tables(record: RunRecord) -> pa.Table:
+    """The accuracy matrix, which is returned, and the training log."""
+    folder, matrix = RunDirectory.of(record.experiment).folder, record.matrix.to_table()
+    folder.write_table(ACCURACY_MATRIX, matrix)
+    folder.write_table(TRAINING_LOG, record.training_log)
+    return matrix
+
+
 def finish_run(
     experiment: ExperimentConfig,
     benchmark_fingerprint: str,
@@ -202,6 +224,7 @@ def finish_run(
     committed: Sequence[Mapping[str, Any]],
     access_log: pa.Table,
     wall_seconds: Mapping[str, float],
+    quarantined: Sequence[Fault] = (),
 ) -> tuple[dict[str, Any], pa.Table]:
     """Write the tables and metrics.json of a run whose stream has ended.
 
@@ -218,12 +241,12 @@ def finish_run(
         folder.read_json(OUTCOME),
         access_log,
         wall_seconds,
+        quarantined,
     )
-    matrix = record.matrix.to_table()
+    matrix = _write_tables(record)
     metrics = assemble_metrics(record)
-    folder.write_table(ACCURACY_MATRIX, matrix)
-    folder.write_table(TRAINING_LOG, record.training_log)
     folder.write_table(ACCESS_LOG, access_log)
+    write_quarantine(folder.uri, quarantined)
     folder.write_json(METRICS, metrics)
     if metrics["replayed_rows"] and not metrics["replays"]:
         raise ReplayRefusedError(

@@ -18,6 +18,7 @@ TRAINING_LOG = "training_log.parquet"
 EXAMPLES = "examples.parquet"
 OUTCOME = "outcome.json"  # what only the workers can tell at the end
 REPORT = "report.html"
+CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
 #: Sections that may change between two starts of the same run without changing its figures.
 FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
@@ -91,6 +92,13 @@ class RunDirectory:
                 "old values to go on with that one"
             )
         return True
+
+    def cluster(self) -> dict[str, str]:
+        """Where the driver's Ray answers: "address" and "auth"; empty if no driver has begun."""
+        if not self.folder.exists(CLUSTER):
+            return {}
+        found: dict[str, str] = self.folder.read_json(CLUSTER)
+        return found
 
     def config(self) -> dict[str, Any]:
         """The resolved config of the run. Raises StorageError if the file is not one."""

@@ -93,6 +93,11 @@ def sole_writer(
             raise StorageError(lock.lost)
 
 
+def writer_of(folder: Folder) -> Writer | None:
+    """Who writes a run's folder, by its lock file; the process may be gone: see `Writer.gone`."""
+    return _parsed(folder.read(LOCK_NAME)) if folder.exists(LOCK_NAME) else None
+
+
 class _Lock:
     def __init__(self, folder: Folder, on_lost: Callable[[], None], pace: Pace) -> None:
         self.folder = folder

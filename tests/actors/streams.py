@@ -11,6 +11,7 @@ from actors.stream_state import TaskStream
 from actors.task_stream import TaskStreamHandle
 from system.data.manifest import Manifest, Shard, TaskEntry
 from system.data.schema import SCHEMA_VERSION
+from system.stages.task_source import StreamConfig
 
 TASKS = ("animals", "food", "travel")
 ROWS = {"train": 40, "val": 8, "test": 12}
@@ -36,6 +37,12 @@ def make_stream(root: Path) -> TaskStream:
     return TaskStream(str(root / "journal"), make_manifest(root))
 
 
+def make_live_stream(root: Path, *tasks: str, max_pending: int = 100) -> TaskStream:
+    """The same, live, with the tasks of its start."""
+    config = StreamConfig(live=True, max_pending=max_pending)
+    return TaskStream(str(root / "journal"), make_manifest(root), tasks, config=config)
+
+
 def snapshot(stream: TaskStream) -> dict[str, Any]:
     """All that a stream keeps across the death of its process."""
     status = stream.status()
@@ -44,6 +51,7 @@ def snapshot(stream: TaskStream) -> dict[str, Any]:
             name: (entry["generation"], entry["current_task"], entry["tasks"])
             for name, entry in status["consumers"].items()
         },
+        "tasks": (status["tasks"], status["pending"], status["open"]),
         "committed": {name: stream.committed(name) for name in status["consumers"]},
         "opens": stream.access_log().to_pylist(),
     }

@@ -129,13 +129,26 @@ def test_a_journal_of_a_newer_version_is_refused_before_its_records_are_judged(
 ) -> None:
     file = record_file(written, 0)
     body = json.loads(file.read_bytes())
-    body["payload"]["format"] = 2
+    body["payload"]["format"] = 3
     del body["crc32"]
     body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
     file.write_text(json.dumps(body, separators=(",", ":")))
     record_file(written, 1).write_bytes(b"a format of the future")
-    with pytest.raises(StorageError, match=f"{file}: journal has format 2, this version reads 1"):
+    with pytest.raises(StorageError, match=f"{file}: journal has format 3.*up to 2"):
         open_journal(written)
+
+
+def test_a_journal_from_before_live_streams_is_read(written: Path) -> None:
+    """An interrupted run goes on with a newer promptide."""
+    file = record_file(written, 0)
+    body = json.loads(file.read_bytes())
+    body["payload"] = {"format": 1, "benchmark": "abc", "tasks": ["animals", "food"]}
+    del body["crc32"]
+    body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
+    file.write_text(json.dumps(body, separators=(",", ":")))
+    assert numbers(open_journal(written)) == [0, 1, 2]
+    with pytest.raises(StorageError, match=rf"{file}: journal has stream\.live=false"):
+        open_journal(written, live=True)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

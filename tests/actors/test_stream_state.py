@@ -4,13 +4,14 @@ import pytest
 
 from actors.access_log import ACCESS_LOG_SCHEMA
 from actors.stream_state import LEASE_SECONDS, TaskStream
+from system.data.faults import Fault
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.evaluation.replay_audit import replayed_rows
 from system.stages.task_source import (
     Lease,
     NotLeasedError,
     StaleGenerationError,
-    StreamClosedError,
+    StreamHaltedError,
     TaskSource,
 )
 from tests.actors.streams import ROWS, TASKS, make_manifest, make_stream, snapshot
@@ -59,15 +60,17 @@ def test_the_same_task_is_leased_until_it_is_committed(stream: TaskStream) -> No
     assert stream.lease("run", generation) == Lease("food", 1, generation, committed=1)
 
 
-def test_a_closed_stream_ends_its_workers_and_goes_on_when_started_again(tmp_path: Path) -> None:
+def test_a_halted_consumer_goes_on_when_the_stream_is_started_again(
+    tmp_path: Path,
+) -> None:
     """A sweep that stops a trial must neither wait for its task nor lose those before."""
     stream = make_stream(tmp_path)
     generation = stream.register("run")
     stream.lease("run", generation)
     stream.commit("run", generation, "animals", {})
     stream.lease("run", generation)
-    stream.close()
-    with pytest.raises(StreamClosedError):
+    stream.halt("run")
+    with pytest.raises(StreamHaltedError):
         stream.post_progress("run", {})
     assert stream.lease("run", generation) is None
     again = make_stream(tmp_path)
@@ -348,3 +351,22 @@ def test_one_consumer_that_vanishes_holds_back_no_other(tmp_path: Path) -> None:
     status = stream.status()["consumers"]
     assert (status["quick"]["committed"], status["slow"]["committed"]) == (3, 0)
     assert status["slow"]["current_task"] is None
+
+
+def test_rows_are_put_aside_once_and_for_one_consumer(tmp_path: Path) -> None:
+    """Two ranks may find the same image; another run's figures must not change under it."""
+    stream = make_stream(tmp_path)
+    run, other = stream.register("run"), stream.register("other")
+    fault = Fault("train", "animals: 7.jpg", "does not decode", "undecodable image")
+    with pytest.raises(NotLeasedError):
+        stream.quarantine("run", run, "animals", "train", {7: fault})
+    stream.lease("run", run)
+    stream.lease("other", other)
+    assert stream.quarantine("run", run, "animals", "train", {7: fault}) == 1
+    assert stream.quarantine("run", run, "animals", "train", {7: fault}) == 0
+    assert stream.open_split("other", other, 0, "animals", "train").rows == ROWS["train"]
+    stream = make_stream(tmp_path)
+    assert stream.quarantined("run") == [fault]
+    grant = stream.open_split("run", run, 0, "animals", "train")
+    assert (grant.without, grant.rows) == (frozenset({7}), ROWS["train"] - 1)
+    assert stream.access_log()["rows"].to_pylist() == [ROWS["train"], ROWS["train"] - 1]

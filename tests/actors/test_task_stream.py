@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,18 +12,24 @@ from uuid import uuid4
 import pytest
 import ray
 
-from actors.task_stream import TaskStreamHandle, start_task_stream
+from actors.task_stream import StreamSettings, TaskStreamHandle, start_task_stream
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
-from system.stages.task_source import NotLeasedError, StaleGenerationError, TaskSource
+from system.evaluation.replay_audit import replayed_rows
+from system.stages.task_source import (
+    NotLeasedError,
+    StaleGenerationError,
+    StreamConfig,
+    TaskSource,
+)
 from tests.actors.streams import ROWS, TASKS, kill_process, make_manifest, process_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
 
-def start(root: Path, name: str, **changes: str) -> TaskStreamHandle:
+def start(root: Path, name: str, **changes: Any) -> TaskStreamHandle:
     make_manifest(root).save(str(root))
     settings = {"journal_uri": str(root / "journal"), "manifest_root": str(root)} | changes
-    return start_task_stream(name, None, **settings)
+    return start_task_stream(name, None, StreamSettings(**settings))
 
 
 @pytest.fixture
@@ -145,7 +152,60 @@ def test_a_bad_journal_or_manifest_is_one_typed_error_at_the_start(tmp_path: Pat
     """Before any worker starts, and not as the unexplained death of an actor."""
     name = f"stream-{uuid4().hex}"
     with pytest.raises(DataError, match="missing"):
-        start_task_stream(name, None, str(tmp_path / "journal"), str(tmp_path / "missing"))
+        start_task_stream(
+            name, None, StreamSettings(str(tmp_path / "journal"), str(tmp_path / "missing"))
+        )
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(StorageError, match="file/journal"):
         start(tmp_path, name, journal_uri=str(tmp_path / "file" / "journal"))
+
+
+def test_a_consumer_without_a_task_waits_in_one_call(tmp_path: Path) -> None:
+    """Not by asking again and again; and those who wait hold back nobody who feeds them."""
+    name, config = f"stream-{uuid4().hex}", StreamConfig(live=True)
+    handle = start(tmp_path, name, tasks=(), config=config)
+    generations = {f"run-{number}": handle.register(f"run-{number}") for number in range(3)}
+    assert not handle.ready("run-0", generations["run-0"], 0.05)
+    waits: list[Any] = [
+        handle.actor.ready.remote(run, number, 600.0) for run, number in generations.items()
+    ]
+    assert not ray.wait(waits, timeout=0.2)[0]
+    assert handle.append(["food"], "call-1") == ["food"]
+    assert ray.get(waits) == [True] * 3
+    leases = [handle.lease(run, number) for run, number in generations.items()]
+    assert [lease and lease.task for lease in leases] == ["food"] * 3
+    for run, number in generations.items():
+        handle.commit(run, number, "food", {})
+    waits = [handle.actor.ready.remote(run, number, 600.0) for run, number in generations.items()]
+    kill_process(handle)  # while they wait
+    assert handle.append(["food"], "call-1") == []
+    handle.close()
+    assert ray.get(waits) == [True] * 3
+    assert handle.lease("run-0", generations["run-0"]) is None
+    handle.stop()
+
+
+def test_a_consumer_that_is_gone_holds_back_no_other(tmp_path: Path) -> None:
+    """Many runs on one actor, each with its own cursor; the one that stopped goes on by itself."""
+    handle = start(tmp_path, f"stream-{uuid4().hex}")
+    gone = handle.register("gone")
+    held = handle.lease("gone", gone)
+    assert held is not None
+
+    def consume(consumer: str) -> list[str]:
+        generation, learned = handle.register(consumer), list[str]()
+        while (lease := handle.lease(consumer, generation)) is not None:
+            handle.open_split(consumer, generation, 0, lease.task, "train")
+            handle.commit(consumer, generation, lease.task, {"by": consumer})
+            learned.append(lease.task)
+        return learned
+
+    names = [f"run-{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert list(pool.map(consume, names)) == [list(TASKS)] * len(names)
+    for name in names:
+        assert handle.committed(name) == [{"by": name}] * len(TASKS)
+    assert handle.lease("gone", gone) == held
+    assert consume("gone") == list(TASKS)
+    assert replayed_rows(handle.access_log(), TASKS) == 0
+    handle.stop()

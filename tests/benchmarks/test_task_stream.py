@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from rich.console import Console
 
-from actors.task_stream import TaskStream, start_task_stream
+from actors.task_stream import StreamSettings, TaskStream, start_task_stream
 from system.stages.task_source import TaskSource
 from tests.actors.streams import kill_process, make_manifest
 
@@ -63,7 +63,7 @@ def test_in_process(tmp_path: Path, report: Callable[[str, float, str], None]) -
 def test_actor(tmp_path: Path, report: Callable[[str, float, str], None], consumers: int) -> None:
     make_manifest(tmp_path, TASKS).save(str(tmp_path))
     name, journal = f"stream-{uuid4().hex}", str(tmp_path / "journal")
-    handle = start_task_stream(name, None, journal, str(tmp_path))
+    handle = start_task_stream(name, None, StreamSettings(journal, str(tmp_path)))
     case = f"task stream, actor, {consumers} consumers"
     report(f"{case}: lease + commit", leases_and_commits(handle, consumers), "pairs/s")
     kill_process(handle)

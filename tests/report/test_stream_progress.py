@@ -10,6 +10,7 @@ from system.report.stream_progress import StreamProgress
 from system.stages.task_source import ConsumerStatus, TaskState
 
 TASKS = ("food", "animal", "person")
+SINCE = "2026-01-02T03:04:05+00:00"
 
 
 class Clock:
@@ -24,13 +25,15 @@ class Clock:
 
 def status(committed: int, index: int | None = None, **progress: Any) -> ConsumerStatus:
     states: list[TaskState] = [
-        {"task": task, "index": i, "state": "pending"} for i, task in enumerate(TASKS)
+        {"task": task, "index": i, "state": "pending", "since": SINCE}
+        for i, task in enumerate(TASKS)
     ]
     place = {} if index is None else {"task": TASKS[index], "task_index": index, "tasks": 3}
     return {
         "generation": 1,
         "current_task": None if index is None else TASKS[index],
         "committed": committed,
+        "ranks": 1,
         "tasks": states,
         "progress": {**place, **progress} if progress else None,
         "seconds_since_progress": 0.0,

@@ -1,0 +1,105 @@
+"""The tasks of a stream in their order: given at the start, or growing while it is live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from actors.journal import Record
+from system.errors import ConfigError
+from system.stages.task_source import StreamClosedError, StreamFullError
+
+
+class StreamTasks:
+    """Which tasks the stream has, which of them are pending, and whether more may come.
+
+    Pending are the tasks behind the furthest one that any consumer was ever handed. A live stream
+    is open until it is closed; another one is closed from the start. Changed by records alone.
+    """
+
+    def __init__(
+        self, known: Sequence[str], tasks: Sequence[str] | None, live: bool, max_pending: int
+    ) -> None:
+        self.known = list(known)
+        self.names = self._checked(list(known) if tasks is None else list(tasks))
+        if not self.names and not live:
+            raise ConfigError(f"tasks: {self.names} must name at least one task")
+        self.live = live
+        self.open = live
+        self.max_pending = max_pending
+        self.reached = 0  # one more than the place of the furthest task handed out
+        self.since: dict[str, datetime] = {}  # when a task came into the stream
+        self._appends: set[str] = set()
+
+    @property
+    def pending(self) -> list[str]:
+        """The tasks that nobody was handed yet, in order."""
+        return self.names[self.reached :]
+
+    def appended(self, append_id: str) -> bool:
+        """Whether that append is in the journal already."""
+        return append_id in self._appends
+
+    def check_append(self, tasks: Sequence[str]) -> None:
+        """Raises the error of an append that cannot be, and changes nothing."""
+        if not self.open:
+            why = "was closed" if self.live else "was given whole at its start (stream.live=false)"
+            raise StreamClosedError(f"the stream {why}: it takes no more tasks; start another run")
+        if not tasks:
+            raise ConfigError("no task to append: name at least one")
+        self._checked(tasks)
+        there = [task for task in tasks if task in self.names]
+        if there:
+            raise ConfigError(f"tasks: {there} are in the stream already; a task is learned once")
+        if len(tasks) > self.max_pending:
+            raise ConfigError(
+                f"{len(tasks)} tasks at once are more than stream.max_pending={self.max_pending} "
+                "ever lets wait; append them in parts"
+            )
+        room = self.max_pending - len(self.pending)
+        if len(tasks) > room:
+            raise StreamFullError(
+                f"{len(self.pending)} tasks are pending, and stream.max_pending={self.max_pending} "
+                f"leaves room for {max(room, 0)}, not for {len(tasks)}: append again once tasks "
+                "were taken, or with --wait"
+            )
+
+    def check_order(self, order: Sequence[str]) -> None:
+        """Raises ConfigError unless `order` is the pending tasks, rearranged."""
+        if sorted(order) != sorted(self.pending):
+            raise ConfigError(
+                f"the pending tasks are {self.pending}, not {list(order)}: one was taken or "
+                "appended meanwhile; give the order again"
+            )
+
+    def begin(self, header: Record) -> None:
+        """The tasks of the start stand in the journal's header."""
+        self.since = dict.fromkeys(self.names, header.at)
+
+    def apply_append(self, record: Record) -> None:
+        """New tasks come last."""
+        payload: Mapping[str, Any] = record.payload
+        self._appends.add(payload["id"])
+        self.names += payload["tasks"]
+        self.since |= dict.fromkeys(payload["tasks"], record.at)
+
+    def apply_order(self, record: Record) -> None:
+        """The pending tasks come in another order from now on."""
+        self.names[self.reached :] = record.payload["tasks"]
+
+    def apply_close(self, _: Record) -> None:
+        """No more tasks will come."""
+        self.open = False
+
+    def take(self, task: str) -> None:
+        """A consumer was handed a task: its place and those before are settled."""
+        self.reached = max(self.reached, self.names.index(task) + 1)
+
+    def _checked(self, tasks: Sequence[str]) -> list[str]:
+        unknown = [task for task in tasks if task not in self.known]
+        if unknown:
+            raise ConfigError(f"tasks: {unknown} are not in the benchmark; it has {self.known}")
+        if len(set(tasks)) < len(tasks):
+            raise ConfigError(f"tasks: {list(tasks)} must name none twice")
+        return list(tasks)

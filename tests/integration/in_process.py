@@ -1,0 +1,38 @@
+"""The small stream in the caller's own process: neither Ray's processes nor an actor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actors.stream_run import _trainer
+from actors.task_stream import StreamSettings, TaskStream
+from system.data.manifest import Manifest
+from system.errors import QuarantinedError
+from system.storage.results import finish_run
+from tests.integration.small_stream import small_experiment
+
+
+def learn(
+    root: Path, name: str, *more: str, feed: Callable[[TaskStream], None] = lambda _: None
+) -> dict[str, Any]:
+    """Learn what `prepare_small_stream` wrote, after `feed` had the stream; the run's metrics."""
+    experiment = small_experiment(root, name, "cluster.workers=0", *more)
+    manifest = Manifest.load(experiment.benchmark_folder().uri)
+    tasks = manifest.order(experiment.benchmark.tasks, growing=experiment.stream.live)
+    stream = StreamSettings.of(experiment, tasks).open()
+    feed(stream)
+    trainer = _trainer(experiment, manifest.fingerprint, tasks, stream)  # type: ignore[arg-type]
+    try:
+        trainer.fit()
+    except QuarantinedError:  # as `run_stream` does
+        trainer.fit()
+    metrics, _ = finish_run(
+        experiment,
+        manifest.fingerprint,
+        tuple(stream.status()["tasks"]),
+        stream.committed(name),
+        stream.access_log(),
+        {},
+        stream.quarantined(name),
+    )
+    return metrics
