@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, cycle
 from pathlib import Path
 
 from tests.faults.processes import MARK, Process, marked, named
@@ -17,6 +18,14 @@ from tests.integration.small_stream import overrides
 WORKER, ACTOR = "ray::RayTrainWorker", "ray::TaskStreamServer"
 DEADLINE = 600.0  # seconds for one step; a loaded machine takes its time to start processes
 KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage")
+KILLING = (*KILLS, "tear")  # a record is torn by the death of who writes it
+#: After each kind came once: mostly the actor, which is back in seconds; a worker group or a driver
+#: takes as long as torch needs to be imported.
+ROUNDS = (
+    (*("actor",) * 5, "tear", "worker", "pause"),
+    (*("actor",) * 5, "tear", "driver", "storage"),
+)
+LONGEST_REST = {"actor": 1.0, "tear": 1.0}  # seconds before a fault; 4 before one of another kind
 
 
 @dataclass
@@ -27,6 +36,8 @@ class FaultyRun:
     name: str
     random: random.Random
     workers: int = 1
+    address: str = "local"
+    settings: tuple[str, ...] = ()
     done: list[str] = field(default_factory=list)
     starts: int = 0
 
@@ -40,8 +51,16 @@ class FaultyRun:
         """Where the records of the stream lie."""
         return self.directory / "stream"
 
-    def complete(self, faults: list[str]) -> None:
-        """Start the command as often as it takes, with all of the faults, and let it end."""
+    @property
+    def case(self) -> str:
+        """What to say where the run is not as it should be."""
+        return f"{self.name} after {self.done}"
+
+    def complete(self, faults: list[str], when: Callable[[], bool] | None = None) -> None:
+        """Start the command as often as it takes, with all of the faults, and let it end.
+
+        `when` is a fault of another kind: called until it says that it has struck.
+        """
         pending = list(faults)
         while True:
             driver = self._start()
@@ -49,6 +68,10 @@ class FaultyRun:
                 while pending and driver.poll() is None:
                     if self._strike(pending[0], driver):
                         self.done.append(pending.pop(0))
+                while when is not None and driver.poll() is None:
+                    if when():
+                        when = None
+                    time.sleep(0.05)
                 output, _ = driver.communicate(timeout=DEADLINE)
             finally:
                 for process in marked(self.name) if driver.poll() is None else ():
@@ -68,8 +91,9 @@ class FaultyRun:
         self.starts += 1
         cluster = (
             f"cluster.workers={self.workers}",
-            "cluster.address=local",
+            f"cluster.address={self.address}",
             "cluster.max_failures=-1",
+            *self.settings,
         )
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         return subprocess.Popen(
@@ -84,7 +108,9 @@ class FaultyRun:
         """Wait for a victim and a random moment, then disturb; False if the run ended before."""
         target = WORKER if fault in ("worker", "pause", "driver", "storage") else ACTOR
         victim = self._wait(lambda: named(self.name, target), driver)
-        if not victim or not self._idle(self.random.uniform(0.0, 4.0), driver):
+        if not victim or not self._idle(
+            self.random.uniform(0.0, LONGEST_REST.get(fault, 4.0)), driver
+        ):
             return False
         if fault == "driver":
             driver.kill()
@@ -137,13 +163,20 @@ class FaultyRun:
 
 
 def plan(seed: int, kills: int) -> list[str]:
-    """Which faults, in which order: each kind once before any comes again, kills first."""
+    """Which faults, in which order, until `kills` of them kill: each kind once, kills first."""
     rng = random.Random(seed)
     faults: list[str] = []
-    while len(faults) < kills:
-        for kinds in (KILLS, DISTURBANCES):
-            faults += rng.sample(kinds, len(kinds))
-    return faults[:kills]
+    for kinds in chain((KILLS, DISTURBANCES), cycle(ROUNDS)):
+        for fault in rng.sample(kinds, len(kinds)):
+            if count_kills(faults) == kills:
+                return faults
+            faults.append(fault)
+    raise AssertionError("the rounds never end")
+
+
+def count_kills(faults: list[str]) -> int:
+    """How many of the faults are the death of a process."""
+    return sum(fault in KILLING for fault in faults)
 
 
 def summary(done: list[str]) -> str:

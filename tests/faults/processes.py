@@ -22,6 +22,15 @@ class Process:
             os.kill(self.pid, number)
 
 
+def parent(pid: int) -> int:
+    """The process that started a live one; 0 if it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def marked(mark: str) -> list[Process]:
     """All live processes that were started with `MARK=mark`, whoever their parent is by now."""
     wanted = f"{MARK}={mark}".encode()
