@@ -148,6 +148,11 @@ def check_name_and_seed(run_name: str, seed: int) -> None:
     """Raises ConfigError for a run name that is no folder's, or a seed out of bounds."""
     if not run_name or "/" in run_name or run_name.startswith("."):
         raise ConfigError(f"run_name={run_name!r} must be a plain folder name")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises ConfigError for a seed out of bounds."""
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
 

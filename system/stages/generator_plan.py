@@ -54,7 +54,8 @@ class GeneratorPlan:
         """Of all that determines the model: settings, data, encoder, Mask-VAE, seed."""
         own = asdict(self.settings)
         # what stands for them are their weights, wherever they were loaded from
-        own = {key: value for key, value in own.items() if key not in ("encoder", "mask_vae")}
+        apart = ("encoder", "mask_vae", "seed")
+        own = {key: value for key, value in own.items() if key not in apart}
         return FeatureStore.key(
             kind=KIND,
             stage=own,
@@ -62,8 +63,14 @@ class GeneratorPlan:
             mask_vae=self.vae.digest,
             benchmark=self.manifest.fingerprint,
             tasks=list(self.tasks),
-            seed=self.experiment.seed,
+            seed=self.seed,
         )
+
+    @property
+    def seed(self) -> int:
+        """What weights, order and noise of the training are drawn from."""
+        own = self.settings.seed
+        return self.experiment.seed if own is None else own
 
     @property
     def folder(self) -> Folder:

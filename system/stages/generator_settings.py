@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from system.config import BackboneConfig
+from system.config import BackboneConfig, check_seed
 from system.diffusion.mask_dit import MaskDitConfig
 from system.diffusion.noise import NoiseSchedule
 from system.errors import ConfigError
@@ -60,11 +60,14 @@ class PromptGeneratorSettings:
     evaluated: int = 512  # expressions of it, spread evenly
     sampling_steps: int = 25
     guidance: float = 1.0
+    seed: int | None = None  # None: the run's; a number: runs of other seeds share the model
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "micro_batches", "evaluated", "sampling_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seed is not None:
+            check_seed(self.seed)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if self.gradient_norm is not None and not self.gradient_norm > 0:

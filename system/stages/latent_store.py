@@ -76,12 +76,13 @@ class LatentStore:
         )
         self._splits: dict[str, SplitLatents] = {}
 
-    def of(self, grant: SplitGrant) -> SplitLatents:
-        """The latents of a split's expressions; every rank has to call this."""
+    def of(self, grant: SplitGrant, samples: Sequence[int] | None = None) -> SplitLatents:
+        """The latents of a split's samples, all if None; every rank has to call this."""
         identity = _identity(grant)
-        if identity not in self._splits:
-            self._splits[identity] = self._made(grant, identity)
-        return self._splits[identity]
+        key = FeatureStore.key(split=identity, samples=None if samples is None else list(samples))
+        if key not in self._splits:
+            self._splits[key] = self._made(grant, identity, samples)
+        return self._splits[key]
 
     def draw(self, conditions: Conditions, samples: Sequence[int], seed: Sequence[int]) -> Tensor:
         """Latents (B, L, C, h, w) of samples, from their noise under `seed`."""
@@ -94,14 +95,18 @@ class LatentStore:
             self.steps_run += len(block) * self.needs.steps
         return torch.cat(parts)
 
-    def _made(self, grant: SplitGrant, identity: str) -> SplitLatents:
+    def _made(
+        self, grant: SplitGrant, identity: str, samples: Sequence[int] | None
+    ) -> SplitLatents:
         expressions = list(read_expressions(grant))
         conditions = self._encoder.of(grant, expressions)
         branch = int(identity[:15], 16)
         if self.needs.fresh_noise:
             return _FreshLatents(self, conditions, branch)
+        chosen = list(range(len(expressions)) if samples is None else samples)
         key = FeatureStore.key(
             what="prompt latents",
+            samples=chosen,
             generator=self.plan.digest,
             split=identity,
             seed=self.plan.experiment.seed,
@@ -111,25 +116,26 @@ class LatentStore:
             device=self.group.device.type,
         )
         folder = self.plan.experiment.store("latents").child(f"prompts-{key}")
-        parts = TensorParts(folder, len(expressions))
+        parts = TensorParts(folder, len(chosen))
 
         def make(rows: range) -> dict[str, Tensor]:
-            return {"latent": self.draw(conditions, rows, [branch])}
+            return {"latent": self.draw(conditions, [chosen[row] for row in rows], [branch])}
 
         def show(done: int, total: int) -> None:
             self.show(f"prompt latents of {grant.task}, {grant.split}", done, total, "")
 
         make_parts(parts, self.group, make, show)
-        return _StoredLatents(parts)
+        return _StoredLatents(parts, {sample: row for row, sample in enumerate(chosen)})
 
 
 @dataclass(frozen=True)
 class _StoredLatents:
     parts: TensorParts
+    row_of: dict[int, int]  # of each sample
 
     def take(self, samples: Sequence[int], epoch: int) -> Tensor:
         """The same in every epoch."""
-        return self.parts.take(samples)["latent"]
+        return self.parts.take([self.row_of[sample] for sample in samples])["latent"]
 
 
 @dataclass(frozen=True)

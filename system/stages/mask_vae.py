@@ -63,11 +63,17 @@ class MaskVaePlan:
         """Of all that determines the model: settings, data, seed; not the workers."""
         return FeatureStore.key(
             kind=KIND,
-            stage=asdict(self.settings),
+            stage={key: value for key, value in asdict(self.settings).items() if key != "seed"},
             benchmark=self.manifest.fingerprint,
             tasks=list(self.tasks),
-            seed=self.experiment.seed,
+            seed=self.seed,
         )
+
+    @property
+    def seed(self) -> int:
+        """What weights, order and noise are drawn from."""
+        own = self.settings.seed
+        return self.experiment.seed if own is None else own
 
     @property
     def folder(self) -> Folder:
@@ -158,7 +164,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
     settings, experiment = plan.settings, plan.experiment
     masks = _all(plan.masks("train"))
     training = MaskVaeTraining(
-        settings, masks, group, seed=experiment.seed, digest=plan.digest, show=show
+        settings, masks, group, seed=plan.seed, digest=plan.digest, show=show
     )
     checkpoints = RunDirectory.of(experiment).folder
     state = ModelCheckpoint.read(checkpoints)
@@ -183,7 +189,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
             vae=settings.vae,
             benchmark=experiment.benchmark.name,
             benchmark_fingerprint=plan.manifest.fingerprint,
-            seed=experiment.seed,
+            seed=plan.seed,
             train_masks=len(masks),
             held_out_masks=len(ious),
             held_out_iou=float(ious.double().mean()),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from system.config import check_seed
 from system.data.object_masks import mask_pixels
 from system.data.schema import Mask
 from system.diffusion.mask_vae import MaskVaeConfig, build_mask_vae, mask_iou, mask_vae_loss
@@ -45,11 +46,14 @@ class MaskVaeSettings:
     decay: float = 0.95  # of the learning rate, after each epoch
     kl_weight: float = 0.00037732
     held_out: str = "val"  # the split whose masks are only reconstructed
+    seed: int | None = None  # None: the run's; a number: runs of other seeds share the model
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seed is not None:
+            check_seed(self.seed)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if not 0 < self.decay <= 1:

@@ -139,7 +139,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     data = GeneratorData(plan, vae, group, watched)
     samples, expressions = data.samples("train")
     training = PromptGeneratorTraining(
-        settings, plan.network, samples, group, seed=experiment.seed, digest=plan.digest, show=show
+        settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
     )
     checkpoints = RunDirectory.of(experiment).folder
     state = ModelCheckpoint.read(checkpoints)
@@ -158,7 +158,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
         settings.schedule,
         settings.sampling_steps,
         settings.guidance,
-        experiment.seed,
+        plan.seed,
         group.device,
     )
     watched("sampling held-out masks", 0, 1, "")
@@ -172,7 +172,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
         digest=plan.digest,
         benchmark=experiment.benchmark.name,
         benchmark_fingerprint=plan.manifest.fingerprint,
-        seed=experiment.seed,
+        seed=plan.seed,
         train_expressions=len(samples),
         held_out=settings.held_out,
         held_out_expressions=len(chosen),

@@ -29,7 +29,7 @@ class SplitLatents(Protocol):
 class PromptLatents(Protocol):
     """Makes latents, or finds those that were made before.
 
-    Every rank has to call `of` for the same splits in the same order: the work is shared.
+    Every rank has to call `of` for the same samples in the same order: the work is shared.
     """
 
     @property
@@ -37,8 +37,11 @@ class PromptLatents(Protocol):
         """Denoising steps that this process has run, each for one sample."""
         ...
 
-    def of(self, grant: SplitGrant) -> SplitLatents:
-        """The latents of a split's expressions, computed now if nobody has before."""
+    def of(self, grant: SplitGrant, samples: Sequence[int] | None = None) -> SplitLatents:
+        """The latents of a split's expressions, computed now if nobody has before.
+
+        `samples` are those that will be taken, by their places; None: all.
+        """
         ...
 
 

@@ -80,6 +80,15 @@ def test_a_samples_latents_do_not_depend_on_the_batch(plan: GeneratorPlan) -> No
     assert not torch.allclose(latents[7], latents[2])
 
 
+def test_only_the_samples_that_are_used_are_drawn(plan: GeneratorPlan) -> None:
+    """A method that learns from a few expressions would wait for the whole split."""
+    few = store(plan)
+    latents = few.of(grant(plan, "square"), [1, 7]).take([7, 1], epoch=0)
+    assert few.steps_run == 2 * 5
+    every = store(plan).of(grant(plan, "square")).take([7, 1], epoch=0)
+    torch.testing.assert_close(latents, every)
+
+
 def test_layers_take_the_path_backwards_from_its_end(plan: GeneratorPlan) -> None:
     """As published: the first prompt layer gets the cleanest latent."""
     three = store(plan, replace(NEEDS, layers=3)).of(grant(plan)).take([0], epoch=0)

@@ -30,6 +30,8 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
     plan = GeneratorPlan.of(base)
     same = replace(base, run_name="other", cluster=replace(base.cluster, workers=2))
     assert GeneratorPlan.of(same).digest == plan.digest
+    fixed = experiment(tmp_path, seed=0, mask_vae={**VAE, "seed": 0})
+    assert GeneratorPlan.of(replace(fixed, seed=1)).digest == plan.digest
     others = [
         replace(base, seed=1),
         replace(base, benchmark=replace(base.benchmark, tasks=("disk",))),
