@@ -53,6 +53,7 @@ class PromptGeneratorSettings:
     micro_batches: int = 2  # equal parts of the batch, shared by the workers
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
+    variational_weight: float = 1.0  # of the learned variance's term, beside the noise's error
     gradient_norm: float | None = None  # the most that a step's gradient may have; null: no bound
     ema_decay: float = 0.9999
     condition_dropout: float = 0.0  # share of samples trained without a condition
@@ -72,6 +73,8 @@ class PromptGeneratorSettings:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if self.gradient_norm is not None and not self.gradient_norm > 0:
             raise ValueError(f"gradient_norm={self.gradient_norm} must be above 0, or null")
+        if not self.variational_weight >= 0:
+            raise ValueError(f"variational_weight={self.variational_weight} must be at least 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be at least 0 and below 1")
         if not 0 <= self.condition_dropout < 1:

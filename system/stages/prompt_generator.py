@@ -164,6 +164,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     watched("sampling held-out masks", 0, 1, "")
     held_out = data.samples(settings.held_out)
     ious, chosen = _judge(plan, sampler, vae, held_out, [e.mask for e in expressions], group)
+    watched("sampling held-out masks", 1, 1, f"IoU {float(ious.sampled.mean()):.3f}")
     if not group.leads:
         return
     shown = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]

@@ -88,7 +88,7 @@ class PromptGeneratorTraining:
         )
         self.log: list[dict[str, float]] = []
         self._model: nn.Module = _NoisePrediction(
-            self.network, DiffusionTraining(settings.schedule)
+            self.network, DiffusionTraining(settings.schedule), settings.variational_weight
         )
 
     @property
@@ -190,10 +190,11 @@ class PromptGeneratorTraining:
 class _NoisePrediction(nn.Module):
     """What DistributedDataParallel wraps: a micro-batch to the mean loss and its terms."""
 
-    def __init__(self, network: MaskDiT, training: DiffusionTraining) -> None:
+    def __init__(self, network: MaskDiT, training: DiffusionTraining, weight: float) -> None:
         super().__init__()
         self.network = network
         self._training = training
+        self._weight = weight  # of the variational term
 
     def forward(
         self, latent: Tensor, noise: Tensor, time: Tensor, image: Tensor, text: Tensor
@@ -201,7 +202,8 @@ class _NoisePrediction(nn.Module):
         noised = self._training.add_noise(latent, noise, time)
         output = self.network(noised, time, image, text)
         loss = self._training.loss(output, latent, noise, noised, time)
-        return loss.total.mean(), loss.mse.mean(), loss.variational.mean()
+        mse, variational = loss.mse.mean(), loss.variational.mean()
+        return mse + self._weight * variational, mse, variational
 
 
 def _drawn(seed: int, branch: int, epoch: int) -> np.random.Generator:

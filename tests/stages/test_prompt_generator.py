@@ -78,7 +78,7 @@ def test_the_stage_trains_after_stage_1_reports_and_is_found_again(
     assert header.mask_vae == MaskVaePlan.of(run.with_stage(VAE)).digest
     assert header.backbone_fingerprint == plan.encoder.fingerprint
     told = shown.getvalue()
-    assert told.index("Mask-VAE: 3 of 3") < told.index("prompt generator: 6 of 6")
+    assert told.index("Mask-VAE: 3 of 3") < told.index("sampling held-out masks: 1 of 1")
     assert "IoU with another sample's expression" in told
     folder = tmp_path / "runs" / "generator"
     metrics = json.loads((folder / "metrics.json").read_text())
