@@ -17,7 +17,7 @@ from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.model_epochs import trained
 from system.stages.model_stage import Show
 from system.stages.phase_clock import PhaseClock
-from system.stages.prompt_latents import PromptLatents
+from system.stages.prompt_latents import PromptLatents, SplitLatents
 from system.stages.rank_log import RankLog
 from system.stages.rec_scoring import ChosenExpressions, Found, RecScorer
 from system.stages.worker_group import WorkerGroup
@@ -86,7 +86,7 @@ class Alignment:
                 self.latents = plan.latent_stage.latents(
                     plan.generator, self.method, self.group, self.show
                 )
-            paths = None if self.latents is None else [self.latents.of(c.grant) for c in train]
+            paths = None if self.latents is None else [self._paths(chosen) for chosen in train]
         training = AlignmentTraining(
             plan.settings,
             self.grounder,
@@ -103,6 +103,11 @@ class Alignment:
             training.restore(state)
             self.log.add(f"going on after {len(training.log)} epochs")
         return training
+
+    def _paths(self, chosen: ChosenExpressions) -> SplitLatents:
+        """The latents of what is used of a split."""
+        assert self.latents is not None
+        return self.latents.of(chosen.grant, chosen.samples)
 
     def _zero_shot(self, chosen: ChosenExpressions) -> Found:
         """What the frozen grounder finds, or found before."""
@@ -131,7 +136,7 @@ class Alignment:
             self.show,
             phase=f"evaluation {_name(chosen)}",
             method=self.method,
-            latents=None if self.latents is None else self.latents.of(chosen.grant),
+            latents=None if self.latents is None else self._paths(chosen),
             epoch=self.plan.settings.epochs,  # fresh noise that no training epoch had
         )
 
