@@ -56,7 +56,8 @@ def _axis(key: str, settings: Sequence[Mapping[str, Any]]) -> Axis:
     given = [values[key] for values in settings if key in values]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
         return Axis(key, tuple(float(values.get(key, math.nan)) for values in settings))
-    names = tuple(dict.fromkeys(_text(value) for value in given))
+    names = tuple(_text(value) for value in sorted(given, key=_rank))
+    names = tuple(dict.fromkeys(names))
     return Axis(
         key,
         tuple(
@@ -65,6 +66,12 @@ def _axis(key: str, settings: Sequence[Mapping[str, Any]]) -> Axis:
         ),
         names,
     )
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Numbers first, by size, then words: whatever order the settings came in."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return not number, float(value) if number else 0.0, _text(value)
 
 
 def _text(value: Any) -> str:

@@ -9,9 +9,9 @@ def test_numbers_are_themselves_and_words_have_places() -> None:
     axes = axes_of([{"rank": 1, "start": "same"}, {"rank": 4, "start": "own"}])
     assert [(axis.name, axis.positions, axis.names) for axis in axes] == [
         ("rank", (1.0, 4.0), ()),
-        ("start", (0.0, 1.0), ("same", "own")),
+        ("start", (1.0, 0.0), ("own", "same")),
     ]
-    assert axes[1].text(1.0) == "own"
+    assert axes[1].text(1.0) == "same"
 
 
 def test_a_conditional_key_is_missing_and_not_zero() -> None:
@@ -23,13 +23,13 @@ def test_a_conditional_key_is_missing_and_not_zero() -> None:
 
 
 def test_null_and_lists_are_words() -> None:
-    (axis,) = axes_of([{"depth": None}, {"depth": 2}, {"depth": [1, 2]}])
-    assert axis.names == ("null", "2", "[1, 2]")
+    (axis,) = axes_of([{"depth": None}, {"depth": 12}, {"depth": 2}, {"depth": [1, 2]}])
+    assert axis.names == ("2", "12", "[1, 2]", "null")
 
 
 def test_true_is_no_number() -> None:
     (axis,) = axes_of([{"fresh": True}, {"fresh": False}])
-    assert axis.names == ("true", "false")
+    assert axis.names == ("false", "true")
 
 
 def test_a_key_with_one_value_is_no_axis() -> None:
