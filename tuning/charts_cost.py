@@ -35,7 +35,7 @@ def _seconds(row: SettingRow) -> float | None:
 
 
 PARAMETERS = Cost("parameters", "trainable parameters, plus one", _parameters, True, "parameters")
-SECONDS = Cost("seconds", "seconds of features, training and evaluation", _seconds, False, "s")
+SECONDS = Cost("seconds", "seconds of work", _seconds, False, "s")
 
 
 def cost_chart(rows: Sequence[SettingRow], cost: Cost, measure: Measure) -> Chart | None:

@@ -25,8 +25,8 @@ class Measure:
 
     @property
     def heading(self) -> str:
-        """The name at the start of a line."""
-        return f"{self.name[:1].upper()}{self.name[1:]}"
+        """The name at the start of a line; a key stays as it is written."""
+        return self.name.capitalize() if " " in self.name else self.name
 
     @property
     def title(self) -> str:
