@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints-cpu.txt
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo seeds test lint format golden bench faults clean
+.PHONY: setup demo seeds test lint format golden bench faults cluster clean
 
 setup: $(READY)
 
@@ -52,6 +52,10 @@ KILLS ?= 50
 SEED ?= 0
 faults: $(READY)
 	$(BIN)/python -m pytest -m faults --kills=$(KILLS) --fault-seed=$(SEED) tests/faults
+
+# Jobs on a Ray cluster of two nodes on this machine, token authentication on.
+cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 clean:
 	rm -rf $(VENV) runs data

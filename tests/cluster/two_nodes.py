@@ -1,0 +1,127 @@
+"""A Ray cluster of two nodes on this machine, with a token, apart from all others that run here."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.faults.processes import MARK, marked
+
+DEADLINE = 600  # seconds; a loaded machine takes its time to start processes
+WORKER_PORTS = 200  # a node
+#: What Ray would take over what is set here.
+FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head without CPUs and a second node with two: what needs a CPU can only run there."""
+
+    address: str  # of the dashboard
+    folder: Path  # Ray's own files, logs among them
+    token: str
+    environment: dict[str, str]
+
+    def get(self, what: str) -> list[dict[str, Any]]:
+        """Rows of Ray's state API, such as `actors`."""
+        answer = requests.get(
+            f"{self.address}/api/v0/{what}",
+            params={"detail": "1", "limit": "1000"},
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=60,
+        )
+        answer.raise_for_status()
+        rows: list[dict[str, Any]] = answer.json()["data"]["result"]["result"]
+        return rows
+
+    def promptide(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command line with the cluster's token; an empty variable is taken away."""
+        environment = {**self.environment, **variables}
+        return subprocess.run(
+            [sys.executable, "-m", "system.app", *arguments],
+            env={name: value for name, value in environment.items() if value},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[Cluster]:
+    """Start both, and end every process that came of it."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets need a short path
+    token, mark = secrets.token_hex(32), secrets.token_hex(8)
+    token_file = folder / "token"
+    token_file.write_text(token)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in FOREIGN},
+        MARK: mark,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file),
+    }
+    gcs, dashboard, client, *agents = _free_ports(7)
+    first = 20000 + secrets.randbelow(10000 - 2 * WORKER_PORTS)
+    try:
+        head = [f"--port={gcs}", "--head", "--num-cpus=0", f"--temp-dir={folder / 'r'}"]
+        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        head += [f"--ray-client-server-port={client}", "--include-dashboard=true"]
+        _start(head, agents[:2], first, environment)
+        address = f"{socket.gethostbyname(socket.gethostname())}:{gcs}"
+        second = [f"--address={_own_address(folder) or address}", "--num-cpus=2"]
+        _start(second, agents[2:], first + WORKER_PORTS, environment)
+        yield Cluster(f"http://127.0.0.1:{dashboard}", folder, token, environment)
+    finally:
+        _end(mark)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_address(folder: Path) -> str | None:
+    """The address under which the head says that it can be reached."""
+    file = folder / "r" / "ray_current_cluster"
+    return file.read_text().strip() if file.exists() else None
+
+
+def _start(own: list[str], agents: list[int], port: int, environment: dict[str, str]) -> None:
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start"),
+        *own,
+        f"--dashboard-agent-listen-port={agents[0]}",
+        f"--metrics-export-port={agents[1]}",
+        f"--min-worker-port={port}",
+        f"--max-worker-port={port + WORKER_PORTS - 1}",
+        "--object-store-memory=100000000",
+        "--disable-usage-stats",
+    ]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def _end(mark: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while processes := marked(mark):
+        for process in processes:
+            process.send(signal.SIGKILL)
+        assert time.monotonic() < end, f"still there: {processes}"
+        time.sleep(0.1)
