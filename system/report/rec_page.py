@@ -49,7 +49,7 @@ def _identity(result: AlignmentResult) -> dict[str, str]:
         "grounder": result.grounder,
         "benchmark": result.benchmark,
         "trainable parameters": f"{result.trainable_parameters:,}",
-        "training": f"{len(result.log)} epochs over {result.train_expressions:,} expressions",
+        "epochs": f"{len(result.log)}, over {result.train_expressions:,} expressions",
         "seed": str(result.seed),
         "seconds of training": f"{result.wall_seconds.get('train', 0.0):.0f}",
     }

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from system.backbones.grounder import Grounder
 from system.data.expressions import read_expressions
@@ -17,6 +16,7 @@ from system.errors import ConfigError, DataError
 from system.grounder_config import GrounderConfig
 from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
+from system.stages.model_epochs import trained
 from system.stages.model_stage import MODEL_STAGES, ModelExperiment
 from system.stages.prompt_latents import LatentStage
 from system.stages.rec_scoring import ChosenExpressions
@@ -212,7 +212,7 @@ class AlignmentPlan:
         self.manifest.verify()
         method = self.method()
         train = sum(map(len, self.expressions("train").values()))
-        if any(p.requires_grad for p in method.parameters()) and train < self.settings.batch_size:
+        if trained(method) and train < self.settings.batch_size:
             raise DataError(
                 f"the train split has {train} expressions, fewer than the batch of "
                 f"{self.settings.batch_size}; lower stage.batch_size"
@@ -231,8 +231,3 @@ def spread(count: int, most: int | None) -> Sequence[int]:
         return range(count)
     places: list[int] = np.linspace(0, count, most, endpoint=False).astype(int).tolist()
     return places
-
-
-def numbers_trained(method: torch.nn.Module) -> int:
-    """How many numbers of a method learn."""
-    return sum(p.numel() for p in method.parameters() if p.requires_grad)

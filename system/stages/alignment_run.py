@@ -11,7 +11,7 @@ from torch import Tensor
 
 from system.evaluation.rec_figures import TaskRanks, split_recalls
 from system.stages.alignment_files import AlignmentResult, Example, save_result
-from system.stages.alignment_plan import AlignmentPlan, numbers_trained, spread
+from system.stages.alignment_plan import AlignmentPlan, spread
 from system.stages.alignment_training import AlignmentTraining
 from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.model_epochs import trained
@@ -196,7 +196,7 @@ class Alignment:
                 tasks=plan.tasks,
                 stage=asdict(plan.settings),
                 train_expressions=train_expressions,
-                trainable_parameters=numbers_trained(self.method),
+                trainable_parameters=sum(p.numel() for p in trained(self.method).values()),
                 zero_shot=figures["zero_shot"],
                 trained=figures["trained"],
                 undefined=undefined,
