@@ -41,10 +41,17 @@ def best(root: Path, run_name: str) -> int:
     return int(compose([], str(file)).method["rank"])
 
 
+def features(root: Path) -> dict[str, int]:
+    """The unprompted features on storage: name -> when it was written."""
+    return {file.name: file.stat().st_mtime_ns for file in (root / "data" / "features").iterdir()}
+
+
 @pytest.fixture(scope="module")
 def swept(small_stream: Path) -> Path:
-    """A root with the sweep `undisturbed`."""
+    """A root with the sweep `undisturbed`; the run `reference` left features before it."""
+    before = features(small_stream)
     app.sweep(sweep_overrides(small_stream, "undisturbed"), None, Console(quiet=True))
+    assert features(small_stream) == before, "a trial computed what another run had left"
     return small_stream
 
 

@@ -1,0 +1,64 @@
+"""What a sweep saves by sharing features and by stopping trials early: a ratio, reported only."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from system import app
+from system.data.coco import prepare_coco
+from tests.backbones.small_clip import write_small_clip
+from tests.data.coco_files import write_coco
+from tests.integration.small_stream import TASKS, WORDS, overrides
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.ray]
+
+RANKS = (8, 4, 2, 1)
+
+
+def sweep(root: Path, name: str, clips: Sequence[Path], scheduler: str) -> tuple[float, int]:
+    """Sweep over the ranks, each with its backbone; seconds, and tasks learned by all trials."""
+    methods = ",".join(
+        f"rank{rank}:['method=lpi','method.rank={rank}','backbone.path={clip}']"
+        for rank, clip in zip(RANKS, clips, strict=True)
+    )
+    tune = f"+tune={{methods:{{{methods}}},scheduler:{scheduler},max_concurrent:1}}"
+    started = time.perf_counter()
+    app.sweep(
+        overrides(root, name, "cluster.workers=0", "stage.epochs=2", tune),
+        None,
+        Console(quiet=True),
+    )
+    seconds = time.perf_counter() - started
+    rows = pq.read_table(root / "runs" / name / "trials.parquet").to_pylist()
+    return seconds, sum(row["tasks_done"] for row in rows)
+
+
+def test_sharing_and_stopping(
+    tmp_path: Path, ray_local: None, record_property: Callable[[str, object], None]
+) -> None:
+    """Backbones of different weights have no feature in common: that is a sweep without sharing."""
+    source = write_coco(tmp_path / "coco", {"train": 320, "val": 4, "test": 64}, TASKS)
+    prepare_coco(source, str(tmp_path / "data" / "small"))
+    clips = [write_small_clip(tmp_path / f"clip{n}", WORDS, seed=n) for n in range(len(RANKS))]
+    features = tmp_path / "data" / "features"
+    # the first sweep of a cluster starts its processes: it is not measured
+    sweep(tmp_path, "warm", [write_small_clip(tmp_path / "other", WORDS, seed=9)] * 4, "none")
+    before = len(list(features.iterdir()))
+    alone, tasks_alone = sweep(tmp_path, "alone", clips[1:] + clips[:1], "none")
+    for_each = len(list(features.iterdir())) - before
+    for file in features.iterdir():
+        file.unlink()
+    shared, tasks_shared = sweep(tmp_path, "shared", clips[:1] * len(RANKS), "asha")
+    for_all = len(list(features.iterdir()))
+    record_property("sweep_seconds_alone", alone)
+    record_property("sweep_seconds_shared", shared)
+    Console().print(
+        f"\nsweep of {len(RANKS)} trials: {alone:.1f} s without shared features and early "
+        f"stopping, {shared:.1f} s with both (x {alone / shared:.2f}); features computed for "
+        f"{for_each} and {for_all} splits, {tasks_alone} and {tasks_shared} tasks learned"
+    )
+    assert for_each == len(RANKS) * for_all
