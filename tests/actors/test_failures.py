@@ -3,7 +3,7 @@
 import pytest
 
 from actors.failures import Retries, StreamFailedError, cause
-from system.errors import DataError, PromptideError, StorageError
+from system.errors import DataError, PromptideError, QuarantinedError, StorageError
 from system.stages.task_training import DivergedError
 
 DIED = StreamFailedError("rank 0 failed")
@@ -31,6 +31,15 @@ def test_what_comes_out_the_same_ends_the_run_at_once(error: PromptideError) -> 
     """Else a diverged loss costs the start of a worker group, three times over."""
     waits: list[float] = []
     assert failing(Retries(3, waits.append), error, [0]) == 0
+    assert waits == []
+
+
+def test_rows_put_aside_start_a_group_anew_without_counting() -> None:
+    """It cannot go on for ever: each time there are fewer rows that could be put aside."""
+    waits: list[float] = []
+    retries = Retries(0, sleep=waits.append)
+    for _ in range(3):
+        retries.wait_after(QuarantinedError("two images were put aside"), finished=0)
     assert waits == []
 
 
