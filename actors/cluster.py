@@ -10,15 +10,21 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from system.config import ClusterConfig
-from system.errors import ConfigError, PromptideError, StorageError
+from system.errors import ClusterError, ConfigError, PromptideError, StorageError
 from system.storage.files import Folder
+
+RAY_WAS_LATE = (
+    "Ray's own processes did not start within the half minute that it gives them: this machine is "
+    "too busy; run the same command again, or use a running cluster by cluster.address"
+)
 
 
 @contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     """Connect to the cluster, or start one on this machine; leave it as it was found.
 
-    Raises ConfigError naming `cluster.address` when nothing answers there.
+    Raises ConfigError naming `cluster.address` when nothing answers there, ClusterError when Ray
+    does not start here.
     """
     started = not ray.is_initialized()
     if started:
@@ -37,6 +43,10 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
                 f"cluster.address={config.address!r} cannot be reached ({error}); start Ray there "
                 "(`ray start --head`), or set cluster.address=null for one on this machine"
             ) from error
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # Ray has no type of its own for it
+                raise
+            raise ClusterError(RAY_WAS_LATE) from error
     try:
         yield
     finally:

@@ -30,6 +30,10 @@ class StorageError(PromptideError):
     """A storage path that cannot be written or read back."""
 
 
+class ClusterError(PromptideError):
+    """A Ray that does not come up."""
+
+
 class AdapterMismatchError(PromptideError):
     """A saved adapter or checkpoint that belongs to another backbone or method setting."""
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
 
+from actors.cluster import RAY_WAS_LATE
 from tests.faults.processes import MARK, Process, marked, named
 from tests.integration.small_stream import overrides
 
 WORKER, ACTOR = "ray::RayTrainWorker", "ray::TaskStreamServer"
+MOST_LATE = 10  # starts of a run that Ray may fail, on a machine that is full
 DEADLINE = 600.0  # seconds for one step; a loaded machine takes its time to start processes
 KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage")
 KILLING = (*KILLS, "tear")  # a record is torn by the death of who writes it
@@ -61,7 +63,7 @@ class FaultyRun:
 
         `when` is a fault of another kind: called until it says that it has struck.
         """
-        pending = list(faults)
+        pending, late = list(faults), 0
         while True:
             driver = self._start()
             try:
@@ -78,6 +80,9 @@ class FaultyRun:
                     process.send(signal.SIGKILL)
             if driver.returncode == 0:
                 return
+            late += RAY_WAS_LATE in output
+            if RAY_WAS_LATE in output and late < MOST_LATE:
+                continue  # nothing of the run's: a full machine, and the command says so
             assert driver.returncode == -signal.SIGKILL, f"after {self.done}:\n{output}"
 
     def orphans(self) -> list[Process]:
