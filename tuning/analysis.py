@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         *[(f"average_{metric}", pa.float64()) for metric in RECALLS],
         *[(f"forgetting_{metric}", pa.float64()) for metric in RECALLS],
         *[(f"zero_shot_{metric}", pa.float64()) for metric in RECALLS],
+        ("shown", pa.string()),  # JSON: what a stage's table of methods shows, by its heading
         ("trainable_parameters", pa.int64()),
         ("trainable_parameters_per_task", pa.int64()),
         ("seconds", pa.float64()),

@@ -48,6 +48,7 @@ class SettingRow:
     figure: Spread
     averages: Mapping[str, Spread]
     forgetting: Mapping[str, Spread]
+    shown: Mapping[str, Spread]  # by heading; empty for streams and for single models
     parameters: int | None
     parameters_per_task: int | None
     seconds: Spread
@@ -117,6 +118,7 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
         figure=Spread.of([row["figure"] for row in done]),
         averages={m: Spread.of([row.get(f"average_{m}") for row in done]) for m in RECALLS},
         forgetting={m: Spread.of([row.get(f"forgetting_{m}") for row in done]) for m in RECALLS},
+        shown=_shown([json.loads(row["shown"]) for row in done if row.get("shown")]),
         parameters=first["trainable_parameters"],
         parameters_per_task=first["trainable_parameters_per_task"],
         seconds=Spread.of([row["seconds"] for row in done]),
@@ -125,6 +127,12 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
         overrides=tuple(first["overrides"]),
         values={names[key]: value for key, value in json.loads(first["values"]).items()},
     )
+
+
+def _shown(found: Sequence[Mapping[str, float | None]]) -> dict[str, Spread]:
+    return {
+        title: Spread.of([row[title] for row in found]) for title in (found[0] if found else ())
+    }
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,16 @@ MODEL_COSTS = (_spread("seconds", lambda row: row.seconds),)
 SEEDS = Column("seeds", lambda row, _: str(row.seeds) + (f" ({row.status})" if row.status else ""))
 
 
-def columns(measure: Measure) -> tuple[Column, ...]:
-    """Recall and forgetting for streams; for models, which have no averages, their figure."""
+def _of_heading(title: str) -> Column:
+    nothing = Spread.of([])
+    return _spread(title, lambda row: row.shown.get(title, nothing))
+
+
+def columns(measure: Measure, rows: Sequence[SettingRow] = ()) -> tuple[Column, ...]:
+    """Recall and forgetting for streams; for models, which have no averages, their figures."""
+    titles = dict.fromkeys(title for row in rows for title in row.shown)
+    if titles:
+        return (SETTING, *map(_of_heading, titles), PARAMETERS, *MODEL_COSTS, SEEDS)
     if measure.kind == "stream":
         return (SETTING, *RECALL_COLUMNS, PARAMETERS, *STREAM_COSTS, SEEDS)
     figure = _spread(measure.title, lambda row: row.figure, digits=3)
@@ -170,7 +186,7 @@ def cells(row: SettingRow, shown: Sequence[Column], plus_minus: str = " ± ") ->
 
 def to_markdown(comparison: Comparison, measure: Measure) -> str:
     """The comparison as a Markdown table."""
-    shown = columns(measure)
+    shown = columns(measure, comparison.rows)
     headers = [column.header for column in shown]
     lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
     lines += ["| " + " | ".join(cells(row, shown)) + " |" for row in comparison.rows]
@@ -179,7 +195,7 @@ def to_markdown(comparison: Comparison, measure: Measure) -> str:
 
 def to_latex(comparison: Comparison, measure: Measure) -> str:
     """The comparison as a LaTeX table; it needs the package booktabs."""
-    shown = columns(measure)
+    shown = columns(measure, comparison.rows)
     alignment = "l" + "r" * (len(shown) - 1)
     body = [
         " & ".join(_latex(cell) for cell in cells(row, shown, plus_minus=r" $\pm$ ")) + r" \\"

@@ -4,17 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from system.config import ExperimentConfig
 from system.errors import ConfigError
 from system.overrides import override
-from system.preflight import check_experiment
-from system.prompts.method import METHODS
 from system.storage.run_directory import RunDirectory
 from tuning.board import Board
-from tuning.config import LEARNING_RATE
 from tuning.judge import Rule
 from tuning.settings import Setting, SweepPlan, Trial
-from tuning.trial_kind import read_record
+from tuning.trial_kind import RateChoice, kind_of, read_record
 
 LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
 Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display
@@ -25,7 +21,7 @@ class RateTrials:
     """A method's candidates, a short run each."""
 
     base: Setting
-    task: str
+    choice: RateChoice
     trials: Mapping[float, Trial]
 
 
@@ -38,17 +34,17 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
     found = []
     for base in plan.bases if plan.config.learning_rates else ():
         experiment = plan.trial(base, seed).experiment
-        assert isinstance(experiment, ExperimentConfig)  # others refuse `learning_rates`
-        name = experiment.method["name"]
+        name = experiment.to_dict()["method"]["name"]
         rates = plan.config.rates_for(base.label) or plan.config.rates_for(name)
-        if not rates or METHODS.get(name).method.trains_on == "nothing":
+        choice = kind_of(experiment).rate_choice(experiment) if rates else None
+        if choice is None:
             continue
-        task = check_experiment(experiment).tasks[0]
-        more = [override("benchmark.tasks", [task]), "evaluation.split=val"]
+        more = [override("benchmark.tasks", [choice.task]), *choice.overrides]
         trials = {
-            rate: plan.trial(_at_rate(base, rate), seed, LEARNING_RATES, *more) for rate in rates
+            rate: plan.trial(_at_rate(base, choice.key, rate), seed, LEARNING_RATES, *more)
+            for rate in rates
         }
-        found.append(RateTrials(base, task, trials))
+        found.append(RateTrials(base, choice, trials))
     return found
 
 
@@ -82,7 +78,7 @@ def choose_learning_rates(plan: SweepPlan, candidates: list[RateTrials], run: Ru
             )
         chosen[entry.base.label] = {
             "chosen": best,
-            "task": entry.task,
+            "task": entry.choice.task,
             "recall": {str(rate): figures.get(rate) for rate in entry.trials},
         }
     plan.folder.write_json(
@@ -94,8 +90,9 @@ def choose_learning_rates(plan: SweepPlan, candidates: list[RateTrials], run: Ru
             "methods": chosen,
         },
     )
+    keys = {entry.base.label: entry.choice.key for entry in candidates}
     return [
-        base.with_value(LEARNING_RATE, chosen[base.label]["chosen"])
+        base.with_value(keys[base.label], chosen[base.label]["chosen"])
         if base.label in chosen
         else base
         for base in plan.bases
@@ -108,6 +105,6 @@ def best_rate(figures: Mapping[float, float | None]) -> float | None:
     return -max(known)[1] if known else None
 
 
-def _at_rate(base: Setting, rate: float) -> Setting:
+def _at_rate(base: Setting, key: str, rate: float) -> Setting:
     named = Setting(f"{base.label}-rate{rate:g}", base.overrides)
-    return named.with_value(LEARNING_RATE, rate)
+    return named.with_value(key, rate)

@@ -1,6 +1,7 @@
 """A trial that trains one model, through the same code as `promptide run` of a model's stage."""
 
 import functools
+import json
 import operator
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from actors.model_run import run_model
 from system.errors import ConfigError
+from system.stages.method_comparison import ComparesMethods
 from system.stages.model_stage import (
     MODEL_STAGES,
     ModelExperiment,
@@ -19,8 +21,9 @@ from system.storage.run_directory import METRICS, RunDirectory
 from tuning.config import TuneConfig
 from tuning.figures import FIGURE, TASKS_DONE
 from tuning.records import FAILURE, TrialRecord
-from tuning.trial_kind import Reports
+from tuning.trial_kind import RateChoice, Reports
 
+TAKE_METHODS = ("methods", "learning_rates")  # keys of `tune` for what trains a method
 SECONDS = "seconds.json"  # of its own training; null if interrupted, or found ready
 
 
@@ -41,6 +44,13 @@ class ModelTrials:
         """The stage's name."""
         return str(experiment.stage["name"])
 
+    def rate_choice(self, experiment: ModelExperiment) -> RateChoice | None:
+        """As the stage says, if its runs differ in a method that learns."""
+        stage = _stage(experiment)
+        if not isinstance(stage, ComparesMethods) or not stage.learns(experiment):
+            return None
+        return RateChoice(stage.rate_key, stage.tasks(experiment)[0], stage.rate_overrides)
+
     def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
         """Raises ConfigError for a metric the stage has not, and for what only streams have."""
         name, known = self.label(experiment), _stage(experiment).figures
@@ -55,7 +65,7 @@ class ModelTrials:
                 f"tune.scheduler={config.scheduler} compares trials after each task of a stream; "
                 f"stage {name!r} is judged once, at its end: use tune.scheduler=none"
             )
-        for key in ("methods", "learning_rates"):
+        for key in () if isinstance(_stage(experiment), ComparesMethods) else TAKE_METHODS:
             if getattr(config, key):
                 raise ConfigError(
                     f"tune.{key} is for sweeps over streams; for stage {name!r} name keys under "
@@ -94,10 +104,17 @@ class ModelTrials:
 
     def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
         """Numbers trained and seconds, where they are known."""
-        row: dict[str, Any] = {"method": self.label(experiment)}
+        stage = _stage(experiment)
+        method = experiment.to_dict().get("method", {}).get("name") or self.label(experiment)
+        row: dict[str, Any] = {"method": method}
+        if isinstance(stage, ComparesMethods) and stage.learns(experiment):
+            row["learning_rate"] = experiment.stage.get(stage.rate_key.rpartition(".")[2])
         folder = RunDirectory.of(experiment).folder
         if record.metrics is None:
             return row
+        if isinstance(stage, ComparesMethods):
+            found = {title: record.metrics[key] for key, title in stage.shown.items()}
+            row["shown"] = json.dumps(found)
         row["trainable_parameters"] = record.metrics.get("trainable_parameters")
         if folder.exists(SECONDS):
             row["seconds"] = folder.read_json(SECONDS)["seconds"]

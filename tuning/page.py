@@ -43,7 +43,7 @@ def render_sweep(
     """The page as HTML text."""
     comparison = compare(trials, seeds=len(sweep["seeds"]))
     measure = Measure.of(sweep)
-    shown = columns(measure)
+    shown = columns(measure, comparison.rows)
     return render_page(
         "sweep.html",
         "tuning",

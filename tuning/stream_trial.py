@@ -14,10 +14,10 @@ from system.prompts.method import METHODS
 from system.stages.task_source import ConsumerStatus, StreamHaltedError
 from system.storage.results import RECALLS, finish_run
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
-from tuning.config import TuneConfig
+from tuning.config import LEARNING_RATE, TuneConfig
 from tuning.figures import FIGURE, TASKS_DONE, recall_so_far
 from tuning.records import FAILURE, TrialRecord
-from tuning.trial_kind import Reports
+from tuning.trial_kind import RateChoice, Reports
 
 PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
 
@@ -94,6 +94,13 @@ class StreamTrials:
             )
             loggers.final(metrics)
         told.learned(left.committed, done=True)
+
+    def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
+        """By the recall on the first task's validation split."""
+        if METHODS.get(experiment.method["name"]).method.trains_on == "nothing":
+            return None
+        task = check_experiment(experiment).tasks[0]
+        return RateChoice(LEARNING_RATE, task, ("evaluation.split=val",))
 
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
         """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""

@@ -30,7 +30,11 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     stream = outcome.measure.kind == "stream"
     what = "recall at 1 and forgetting, %" if stream else outcome.measure.title
     table = _table(f"{what}, mean ± standard deviation over seeds")
-    shown = [column for column in columns(outcome.measure) if column.header != IN_FILES_ALONE]
+    shown = [
+        column
+        for column in columns(outcome.measure, outcome.comparison.rows)
+        if column.header != IN_FILES_ALONE
+    ]
     for column in shown:
         header = SHORT_HEADERS.get(column.header, column.header)
         table.add_column(header, justify="left" if column.header == "setting" else "right")

@@ -2,6 +2,7 @@
 
 import queue
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from system.config import ExperimentConfig
@@ -12,6 +13,15 @@ from tuning.records import TrialRecord
 Experiment = ExperimentConfig | ModelExperiment
 Reports = queue.Queue[dict[str, Any] | BaseException]  # what a trial tells Ray Tune, step by step
 E = TypeVar("E", bound=Experiment)
+
+
+@dataclass(frozen=True)
+class RateChoice:
+    """How learning rates are chosen for a method: on the validation split of the first task."""
+
+    key: str  # of the config
+    task: str
+    overrides: tuple[str, ...]  # what else a short run differs in
 
 
 class TrialKind(Protocol[E]):
@@ -50,6 +60,13 @@ class TrialKind(Protocol[E]):
         """Run a trial, or go on with it, and report a figure after each task.
 
         Ray is connected. Raises what ends it.
+        """
+        ...
+
+    def rate_choice(self, experiment: E) -> RateChoice | None:
+        """How its learning rate can be chosen; None for what learns nothing.
+
+        Raises what `check` raises.
         """
         ...
 

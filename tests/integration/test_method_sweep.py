@@ -1,0 +1,77 @@
+"""A sweep that compares methods on a grounder: each at its own learning rate, in one table."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from system import app
+from system.errors import ConfigError
+from tests.backbones.small_grounding_dino import write_small_grounding_dino
+from tests.stages.mask_files import prepare_shapes
+from tuning.learning_rates import rate_trials
+from tuning.settings import SweepPlan
+
+
+def overrides(root: Path, *more: str) -> list[str]:
+    return [
+        "experiment=rec_compare",
+        "grounder=grounding_dino",
+        f"grounder.path={root / 'dino'}",
+        "benchmark.name=shapes",
+        "benchmark.tasks=[disk,square]",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root}",
+        "run_name=compare",
+        "stage.batch_size=8",
+        "tune.only=[zero_shot,vpt]",
+        "tune.seeds=[0,1]",
+        "tune.learning_rates={default:[0.001,0.01]}",
+        *more,
+    ]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    prepare_shapes(tmp_path)
+    write_small_grounding_dino(tmp_path / "dino")
+    return tmp_path
+
+
+def test_rates_are_chosen_on_the_first_tasks_validation_split_alone(root: Path) -> None:
+    """A rate chosen on the test split would flatter the method; zero-shot has none to choose."""
+    (entry,) = rate_trials(SweepPlan.compose(overrides(root)))
+    assert entry.base.label == "vpt"
+    assert sorted(entry.trials) == [0.001, 0.01]
+    for rate, trial in entry.trials.items():
+        stage = trial.experiment.to_dict()["stage"]
+        assert (stage["learning_rate"], stage["splits"]) == (rate, ["val"])
+        assert list(trial.experiment.benchmark.tasks or ()) == ["disk"]
+
+
+def test_a_metric_that_the_stage_has_not_is_named(root: Path) -> None:
+    with pytest.raises(ConfigError, match="rec_r5"):
+        SweepPlan.compose(overrides(root, "tune.metric=[rec_r2]"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_methods_stand_in_one_table(root: Path, ray_local: None) -> None:
+    app.sweep(overrides(root), None, Console(quiet=True))
+    folder = root / "runs" / "compare"
+    rows = pq.read_table(folder / "trials.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["finished"] * 4
+    for row in rows:
+        metrics = json.loads((folder / "trials" / row["trial"] / "metrics.json").read_text())
+        assert row["method"] == metrics["method"]
+        assert row["figure"] == metrics["rec_r1"]
+        assert json.loads(row["shown"])["R@5"] == metrics["rec_r5"]
+    chosen = json.loads((folder / "learning_rates.json").read_text())["methods"]
+    assert set(chosen) == {"vpt"}
+    rates = {row["learning_rate"] for row in rows}
+    assert rates == {None, chosen["vpt"]["chosen"]}
+    table = (folder / "comparison.md").read_text().splitlines()
+    assert table[0].startswith("| setting | R@1 | R@5 | R@10 | any box |")
+    assert {line.split("|")[1].strip() for line in table[2:]} == {"zero_shot", "vpt"}
