@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import DualEncoder
+from system.backbones.dual_encoder import DualEncoder, unit
 from system.data.expressions import ReferredExpression
 from system.data.manifest import SplitGrant
 from system.stages.encoding import Encoder
+from system.stages.generator_settings import TextEmbedding
 from system.stages.model_stage import Show
 from system.stages.shared_parts import make_parts
 from system.stages.worker_group import WorkerGroup
@@ -45,8 +46,14 @@ class ConditionEncoder:
     """Embeds images and expressions, or finds what was embedded before."""
 
     def __init__(
-        self, backbone: DualEncoder, group: WorkerGroup, folder: Folder, show: Show
+        self,
+        backbone: DualEncoder,
+        text_embedding: TextEmbedding,
+        group: WorkerGroup,
+        folder: Folder,
+        show: Show,
     ) -> None:
+        self.text_embedding = text_embedding
         self.group = group
         self.folder = folder
         self.show = show
@@ -68,14 +75,17 @@ class ConditionEncoder:
             return {"image": self.encoder.images(grant, rows, self.transform, None)}
 
         def embed_texts(rows: range) -> dict[str, Tensor]:
-            return {"text": self.encoder.texts([texts[i] for i in rows], None)}
+            block = [texts[i] for i in rows]
+            if self.text_embedding == "tokens":
+                return {"text": self._mean_tokens(block)}
+            return {"text": self.encoder.texts(block, None)}
 
         def show(done: int, total: int) -> None:
             self.show(f"embedding {grant.task}, {grant.split}", done, total, "")
 
         images = TensorParts(self._place("images", key), grant.rows)
         make_parts(images, self.group, embed_images, show)
-        embedded = TensorParts(self._place("expressions", key), len(texts))
+        embedded = TensorParts(self._place(f"expressions {self.text_embedding}", key), len(texts))
         make_parts(embedded, self.group, embed_texts, show)
         scale = self.encoder.backbone.shape.feature_width**0.5
         return Conditions(
@@ -85,5 +95,15 @@ class ConditionEncoder:
             torch.tensor([place[entry.text] for entry in expressions]),
         )
 
+    def _mean_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Unit means (n, D) of the tokens of texts as they enter the text tower."""
+        backbone, device = self.encoder.backbone, self.group.device
+        ids = backbone.tokenize(texts).to(device)  # [n, T]
+        tokens = backbone.embed("text", ids).float()  # [n, T, D]
+        places = torch.arange(tokens.shape[1], device=device)
+        own = places < backbone.text_lengths(ids)[:, None]  # [n, T]
+        return unit((tokens * own[..., None]).sum(dim=1)).cpu()
+
     def _place(self, what: str, key: str) -> Folder:
-        return self.folder.child(f"{what}-{FeatureStore.key(what=what, features=key)}")
+        digest = FeatureStore.key(what=what, features=key)
+        return self.folder.child(f"{what.split()[0]}-{digest}")

@@ -25,7 +25,11 @@ class GeneratorData:
         self.group = group
         self.show = show
         self.encoder = ConditionEncoder(
-            plan.encoder, group, plan.experiment.store("embeddings"), show
+            plan.encoder,
+            plan.settings.text_embedding,
+            group,
+            plan.experiment.store("embeddings"),
+            show,
         )
 
     def samples(self, split: str) -> tuple[GeneratorSamples, list[ReferredExpression]]:

@@ -45,6 +45,12 @@ class GeneratorPlan:
                 f"{settings.encoder.path} have {encoder.shape.feature_width} entries, and each is "
                 f"added to a timestep's; set stage.network.width={encoder.shape.feature_width}"
             )
+        shape = encoder.shape
+        if settings.text_embedding == "tokens" and shape.text_width != network.width:
+            raise ConfigError(
+                f"stage.text_embedding=tokens gives {shape.text_width} entries, an image has "
+                f"{network.width}; set stage.text_embedding=pooled"
+            )
         settings.micro_batches_for(experiment.cluster.workers)
         order = manifest.order(experiment.benchmark.tasks)
         return cls(experiment, settings, manifest, order, vae, encoder, network)

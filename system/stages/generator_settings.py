@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from system.config import BackboneConfig, check_seed
 from system.diffusion.mask_dit import MaskDitConfig
 from system.diffusion.noise import NoiseSchedule
 from system.errors import ConfigError
+
+#: The encoder's own feature of a text, as published, or the mean of the tokens that enter its first
+#: layer. A small encoder's feature may have lost where a text says that a thing is.
+TextEmbedding = Literal["pooled", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class PromptGeneratorSettings:
     encoder: BackboneConfig  # whose embeddings condition the generator
     mask_vae: dict[str, Any]  # the settings of stage 1
     epochs: int
+    text_embedding: TextEmbedding = "pooled"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     batch_size: int = 128

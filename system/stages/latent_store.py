@@ -72,7 +72,11 @@ class LatentStore:
             group.device,
         )
         self._encoder = ConditionEncoder(
-            plan.encoder, group, plan.experiment.store("embeddings"), show
+            plan.encoder,
+            plan.settings.text_embedding,
+            group,
+            plan.experiment.store("embeddings"),
+            show,
         )
         self._splits: dict[str, SplitLatents] = {}
 

@@ -36,10 +36,11 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
         replace(base, seed=1),
         replace(base, benchmark=replace(base.benchmark, tasks=("disk",))),
         experiment(tmp_path, epochs=3),
+        experiment(tmp_path, text_embedding="tokens"),
         experiment(tmp_path, mask_vae={**VAE, "epochs": 2}),
         experiment(tmp_path, schedule={"name": "squaredcos_cap_v2", "steps": 40}),
     ]
-    assert len({plan.digest, *(GeneratorPlan.of(other).digest for other in others)}) == 6
+    assert len({plan.digest, *(GeneratorPlan.of(other).digest for other in others)}) == 7
 
 
 @pytest.mark.parametrize(
