@@ -27,7 +27,7 @@ ROUNDS = (
     (*("actor",) * 5, "tear", "worker", "pause"),
     (*("actor",) * 5, "tear", "driver", "storage"),
 )
-LONGEST_REST = {"actor": 1.0, "tear": 1.0}  # seconds before a fault; 4 before one of another kind
+LONGEST_REST = {"actor": 0.5, "tear": 0.5}  # seconds before a fault; 2 before one of another kind
 
 
 @dataclass
@@ -114,7 +114,7 @@ class FaultyRun:
         target = WORKER if fault in ("worker", "pause", "driver", "storage") else ACTOR
         victim = self._wait(lambda: named(self.name, target), driver)
         if not victim or not self._idle(
-            self.random.uniform(0.0, LONGEST_REST.get(fault, 4.0)), driver
+            self.random.uniform(0.0, LONGEST_REST.get(fault, 2.0)), driver
         ):
             return False
         if fault == "driver":
