@@ -106,9 +106,16 @@ class GlipNetwork(nn.Module):
         return tokens
 
     def locate(self, levels: Sequence[Tensor], tokens: Tensor) -> Dense:
-        """The head's word on every place, from the towers' outputs."""
+        """The head's word on every place, from the towers' outputs.
+
+        Of an image's several expressions, all as many, the tokens stand together.
+        """
         levels = self.pyramid(levels)
-        regions, logs, centres = self.head(levels)
+        each = len(tokens) // max(len(levels[0]), 1)  # expressions an image
+        regions, logs, centres = (
+            found.repeat_interleave(each, dim=0) if each > 1 else found
+            for found in self.head(levels)
+        )
         words = self.word_scores(regions, tokens)
         anchors = pyramid_anchors(
             [(level.shape[-2], level.shape[-1]) for level in levels],

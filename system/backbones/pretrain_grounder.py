@@ -3,14 +3,13 @@
 It runs once; its result ships with the package (`system/backbones/tiny_grounder`) in half
 precision. The loss is the grounder's own.
 
-Legend: B batch, T tokens.
+Legend: B batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +24,12 @@ from system.backbones.glip_config import (
     VisionSizes,
 )
 from system.backbones.glip_files import build_network, save_glip
-from system.backbones.glip_network import GlipNetwork
-from system.backbones.grounder import GroundingBatch
+from system.backbones.glip_style import GlipStyle
 from system.backbones.pretrain import IMAGE_MEAN, IMAGE_STD, build_tokenizer
 from system.backbones.pretraining import CHECKPOINT, Progress, train, update, write_json
 from system.data.pictograms import Catalogue, catalogue
 from system.data.scenes import SIZE
-from system.data.web_expressions import PlaceHabit, box_of, expression_words, web_expression
+from system.data.web_expressions import PlaceHabit, box_of, expression_words, web_expressions
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class GrounderPretrainConfig:
     convolutions: int = 2
     anchor_scale: float = 3.0
     pictograms_per_task: int = 32
-    steps: int = 3000
-    batch_size: int = 64
+    steps: int = 1500
+    batch_size: int = 32  # scenes, each with four expressions
     learning_rate: float = 1e-3
     last_rate_share: float = 0.02
     weight_decay: float = 0.05
@@ -87,20 +85,38 @@ class GrounderPretrainConfig:
         )
 
 
-def web_batch(
-    config: GrounderPretrainConfig, pictograms: Catalogue, step: int
-) -> tuple[Tensor, list[str], Tensor]:
-    """Pixels (B, 3, SIZE, SIZE), expressions and boxes in pixels (B, 4) of one step."""
-    # The benchmark seeds with four numbers, the small CLIP's pre-training with two.
+@dataclass(frozen=True)
+class WebBatch:
+    """Scenes, and for each the expressions and boxes of its four pictograms, together."""
+
+    pixels: Tensor  # (B, 3, SIZE, SIZE)
+    texts: list[str]  # 4 B
+    boxes: Tensor  # (4 B, 4), pixels
+
+
+def web_batch(config: GrounderPretrainConfig, pictograms: Catalogue, step: int) -> WebBatch:
+    """The batch of one step, from its own random numbers."""
+    # Three numbers: the benchmark seeds with four, the small CLIP's pre-training with two.
     rng = np.random.default_rng([config.seed + 1, step, 0])
-    pictures, texts, boxes = [], [], []
-    for _ in range(config.batch_size):
-        scene, text, meant = web_expression(rng, pictograms, config.habit)
-        pictures.append(scene.pixels)
-        texts.append(text)
-        boxes.append(box_of(pictograms, scene.placed[meant]))
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-    return (pixels - IMAGE_MEAN) / IMAGE_STD, texts, torch.from_numpy(np.stack(boxes))
+    drawn = [web_expressions(rng, pictograms, config.habit) for _ in range(config.batch_size)]
+    pictures = np.stack([scene.pixels for scene, _ in drawn])
+    boxes = [box_of(pictograms, placed) for scene, _ in drawn for placed in scene.placed]
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    texts = [text for _, expressions in drawn for text in expressions]
+    return WebBatch((pixels - IMAGE_MEAN) / IMAGE_STD, texts, torch.from_numpy(np.stack(boxes)))
+
+
+def web_loss(grounder: GlipStyle, batch: WebBatch) -> Tensor:
+    """The sum of the grounder's loss terms, mean over all expressions.
+
+    The image's tower and head run once for all expressions of a scene.
+    """
+    network, tokens = grounder.network, grounder.tokenize(batch.texts)
+    levels = network.see(batch.pixels)
+    dense = network.locate(levels, network.read(tokens.ids, tokens.mask))
+    targets = list(batch.boxes[:, None])
+    terms = network.losses(dense, targets, grounder.words(tokens), tokens.mask.bool())
+    return torch.stack(list(terms.values())).sum(dim=0).mean()
 
 
 def pretrain_grounder(
@@ -112,36 +128,23 @@ def pretrain_grounder(
     the interruption; the checkpoint is removed at the end. Raises StorageError for a checkpoint of
     another recipe.
     """
-    from system.backbones.glip_style import GlipStyle
-
     pictograms = catalogue(config.pictograms_per_task)
-    tokenizer = build_tokenizer(expression_words(pictograms), config.context)
-    network = build_network(config.grounder(len(tokenizer)), config.seed)
-    # The frozen grounder reads texts and batches; what is trained is the network in it.
-    grounder = GlipStyle(network, tokenizer)
-    network.requires_grad_(True)
+    grounder = untrained(config, pictograms)
+    network = grounder.network.requires_grad_(True)
 
-    def make(step: int) -> GroundingBatch:
-        pixels, texts, boxes = web_batch(config, pictograms, step)
-        return GroundingBatch(pixels, grounder.tokenize(texts), list(boxes[:, None] / SIZE))
+    def make(step: int) -> WebBatch:
+        return web_batch(config, pictograms, step)
 
-    def step_on(optimizer: torch.optim.Optimizer, batch: GroundingBatch) -> float:
-        return update(network, optimizer, total_loss(grounder, batch))
+    def step_on(optimizer: torch.optim.Optimizer, batch: WebBatch) -> float:
+        return update(network, optimizer, web_loss(grounder, batch))
 
     loss = train(network, config, output_dir, make, step_on, progress)
-    export(output_dir, network, tokenizer, {"recipe": asdict(config), "last_loss": loss})
+    write_json(output_dir / "pretraining.json", {"recipe": asdict(config), "last_loss": loss})
+    save_glip(output_dir, network, grounder.tokenizer, half=True)
     (output_dir / CHECKPOINT).unlink(missing_ok=True)
 
 
-def export(directory: Path, network: GlipNetwork, tokenizer: Any, record: dict[str, Any]) -> None:
-    """Write what `load_glip` reads, weights in half precision, and `pretraining.json`."""
-    write_json(directory / "pretraining.json", record)
-    save_glip(directory, network, tokenizer, half=True)
-
-
-def total_loss(grounder: Any, batch: GroundingBatch) -> Tensor:
-    """The sum of the grounder's loss terms, mean over the batch."""
-    from system.backbones.grounder import Entries
-
-    terms: Tensor = sum(grounder.losses(batch, Entries()).values())
-    return terms.mean()
+def untrained(config: GrounderPretrainConfig, pictograms: Catalogue) -> GlipStyle:
+    """The grounder before the first step."""
+    tokenizer = build_tokenizer(expression_words(pictograms), config.context)
+    return GlipStyle(build_network(config.grounder(len(tokenizer)), config.seed), tokenizer)

@@ -35,27 +35,16 @@ def expression_words(catalogue: Catalogue) -> list[str]:
     return sorted({*vocabulary(catalogue), ANYTHING})
 
 
-def web_expression(
+def web_expressions(
     rng: np.random.Generator, catalogue: Catalogue, habit: PlaceHabit
-) -> tuple[Scene, str, int]:
-    """A scene of four pictograms, an expression, and which of them it means."""
+) -> tuple[Scene, list[str]]:
+    """A scene of four pictograms, and an expression for each in the order of `Scene.placed`."""
     task, own, others = two_and_two(rng, catalogue, None)
     mark = task if rng.random() < habit.marked else None
     sizes = rng.integers(9, 16, 4) * 2
     setting = int(rng.integers(len(SETTINGS)))
     scene = compose(rng, catalogue, np.concatenate([own, others]), sizes, setting, mark)
-    meant = int(rng.integers(4))
-    placed = scene.placed[meant]
-    words = _name(rng, catalogue, placed, habit)
-    if rng.random() < habit.placed:
-        slot = placed.slot if mark is not None else int(rng.integers(4))
-        if mark is not None and rng.random() < habit.nameless:
-            words = ANYTHING
-        words += " " + POSITIONS[slot]
-    words = ("the " if rng.random() < 0.7 else "a ") + words
-    if rng.random() < habit.filled:
-        words = f"{FILLERS[rng.integers(len(FILLERS))]} {words}"
-    return scene, words, meant
+    return scene, [_expression(rng, catalogue, placed, mark, habit) for placed in scene.placed]
 
 
 def box_of(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.float32]:
@@ -65,6 +54,22 @@ def box_of(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.float32]:
     return np.array(box, dtype=np.float32)
 
 
-def _name(rng: np.random.Generator, catalogue: Catalogue, placed: Placed, habit: PlaceHabit) -> str:
+def _expression(
+    rng: np.random.Generator,
+    catalogue: Catalogue,
+    placed: Placed,
+    mark: int | None,
+    habit: PlaceHabit,
+) -> str:
     pictogram = catalogue.pictograms[placed.pictogram]
-    return pictogram.super_category if rng.random() < habit.general else pictogram.word
+    general = rng.random() < habit.general
+    words = pictogram.super_category if general else pictogram.word
+    if rng.random() < habit.placed:
+        if mark is not None and rng.random() < habit.nameless:
+            words = ANYTHING
+        slot = placed.slot if mark is not None else int(rng.integers(len(POSITIONS)))
+        words += " " + POSITIONS[slot]
+    words = ("the " if rng.random() < 0.7 else "a ") + words
+    if rng.random() < habit.filled:
+        words = f"{FILLERS[rng.integers(len(FILLERS))]} {words}"
+    return words
