@@ -18,13 +18,15 @@ from system.config import (
 from system.errors import ConfigError
 from system.prompts.method import METHODS
 from system.stages.model_stage import ModelExperiment, model_experiment
+from system.submission.config import compose_submission
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONFIG_DIRECTORY.glob("*/*.yaml")
-    if path.parent.name != "experiment"
+    if path.parent.name not in ("experiment", "submit")  # submit's begin from a config of their own
 )
+SUBMISSIONS = sorted(path.stem for path in (CONFIG_DIRECTORY / "submit").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,11 @@ def test_every_experiment_composes(experiment: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_composes(option: str) -> None:
     _composed(option)
+
+
+@pytest.mark.parametrize("target", SUBMISSIONS)
+def test_every_target_of_a_submission_composes(target: str) -> None:
+    assert compose_submission([f"submit={target}"])
 
 
 def _composed(override: str) -> ExperimentConfig | ModelExperiment:
