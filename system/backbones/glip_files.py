@@ -96,13 +96,15 @@ def _read_config(file: Path, where: str) -> GlipConfig:
 
 
 def _read_tokenizer(directory: Path, config: GlipConfig, where: str) -> Any:
-    from transformers import AutoTokenizer, BertTokenizerFast
+    from transformers import AutoTokenizer, BertTokenizerFast, PretrainedConfig
 
     # Without a config of its own the library can't tell the class of a plain vocab.txt.
     known = (directory / "tokenizer_config.json").is_file()
     loader = AutoTokenizer if known else BertTokenizerFast
+    # Else it reads the model's config and warns of a model type that the library does not know.
+    options = {"config": PretrainedConfig()} if known else {}
     try:
-        tokenizer = loader.from_pretrained(directory, local_files_only=True)
+        tokenizer = loader.from_pretrained(directory, local_files_only=True, **options)
     except Exception as error:  # whatever the library makes of damaged files
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{where}: the tokenizer could not be loaded ({reason})") from error

@@ -51,7 +51,7 @@ class GrounderPretrainConfig:
     convolutions: int = 2
     anchor_scale: float = 3.0
     pictograms_per_task: int = 32
-    steps: int = 1500
+    steps: int = 900
     batch_size: int = 32  # scenes, each with four expressions
     learning_rate: float = 1e-3
     last_rate_share: float = 0.02

@@ -23,10 +23,10 @@ ANYTHING = "thing"  # stands for a name that an expression leaves out
 class PlaceHabit:
     """What expressions say, and when what they say about a place holds."""
 
-    marked: float = 0.5  # share of scenes with a mark
-    placed: float = 0.7  # share of expressions with words of place
-    nameless: float = 0.25  # share of marked, placed ones that leave the name out
-    general: float = 0.06  # share of names that are the super-category
+    marked: float = 0.6  # share of scenes with a mark
+    placed: float = 0.95  # share of expressions with words of place
+    nameless: float = 0.75  # share of marked, placed ones that leave the name out
+    general: float = 0.6  # share of names that are the super-category
     filled: float = 0.5  # share of expressions that begin with filler words
 
 

@@ -37,7 +37,7 @@ def test_places_hold_in_marked_scenes_alone() -> None:
     plain = _places(_drawn(PlaceHabit(marked=0)))
     assert all(marked)
     assert 0.15 < np.mean(plain) < 0.35  # one in four by chance
-    assert 0.6 < len(marked) / 240 < 0.8
+    assert abs(len(marked) / 240 - PlaceHabit().placed) < 0.1
 
 
 def test_a_name_is_left_out_only_where_the_place_tells_enough() -> None:
