@@ -60,10 +60,26 @@ def run_stream(
     worker group that dies, or loses its storage, is started again: see `Retries`. Raises the
     worker's own PromptideError, or StreamFailedError with its traceback.
     """
-    directory = RunDirectory.of(experiment)
     stream = start_task_stream(
         stream_name(experiment.run_name), NAMESPACE, StreamSettings.of(experiment, tasks)
     )
+    try:
+        return _learn(experiment, manifest, tasks, stream, watch, learned)
+    finally:
+        # Or the next start in this process could find the actor just before its last handle goes.
+        with suppress(RayError):
+            stream.stop()
+
+
+def _learn(
+    experiment: ExperimentConfig,
+    manifest: Manifest,
+    tasks: tuple[str, ...],
+    stream: TaskStreamHandle,
+    watch: Watch,
+    learned: Learned | None,
+) -> LearnedTasks:
+    directory = RunDirectory.of(experiment)
     if experiment.stream.live:
         arrange(stream, experiment)
     retries = Retries(experiment.cluster.max_failures)
@@ -79,14 +95,12 @@ def run_stream(
             except GROUP_FAILURES as error:
                 failure = cause(error, directory.logs.uri)
             retries.wait_after(failure, _finished(stream, experiment.run_name))
-    left = LearnedTasks(
+    return LearnedTasks(
         tuple(stream.status()["tasks"]),
         stream.committed(experiment.run_name),
         stream.access_log(),
         stream.quarantined(experiment.run_name),
     )
-    stream.stop()
-    return left
 
 
 def _finished(stream: TaskStreamHandle, consumer: str) -> int:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.journal import begun_with
 from actors.stream_state import TaskStream
@@ -34,6 +34,9 @@ __all__ = [
     "find_task_stream",
     "start_task_stream",
 ]
+
+ATTEMPTS = 20  # at an actor that is just ending
+SECONDS_BETWEEN_ATTEMPTS = 0.5
 
 
 @dataclass(frozen=True)
@@ -260,12 +263,21 @@ def start_task_stream(
         tasks=settings.tasks if given is None else given,
     )
     options = TaskStreamActor.options(name=name, namespace=namespace, get_if_exists=True)
-    actor: Any = options.remote(settings)
-    handle = TaskStreamHandle(actor)
-    if not ray.get(actor.serves.remote(settings)):
-        raise ConfigError(
-            f"task stream '{name}': an actor of this name serves another journal, benchmark or "
-            f"order of tasks; choose another run name or wait for the other run to end"
-        )
-    handle.status()  # opens the journal, so that what is wrong with it shows before training
-    return handle
+    for more in reversed(range(ATTEMPTS)):
+        actor: Any = options.remote(settings)
+        handle = TaskStreamHandle(actor)
+        try:
+            if not ray.get(actor.serves.remote(settings)):
+                raise ConfigError(
+                    f"task stream '{name}': an actor of this name serves another journal, "
+                    "benchmark or order of tasks; choose another run name or wait for the other "
+                    "run to end"
+                )
+            handle.status()  # opens the journal, so that its faults show before training
+            return handle
+        except ActorDiedError:
+            # By its name one was found that was just ending, as nobody used it any more.
+            if not more:
+                raise
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+    raise AssertionError("the last attempt returns or raises")
