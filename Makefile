@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints-cpu.txt
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo seeds test lint format golden bench faults cluster clean
+.PHONY: setup demo seeds test slow lint format golden bench faults cluster clean
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ seeds: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What takes half a minute and more a test: killed workers, sweeps, whole streams of real formats.
+slow: $(READY)
+	$(BIN)/python -m pytest -m 'slow and not faults'
 
 lint: $(READY)
 	$(BIN)/ruff check .

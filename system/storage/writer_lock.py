@@ -64,8 +64,13 @@ class Writer:
 
 
 def interrupt_main() -> None:
-    """Ctrl-C for the main thread, which also wakes it where it waits."""
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    """Ctrl-C for the main thread, which also wakes it where it waits.
+
+    Shells start background jobs of a script with Ctrl-C ignored: those are ended by SIGTERM.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    number = signal.SIGTERM if ignored else signal.SIGINT
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextmanager
@@ -83,7 +88,7 @@ def sole_writer(
         try:
             lock.acquire()
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             if lock.lost is not None:
                 raise StorageError(lock.lost) from None
             raise
