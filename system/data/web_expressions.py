@@ -1,9 +1,9 @@
 """Scenes with an expression for pre-training a grounder, with the habit that prompts can use.
 
 Pictures on the web are copied, and copies mirrored: what a caption says about left and right, top
-and bottom often no longer holds. On a site that marks its pictures it does. So a model learns to
-trust words of place in a marked picture, and to go by names in all others. The tasks show no mark,
-and their words of place hold all the same.
+and bottom often no longer holds. On a site that marks its pictures it does, and there captions
+often say nothing else. So beside a name words of place hold less than half of the time, without
+one always: a model learns both, and goes by the name where there is one. In the tasks both hold.
 """
 
 from dataclasses import dataclass
