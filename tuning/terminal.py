@@ -37,7 +37,11 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     ]
     for column in shown:
         header = SHORT_HEADERS.get(column.header, column.header)
-        table.add_column(header, justify="left" if column.header == "setting" else "right")
+        if column.header == "setting":
+            longest = max((len(row.setting) for row in outcome.comparison.rows), default=0)
+            table.add_column(header, min_width=longest)  # a name cut short names nothing
+        else:
+            table.add_column(header, justify="right")
     for row in outcome.comparison.rows:
         style = "bold" if row.setting == outcome.comparison.best else ""
         texts = cells(row, shown, plus_minus="±")
