@@ -3,10 +3,10 @@
 import base64
 from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from system.report.mask_page import mask_strip
+from system.report.model_page import model_page
 
 
 def generator_page(
@@ -25,9 +25,6 @@ def generator_page(
         texts: one expression a row of `paths`.
         paths: [n, 1 + steps, H, H] in [-1, 1], the true mask first; None where they are lost.
     """
-    environment = Environment(
-        loader=PackageLoader("system.report"), autoescape=True, undefined=StrictUndefined
-    )
     strips = (
         []
         if paths is None
@@ -36,7 +33,4 @@ def generator_page(
             for text, masks in zip(texts, paths, strict=True)
         ]
     )
-    page: str = environment.get_template("generator.html").render(
-        title=title, figures=figures, ious=ious, paths=strips
-    )
-    return page
+    return model_page("generator.html", title, figures, ious=ious, paths=strips)

@@ -5,10 +5,11 @@ import io
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from system.report.model_page import model_page
 
 COLUMNS = 12
 GAP = 4  # pixels between two masks
@@ -44,16 +45,8 @@ def mask_strip(masks: Tensor) -> bytes:
 
 def mask_page(title: str, figures: dict[str, str], per_task: dict[str, float], grid: bytes) -> str:
     """A self-contained page: the main figures by name, the IoU of each task, the grid."""
-    environment = Environment(
-        loader=PackageLoader("system.report"), autoescape=True, undefined=StrictUndefined
-    )
-    page: str = environment.get_template("masks.html").render(
-        title=title,
-        figures=figures,
-        per_task=per_task,
-        grid=base64.b64encode(grid).decode(),
-    )
-    return page
+    encoded = base64.b64encode(grid).decode()
+    return model_page("masks.html", title, figures, per_task=per_task, grid=encoded)
 
 
 def _png(canvas: NDArray[np.uint8]) -> bytes:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from system.report.model_page import model_page
 from system.report.rec_pictures import Picture
 from system.report.shown import DASH
 from system.stages.alignment_files import AlignmentResult
@@ -17,18 +16,15 @@ Row = tuple[str, list[str]]
 
 def rec_page(title: str, result: AlignmentResult, pictures: Sequence[Picture]) -> str:
     """A self-contained page: the main figures, a table a split, the example pictures."""
-    environment = Environment(
-        loader=PackageLoader("system.report"), autoescape=True, undefined=StrictUndefined
-    )
-    page: str = environment.get_template("rec.html").render(
-        title=title,
-        figures=_identity(result),
+    return model_page(
+        "rec.html",
+        title,
+        _identity(result),
         columns=list(COLUMNS.values()),
         splits={split: list(_rows(result, split)) for split in result.trained},
         undefined=result.undefined,
         pictures=pictures,
     )
-    return page
 
 
 def print_rec_table(result: AlignmentResult) -> Iterator[str]:

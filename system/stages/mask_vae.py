@@ -28,8 +28,9 @@ from system.stages.mask_vae_training import (
     reconstruct,
     reconstruction_ious,
 )
-from system.stages.model_checkpoint import ModelCheckpoint, epochs_done
-from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Show, Tell, started
+from system.stages.model_checkpoint import epochs_done
+from system.stages.model_epochs import train_epochs
+from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Show, Tell, started, tell_model
 from system.stages.model_worker import worker_of
 from system.stages.rank_log import RankLog
 from system.stages.worker_group import WorkerGroup
@@ -149,35 +150,19 @@ class MaskVaeStage:
         figures = _figures(header, plan)
         page = mask_page(experiment.run_name, figures, header.held_out_iou_per_task, grid)
         folder.write(REPORT, page.encode())
-        for name, value in figures.items():
-            tell(f"{name}: {value}")
-        tell(f"model: {plan.folder.uri}")
-        tell(f"report: {folder.file_uri(REPORT)}")
+        tell_model(tell, figures, plan.folder, folder)
 
 
 MODEL_STAGES.register(KIND)(MaskVaeStage())
 
 
 def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
-    import ray.train
-
     settings, experiment = plan.settings, plan.experiment
     masks = _all(plan.masks("train"))
     training = MaskVaeTraining(
         settings, masks, group, seed=plan.seed, digest=plan.digest, show=show
     )
-    checkpoints = RunDirectory.of(experiment).folder
-    state = ModelCheckpoint.read(checkpoints)
-    if state is not None:
-        training.restore(state)
-        log.add(f"going on after {training.epochs_done} epochs")
-    training.distribute()
-    while training.epochs_done < settings.epochs:
-        row = training.epoch()
-        log.add(f"{row}")
-        if group.leads:
-            training.state().write(checkpoints)
-        ray.train.report(row)
+    train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
     held_out = plan.masks(settings.held_out)
     ious = reconstruction_ious(training.vae, _all(held_out), settings.vae.image_size, group)
     if group.leads:

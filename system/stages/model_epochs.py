@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,11 +16,58 @@ from torch import Tensor, nn
 from system.errors import ConfigError, PromptideError
 from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.optimisation import optimiser_tensors, restore_optimiser
+from system.stages.rank_log import RankLog
+from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import prefixed, under
+from system.storage.files import Folder
 
 
 class DivergedModelError(PromptideError):
     """The loss is no longer a number."""
+
+
+class EpochTraining(Protocol):
+    """A training that a checkpoint after each epoch is enough for."""
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs so far, those before a resume included."""
+        ...
+
+    def state(self) -> ModelCheckpoint:
+        """All that `restore` needs."""
+        ...
+
+    def restore(self, state: ModelCheckpoint) -> None:
+        """Go on from a checkpoint."""
+        ...
+
+    def distribute(self) -> None:
+        """Average gradients between the workers."""
+        ...
+
+    def epoch(self) -> dict[str, float]:
+        """Train one epoch; the log's new row."""
+        ...
+
+
+def train_epochs(
+    training: EpochTraining, epochs: int, folder: Folder, group: WorkerGroup, log: RankLog
+) -> None:
+    """Train to `epochs`, from the run directory's last checkpoint; inside Ray Train's loop."""
+    import ray.train
+
+    state = ModelCheckpoint.read(folder)
+    if state is not None:
+        training.restore(state)
+        log.add(f"going on after {training.epochs_done} epochs")
+    training.distribute()
+    while training.epochs_done < epochs:
+        row = training.epoch()
+        log.add(f"{row}")
+        if group.leads:
+            training.state().write(folder)
+        ray.train.report(row)
 
 
 def training_state(

@@ -16,7 +16,7 @@ from system.stages.interrupts import own_interrupt_handler
 from system.stages.worker_group import scaling_config
 from system.storage.files import Folder
 from system.storage.locations import absolute
-from system.storage.run_directory import RunDirectory
+from system.storage.run_directory import REPORT, RunDirectory
 
 #: What comes to the terminal: a line about what came out.
 Tell = Callable[[str], None]
@@ -143,6 +143,14 @@ def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
 def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
     """The experiment, and whom to tell where it stands, from what `fit` gives a worker's loop."""
     return model_experiment(config["experiment"]), config["show"]
+
+
+def tell_model(tell: Tell, figures: Mapping[str, str], model: Folder, run: Folder) -> None:
+    """Tell a model's figures, where it lies, and where its page is."""
+    for name, value in figures.items():
+        tell(f"{name}: {value}")
+    tell(f"model: {model.uri}")
+    tell(f"report: {run.file_uri(REPORT)}")
 
 
 def fit(experiment: ModelExperiment, stage: ModelStage, show: Show = show_nothing) -> None:

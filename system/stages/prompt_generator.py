@@ -24,7 +24,8 @@ from system.report.generator_page import generator_page
 from system.stages.generator_data import GeneratorData
 from system.stages.generator_plan import KIND, GeneratorPlan
 from system.stages.latent_store import LatentStore
-from system.stages.model_checkpoint import ModelCheckpoint, epochs_done
+from system.stages.model_checkpoint import epochs_done
+from system.stages.model_epochs import train_epochs
 from system.stages.model_stage import (
     MODEL_STAGES,
     ModelExperiment,
@@ -32,6 +33,7 @@ from system.stages.model_stage import (
     Tell,
     show_nothing,
     started,
+    tell_model,
 )
 from system.stages.model_worker import worker_of
 from system.stages.prompt_generator_training import GeneratorSamples, PromptGeneratorTraining
@@ -121,18 +123,13 @@ class PromptGeneratorStage:
         paths = None if shown is None else shown["paths"]
         page = generator_page(experiment.run_name, figures, outcome.iou, outcome.shown, paths)
         folder.write(REPORT, page.encode())
-        for name, value in figures.items():
-            tell(f"{name}: {value}")
-        tell(f"model: {plan.folder.uri}")
-        tell(f"report: {folder.file_uri(REPORT)}")
+        tell_model(tell, figures, plan.folder, folder)
 
 
 MODEL_STAGES.register(KIND)(PromptGeneratorStage())
 
 
 def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
-    import ray.train
-
     settings, experiment = plan.settings, plan.experiment
     watched: Show = show if group.leads else show_nothing
     vae = plan.vae.decoder
@@ -141,18 +138,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     training = PromptGeneratorTraining(
         settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
     )
-    checkpoints = RunDirectory.of(experiment).folder
-    state = ModelCheckpoint.read(checkpoints)
-    if state is not None:
-        training.restore(state)
-        log.add(f"going on after {training.epochs_done} epochs")
-    training.distribute()
-    while training.epochs_done < settings.epochs:
-        row = training.epoch()
-        log.add(f"{row}")
-        if group.leads:
-            training.state().write(checkpoints)
-        ray.train.report(row)
+    train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
     sampler = Sampler(
         training.averaged(),
         settings.schedule,
