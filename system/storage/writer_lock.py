@@ -64,13 +64,8 @@ class Writer:
 
 
 def interrupt_main() -> None:
-    """Ctrl-C for the main thread, which also wakes it where it waits.
-
-    Shells start background jobs of a script with Ctrl-C ignored: those are ended by SIGTERM.
-    """
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    number = signal.SIGTERM if ignored else signal.SIGINT
-    signal.pthread_kill(threading.main_thread().ident or 0, number)
+    """Ctrl-C for the main thread, which also wakes it where it waits."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 @contextmanager
@@ -84,11 +79,11 @@ def sole_writer(
     StorageError naming the other writer, at the start or, if this one was replaced, at the end.
     """
     lock = _Lock(folder, on_lost, pace or Pace())
-    with _ending_on_sigterm():
+    with _ending_on_sigterm(), _hearing_of_its_loss(lock):
         try:
             lock.acquire()
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             if lock.lost is not None:
                 raise StorageError(lock.lost) from None
             raise
@@ -247,3 +242,25 @@ def _ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _hearing_of_its_loss(lock: _Lock) -> Iterator[None]:
+    """Let a replaced writer be interrupted where Ctrl-C is ignored, as in a script's background.
+
+    There Ctrl-C itself stays ignored.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+
+    def hear(number: int, _: object) -> None:
+        if lock.lost is not None:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import torch
@@ -21,6 +22,9 @@ from system.stages.worker_group import WorkerGroup
 from tests.backbones.small_grounding_dino import write_small_grounding_dino
 from tests.stages.mask_files import prepare_shapes
 from tests.stages.thread_group import ALONE, on_threads
+
+#: The library loads a model under switches of the whole process, which these threads share.
+ONE_AT_A_TIME = Lock()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,8 @@ def vpt(grounder: Grounder) -> GroundingMethod:
 def score(
     directory: Path, chosen: ChosenExpressions, group: WorkerGroup, block: int, *, prompted: bool
 ) -> Found:
-    grounder = load_grounding_dino(str(directory))
+    with ONE_AT_A_TIME:
+        grounder = load_grounding_dino(str(directory))
     method = vpt(grounder) if prompted else None
     scorer = RecScorer(grounder, group, block, threads=1)
     return scorer.score(chosen, show_nothing, phase="test", method=method)

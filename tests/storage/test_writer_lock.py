@@ -174,6 +174,20 @@ def test_the_replaced_writer_is_interrupted_and_says_why(folder: Folder) -> None
     assert time.monotonic() - started < 10
 
 
+def test_a_replaced_writer_in_the_background_of_a_script_is_interrupted_too(
+    folder: Folder,
+) -> None:
+    """Shells start those with Ctrl-C ignored, which it stays while nobody has taken over."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with sole_writer(folder, pace=FAST):
+            signal.raise_signal(signal.SIGINT)
+        test_the_replaced_writer_is_interrupted_and_says_why(folder)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_only_one_of_many_gets_a_lock_that_a_dead_writer_left(tmp_path: Path) -> None:
     folder = Folder.of(tmp_path / "run")
     put(folder, replace(Writer.here(), started="1", token="dead"))
