@@ -5,24 +5,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from system.backbones.computation import Computation, Precision
-from system.backbones.shipped import resolved
 from system.data.faults import OnError
 from system.data.given_similarity import GivenSimilarity
 from system.data.task_order import OrderPolicy
 from system.errors import ConfigError
 from system.evaluation.recall import Gallery
-from system.grounder_config import GrounderConfig
+from system.frozen_models import BackboneConfig, GrounderConfig
 from system.parsing import parse_dataclass
 from system.stages.optimisation import OptimiserConfig
 from system.stages.task_source import StreamConfig
 from system.storage.files import Folder
 from system.storage.locations import absolute
-
-if TYPE_CHECKING:
-    from system.backbones.dual_encoder import DualEncoder
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
@@ -42,33 +37,6 @@ class BenchmarkConfig:
     def given_similarity(self) -> GivenSimilarity | None:
         """The similarities of the file, if there is one; see `GivenSimilarity.read`."""
         return None if self.similarity is None else GivenSimilarity.read(self.similarity)
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """Which kind of backbone, a hub id or a local directory to load it from, how it computes."""
-
-    name: str
-    path: str
-    precision: Precision = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    pretrain: dict[str, Any] | None = None  # for backbones that `promptide pretrain` can make
-
-    def resolved_path(self) -> str:
-        """The path, `shipped:NAME` being a directory inside this package."""
-        return resolved(self.path)
-
-    def load(self) -> "DualEncoder":
-        """The frozen backbone. Raises ConfigError naming what cannot be loaded."""
-        from system.backbones.dual_encoder import BACKBONES
-
-        return BACKBONES.get(self.name)(self.resolved_path(), self.computation)
-
-    @property
-    def computation(self) -> Computation:
-        """The settings that say how it computes."""
-        return Computation(self.precision, self.gradient_checkpointing, self.compile)
 
 
 @dataclass(frozen=True)
@@ -200,18 +168,16 @@ class ExperimentConfig:
 
     def with_absolute_paths(self) -> "ExperimentConfig":
         """The same with local paths made absolute: a Ray worker has another working directory."""
-        backbone, benchmark = self.backbone, self.benchmark
+        benchmark = self.benchmark
         if benchmark.similarity is not None:
             benchmark = replace(benchmark, similarity=absolute(benchmark.similarity))
-        if Path(backbone.path).expanduser().is_dir():
-            backbone = replace(backbone, path=absolute(backbone.path))
         return replace(
             self,
             storage_path=absolute(self.storage_path),
             data_path=absolute(self.data_path),
             adapters=self.adapters and absolute(self.adapters),
             benchmark=benchmark,
-            backbone=backbone,
+            backbone=self.backbone.with_absolute_path(),
             grounder=self.grounder and self.grounder.with_absolute_path(),
         )
 

@@ -13,7 +13,7 @@ from system.backbones.grounder import Grounder
 from system.data.expressions import read_expressions
 from system.data.manifest import Manifest
 from system.errors import ConfigError, DataError
-from system.grounder_config import GrounderConfig
+from system.frozen_models import GrounderConfig
 from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
 from system.stages.model_epochs import trained

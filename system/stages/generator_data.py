@@ -6,7 +6,6 @@ import torch
 
 from system.data.expressions import ReferredExpression
 from system.diffusion.mask_decoder import MaskDecoder
-from system.stages.conditions import ConditionEncoder
 from system.stages.generator_plan import GeneratorPlan
 from system.stages.mask_latents import mask_latents
 from system.stages.model_stage import Show
@@ -24,13 +23,7 @@ class GeneratorData:
         self.vae = vae
         self.group = group
         self.show = show
-        self.encoder = ConditionEncoder(
-            plan.encoder,
-            plan.settings.text_embedding,
-            group,
-            plan.experiment.store("embeddings"),
-            show,
-        )
+        self.encoder = plan.condition_encoder(group, show)
 
     def samples(self, split: str) -> tuple[GeneratorSamples, list[ReferredExpression]]:
         """All tasks' expressions, task by task; every rank has to call this."""

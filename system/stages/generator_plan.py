@@ -10,9 +10,11 @@ from system.data.manifest import Manifest
 from system.diffusion.mask_dit import MaskDitConfig
 from system.errors import ConfigError, DataError
 from system.parsing import parse_dataclass
+from system.stages.conditions import ConditionEncoder
 from system.stages.generator_settings import PromptGeneratorSettings
 from system.stages.mask_vae import MaskVaePlan
-from system.stages.model_stage import ModelExperiment
+from system.stages.model_stage import ModelExperiment, Show
+from system.stages.worker_group import WorkerGroup
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 
@@ -82,6 +84,11 @@ class GeneratorPlan:
     def folder(self) -> Folder:
         """Where the finished model lies."""
         return self.experiment.models(KIND, self.digest)
+
+    def condition_encoder(self, group: WorkerGroup, show: Show) -> ConditionEncoder:
+        """What embeds images and expressions, once for all runs that share their place."""
+        place = self.experiment.store("embeddings")
+        return ConditionEncoder(self.encoder, self.settings.text_embedding, group, place, show)
 
     def expressions(self, split: str) -> dict[str, list[ReferredExpression]]:
         """The expressions of a split, by task.

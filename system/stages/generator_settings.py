@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from system.config import BackboneConfig, check_seed
+from system.config import check_seed
 from system.diffusion.mask_dit import MaskDitConfig
 from system.diffusion.noise import NoiseSchedule
 from system.errors import ConfigError
+from system.frozen_models import BackboneConfig
 
 #: The encoder's own feature of a text, as published, or the mean of the tokens that enter its first
 #: layer. A small encoder's feature may have lost where a text says that a thing is.

@@ -18,7 +18,7 @@ from system.diffusion.generator_files import load_generator, require_same_latent
 from system.diffusion.sampling import np_seed, prompt_steps
 from system.errors import AdapterMismatchError
 from system.prompts.grounding_method import LatentNeeds
-from system.stages.conditions import ConditionEncoder, Conditions
+from system.stages.conditions import Conditions
 from system.stages.generator_plan import GeneratorPlan
 from system.stages.model_stage import Show
 from system.stages.prompt_latents import SplitLatents
@@ -71,13 +71,7 @@ class LatentStore:
             plan.experiment.seed,
             group.device,
         )
-        self._encoder = ConditionEncoder(
-            plan.encoder,
-            plan.settings.text_embedding,
-            group,
-            plan.experiment.store("embeddings"),
-            show,
-        )
+        self._encoder = plan.condition_encoder(group, show)
         self._splits: dict[str, SplitLatents] = {}
 
     def of(self, grant: SplitGrant, samples: Sequence[int] | None = None) -> SplitLatents:

@@ -8,8 +8,9 @@ import torch
 from actors.pending_order import arrange
 from actors.stream_state import TaskStream
 from system import preflight
-from system.config import BackboneConfig, compose
+from system.config import compose
 from system.errors import ConfigError, StorageError
+from system.frozen_models import BackboneConfig
 from system.stages.task_source import Lease, NotLeasedError, StreamClosedError, StreamFullError
 from tests.actors.streams import make_live_stream, make_stream, snapshot
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from system.config import BackboneConfig
 from system.data.expressions import ReferredExpression, read_expressions
+from system.frozen_models import BackboneConfig
 from system.stages.conditions import ConditionEncoder
 from system.stages.generator_settings import TextEmbedding
 from system.stages.model_stage import show_nothing
