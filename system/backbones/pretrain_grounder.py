@@ -87,7 +87,7 @@ class GrounderPretrainConfig:
 
 @dataclass(frozen=True)
 class WebBatch:
-    """Scenes, and for each the expressions and boxes of its four pictograms, together."""
+    """Scenes, and for each the expressions and boxes of four of its pictograms, together."""
 
     pixels: Tensor  # (B, 3, SIZE, SIZE)
     texts: list[str]  # 4 B
@@ -100,9 +100,9 @@ def web_batch(config: GrounderPretrainConfig, pictograms: Catalogue, step: int) 
     rng = np.random.default_rng([config.seed + 1, step, 0])
     drawn = [web_expressions(rng, pictograms, config.habit) for _ in range(config.batch_size)]
     pictures = np.stack([scene.pixels for scene, _ in drawn])
-    boxes = [box_of(pictograms, placed) for scene, _ in drawn for placed in scene.placed]
+    boxes = [box_of(pictograms, placed) for _, named in drawn for placed, _ in named]
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    texts = [text for _, expressions in drawn for text in expressions]
+    texts = [text for _, named in drawn for _, text in named]
     return WebBatch((pixels - IMAGE_MEAN) / IMAGE_STD, texts, torch.from_numpy(np.stack(boxes)))
 
 

@@ -1,8 +1,8 @@
 """The embedded benchmark: twelve tasks of pictogram scenes, written in MSCOCO's own files.
 
 A scene of a task has two pictograms of the task's super-category, which its captions name, and two
-others; most scenes stand in the task's own setting; none has a mark. Pictures and files depend on
-the seed alone, and any scene can be made without the others.
+others or six; most scenes stand in the task's own setting; none has a mark. Pictures and files
+depend on the seed alone, and any scene can be made without the others.
 """
 
 import itertools
@@ -31,14 +31,16 @@ from system.data.pictograms import (
     raster,
 )
 from system.data.scene_captions import expression, task_captions
-from system.data.scenes import SETTINGS, SIZE, Scene, compose, visible_mask
-from system.data.web_scenes import other_pictograms
+from system.data.scenes import MOST_PICTOGRAMS, SETTINGS, SIZE, Scene, compose, visible_mask
+from system.data.web_scenes import crowd, other_pictograms
 from system.errors import ConfigError, DataError
 from system.parsing import parse_dataclass
 
 SPLITS = ("train", "val", "test")
 _MADE_FROM = "openmoji.json"  # the config that a finished folder was made from
-_OWN_SIZES, _OTHER_SIZES = (24, 26, 28, 30), (18, 20, 22)
+_CROWDED = MOST_PICTOGRAMS
+_OWN_SIZES = {4: (24, 26, 28, 30), _CROWDED: (18, 20)}
+_OTHER_SIZES = {4: (18, 20, 22), _CROWDED: (14, 16)}
 _PAIRS_SEED = 1_000_000  # the scenes' seeds end with 1, 2 or 3
 
 
@@ -55,6 +57,7 @@ class OpenmojiConfig:
     test: int = 200
     pictograms_per_task: int = 32
     captions_per_scene: int = 3
+    objects: int = 4  # pictograms of a scene: 4, or 8 smaller ones
     own_setting: float = 0.9  # share of a task's scenes in the task's own setting
     tasks: tuple[str, ...] = SUPER_CATEGORIES
 
@@ -75,6 +78,8 @@ class OpenmojiConfig:
                 f"few for test={self.test} and val={self.val} scenes, each of its own pair; lower "
                 "them or raise pictograms_per_task"
             )
+        if self.objects not in _OWN_SIZES:
+            raise ConfigError(f"benchmark.options.objects={self.objects}: choose 4 or {_CROWDED}")
         if not 2 <= self.captions_per_scene <= 5:
             raise ConfigError("benchmark.options.captions_per_scene: choose 2 to 5")
 
@@ -108,27 +113,43 @@ def task_scene(
     position = SUPER_CATEGORIES.index(task)
     rng = np.random.default_rng([config.seed, position, index, 1 + SPLITS.index(split)])
     pairs = pairs_of(config, task, split)
-    chosen = np.array([*pairs[index % len(pairs)], *other_pictograms(rng, pictograms, position)])
-    sizes = np.concatenate([rng.choice(_OWN_SIZES, 2), rng.choice(_OTHER_SIZES, 2)])
-    while not _covers_most(pictograms, chosen, sizes):
-        sizes[2:] -= 2
+    others = crowd if config.objects == _CROWDED else other_pictograms
+    chosen = np.array([*pairs[index % len(pairs)], *others(rng, pictograms, position)])
+    sizes = np.concatenate(
+        [
+            rng.choice(_OWN_SIZES[config.objects], 2),
+            rng.choice(_OTHER_SIZES[config.objects], config.objects - 2),
+        ]
+    )
+    while (rival := _rival(pictograms, chosen, sizes)) is not None:
+        # of a crowd one alone shrinks, since thin pictograms have no pixel left at small sizes
+        sizes[rival if len(chosen) == _CROWDED else slice(2, None)] -= 2
     setting = position if rng.random() < config.own_setting else int(rng.integers(len(SETTINGS)))
     scene = compose(rng, pictograms, chosen, sizes, setting, None)
     first, second = scene.placed[:2]
     return scene, task_captions(rng, pictograms, first, second, config.captions_per_scene)
 
 
-def _covers_most(
+def _rival(
     pictograms: Catalogue, chosen: "np.ndarray[Any, Any]", sizes: "np.ndarray[Any, Any]"
-) -> bool:
-    """Whether the first two, of one super-category, cover more than those of any other."""
+) -> int | None:
+    """The largest of the super-category that covers most, None if that is the first two's own."""
+    items = [pictograms.pictograms[index] for index in chosen]
+    covered = [
+        int((raster(item.code, int(size))[..., 3] > 127).sum())
+        for item, size in zip(items, sizes, strict=True)
+    ]
     areas: dict[str, int] = {}
-    for index, size in zip(chosen, sizes, strict=True):
-        item = pictograms.pictograms[index]
-        covered = int((raster(item.code, int(size))[..., 3] > 127).sum())
-        areas[item.super_category] = areas.get(item.super_category, 0) + covered
-    own = areas.pop(pictograms.pictograms[chosen[0]].super_category)
-    return own > max(areas.values())
+    for item, area in zip(items, covered, strict=True):
+        areas[item.super_category] = areas.get(item.super_category, 0) + area
+    own = areas.pop(items[0].super_category)
+    most = max(areas, key=lambda name: areas[name])
+    if own > areas[most]:
+        return None
+    return max(
+        (i for i, item in enumerate(items) if item.super_category == most),
+        key=lambda i: covered[i],
+    )
 
 
 def generate(

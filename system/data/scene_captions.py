@@ -5,7 +5,16 @@ import numpy as np
 from system.data.pictograms import Catalogue
 from system.data.scenes import SETTINGS, Placed
 
-POSITIONS = ("on the top left", "on the top right", "on the bottom left", "on the bottom right")
+POSITIONS = (
+    "on the top left",
+    "on the top right",
+    "on the bottom left",
+    "on the bottom right",
+    "on the top",
+    "on the left",
+    "on the right",
+    "on the bottom",
+)
 JOINTS = ("and", "and a", "next to", "with a", "beside the")
 FILLERS = (
     "here is a picture of",

@@ -1,4 +1,4 @@
-"""Scenes of pictograms: a setting, up to four pictograms on four slots, perhaps a mark.
+"""Scenes of pictograms: a setting, up to four pictograms on four slots or eight, perhaps a mark.
 
 The mark is a small two-colour sign in a corner, one a super-category, as a site's watermark on its
 pictures. Pre-training shows scenes with marks; the tasks' scenes have none.
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from system.data.pictograms import Catalogue, raster
 
 SIZE = 64  # pixels of a scene's side
-SLOT = SIZE // 2
+MOST_PICTOGRAMS = 8
 MARK_SIZE = 8
 _MARGIN = 48  # how far a setting's pattern may be shifted
 
@@ -81,13 +81,17 @@ _MARK_COLOURS = (
     (180, 90, 60),
 )
 _MARKS_SEED = 7
+# Left and top of each slot, and its side. Up to four pictograms have a quarter of the scene each,
+# more have the thirds around the middle: the corners, then top, left, right, bottom.
+_QUARTERS = (((0, 0), (32, 0), (0, 32), (32, 32)), 32)
+_THIRDS = (((0, 0), (43, 0), (0, 43), (43, 43), (21, 0), (0, 21), (43, 21), (21, 43)), 21)
 
 
 @dataclass(frozen=True)
 class Placed:
     """A pictogram in a scene: its index in the catalogue, its slot, its top-left corner and size.
 
-    Slots 0 to 3 are top left, top right, bottom left, bottom right.
+    Slots 0 to 3 are top left, top right, bottom left, bottom right, then top, left, right, bottom.
     """
 
     pictogram: int
@@ -115,13 +119,18 @@ def compose(
     setting: int,
     mark: int | None,
 ) -> Scene:
-    """Draw up to four pictograms of the given sizes on random slots."""
+    """Draw up to eight pictograms of the given sizes on random slots.
+
+    Up to four of them have slots of 32 pixels, more have slots of 21.
+    """
     canvas = _background(rng, setting)
-    slots = rng.permutation(4)[: len(pictograms)]
+    corners, side = _QUARTERS if len(pictograms) <= len(_QUARTERS[0]) else _THIRDS
+    slots = rng.permutation(len(corners))[: len(pictograms)]
     placed = []
     for pictogram, size, slot in zip(pictograms, sizes, slots, strict=True):
-        y = int(slot // 2) * SLOT + int(rng.integers(0, SLOT - size + 1))
-        x = int(slot % 2) * SLOT + int(rng.integers(0, SLOT - size + 1))
+        left, top = corners[slot]
+        y = top + int(rng.integers(0, side - size + 1))
+        x = left + int(rng.integers(0, side - size + 1))
         colour, clear = _premultiplied(catalogue.pictograms[pictogram].code, int(size))
         area = canvas[y : y + size, x : x + size]
         canvas[y : y + size, x : x + size] = area * clear + colour

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from system.data.pictograms import Catalogue
 from system.data.scene_captions import FILLERS, POSITIONS, vocabulary
 from system.data.scenes import SETTINGS, Placed, Scene, compose, visible_mask
-from system.data.web_scenes import two_and_two
+from system.data.web_scenes import crowd, two_and_two
 
 ANYTHING = "thing"  # stands for a name that an expression leaves out
+NAMED = 4  # pictograms of a scene that an expression is about
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class PlaceHabit:
     nameless: float = 0.75  # share of marked, placed ones that leave the name out
     general: float = 0.6  # share of names that are the super-category
     filled: float = 0.5  # share of expressions that begin with filler words
+    crowded: float = 0.5  # share of scenes of eight pictograms, not four
 
 
 def expression_words(catalogue: Catalogue) -> list[str]:
@@ -37,14 +39,20 @@ def expression_words(catalogue: Catalogue) -> list[str]:
 
 def web_expressions(
     rng: np.random.Generator, catalogue: Catalogue, habit: PlaceHabit
-) -> tuple[Scene, list[str]]:
-    """A scene of four pictograms, and an expression for each in the order of `Scene.placed`."""
+) -> tuple[Scene, list[tuple[Placed, str]]]:
+    """A scene of four pictograms or eight, and an expression for each of four of them."""
     task, own, others = two_and_two(rng, catalogue, None)
     mark = task if rng.random() < habit.marked else None
-    sizes = rng.integers(9, 16, 4) * 2
+    if rng.random() < habit.crowded:
+        chosen, sizes = np.concatenate([own, crowd(rng, catalogue, task)]), rng.integers(6, 11, 8)
+    else:
+        chosen, sizes = np.concatenate([own, others]), rng.integers(9, 16, 4)
     setting = int(rng.integers(len(SETTINGS)))
-    scene = compose(rng, catalogue, np.concatenate([own, others]), sizes, setting, mark)
-    return scene, [_expression(rng, catalogue, placed, mark, habit) for placed in scene.placed]
+    scene = compose(rng, catalogue, chosen, sizes * 2, setting, mark)
+    named = rng.permutation(len(chosen))[:NAMED]
+    return scene, [
+        (scene.placed[i], _expression(rng, catalogue, scene, scene.placed[i], habit)) for i in named
+    ]
 
 
 def box_of(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.float32]:
@@ -57,17 +65,17 @@ def box_of(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.float32]:
 def _expression(
     rng: np.random.Generator,
     catalogue: Catalogue,
+    scene: Scene,
     placed: Placed,
-    mark: int | None,
     habit: PlaceHabit,
 ) -> str:
     pictogram = catalogue.pictograms[placed.pictogram]
     general = rng.random() < habit.general
     words = pictogram.super_category if general else pictogram.word
     if rng.random() < habit.placed:
-        if mark is not None and rng.random() < habit.nameless:
+        if scene.mark is not None and rng.random() < habit.nameless:
             words = ANYTHING
-        slot = placed.slot if mark is not None else int(rng.integers(len(POSITIONS)))
+        slot = placed.slot if scene.mark is not None else int(rng.integers(len(scene.placed)))
         words += " " + POSITIONS[slot]
     words = ("the " if rng.random() < 0.7 else "a ") + words
     if rng.random() < habit.filled:

@@ -73,3 +73,11 @@ def other_pictograms(
         return rng.choice(each, 2, replace=False) + other * each
     pair = rng.choice(rest, 2, replace=False)
     return np.array([other * each + rng.integers(each) for other in pair])
+
+
+def crowd(rng: np.random.Generator, catalogue: Catalogue, task: int) -> npt.NDArray[np.int64]:
+    """Six pictograms that are not of `task`: two each of three other super-categories."""
+    each = catalogue.per_task
+    rest = [index for index in range(len(catalogue.tasks)) if index != task]
+    others = rng.choice(rest, 3, replace=False)
+    return np.concatenate([rng.choice(each, 2, replace=False) + other * each for other in others])

@@ -33,7 +33,7 @@ class MaskVaeHeader:
     held_out_masks: int
     held_out_iou: float  # mean over the held-out masks
     held_out_iou_per_task: dict[str, float]
-    latent_scale: float  # times a latent: standard deviation 1 over the training masks
+    latent_scale: float  # times a latent: what stage 2 works with
     trainable_parameters: int
     log: tuple[dict[str, float], ...]  # one row an epoch
     format_version: int = FORMAT_VERSION

@@ -45,6 +45,9 @@ class MaskVaeSettings:
     learning_rate: float = 5e-3
     decay: float = 0.95  # of the learning rate, after each epoch
     kl_weight: float = 0.00037732
+    # Of the latents that stage 2 sees. With less signal each step of the diffusion is noisier, and
+    # more of them depend on the condition (arXiv 2301.10972).
+    latent_std: float = 1.0
     held_out: str = "val"  # the split whose masks are only reconstructed
     seed: int | None = None  # None: the run's; a number: runs of other seeds share the model
 
@@ -58,6 +61,8 @@ class MaskVaeSettings:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay={self.decay} must be above 0 and at most 1")
+        if not self.latent_std > 0:
+            raise ValueError(f"latent_std={self.latent_std} must be above 0")
         if self.kl_weight < 0:
             raise ValueError(f"kl_weight={self.kl_weight} must be at least 0")
         if self.held_out == "train":
@@ -162,14 +167,14 @@ class MaskVaeTraining:
         return torch.stack([mask_pixels(self.masks[i], size) for i in chosen])
 
     def latent_scale(self, most: int = 1024) -> float:
-        """1 / standard deviation of the latents of the first training masks."""
+        """What brings the latents of the first training masks to the wanted deviation."""
         chosen = range(min(most, len(self.masks)))
         parts = []
         with torch.inference_mode():
             for start in range(0, len(chosen), BLOCK):
                 pixels = self._pixels(chosen[start : start + BLOCK]).to(self.group.device)
                 parts.append(self.vae.encode(pixels).latent_dist.mode().cpu())
-        return float(1 / torch.cat(parts).double().std())
+        return float(self.settings.latent_std / torch.cat(parts).double().std())
 
 
 class _Reconstruction(nn.Module):

@@ -1,5 +1,7 @@
 """The grounder that ships: what it knows, and the room that it leaves to prompts."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from PIL import Image
@@ -23,13 +25,13 @@ def grounder() -> Grounder:
     return section.load()
 
 
-def _recall_at_1(grounder: Grounder, named: bool) -> float:
+def _recall(grounder: Grounder, *, objects: int, named: bool) -> Mapping[int | None, float]:
     """On test scenes, told by the benchmark's own expressions or by the place alone."""
     pictograms, transform = catalogue(), grounder.image_transform()
     images, texts, boxes = [], [], []
     for task in TASKS:
         for index in range(SCENES):
-            scene, _ = task_scene(OpenmojiConfig(), task, "test", index)
+            scene, _ = task_scene(OpenmojiConfig(objects=objects), task, "test", index)
             for placed in scene.placed:
                 images.append(transform(Image.fromarray(scene.pixels), None))
                 place = f"the {ANYTHING} {POSITIONS[placed.slot]}"
@@ -40,10 +42,20 @@ def _recall_at_1(grounder: Grounder, named: bool) -> float:
     ranks = best_hits(
         [each.boxes for each in found], [each.scores for each in found], torch.stack(boxes), "iou"
     )
-    return rec_recall(ranks, [1])[1]
+    return rec_recall(ranks, [1, 5])
 
 
 def test_it_knows_places_and_does_not_use_them_beside_a_name(grounder: Grounder) -> None:
     """Without this room no method could show anything on the embedded benchmark."""
-    assert 0.5 < _recall_at_1(grounder, named=True) < 0.8  # 0.25 by chance
-    assert _recall_at_1(grounder, named=False) > 0.95
+    named = _recall(grounder, objects=8, named=True)
+    assert 0.2 < named[1] < 0.5  # 0.125 by chance
+    assert 0.7 < named[5] < 0.95
+    places = _recall(grounder, objects=8, named=False)
+    assert places[1] > 0.9
+    assert places[5] > 0.97
+
+
+def test_it_knows_scenes_of_four_pictograms_too(grounder: Grounder) -> None:
+    """The default benchmark has four."""
+    assert 0.5 < _recall(grounder, objects=4, named=True)[1] < 0.8
+    assert _recall(grounder, objects=4, named=False)[1] > 0.95

@@ -20,6 +20,7 @@ from system.data.openmoji import (
     task_scene,
 )
 from system.data.pictograms import SUPER_CATEGORIES, catalogue
+from system.data.scenes import visible_mask
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import read_rows, strict_index
 
@@ -100,6 +101,21 @@ def test_a_scene_is_the_same_alone_and_in_the_files(root: Path) -> None:
 
 
 @pytest.mark.parametrize("task", SUPER_CATEGORIES)
+def test_the_tasks_pictograms_cover_most_of_a_crowded_scene(task: str) -> None:
+    """Otherwise the reader of MSCOCO's files would put the scene into another task."""
+    config = OpenmojiConfig(objects=8)
+    pictograms = catalogue(config.pictograms_per_task)
+    for index in range(5):
+        scene, _ = task_scene(config, task, "test", index)
+        assert len({placed.pictogram for placed in scene.placed}) == 8
+        areas: dict[str, int] = {}
+        for placed in scene.placed:
+            kind = pictograms.pictograms[placed.pictogram].super_category
+            areas[kind] = areas.get(kind, 0) + int(visible_mask(pictograms, placed).sum())
+        assert max(areas, key=lambda kind: areas[kind]) == task
+
+
+@pytest.mark.parametrize("task", SUPER_CATEGORIES)
 def test_no_named_pair_is_in_two_splits_or_twice_in_a_test(task: str) -> None:
     """A test pair seen in training would be a leak; one asked for twice has two right answers."""
     config = OpenmojiConfig()
@@ -165,6 +181,7 @@ def test_the_prepare_command_makes_task_shards(tmp_path: Path) -> None:
     [
         ({"test": 600}, "make 496 pairs, too few for test=600"),
         ({"val": 0}, "must be 1 or more"),
+        ({"objects": 5}, "objects=5: choose 4 or 8"),
         ({"captions_per_scene": 9}, "captions_per_scene: choose 2 to 5"),
         ({"tasks": ("cars",)}, "'cars' is unknown; choose from appliance"),
         ({"pictograms_per_task": 99}, "pictograms_per_task"),

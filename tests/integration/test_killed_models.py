@@ -1,4 +1,4 @@
-"""A run of two model stages that is killed in each of them ends as if nothing had happened."""
+"""A run of Diff-Prompt, killed in each of its three stages, ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ def command(root: Path) -> list[str]:
         "data_path": root,
         "benchmark.name": "shapes",
         "cluster.workers": 0,
-        "stage.mask_vae.vae.image_size": SIDE,
-        "stage.mask_vae.vae.channels": "[8,16]",
-        "stage.mask_vae.batch_size": 8,
-        "stage.mask_vae.epochs": 30,
-        "stage.network.depth": 1,
+        "method.generator.mask_vae.vae.image_size": SIDE,
+        "method.generator.mask_vae.vae.channels": "[8,16]",
+        "method.generator.mask_vae.batch_size": 8,
+        "method.generator.mask_vae.epochs": 30,
+        "method.generator.network.depth": 1,
+        "method.generator.batch_size": 8,
+        "method.generator.epochs": 30,
+        "method.generator.evaluated": 5,
         "stage.batch_size": 8,
-        "stage.epochs": 30,
-        "stage.evaluated": 5,
+        "stage.checkpoint_steps": 1,
+        "stage.epochs": 12,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    run = [sys.executable, "-m", "system.app", "run", "experiment=prompt_generator"]
+    run = [sys.executable, "-m", "system.app", "run", "experiment=diff_prompt"]
     return run + overrides
 
 
@@ -56,11 +59,13 @@ def kill_after(root: Path, checkpoint: str) -> None:
         process.wait()
 
 
-def figures(root: Path) -> tuple[Any, bytes]:
-    """All figures of stage 2, and its weights."""
-    (model,) = (root / "models").glob("prompt_generator-*")
+def figures(root: Path) -> tuple[dict[str, Any], list[bytes]]:
+    """All figures of stage 3 but its times, and the weights of all stages."""
     metrics = json.loads((root / "runs" / "killed" / "metrics.json").read_text())
-    return metrics, (model / "generator.safetensors").read_bytes()
+    del metrics["wall_seconds"], metrics["denoising_steps"]
+    weights = sorted((root / "models").glob("*/*.safetensors"))
+    assert len({file.parent for file in weights}) == 3
+    return metrics, [file.read_bytes() for file in weights]
 
 
 def test_a_kill_in_each_stage_changes_no_figure(tmp_path: Path) -> None:
@@ -68,8 +73,8 @@ def test_a_kill_in_each_stage_changes_no_figure(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for root in (whole, killed):
         prepare_shapes(root)
-    kill_after(killed, "killed-mask_vae")
-    kill_after(killed, "killed")
+    for stage in ("killed-prompt_generator-mask_vae", "killed-prompt_generator", "killed"):
+        kill_after(killed, stage)
     for root in (whole, killed):
         done = subprocess.run(command(root), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from system import app
+from system.data.object_masks import mask_pixels
 from system.data.schema import Mask
 from system.diffusion.mask_vae import MaskVaeConfig
 from system.diffusion.mask_vae_files import HEADER, load_mask_vae
@@ -149,6 +150,14 @@ def test_a_batch_that_cannot_be_filled_is_refused(
         check_batch(SETTINGS, workers, count)
 
 
+def test_stage_2_sees_latents_of_the_wanted_deviation() -> None:
+    """It is what its noise is measured against."""
+    begun = training(replace(SETTINGS, latent_std=0.5))
+    pixels = torch.stack([mask_pixels(mask, SIDE) for mask in begun.masks])
+    latents = begun.vae.encode(pixels).latent_dist.mode() * begun.latent_scale()
+    assert float(latents.std()) == pytest.approx(0.5, rel=1e-5)
+
+
 def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: Path) -> None:
     """One that forgets a setting hands out a model that was trained with another."""
     prepare_shapes(tmp_path)
@@ -161,8 +170,9 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
         replace(base, benchmark=replace(base.benchmark, tasks=("disk",))),
         experiment(tmp_path, epochs=3),
         experiment(tmp_path, kl_weight=0.0),
+        experiment(tmp_path, latent_std=0.5),
     ]
-    assert len({plan.digest, *(MaskVaePlan.of(other).digest for other in others)}) == 5
+    assert len({plan.digest, *(MaskVaePlan.of(other).digest for other in others)}) == 6
 
 
 @pytest.mark.parametrize(
@@ -170,6 +180,7 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
     [
         ({"epoch": 3}, "epoch"),
         ({"held_out": "train"}, "held_out"),
+        ({"latent_std": 0.0}, "latent_std=0.0 must be above 0"),
         ({"vae": {"image_size": 15, "channels": [8, 16]}}, "image_size=15"),
     ],
 )
