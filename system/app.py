@@ -149,28 +149,40 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
     """Train a stage's model and those it builds on, but none that is there already."""
     from actors.cluster import check_resources, check_storage, ray_cluster
     from actors.model_run import run_model
+    from system.loggers.model_loggers import ModelLoggers
+    from system.loggers.open_loggers import check_loggers
     from system.report.terminal import ModelProgress
+    from system.stages.model_making import sole_maker
     from system.stages.model_stage import MODEL_STAGES
-    from system.storage.run_directory import RunDirectory
+    from system.storage.run_directory import METRICS, RunDirectory
     from system.storage.writer_lock import sole_writer
 
     stage = MODEL_STAGES.get(experiment.stage["name"])
     directory = RunDirectory.of(experiment)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    check_loggers(experiment)
     finished = stage.finished(experiment)
-    with sole_writer(directory.folder):
+    with sole_writer(directory.folder), ExitStack() as opened:
         again = directory.claim(experiment)
         console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
-        if finished:
-            console.print("the model is there already, made from the same settings and data")
-        else:
+        loggers = opened.enter_context(ModelLoggers(experiment, stage.logged))
+        if not finished:
             for earlier in stage.before(experiment):
                 train_model(earlier, console)
-            with ray_cluster(experiment.cluster):
-                check_resources(experiment.cluster)
-                check_storage(experiment.storage_path)
-                with ModelProgress(console) as progress:
-                    run_model(experiment, stage, progress.show)
-        stage.report(experiment, lambda line: console.print(line, highlight=False, soft_wrap=True))
+            with sole_maker(experiment, stage, tell) as finished:
+                if not finished:
+                    with ray_cluster(experiment.cluster):
+                        check_resources(experiment.cluster)
+                        check_storage(experiment.storage_path)
+                        with ModelProgress(console) as progress:
+                            run_model(experiment, stage, progress.show, loggers.trained)
+        if finished:
+            tell("the model is there already, made from the same settings and data")
+        stage.report(experiment, tell)
+        loggers.final(directory.folder.read_json(METRICS))
 
 
 def report(overrides: Sequence[str], file: str | None, console: Console) -> None:

@@ -10,7 +10,7 @@ from system.data.loading import steps_per_epoch
 from system.data.manifest import Manifest
 from system.data.task_order import TaskOrder
 from system.errors import ConfigError, DataError
-from system.loggers.run_loggers import check_loggers
+from system.loggers.open_loggers import check_loggers
 from system.prompts.method import METHODS, build_method
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.run_directory import RunDirectory

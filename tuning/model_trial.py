@@ -9,7 +9,10 @@ from typing import Any
 
 from actors.model_run import run_model
 from system.errors import ConfigError
+from system.loggers.model_loggers import ModelLoggers
+from system.loggers.open_loggers import check_loggers
 from system.stages.method_comparison import ComparesMethods
+from system.stages.model_making import sole_maker
 from system.stages.model_stage import (
     MODEL_STAGES,
     ModelExperiment,
@@ -74,6 +77,7 @@ class ModelTrials:
 
     def check(self, experiment: ModelExperiment) -> tuple[str, ...]:
         """The stage's name, for all of its training; whether the model is there does not matter."""
+        check_loggers(experiment)
         _stage(experiment).finished(experiment)
         return (self.label(experiment),)
 
@@ -91,14 +95,15 @@ class ModelTrials:
         stage, folder = _stage(experiment), RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)
         folder.write_json(SECONDS, {"seconds": None})
-        if not stage.finished(experiment):
-            _train_those_before(experiment, stage)
-            started = time.perf_counter()
-            run_model(experiment, stage, show_nothing)
-            if fresh:
-                folder.write_json(SECONDS, {"seconds": time.perf_counter() - started})
-        stage.report(experiment, _untold)
-        figure = _figure(folder.read_json(METRICS), metric)
+        with ModelLoggers(experiment, stage.logged) as loggers:
+            if not stage.finished(experiment):
+                seconds = _make(experiment, stage, loggers)
+                if fresh:
+                    folder.write_json(SECONDS, {"seconds": seconds})
+            stage.report(experiment, _untold)
+            metrics = folder.read_json(METRICS)
+            loggers.final(metrics)
+        figure = _figure(metrics, metric)
         told = float("nan") if figure is None else figure
         reports.put({FIGURE: told, TASKS_DONE: 1, "done": True})
 
@@ -129,14 +134,25 @@ def _stage(experiment: ModelExperiment) -> ModelStage:
     return MODEL_STAGES.get(experiment.stage["name"])
 
 
-def _train_those_before(experiment: ModelExperiment, stage: ModelStage) -> None:
-    """Train the models that a stage builds on, but none that any trial or run left already."""
+def _make(experiment: ModelExperiment, stage: ModelStage, loggers: ModelLoggers) -> float | None:
+    """Train a model, after those it builds on that no trial or run has left already.
+
+    Returns the seconds of its own training; None if another trial has trained it meanwhile.
+    """
     for earlier in stage.before(experiment):
         below = _stage(earlier)
         if not below.finished(earlier):
             RunDirectory.of(earlier).claim(earlier)
-            _train_those_before(earlier, below)
-            run_model(earlier, below, show_nothing)
+            with ModelLoggers(earlier, below.logged) as own:
+                _make(earlier, below, own)
+                below.report(earlier, _untold)
+                own.final(RunDirectory.of(earlier).folder.read_json(METRICS))
+    with sole_maker(experiment, stage, _untold, on_lost=_unheard) as there:
+        if there:
+            return None
+        started = time.perf_counter()
+        run_model(experiment, stage, show_nothing, loggers.trained)
+        return time.perf_counter() - started
 
 
 def _figure(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
@@ -153,3 +169,7 @@ def _at(metrics: Mapping[str, Any], key: str) -> Any:
 
 def _untold(_: str) -> None:
     """Trials show themselves by their figure; the rest is in their directories."""
+
+
+def _unheard() -> None:
+    """Whoever took over makes the same model, to the bit: what is under way does no harm."""

@@ -4,18 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from system.config import ExperimentConfig
 from system.loggers.points import Point
 from system.registry import Registry
 from system.storage.files import Folder
-from system.storage.run_directory import RunDirectory
+from system.storage.run_directory import RunConfig, RunDirectory
+
+
+class LoggedConfig(RunConfig, Protocol):
+    """What logging asks of a run's config."""
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Names of loggers beside the one that is always there."""
+        ...
 
 
 @dataclass(frozen=True)
 class LoggedRun:
     """The run that is logged."""
 
-    experiment: ExperimentConfig
+    experiment: LoggedConfig
 
     @property
     def name(self) -> str:
@@ -37,7 +45,7 @@ class Logger(Protocol):
     """An open log of one run."""
 
     def log(self, points: Sequence[Point], batch: int) -> None:
-        """Take points; `batch` is the task they came with, or one more for the final figures.
+        """Take points; `batch` is the task or epoch they came with, or one more for the final ones.
 
         A batch comes again when a run is started again.
         """
@@ -51,7 +59,7 @@ class Logger(Protocol):
 class LoggerKind(Protocol):
     """A place to log to."""
 
-    def check(self, experiment: ExperimentConfig) -> None:
+    def check(self, experiment: LoggedConfig) -> None:
         """Raises ConfigError for what is missing, before anything expensive starts."""
         ...
 

@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from system.config import ExperimentConfig
 from system.errors import ConfigError
-from system.loggers.logger import LOGGERS, LoggedRun
+from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class MlflowLog:
 class Mlflow:
     """What `loggers=[mlflow]` does."""
 
-    def check(self, experiment: ExperimentConfig) -> None:
+    def check(self, experiment: LoggedConfig) -> None:
         """Reach the store once; trials that start together then find it made."""
         connect(experiment)
 
@@ -84,7 +83,7 @@ class Mlflow:
         return MlflowLog(run)
 
 
-def store(experiment: ExperimentConfig) -> str:
+def store(experiment: LoggedConfig) -> str:
     """The URI of the store. Raises ConfigError where there can be no local file."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
@@ -97,7 +96,7 @@ def store(experiment: ExperimentConfig) -> str:
     return f"sqlite:///{experiment.storage_path}/{DATABASE}"
 
 
-def connect(experiment: ExperimentConfig) -> "tuple[MlflowClient, str]":
+def connect(experiment: LoggedConfig) -> "tuple[MlflowClient, str]":
     """A client and the id of the experiment, which is made if it is not there."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:

@@ -10,11 +10,16 @@ from system.evaluation.accuracy_matrix import ZERO_SHOT
 #: Sections of metrics.json that hold one figure a metric.
 SECTIONS = ("average", "forgetting", "forward_transfer", "zero_shot", "oracle")
 NUMBERS = ("trainable_parameters", "replayed_rows")
+COUNTS = ("epoch", "steps")  # what says where a row of a model's log stands
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of one curve. `step` counts epochs for train/, learned tasks for the others."""
+    """One value of one curve.
+
+    `step` counts epochs for train/ and learned tasks for the others; of a model, which is learned
+    whole, it is 1 there.
+    """
 
     name: str
     value: float
@@ -48,6 +53,27 @@ def final_points(metrics: Mapping[str, Any]) -> Iterator[Point]:
     for name in NUMBERS:
         yield Point(f"final/{name}", float(metrics[name]), last)
     yield Point("final/seconds", float(sum(metrics["wall_seconds"].values())), last)
+
+
+def epoch_points(row: Mapping[str, float]) -> Iterator[Point]:
+    """The curves of one epoch of a model's training, from its row of the log."""
+    for name, value in row.items():
+        if name not in COUNTS:
+            yield Point(f"train/{name}", float(value), int(row["epoch"]) + 1)
+
+
+def figure_points(metrics: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Point]:
+    """Figures of a model's metrics.json; of a key that is a section, all numbers right in it."""
+    for key in keys:
+        value = metrics[key]
+        named = (
+            {f"{key}_{name}": found for name, found in value.items()}
+            if isinstance(value, Mapping)
+            else {key: value}
+        )
+        for name, found in named.items():
+            if isinstance(found, int | float):
+                yield Point(f"final/{name}", float(found), 1)
 
 
 def _means(

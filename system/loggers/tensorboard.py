@@ -1,15 +1,15 @@
 """TensorBoard event files in the run directory, whatever storage it is on.
 
-One file a task, written whole when the task is committed: an object store has no append, and a run
-that starts again writes the same files and no point twice. `tensorboard --logdir runs` reads them.
+One file a task, or an epoch of a model, written whole when that is done: an object store has no
+append, and a run that starts again writes the same files and no point twice. `tensorboard --logdir
+runs` reads them.
 """
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from system.config import ExperimentConfig
-from system.loggers.logger import LOGGERS, LoggedRun
+from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
 FOLDER = "tensorboard"
@@ -39,7 +39,7 @@ class TensorBoardLog:
 class TensorBoard:
     """Needs no setting and no service."""
 
-    def check(self, experiment: ExperimentConfig) -> None:
+    def check(self, experiment: LoggedConfig) -> None:
         """Nothing can be missing."""
 
     def open(self, run: LoggedRun) -> TensorBoardLog:

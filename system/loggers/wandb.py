@@ -9,9 +9,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from system.config import ExperimentConfig
 from system.errors import ConfigError
-from system.loggers.logger import LOGGERS, LoggedRun
+from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
 PROJECT = "promptide"
@@ -72,7 +71,7 @@ class WandbLog:
 class Wandb:
     """What `loggers=[wandb]` does."""
 
-    def check(self, experiment: ExperimentConfig) -> None:
+    def check(self, experiment: LoggedConfig) -> None:
         """Whether it is installed, and where it logs to."""
         imported()
         mode()

@@ -16,6 +16,7 @@ from system.stages.model_epochs import trained
 from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Tell, started
 from system.stages.model_worker import worker_of
 from system.storage.adapters import AdapterFolder
+from system.storage.files import Folder
 from system.storage.rec_metrics import rec_metrics
 from system.storage.run_directory import METRICS, REPORT, RunDirectory
 
@@ -25,6 +26,7 @@ class AlignmentStage:
 
     experiment = AlignmentExperiment
     figures = tuple(RECALLS)
+    logged = (*RECALLS, "average", "zero_shot", "trainable_parameters", "wall_seconds")
     shown = COLUMNS
     rate_key = "stage.learning_rate"
     rate_overrides = ("stage.splits=[val]",)
@@ -36,6 +38,10 @@ class AlignmentStage:
     def learns(self, experiment: ModelExperiment) -> bool:
         """Whether the method trains anything."""
         return bool(trained(AlignmentPlan.of(experiment).method()))
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        """Where the finished model lies."""
+        return AlignmentPlan.of(experiment).folder
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """The prompt generator, for a method that takes its latents."""

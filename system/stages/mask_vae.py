@@ -36,7 +36,7 @@ from system.stages.rank_log import RankLog
 from system.stages.worker_group import WorkerGroup
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
-from system.storage.run_directory import METRICS, REPORT, RunDirectory
+from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory
 
 KIND = "mask_vae"
 GRID = "masks.png"
@@ -108,6 +108,11 @@ class MaskVaeStage:
 
     experiment = ModelExperiment
     figures = ("held_out_iou",)
+    logged = ("held_out_iou", "trainable_parameters")
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        """Where the finished model lies."""
+        return MaskVaePlan.of(experiment).folder
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """Nothing: it learns from masks alone."""
@@ -146,7 +151,9 @@ class MaskVaeStage:
         shown = torch.stack([mask_pixels(mask, size) for mask in held_out[::step][:SHOWN]])
         grid = mask_grid(shown, reconstruct(vae, shown))
         folder.write(GRID, grid)
-        folder.write_json(METRICS, {"run": experiment.run_name, "stage": KIND, **asdict(header)})
+        metrics = asdict(header)
+        metrics[MODEL_LOG] = metrics.pop("log")
+        folder.write_json(METRICS, {"run": experiment.run_name, "stage": KIND, **metrics})
         figures = _figures(header, plan)
         page = mask_page(experiment.run_name, figures, header.held_out_iou_per_task, grid)
         folder.write(REPORT, page.encode())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -45,25 +47,49 @@ class ModelCheckpoint:
         data = folder.read(FILE)
         try:
             tensors = load(data)
-            position = json.loads(_metadata(data)[_POSITION])
+            position = _position(io.BytesIO(data))
             return cls(position["digest"], position["log"], tensors)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise StorageError(
-                f"{folder.file_uri(FILE)} is damaged ({error}); delete it to train from the start"
-            ) from error
+            raise _damaged(folder, error) from error
+
+
+def log_so_far(folder: Folder) -> list[dict[str, float]]:
+    """The rows of the epochs that the last checkpoint holds, without reading its tensors.
+
+    Raises StorageError naming a file that is damaged.
+    """
+    if not folder.exists(FILE):
+        return []
+    try:
+        with folder.opened(FILE) as stream:
+            log: list[dict[str, float]] = _position(stream)["log"]
+    except (ValueError, KeyError) as error:
+        raise _damaged(folder, error) from error
+    return log
 
 
 def epochs_done(folder: Folder) -> int:
     """How many epochs the last checkpoint holds; 0 where it cannot be told."""
     try:
-        state = ModelCheckpoint.read(folder)
+        return len(log_so_far(folder))
     except StorageError:
         return 0
-    return len(state.log) if state else 0
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The free text of a safetensors file: after 8 bytes of length comes a header of JSON."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return metadata
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _position(stream: _Bytes) -> dict[str, Any]:
+    """From a safetensors file's free text: after 8 bytes of length comes a header of JSON."""
+    length = int.from_bytes(stream.read(8), "little")
+    position: dict[str, Any] = json.loads(
+        json.loads(stream.read(length))["__metadata__"][_POSITION]
+    )
+    return position
+
+
+def _damaged(folder: Folder, error: Exception) -> StorageError:
+    return StorageError(
+        f"{folder.file_uri(FILE)} is damaged ({error}); delete it to train from the start"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from system.config import BenchmarkConfig, ClusterConfig, check_name_and_seed
@@ -40,6 +40,7 @@ class ModelExperiment:
     benchmark: BenchmarkConfig
     stage: dict[str, Any]  # name: a registered model stage; the rest are its own settings
     cluster: ClusterConfig
+    loggers: tuple[str, ...] = field(default=(), kw_only=True)  # beside TensorBoard
 
     def __post_init__(self) -> None:
         check_name_and_seed(self.run_name, self.seed)
@@ -103,6 +104,15 @@ class ModelStage(Protocol):
         """Keys of metrics.json, dotted, that a sweep may go by; larger is better."""
         ...
 
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """Keys of metrics.json, figures or sections of them, that loggers are told."""
+        ...
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        """Where the finished model lies; the same for all runs of the same settings and data."""
+        ...
+
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """The experiments whose models this one builds on, in the order to run them."""
         ...
@@ -132,11 +142,6 @@ def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
 
     Raises ConfigError naming the field.
     """
-    if values.get("loggers"):
-        raise ConfigError(
-            f"loggers={list(values['loggers'])} are for streams and sweeps; a model's stage has "
-            "its curves in its report: leave loggers empty"
-        )
     return MODEL_STAGES.get(values["stage"].get("name")).experiment.from_values(values)
 
 

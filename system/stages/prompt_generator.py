@@ -42,7 +42,8 @@ from system.stages.rank_log import RankLog
 from system.stages.sampled_masks import SampledIous, Sampler, best_mean_mask, sampled_ious
 from system.stages.worker_group import WorkerGroup
 from system.storage.feature_store import FeatureStore
-from system.storage.run_directory import METRICS, REPORT, RunDirectory
+from system.storage.files import Folder
+from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory
 
 OUTCOME = "outcome.json"
 SHOWN = 12  # expressions on the page
@@ -73,6 +74,7 @@ class PromptGeneratorStage:
 
     experiment = ModelExperiment
     figures = ("iou.sampled",)
+    logged = ("iou", "trainable_parameters")
 
     def masks(self, experiment: ModelExperiment) -> MaskDecoder:
         """The decoder of what the experiment's model makes; neither need be trained yet."""
@@ -84,6 +86,10 @@ class PromptGeneratorStage:
         """The latents that a method asks for, from the experiment's trained model."""
         assert method.latent_needs is not None, "a method without latents asked for some"
         return LatentStore(GeneratorPlan.of(experiment), method.latent_needs, group, show)
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        """Where the finished model lies."""
+        return GeneratorPlan.of(experiment).folder
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """The Mask-VAE in whose latent space it works."""
@@ -118,8 +124,10 @@ class PromptGeneratorStage:
         shown = FeatureStore(plan.folder).find("shown")
         folder = RunDirectory.of(experiment).folder
         figures = _figures(outcome, header)
-        metrics = {"run": experiment.run_name, "stage": KIND, **asdict(outcome)}
-        folder.write_json(METRICS, {**metrics, "generator": asdict(header)})
+        metrics = asdict(outcome)
+        metrics[MODEL_LOG] = metrics.pop("log")
+        head = {"run": experiment.run_name, "stage": KIND}
+        folder.write_json(METRICS, {**head, **metrics, "generator": asdict(header)})
         paths = None if shown is None else shown["paths"]
         page = generator_page(experiment.run_name, figures, outcome.iou, outcome.shown, paths)
         folder.write(REPORT, page.encode())

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,15 @@ class Folder:
         try:
             with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
                 return bytes(stream.read())
+        except OSError as error:
+            raise StorageError(f"{self.file_uri(name)} cannot be read: {error}") from error
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[Any]:
+        """A file of bytes to read parts of. Raises StorageError if it is missing or unreadable."""
+        try:
+            with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
+                yield stream
         except OSError as error:
             raise StorageError(f"{self.file_uri(name)} cannot be read: {error}") from error
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from system.stages.alignment_files import AlignmentResult
 from system.storage.results import VERSIONS
+from system.storage.run_directory import MODEL_LOG
 
 
 def rec_metrics(run: str, result: AlignmentResult) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def rec_metrics(run: str, result: AlignmentResult) -> dict[str, Any]:
         "train_expressions": result.train_expressions,
         "trainable_parameters": result.trainable_parameters,
         "denoising_steps": result.denoising_steps,
-        "training_log": list(result.log),
+        MODEL_LOG: list(result.log),
         "wall_seconds": result.wall_seconds,
         "undefined": result.undefined,
     }

@@ -12,6 +12,7 @@ from system.storage.files import Folder
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+MODEL_LOG = "training_log"  # in a model's metrics.json: one row an epoch
 ACCURACY_MATRIX = "accuracy_matrix.parquet"
 ACCESS_LOG = "access_log.parquet"
 TRAINING_LOG = "training_log.parquet"

@@ -70,15 +70,19 @@ def interrupt_main() -> None:
 
 @contextmanager
 def sole_writer(
-    folder: Folder, on_lost: Callable[[], None] = interrupt_main, pace: Pace | None = None
+    folder: Folder,
+    on_lost: Callable[[], None] = interrupt_main,
+    pace: Pace | None = None,
+    waiting: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
-    """Be the only writer of a run's folder inside the block.
+    """Be the only writer of a folder inside the block.
 
     `on_lost` is called from another thread when a second writer has taken over, which happens only
-    to a process that stood still for long; by default it interrupts the main thread. Raises
-    StorageError naming the other writer, at the start or, if this one was replaced, at the end.
+    to a process that stood still for long; by default it interrupts the main thread. With `waiting`
+    another writer's end is waited for, and it is told once who writes. Raises StorageError naming
+    the other writer, at the start without `waiting` or, if this one was replaced, at the end.
     """
-    lock = _Lock(folder, on_lost, pace or Pace())
+    lock = _Lock(folder, on_lost, pace or Pace(), waiting)
     with _ending_on_sigterm(), _hearing_of_its_loss(lock):
         try:
             lock.acquire()
@@ -99,8 +103,15 @@ def writer_of(folder: Folder) -> Writer | None:
 
 
 class _Lock:
-    def __init__(self, folder: Folder, on_lost: Callable[[], None], pace: Pace) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        on_lost: Callable[[], None],
+        pace: Pace,
+        waiting: Callable[[str], None] | None,
+    ) -> None:
         self.folder = folder
+        self.waiting = waiting
         self.on_lost = on_lost
         self.pace = pace
         self.me = Writer.here()
@@ -111,10 +122,18 @@ class _Lock:
 
     def acquire(self) -> None:
         """Take the lock, after a while if it has to be seen first whether its writer is gone."""
+        told = False
         while True:
             found = self._read()
-            if found is not None:
-                self._wait_until_gone(found)
+            other = None if found is None else self._alive(found)
+            if other is not None:
+                if self.waiting is None:
+                    raise StorageError(self._taken(other))
+                if not told:
+                    self.waiting(other)
+                told = True
+                time.sleep(self.pace.beat / 5)
+                continue
             with self._alone():
                 if self._read() != found:
                     continue  # somebody was faster
@@ -136,22 +155,21 @@ class _Lock:
             if self._read() == self._bytes():
                 self.folder.delete(LOCK_NAME)
 
-    def _wait_until_gone(self, found: bytes) -> None:
+    def _alive(self, found: bytes) -> str | None:
+        """Who has the lock, or None if that writer is gone, for which it may have to be watched."""
         other = _parsed(found)
         gone = other.gone if other else None
         if gone is None:
             until = time.monotonic() + self.pace.gone
             while self._read() == found:
                 if time.monotonic() > until:
-                    return
+                    return None
                 time.sleep(min(self.pace.beat, self.pace.gone) / 4)
             other = _parsed(self._read())
             gone = other is None
-        if not gone:
-            raise StorageError(self._taken(other))
+        return None if gone else _who(other)
 
-    def _taken(self, other: Writer | None) -> str:
-        who = f"process {other.pid} on {other.host}" if other else "another process"
+    def _taken(self, who: str) -> str:
         return (
             f"{self.folder.uri} is being written by {who}; wait until it has ended, stop it, or "
             "choose another run_name"
@@ -163,7 +181,7 @@ class _Lock:
             with suppress(StorageError), self._alone():
                 found = self._read()
                 if found != self._bytes():
-                    self.lost = self._taken(_parsed(found))
+                    self.lost = self._taken(_who(_parsed(found)))
                     self.on_lost()
                     return
                 self.me = replace(self.me, beats=self.me.beats + 1)
@@ -207,6 +225,10 @@ def _parsed(found: bytes | None) -> Writer | None:
         return parse_dataclass(Writer, json.loads(found or b""), LOCK_NAME)
     except (ValueError, TypeError):
         return None
+
+
+def _who(writer: Writer | None) -> str:
+    return f"process {writer.pid} on {writer.host}" if writer else "another process"
 
 
 def _place() -> str:

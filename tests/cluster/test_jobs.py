@@ -77,7 +77,7 @@ def test_a_run_is_followed_to_its_end_and_trains_on_the_second_node(
     assert metrics["replayed_rows"] == 0
     (second,) = [node["node_id"] for node in cluster.get("nodes") if not node["is_head_node"]]
     workers = [row for row in cluster.get("actors") if "TrainWorker" in row["class_name"]]
-    assert [row["node_id"] for row in workers] == [second]
+    assert {row["node_id"] for row in workers} == {second}  # more than one if a group was lost
 
 
 def test_a_sweep_is_followed_by_another_command(cluster: Cluster, root: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from system.config import ExperimentConfig, compose
 from system.errors import ConfigError
+from system.loggers.open_loggers import check_loggers
 from system.loggers.points import Point, task_points
-from system.loggers.run_loggers import RunLoggers, check_loggers
+from system.loggers.run_loggers import RunLoggers
 from tests.loggers.event_files import scalars
 
 TASKS = 2

@@ -86,6 +86,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_a_patient_writer_is_told_of_the_other_and_follows_it(tmp_path: Path) -> None:
+    """Also if the other is killed: whoever needs what it makes then makes it."""
+    folder = Folder.of(tmp_path / "model")
+    process = holder(folder)
+    told: list[str] = []
+
+    def waiting(who: str) -> None:
+        assert folder.exists(LOCK_NAME)
+        told.append(who)
+        process.kill()
+
+    with sole_writer(folder, pace=FAST, waiting=waiting):
+        assert [f"process {process.pid} on" in who for who in told] == [True]
+        assert str(process.pid).encode() not in folder.read(LOCK_NAME)
+    process.wait()
+
+
 def test_a_killed_writer_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
     """Else the command that is to go on after a crash has to wait, or to be told to."""
     folder = Folder.of(tmp_path / "run")

@@ -1,15 +1,20 @@
 """Trials of a model's stage: what a sweep over it may say, and how a trial is judged."""
 
 import queue
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors.model_run import Trained
 from system.errors import ConfigError, DataError, PromptideError
 from system.stages.model_stage import ModelExperiment, Show
+from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
+from tests.loggers.event_files import scalars
 from tests.stages.mask_files import SIDE, prepare_shapes
 from tuning.analysis import write_analysis
 from tuning.board import Board
@@ -18,7 +23,7 @@ from tuning.model_trial import SECONDS, ModelTrials
 from tuning.page import write_sweep_page
 from tuning.preflight import check_sweep
 from tuning.records import TrialRecord
-from tuning.settings import SweepPlan
+from tuning.settings import SweepPlan, Trial
 from tuning.trial import run_trial
 from tuning.trial_kind import Reports, kind_of
 
@@ -85,10 +90,14 @@ class Stage:
     """A stage whose training takes no time."""
 
     figures = ("a", "b.c")
+    logged = ("a", "b")
 
     def __init__(self) -> None:
         self.there = False
         self.trained = 0
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        return experiment.models(str(experiment.stage["name"]), "0")
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         return ()
@@ -103,14 +112,15 @@ class Stage:
         raise NotImplementedError
 
     def report(self, experiment: ModelExperiment, tell: Any) -> None:
-        RunDirectory.of(experiment).folder.write_json(METRICS, {"a": 0.5, "b": {"c": 0.7}})
+        metrics = {"a": 0.5, "b": {"c": 0.7}, "training_log": [{"epoch": 0, "loss": 2.0}]}
+        RunDirectory.of(experiment).folder.write_json(METRICS, metrics)
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
 
-    def train(_: ModelExperiment, trained: Stage, watch: Show) -> None:
+    def train(_: ModelExperiment, trained: Stage, watch: Show, logged: Trained) -> None:
         trained.trained += 1
 
     monkeypatch.setattr("tuning.model_trial._stage", lambda _: stage)
@@ -128,6 +138,12 @@ def test_the_mean_of_the_named_figures_counts(tmp_path: Path, stage: Stage) -> N
     one = experiment(plan(tmp_path, "tune.metric=[a]"))
     assert run(one, "a", "b.c") == [{"figure": 0.6, "tasks_done": 1, "done": True}]
     assert stage.trained == 1
+    events = scalars(Path(RunDirectory.of(one).folder.uri) / "tensorboard")
+    assert events == [
+        ("train/loss", 1, 2.0),
+        ("final/a", 1, 0.5),
+        ("final/b_c", 1, pytest.approx(0.7)),
+    ]
     record = kind_of(one).record(one, ("a", "b.c"))
     assert (record.figures, record.finished) == ([0.6], True)
 
@@ -153,7 +169,7 @@ def test_what_a_model_builds_on_is_trained_first_and_once(
     below, above = Stage(), Stage()
     order: list[str] = []
 
-    def train(trained: ModelExperiment, stage: Stage, watch: Show) -> None:
+    def train(trained: ModelExperiment, stage: Stage, watch: Show, logged: Trained) -> None:
         order.append(trained.stage["name"])
         stage.there = stage is below
 
@@ -168,6 +184,50 @@ def test_what_a_model_builds_on_is_trained_first_and_once(
     run(one, "a")
     run(one, "a")
     assert order == ["prompt_generator", "mask_vae", "mask_vae"]
+
+
+def test_trials_that_start_together_train_what_they_share_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits: beside the first it would take twice the machine for the same model."""
+    below, above = Stage(), Stage()
+    asked, both = threading.Semaphore(0), threading.Barrier(2)
+
+    def finished(_: ModelExperiment) -> bool:
+        asked.release()
+        return below.there
+
+    def train(trained: ModelExperiment, stage: Stage, watch: Show, logged: Trained) -> None:
+        stage.trained += 1
+        if stage is below:
+            for _ in range(3):  # twice by this trial, before and behind the lock, then by the other
+                assert asked.acquire(timeout=60)
+        stage.there = stage is below
+
+    def before(one: ModelExperiment) -> Sequence[ModelExperiment]:
+        return [replace(one.with_stage({"name": "prompt_generator"}), seed=0)]
+
+    monkeypatch.setattr(below, "finished", finished)
+    monkeypatch.setattr(above, "before", before)
+    stages = {"prompt_generator": below, "mask_vae": above}
+    monkeypatch.setattr("tuning.model_trial._stage", lambda one: stages[one.stage["name"]])
+    monkeypatch.setattr("tuning.model_trial.run_model", train)
+    sweep = plan(tmp_path, "tune.metric=[a]", "tune.seeds=[0,1]")
+    done: list[Any] = []
+
+    def one(trial: Trial) -> None:
+        assert isinstance(trial.experiment, ModelExperiment)
+        both.wait()
+        done.extend(run(trial.experiment, "a"))
+
+    trials = list(sweep.trials(sweep.settings(sweep.bases)))
+    threads = [threading.Thread(target=one, args=(trial,)) for trial in trials]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [report["figure"] for report in done] == [0.5, 0.5]
+    assert (below.trained, above.trained) == (1, 2)
 
 
 def test_a_sweep_that_finished_nothing_has_its_tables_all_the_same(

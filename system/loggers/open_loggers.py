@@ -1,0 +1,72 @@
+"""All loggers of one run, open while it goes on: whatever a run tells them goes through here."""
+
+import logging
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from system.errors import ConfigError, PromptideError
+from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun, Logger
+from system.loggers.points import Point
+
+ALWAYS = "tensorboard"
+C = TypeVar("C", bound=LoggedConfig)
+Own = TypeVar("Own", bound="OpenLoggers[Any]")
+
+
+def check_loggers(experiment: LoggedConfig) -> None:
+    """Raises ConfigError for a logger that is unknown, not installed or out of reach."""
+    for name in _names(experiment):
+        LOGGERS.get(name).check(experiment)
+
+
+class OpenLoggers(Generic[C]):
+    """A context manager. What a logger fails with later ends that logger and never the run."""
+
+    def __init__(self, experiment: C) -> None:
+        self.experiment = experiment
+        self.told = 0  # batches: tasks or epochs
+        self.finished = False
+        self.open: dict[str, Logger] = {}
+
+    def __enter__(self: Own) -> Own:
+        run = LoggedRun(self.experiment)
+        for name in _names(self.experiment):
+            try:
+                self.open[name] = LOGGERS.get(name).open(run)
+            except PromptideError:
+                raise
+            except Exception as error:
+                raise ConfigError(
+                    f"{name} cannot log this run ({error}); mend it, or leave it out of loggers"
+                ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._each(lambda logger: logger.close(self.finished))
+
+    def tell(self, points: Iterable[Point], batch: int) -> None:
+        """Pass on a batch of points; see `Logger.log`."""
+        told = list(points)
+        self._each(lambda logger: logger.log(told, batch))
+
+    def _each(self, do: Callable[[Logger], None]) -> None:
+        for name, logger in list(self.open.items()):
+            try:
+                do(logger)
+            except Exception as error:  # a tracker's server may go; the training does not
+                del self.open[name]
+                logging.getLogger("promptide").warning(
+                    "%s has failed, and gets no more of this run: %s", name, error
+                )
+
+
+def _names(experiment: LoggedConfig) -> list[str]:
+    if len(set(experiment.loggers)) < len(experiment.loggers):
+        raise ConfigError(f"loggers={list(experiment.loggers)} names one twice")
+    return [ALWAYS, *(name for name in experiment.loggers if name != ALWAYS)]
