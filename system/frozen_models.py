@@ -1,5 +1,6 @@
 """The config's sections `backbone` and `grounder`: the frozen models that something learns on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +41,17 @@ class FrozenModelConfig:
         if Path(self.path).expanduser().is_dir():
             return replace(self, path=absolute(self.path))
         return self
+
+
+def with_absolute_model_paths(section: Any) -> Any:
+    """A config's section in which the local paths of frozen models, at any depth, are absolute."""
+    if not isinstance(section, Mapping):
+        return section
+    made = {key: with_absolute_model_paths(value) for key, value in section.items()}
+    path = made.get("path")
+    if isinstance(path, str) and isinstance(made.get("name"), str):
+        made["path"] = FrozenModelConfig(made["name"], path).with_absolute_path().path
+    return made
 
 
 @dataclass(frozen=True)

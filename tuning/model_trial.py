@@ -52,7 +52,9 @@ class ModelTrials:
         stage = _stage(experiment)
         if not isinstance(stage, ComparesMethods) or not stage.learns(experiment):
             return None
-        return RateChoice(stage.rate_key, stage.tasks(experiment)[0], stage.rate_overrides)
+        return RateChoice(
+            stage.rate_key, stage.tasks(experiment)[0], stage.rate_overrides(experiment)
+        )
 
     def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
         """Raises ConfigError for a metric the stage has not, and for what only streams have."""

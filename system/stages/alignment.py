@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from system.evaluation.rec_figures import METRICS as RECALLS
+from system.overrides import override
 from system.report.rec_page import COLUMNS, print_rec_table, rec_page
 from system.report.rec_pictures import rec_pictures
 from system.stages.alignment_files import RESULT, load_result
@@ -29,7 +30,19 @@ class AlignmentStage:
     logged = (*RECALLS, "average", "zero_shot", "trainable_parameters", "wall_seconds")
     shown = COLUMNS
     rate_key = "stage.learning_rate"
-    rate_overrides = ("stage.splits=[val]",)
+
+    def rate_overrides(self, experiment: ModelExperiment) -> tuple[str, ...]:
+        """The validation split, and of the first task as many expressions as of all together."""
+        plan = AlignmentPlan.of(experiment)
+        each = {
+            name: getattr(plan.settings, name) for name in ("train_expressions", "test_expressions")
+        }
+        more = [
+            override(f"stage.{name}", count * len(plan.tasks))
+            for name, count in each.items()
+            if count is not None
+        ]
+        return (override("stage.splits", ["val"]), *more)
 
     def tasks(self, experiment: ModelExperiment) -> tuple[str, ...]:
         """The benchmark's tasks, in order."""

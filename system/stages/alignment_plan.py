@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -103,8 +103,6 @@ class AlignmentPlan:
         """Raises ConfigError or DataError naming the field or file that cannot be used."""
         assert isinstance(experiment, AlignmentExperiment)
         assert experiment.grounder is not None
-        grounder = experiment.grounder.with_absolute_path()
-        experiment = replace(experiment, grounder=grounder)
         if not isinstance(experiment.method.get("name"), str):
             raise ConfigError("method.name is missing; choose a method group, such as method=vpt")
         settings = parse_dataclass(AlignmentSettings, experiment.stage, "config.stage")

@@ -19,9 +19,11 @@ class ComparesMethods(Protocol):
         """The config's key of the learning rate."""
         ...
 
-    @property
-    def rate_overrides(self) -> tuple[str, ...]:
-        """Overrides that judge a run on the validation split, to choose a rate by."""
+    def rate_overrides(self, experiment: ModelExperiment) -> tuple[str, ...]:
+        """What makes a run on the first task alone one to choose a rate by.
+
+        It is judged on the validation split, and as long as the experiment itself.
+        """
         ...
 
     def tasks(self, experiment: ModelExperiment) -> tuple[str, ...]:

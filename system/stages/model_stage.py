@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from system.config import BenchmarkConfig, ClusterConfig, check_name_and_seed
 from system.data.manifest import Manifest
 from system.errors import ConfigError
+from system.frozen_models import with_absolute_model_paths
 from system.parsing import parse_dataclass
 from system.registry import Registry
 from system.stages.interrupts import own_interrupt_handler
@@ -58,7 +59,7 @@ class ModelExperiment:
         Raises ConfigError naming the field. Local paths are made absolute.
         """
         own = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
-        parsed = parse_dataclass(cls, own, "config")
+        parsed = parse_dataclass(cls, with_absolute_model_paths(own), "config")
         return replace(
             parsed,
             storage_path=absolute(parsed.storage_path),

@@ -49,6 +49,8 @@ def test_rates_are_chosen_on_the_first_tasks_validation_split_alone(root: Path) 
         stage = trial.experiment.to_dict()["stage"]
         assert (stage["learning_rate"], stage["splits"]) == (rate, ["val"])
         assert list(trial.experiment.benchmark.tasks or ()) == ["disk"]
+        # of one task, but as many steps as in the comparison of two
+        assert stage["train_expressions"] == 2 * 100
 
 
 def test_a_metric_that_the_stage_has_not_is_named(root: Path) -> None:

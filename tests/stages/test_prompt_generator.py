@@ -59,6 +59,19 @@ def test_parts_that_do_not_fit_are_one_clear_error(
         GeneratorPlan.of(experiment(tmp_path, **change))
 
 
+def test_a_relative_path_of_the_encoder_reaches_workers_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ray worker has another working directory, and would look for the encoder there."""
+    (tmp_path / "my_clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    encoder = {"name": "clip", "path": "my_clip"}
+    prepare_shapes(tmp_path)
+    sent = experiment(tmp_path, encoder=encoder).to_dict()
+    assert sent["stage"]["encoder"]["path"] == str(tmp_path / "my_clip")
+    assert experiment(tmp_path).stage["encoder"]["path"] == "shipped:tiny_clip"
+
+
 def test_broken_data_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     prepare_shapes(tmp_path, boxless=2)
     with pytest.raises(DataError, match="without area"):
