@@ -17,10 +17,12 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
 	touch $@
 
-# The main job: twelve sequential tasks with LPI on two workers, then the report.
+# The main job, on two workers: twelve sequential tasks with LPI, then Diff-Prompt's three stages.
 demo: $(READY)
 	$(BIN)/promptide prepare experiment=demo
 	$(BIN)/promptide run experiment=demo
+	$(BIN)/promptide prepare experiment=diff_prompt_demo
+	$(BIN)/promptide run experiment=diff_prompt_demo
 
 # The figures of the README's table: three seeds, and the fine-tuned ceiling.
 seeds: $(READY)
