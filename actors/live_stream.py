@@ -11,9 +11,11 @@ import ray
 from ray.exceptions import RayError
 
 from actors.pending_order import arrange
-from actors.stream_run import NAMESPACE, stream_name
+from actors.shared_streams import NAMESPACE
+from actors.stream_run import stream_name
+from actors.stream_settings import StreamSettings
 from actors.stream_state import TaskStream
-from actors.task_stream import StreamSettings, TaskStreamHandle, find_task_stream
+from actors.task_stream import TaskStreamHandle, find_task_stream
 from system.config import ExperimentConfig
 from system.errors import ConfigError, StorageError
 from system.preflight import check_tasks, prepared

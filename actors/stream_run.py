@@ -7,17 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 import ray.train
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 
 from actors.failures import GROUP_FAILURES, Retries, cause
 from actors.pending_order import arrange
-from actors.task_stream import (
-    StreamSettings,
-    TaskStreamHandle,
-    find_task_stream,
-    start_task_stream,
-)
+from actors.shared_streams import NAMESPACE, SharedStreams
+from actors.stream_settings import StreamSettings
+from actors.task_stream import TaskStreamHandle, start_task_stream
 from system.config import ExperimentConfig
 from system.data.faults import Fault
 from system.data.manifest import Manifest
@@ -30,7 +27,6 @@ from system.stages.worker_group import scaling_config
 from system.storage.run_directory import RunDirectory
 
 SECONDS_BETWEEN_LOOKS = 0.5
-NAMESPACE = "promptide"
 Watch = Callable[[ConsumerStatus], None]
 Learned = Callable[[Sequence[Mapping[str, Any]]], None]
 
@@ -51,18 +47,22 @@ def run_stream(
     tasks: tuple[str, ...],
     watch: Watch,
     learned: Learned | None = None,
+    shared: SharedStreams | None = None,
 ) -> LearnedTasks:
     """Train and evaluate every task of the stream that is not committed yet.
 
     `tasks` is the order of the stream, and of a live one its start: it ends once it is closed. Ray
     is connected. `watch` is called twice a second with where the run stands, `learned` with all
-    that was committed so far, when it has become more. The stream has stopped when this returns. A
-    worker group that dies, or loses its storage, is started again: see `Retries`. Raises the
-    worker's own PromptideError, or StreamFailedError with its traceback.
+    that was committed so far, when it has become more. The stream is one of those `shared`, or has
+    an actor of its own; it has stopped when this returns. A worker group that dies, or loses its
+    storage, is started again: see `Retries`. Raises the worker's own PromptideError, or
+    StreamFailedError with its traceback.
     """
-    stream = start_task_stream(
-        stream_name(experiment.run_name), NAMESPACE, StreamSettings.of(experiment, tasks)
-    )
+    settings = StreamSettings.of(experiment, tasks)
+    if shared is None:
+        stream = start_task_stream(stream_name(experiment.run_name), NAMESPACE, settings)
+    else:
+        stream = shared.stream(settings)
     try:
         return _learn(experiment, manifest, tasks, stream, watch, learned)
     finally:
@@ -135,14 +135,6 @@ def _trainer(
             failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
-
-
-def halt_run(run_name: str) -> None:
-    """End a run of this cluster soon, in the middle of a task if it must be."""
-    stream = find_task_stream(stream_name(run_name), NAMESPACE)
-    if stream is not None:
-        with suppress(RayActorError):  # it ended by itself meanwhile
-            stream.halt(run_name)
 
 
 def stream_name(run_name: str) -> str:

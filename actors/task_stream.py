@@ -1,12 +1,11 @@
-"""The task stream as a named Ray actor, and the handle through which drivers and workers use it."""
+"""The task stream through Ray: the handle that drivers and workers use, and how one is reached."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -14,120 +13,14 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors.journal import begun_with
-from actors.stream_state import TaskStream
+from actors.stream_server import TaskStreamActor, TaskStreamServer
+from actors.stream_settings import StreamSettings
 from system.data.faults import Fault
-from system.data.manifest import Manifest, SplitGrant
-from system.errors import ConfigError
-from system.stages.task_source import Lease, StreamConfig, StreamStatus
-from system.storage.locations import absolute
-from system.storage.run_directory import RunDirectory
-
-if TYPE_CHECKING:  # it needs torch, which would take the actor seconds at each start
-    from system.config import ExperimentConfig
-
-__all__ = [
-    "StreamSettings",
-    "TaskStream",
-    "TaskStreamActor",
-    "TaskStreamHandle",
-    "find_task_stream",
-    "start_task_stream",
-]
+from system.data.manifest import SplitGrant
+from system.stages.task_source import Lease, StreamStatus
 
 ATTEMPTS = 20  # at an actor that is just ending
 SECONDS_BETWEEN_ATTEMPTS = 0.5
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What a stream is opened from: paths or URIs that the actor's node can reach, and the order.
-
-    `manifest_root` is the directory of manifest.json; `tasks` None stands for the manifest's order.
-    """
-
-    journal_uri: str
-    manifest_root: str
-    tasks: tuple[str, ...] | None = None
-    evaluation_split: str = "test"
-    config: StreamConfig = field(default_factory=StreamConfig)
-
-    @classmethod
-    def of(cls, experiment: ExperimentConfig, tasks: Sequence[str] | None) -> StreamSettings:
-        """The stream of a run, in its run directory; see `StreamSettings.tasks`."""
-        return cls(
-            RunDirectory.of(experiment).stream.uri,
-            experiment.benchmark_folder().uri,
-            None if tasks is None else tuple(tasks),
-            experiment.evaluation.split,
-            experiment.stream,
-        )
-
-    @classmethod
-    def begun(cls, experiment: ExperimentConfig) -> StreamSettings:
-        """The stream of a run as its journal says that it began, or will begin."""
-        uri = RunDirectory.of(experiment).stream.uri
-        return cls.of(experiment, begun_with(uri) or experiment.benchmark.tasks)
-
-    def open(self) -> TaskStream:
-        """The stream in the caller's own process. Raises what manifest and stream raise."""
-        return TaskStream(
-            self.journal_uri,
-            Manifest.load(self.manifest_root),
-            self.tasks,
-            evaluation_split=self.evaluation_split,
-            config=self.config,
-        )
-
-
-class TaskStreamServer:
-    """What runs in the actor's process: a `TaskStream` that is opened by the first call.
-
-    Opening it in the constructor would turn a journal's `StorageError` into the actor's death,
-    which reaches callers without its type, and would not be tried again once storage is back. All
-    calls run in one event loop: a call is never in the middle of another, and those that wait for
-    a task hold back nobody.
-    """
-
-    def __init__(self, settings: StreamSettings) -> None:
-        self._settings = settings
-        self._stream: TaskStream | None = None
-        self._changed = asyncio.Event()
-
-    async def serves(self, settings: StreamSettings) -> bool:
-        """Tell whether this actor was started with the same settings."""
-        return self._settings == settings
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the stream, which is rebuilt from its journal if this process is new."""
-        result = getattr(self._opened(), method)(*arguments)
-        if method in _ENDS_A_WAIT:
-            self._changed.set()
-            self._changed = asyncio.Event()
-        return result
-
-    async def ready(self, consumer: str, generation: int, patience: float) -> bool:
-        """See `TaskSource.ready`; looks again when something changed, not before."""
-        until = time.monotonic() + patience
-        while not self._opened().ready(consumer, generation):
-            try:
-                await asyncio.wait_for(self._changed.wait(), until - time.monotonic())
-            except asyncio.TimeoutError:
-                return False
-        return True
-
-    def _opened(self) -> TaskStream:
-        if self._stream is None:
-            self._stream = self._settings.open()
-        return self._stream
-
-
-#: What a consumer without a task waits for; a newer generation of it ends the wait too.
-_ENDS_A_WAIT = frozenset({"append", "close", "halt", "register"})
-
-# Bookkeeping needs no core; the calls are idempotent, so Ray may repeat those that a death cut off.
-# A call that ends the process each time is given up: the worker group then starts again or ends.
-TaskStreamActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=8)(TaskStreamServer)
 
 
 @dataclass(frozen=True)
@@ -135,10 +28,13 @@ class TaskStreamHandle:
     """A `TaskSource` that forwards to the actor; may be pickled and sent to workers.
 
     A call waits while the actor restarts, and raises what the stream raised, by its own type. The
-    actor lives as long as the handle that `start_task_stream` gave its first caller.
+    actor lives as long as the handle that `start_task_stream` gave its first caller; `shared` with
+    other streams, as long as the `SharedStreams` of its driver.
     """
 
     actor: ActorHandle[TaskStreamServer]
+    settings: StreamSettings
+    shared: bool = False
 
     def register(self, consumer: str, replays: bool = False) -> int:
         """See `TaskSource.register`."""
@@ -150,7 +46,8 @@ class TaskStreamHandle:
 
     def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
         """See `TaskSource.ready`."""
-        return cast(bool, self._answer(self.actor.ready.remote(consumer, generation, patience)))
+        request = (self.settings, consumer, generation, patience)
+        return cast(bool, self._answer(self.actor.ready.remote(*request)))
 
     def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
         """See `TaskSource.append`."""
@@ -223,13 +120,17 @@ class TaskStreamHandle:
         return self._call("access_log")
 
     def stop(self) -> None:
-        """End the actor for good; its journal stays, and `start_task_stream` continues from it."""
-        ray.kill(self.actor, no_restart=True)
+        """End the stream in memory; its journal stays, and whoever opens it continues from it."""
+        if self.shared:
+            self._answer(self.actor.leave.remote(self.settings))
+        else:
+            ray.kill(self.actor, no_restart=True)
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        return self._answer(self.actor.call.remote(method, *arguments))
+        return self._answer(self.actor.call.remote(self.settings, method, *arguments))
 
-    def _answer(self, call: Any) -> Any:
+    @staticmethod
+    def _answer(call: Any) -> Any:
         try:
             return ray.get(call)
         except RayTaskError as error:
@@ -239,9 +140,11 @@ class TaskStreamHandle:
 def find_task_stream(name: str, namespace: str | None) -> TaskStreamHandle | None:
     """The actor `name` if it runs; the handle does not keep it alive."""
     try:
-        return TaskStreamHandle(ray.get_actor(name, namespace))
-    except ValueError:
+        actor: Any = ray.get_actor(name, namespace)
+        settings: StreamSettings = ray.get(actor.only.remote())
+    except (ValueError, ActorDiedError):  # no such actor, or it just ended
         return None
+    return TaskStreamHandle(actor, settings)
 
 
 def start_task_stream(
@@ -253,26 +156,12 @@ def start_task_stream(
     what `StreamSettings.open` raises, and `ConfigError` when an actor of this name serves another
     journal, benchmark or order.
     """
-    manifest = Manifest.load(settings.manifest_root)
-    given = tuple(entry.name for entry in manifest.tasks) if settings.tasks is None else None
-    settings = replace(
-        settings,
-        # The actor's process has another working directory, so relative paths end here.
-        journal_uri=absolute(settings.journal_uri),
-        manifest_root=absolute(settings.manifest_root),
-        tasks=settings.tasks if given is None else given,
-    )
+    settings = settings.anywhere()
     options = TaskStreamActor.options(name=name, namespace=namespace, get_if_exists=True)
     for more in reversed(range(ATTEMPTS)):
         actor: Any = options.remote(settings)
-        handle = TaskStreamHandle(actor)
+        handle = TaskStreamHandle(actor, settings)
         try:
-            if not ray.get(actor.serves.remote(settings)):
-                raise ConfigError(
-                    f"task stream '{name}': an actor of this name serves another journal, "
-                    "benchmark or order of tasks; choose another run name or wait for the other "
-                    "run to end"
-                )
             handle.status()  # opens the journal, so that its faults show before training
             return handle
         except ActorDiedError:

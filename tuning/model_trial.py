@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.model_run import run_model
+from actors.shared_streams import SharedStreams
 from system.errors import ConfigError
 from system.loggers.model_loggers import ModelLoggers
 from system.loggers.open_loggers import check_loggers
@@ -34,6 +35,7 @@ class ModelTrials:
     """See `TrialKind`; the figure is one that the stage writes into metrics.json, at the end."""
 
     name = "model"
+    leases_tasks = False
 
     def measure(self, metric: Sequence[str]) -> tuple[str, str]:
         """By the stage's own names."""
@@ -92,7 +94,13 @@ class ModelTrials:
         failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
         return TrialRecord([], None, failure)
 
-    def run(self, experiment: ModelExperiment, metric: Sequence[str], reports: Reports) -> None:
+    def run(
+        self,
+        experiment: ModelExperiment,
+        metric: Sequence[str],
+        reports: Reports,
+        streams: SharedStreams | None,
+    ) -> None:
         """Train the model, unless it is there for the same settings and data, and judge it."""
         stage, folder = _stage(experiment), RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)

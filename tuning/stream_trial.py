@@ -4,8 +4,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.shared_streams import SharedStreams
 from actors.stream_run import run_stream
-from actors.task_stream import StreamSettings
+from actors.stream_settings import StreamSettings
 from system.config import ExperimentConfig, experiment_of
 from system.errors import ConfigError
 from system.loggers.run_loggers import RunLoggers
@@ -26,6 +27,7 @@ class StreamTrials:
     """See `TrialKind`; the figure is the average recall over the tasks learned so far."""
 
     name = "stream"
+    leases_tasks = True
 
     def measure(self, metric: Sequence[str]) -> tuple[str, str]:
         """The page names the metrics whose mean it is."""
@@ -67,7 +69,13 @@ class StreamTrials:
         rows = [row for payload in committed for row in payload["rows"]]
         return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
 
-    def run(self, experiment: ExperimentConfig, metric: Sequence[str], reports: Reports) -> None:
+    def run(
+        self,
+        experiment: ExperimentConfig,
+        metric: Sequence[str],
+        reports: Reports,
+        streams: SharedStreams | None,
+    ) -> None:
         """Learn the stream and write its figures; StreamHaltedError when the sweep stopped it."""
         started = time.perf_counter()
         checked = check_experiment(experiment)
@@ -79,7 +87,9 @@ class StreamTrials:
                 loggers.learned(committed)
 
             ready = time.perf_counter()
-            left = run_stream(experiment, checked.manifest, checked.tasks, _unwatched, learned)
+            left = run_stream(
+                experiment, checked.manifest, checked.tasks, _unwatched, learned, streams
+            )
             ended = time.perf_counter()
             if len(left.committed) < len(checked.tasks):
                 raise StreamHaltedError("halted between two tasks")

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from actors.cluster import check_storage, ray_cluster
+from actors.shared_streams import SharedStreams
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.analysis import Outcome, write_analysis
@@ -32,6 +33,7 @@ class Sweep:
         self.plan = plan
         self.opened = opened
         self._packing: Packing | None = None
+        self._streams: SharedStreams | None = None
         self.progress = progress
         config = plan.config
         rule = Rule(config.scheduler, config.grace_tasks, config.reduction, len(tasks))
@@ -85,6 +87,7 @@ class Sweep:
             lambda: proposals.propose(self.enter_setting) if proposals else None,
             lambda trial: proposals.settled(trial) if proposals else None,
             self.packing(),
+            self._streams,
             config.metric,
             self.plan.folder.child(TUNE),
             room,
@@ -92,12 +95,15 @@ class Sweep:
         )
 
     def packing(self) -> Packing:
-        """Connect to the cluster, once, and tell how trials fit on it."""
+        """Connect to the cluster, once, start the trials' streams, tell how trials fit on it."""
         if self._packing is None:
             experiment = self.plan.experiment
             self.opened.enter_context(ray_cluster(experiment.cluster))
             self._packing = Packing.of(experiment.cluster, self.plan.config.max_concurrent)
             check_storage(experiment.storage_path)
+            if kind_of(experiment).leases_tasks:
+                self._streams = SharedStreams.start()
+                self.opened.callback(self._streams.stop)
         return self._packing
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from actors.stream_run import halt_run
+from actors.shared_streams import SharedStreams
 from system.errors import PromptideError
 from system.stages.task_source import StreamHaltedError
 from system.storage.run_directory import RunDirectory
@@ -24,15 +24,19 @@ from tuning.trial_kind import Reports, kind_named
 class SweepTrial(tune.Trainable):
     """Trains in the process's lasting thread; a step of Tune is a task of the stream.
 
-    `config`: {"experiment": a plain dict as its kind parses it, "metric": names}. A process whose
-    trial has ended takes the next one at once.
+    `config`: {"experiment": a plain dict as its kind parses it, "metric": names, "streams": the
+    name of the sweep's `SharedStreams`, None if its trials lease no tasks}. A process whose trial
+    has ended takes the next one at once.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the trial, or go on with what its directory has."""
         self._name = str(config["experiment"]["run_name"])
+        name = config["streams"]
+        self._streams = None if name is None else SharedStreams.find(name)
         self._reports: Reports = queue.Queue()
-        self._job = lasting_thread().start(functools.partial(self._run, config, self._reports))
+        work = functools.partial(self._run, config, self._streams, self._reports)
+        self._job = lasting_thread().start(work)
 
     def step(self) -> dict[str, Any]:
         """Wait for the next task; raises what the trial ended with."""
@@ -44,7 +48,8 @@ class SweepTrial(tune.Trainable):
     def cleanup(self) -> None:
         """End the stream if it still runs; its workers, if any, then give back what they hold."""
         while not self._job.done.wait(timeout=1.0):
-            halt_run(self._name)
+            if self._streams is not None:
+                self._streams.halt(self._name)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial."""
@@ -59,26 +64,32 @@ class SweepTrial(tune.Trainable):
         """Nothing: see `save_checkpoint`."""
 
     @staticmethod
-    def _run(config: Mapping[str, Any], reports: Reports) -> None:
+    def _run(config: Mapping[str, Any], streams: SharedStreams | None, reports: Reports) -> None:
         try:
-            run_trial(config, reports)
+            run_trial(config, streams, reports)
         except BaseException as error:
             reports.put(error)
 
 
-def run_trial(config: Mapping[str, Any], reports: Reports) -> None:
+def run_trial(config: Mapping[str, Any], streams: SharedStreams | None, reports: Reports) -> None:
     """Run a trial to its end, as the only writer of its directory.
 
     What ends it by the user's fault is left in failure.json for the sweep's table. Raises
     StorageError when another sweep has the directory, or took it from a trial that stood still.
+    `streams` as in `TrialKind.run`.
     """
     kind = kind_named(config["experiment"])
     experiment = kind.parse(config["experiment"])
     folder = RunDirectory.of(experiment).folder
-    with sole_writer(folder, on_lost=lambda: halt_run(experiment.run_name)):
+
+    def lost() -> None:
+        if streams is not None:
+            streams.halt(experiment.run_name)
+
+    with sole_writer(folder, on_lost=lost):
         folder.delete(FAILURE)
         try:
-            kind.run(experiment, config["metric"], reports)
+            kind.run(experiment, config["metric"], reports, streams)
         except StreamHaltedError:
             reports.put({"done": True})  # the sweep stopped it
         except PromptideError as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from actors.shared_streams import SharedStreams
 from system.config import ExperimentConfig
 from system.stages.model_stage import ModelExperiment
 from tuning.config import TuneConfig
@@ -28,6 +29,7 @@ class TrialKind(Protocol[E]):
     """All that a sweep has to know of its trials. Stateless."""
 
     name: str
+    leases_tasks: bool  # from a task stream: the sweep starts one actor for all of them
 
     def measure(self, metric: Sequence[str]) -> tuple[str, str]:
         """The name of the figure that trials are compared by, and its unit."""
@@ -56,10 +58,16 @@ class TrialKind(Protocol[E]):
         """What the directory of a trial tells, begun or not. Raises StorageError."""
         ...
 
-    def run(self, experiment: E, metric: Sequence[str], reports: Reports) -> None:
+    def run(
+        self,
+        experiment: E,
+        metric: Sequence[str],
+        reports: Reports,
+        streams: SharedStreams | None,
+    ) -> None:
         """Run a trial, or go on with it, and report a figure after each task.
 
-        Ray is connected. Raises what ends it.
+        Ray is connected; `streams` are the sweep's, if its kind has any. Raises what ends it.
         """
         ...
 

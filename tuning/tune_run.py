@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from actors.stream_run import halt_run
+from actors.shared_streams import SharedStreams
 from system.config import ClusterConfig
 from system.errors import ConfigError
 from system.storage.files import Folder
@@ -80,12 +80,20 @@ class NotKept:
 class TrialQueue(NotKept, Searcher):
     """Hands Tune the next trial that is worth running, at the moment there is room for it."""
 
-    def __init__(self, board: Board, propose: Propose, settled: Settled, metric: list[str]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        propose: Propose,
+        settled: Settled,
+        metric: list[str],
+        streams: SharedStreams | None,
+    ) -> None:
         super().__init__()
         self.board = board
         self.propose = propose
         self.settled = settled
         self.metric_names = metric
+        self.streams = None if streams is None else streams.name
         self.names: dict[str, str] = {}  # Tune's id -> the trial's name
 
     def suggest(self, trial_id: str) -> Any:
@@ -95,7 +103,11 @@ class TrialQueue(NotKept, Searcher):
             return str(Searcher.FINISHED)
         self.names[trial_id] = trial.name
         self.board.start(trial.name)
-        return {"experiment": trial.experiment.to_dict(), "metric": self.metric_names}
+        return {
+            "experiment": trial.experiment.to_dict(),
+            "metric": self.metric_names,
+            "streams": self.streams,
+        }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -122,9 +134,10 @@ class BoardScheduler(NotKept, FIFOScheduler):
     lives (ray#54305), and the next trial would wait for ever.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, streams: SharedStreams | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.board = board
+        self.streams = streams
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
@@ -132,8 +145,8 @@ class BoardScheduler(NotKept, FIFOScheduler):
         """Enter the report, and halt a trial that is stopped."""
         name = trial.config["experiment"]["run_name"]
         self.board.report(name, result[TASKS_DONE], result[FIGURE])
-        if name in self.board.stops():
-            halt_run(name)
+        if self.streams is not None and name in self.board.stops():
+            self.streams.halt(name)
         return str(TrialScheduler.CONTINUE)
 
 
@@ -153,6 +166,7 @@ def run_trials(
     propose: Propose,
     settled: Settled,
     packing: Packing,
+    streams: SharedStreams | None,
     metric: tuple[str, ...],
     folder: Folder,
     most: int,
@@ -171,8 +185,8 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(SweepTrial, dict(packing.resources)),
         tune_config=tune.TuneConfig(
-            search_alg=TrialQueue(board, propose, settled, list(metric)),
-            scheduler=BoardScheduler(board),
+            search_alg=TrialQueue(board, propose, settled, list(metric), streams),
+            scheduler=BoardScheduler(board, streams),
             num_samples=most,
             max_concurrent_trials=packing.concurrent,
             reuse_actors=True,  # a process takes seconds to start

@@ -12,7 +12,8 @@ from uuid import uuid4
 import pytest
 import ray
 
-from actors.task_stream import StreamSettings, TaskStreamHandle, start_task_stream
+from actors.stream_settings import StreamSettings
+from actors.task_stream import TaskStreamHandle, start_task_stream
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.evaluation.replay_audit import replayed_rows
 from system.stages.task_source import (
@@ -69,7 +70,9 @@ def test_a_call_cut_off_by_the_actors_death_is_recorded_once(handle: TaskStreamH
     process = process_of(handle)
     calls: list[Any] = [
         handle.actor.call.remote(
-            "open_split", "run", generation, 0, "animals", "train", None, f"call-{number}"
+            handle.settings,
+            "open_split",
+            *("run", generation, 0, "animals", "train", None, f"call-{number}"),
         )
         for number in range(200)
     ]
@@ -105,7 +108,7 @@ def test_a_named_stream_is_found_again(handle: TaskStreamHandle, tmp_path: Path)
     assert first.committed("run") == [{"from": "second"}]
     second.post_progress("run", {"epoch": 2})
     assert first.status()["consumers"]["run"]["progress"] == {"epoch": 2}
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(ConfigError, match=r"elsewhere.*serves another journal"):
         start(tmp_path / "named", name, journal_uri=str(tmp_path / "elsewhere"))
     first.stop()
     # A stopped stream goes on from its journal, as a driver started anew does.
@@ -167,7 +170,8 @@ def test_a_consumer_without_a_task_waits_in_one_call(tmp_path: Path) -> None:
     generations = {f"run-{number}": handle.register(f"run-{number}") for number in range(3)}
     assert not handle.ready("run-0", generations["run-0"], 0.05)
     waits: list[Any] = [
-        handle.actor.ready.remote(run, number, 600.0) for run, number in generations.items()
+        handle.actor.ready.remote(handle.settings, run, number, 600.0)
+        for run, number in generations.items()
     ]
     assert not ray.wait(waits, timeout=0.2)[0]
     assert handle.append(["food"], "call-1") == ["food"]
@@ -176,7 +180,10 @@ def test_a_consumer_without_a_task_waits_in_one_call(tmp_path: Path) -> None:
     assert [lease and lease.task for lease in leases] == ["food"] * 3
     for run, number in generations.items():
         handle.commit(run, number, "food", {})
-    waits = [handle.actor.ready.remote(run, number, 600.0) for run, number in generations.items()]
+    waits = [
+        handle.actor.ready.remote(handle.settings, run, number, 600.0)
+        for run, number in generations.items()
+    ]
     kill_process(handle)  # while they wait
     assert handle.append(["food"], "call-1") == []
     handle.close()

@@ -9,7 +9,9 @@ from uuid import uuid4
 import pytest
 from rich.console import Console
 
-from actors.task_stream import StreamSettings, TaskStream, start_task_stream
+from actors.stream_settings import StreamSettings
+from actors.stream_state import TaskStream
+from actors.task_stream import start_task_stream
 from system.stages.task_source import TaskSource
 from tests.actors.streams import kill_process, make_manifest
 

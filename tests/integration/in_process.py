@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.stream_run import _trainer
-from actors.task_stream import StreamSettings, TaskStream
+from actors.stream_settings import StreamSettings
+from actors.stream_state import TaskStream
 from system.data.manifest import Manifest
 from system.errors import QuarantinedError
 from system.storage.results import finish_run

@@ -130,7 +130,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def run(experiment: ModelExperiment, *metric: str) -> list[Any]:
     reports: Reports = queue.Queue()
-    run_trial({"experiment": experiment.to_dict(), "metric": metric}, reports)
+    run_trial({"experiment": experiment.to_dict(), "metric": metric}, None, reports)
     return list(reports.queue)
 
 

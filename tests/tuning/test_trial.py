@@ -20,7 +20,7 @@ def test_two_sweeps_do_not_learn_the_same_trial(tmp_path: Path) -> None:
     folder = RunDirectory.of(experiment).folder
     reports: queue.Queue[Any] = queue.Queue()
     with sole_writer(folder), pytest.raises(StorageError, match=r"trial is being written by"):
-        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, reports)
+        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, None, reports)
     assert folder.names() == []  # neither a failure nor a lock: they are the other's to write
     assert reports.empty()
 
@@ -30,6 +30,6 @@ def test_a_trial_that_fails_gives_its_directory_back(tmp_path: Path) -> None:
     experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
     folder = RunDirectory.of(experiment).folder
     with pytest.raises(ValueError, match="not prepared"):
-        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, queue.Queue())
+        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, None, queue.Queue())
     assert folder.exists(FAILURE)
     assert not folder.exists(LOCK_NAME)

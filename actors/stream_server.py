@@ -1,0 +1,114 @@
+"""The process that task streams live in: a Ray actor for one run's stream, or for many runs'."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from actors.stream_settings import StreamSettings
+from actors.stream_state import TaskStream
+from system.errors import ConfigError
+
+#: Calls in streams at one time: so many runs can stand still in their storage before others wait.
+_THREADS = 64
+
+#: What a consumer without a task waits for; a newer generation of it ends the wait too.
+_ENDS_A_WAIT = frozenset({"append", "close", "halt", "register"})
+
+
+@dataclass
+class _Served:
+    """A stream, opened by its first call, and whose turn it is to be in it."""
+
+    settings: StreamSettings
+    stream: TaskStream | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def do(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the stream, which is rebuilt from its journal if this process is new."""
+        if self.stream is None:
+            self.stream = self.settings.open()
+        return getattr(self.stream, method)(*arguments)
+
+
+class TaskStreamServer:
+    """What runs in the actor's process. Every call names its stream by its settings.
+
+    So a process that starts anew needs to be told nothing: each stream is opened again by the first
+    call that comes for it. To open it earlier would turn a journal's `StorageError` into the
+    actor's death, which reaches callers without its type, and would not be tried again once storage
+    is back. The calls of one stream come one after the other, in threads, so that a stream whose
+    storage is slow, and those who wait for a task, hold back no other.
+
+    `only` is the one stream of an actor that a run has for itself.
+    """
+
+    def __init__(self, only: StreamSettings | None) -> None:
+        self._only = only
+        self._streams: dict[str, _Served] = {}
+        self._threads = ThreadPoolExecutor(_THREADS)
+
+    async def only(self) -> StreamSettings | None:
+        """The stream that this actor was started for, if for one."""
+        return self._only
+
+    async def call(self, settings: StreamSettings, method: str, *arguments: Any) -> Any:
+        """Call a method of that stream. Raises `ConfigError` for one that this actor has not."""
+        return await self._do(self._served(settings), method, *arguments)
+
+    async def ready(
+        self, settings: StreamSettings, consumer: str, generation: int, patience: float
+    ) -> bool:
+        """See `TaskSource.ready`; looks again when something changed, not before."""
+        served, until = self._served(settings), time.monotonic() + patience
+        while True:
+            changed = served.changed  # before the look, so that no change falls between
+            if await self._do(served, "ready", consumer, generation):
+                return True
+            try:
+                await asyncio.wait_for(changed.wait(), until - time.monotonic())
+            except asyncio.TimeoutError:
+                return False
+
+    async def halt(self, consumer: str) -> None:
+        """Halt that consumer in whatever stream it is; see `TaskSource.halt`."""
+        opened = [served for served in self._streams.values() if served.stream is not None]
+        await asyncio.gather(*(self._do(served, "halt", consumer) for served in opened))
+
+    async def leave(self, settings: StreamSettings) -> None:
+        """Forget what is in memory of a stream; the next call for it opens it again."""
+        served = self._served(settings)
+        async with served.turn:
+            served.stream = None
+
+    def _served(self, settings: StreamSettings) -> _Served:
+        served = self._streams.get(settings.journal_uri)
+        if served is None and self._only in (None, settings):
+            served = self._streams[settings.journal_uri] = _Served(settings)
+        if served is None or served.settings != settings:
+            raise ConfigError(
+                f"{settings.journal_uri}: an actor of the same name serves another journal, "
+                "benchmark or order of tasks; choose another run name or wait for the other run "
+                "to end"
+            )
+        return served
+
+    async def _do(self, served: _Served, method: str, *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        async with served.turn:
+            result = await loop.run_in_executor(self._threads, served.do, method, *arguments)
+        if method in _ENDS_A_WAIT:
+            served.changed.set()
+            served.changed = asyncio.Event()
+        return result
+
+
+# Bookkeeping needs no core; the calls are idempotent, so Ray may repeat those that a death cut off.
+# A call that ends the process each time is given up: the worker group then starts again or ends.
+TaskStreamActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=8)(TaskStreamServer)

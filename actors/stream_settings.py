@@ -1,0 +1,72 @@
+"""What a task stream is opened from, wherever its process runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from actors.journal import begun_with
+from actors.stream_state import TaskStream
+from system.data.manifest import Manifest
+from system.stages.task_source import StreamConfig
+from system.storage.locations import absolute
+from system.storage.run_directory import RunDirectory
+
+if TYPE_CHECKING:  # it needs torch, which would take the actor seconds at each start
+    from system.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Paths or URIs that the stream's node can reach, and the order.
+
+    `manifest_root` is the directory of manifest.json; `tasks` None stands for the manifest's order.
+    """
+
+    journal_uri: str
+    manifest_root: str
+    tasks: tuple[str, ...] | None = None
+    evaluation_split: str = "test"
+    config: StreamConfig = field(default_factory=StreamConfig)
+
+    @classmethod
+    def of(cls, experiment: ExperimentConfig, tasks: Sequence[str] | None) -> StreamSettings:
+        """The stream of a run, in its run directory; see `StreamSettings.tasks`."""
+        return cls(
+            RunDirectory.of(experiment).stream.uri,
+            experiment.benchmark_folder().uri,
+            None if tasks is None else tuple(tasks),
+            experiment.evaluation.split,
+            experiment.stream,
+        )
+
+    @classmethod
+    def begun(cls, experiment: ExperimentConfig) -> StreamSettings:
+        """The stream of a run as its journal says that it began, or will begin."""
+        uri = RunDirectory.of(experiment).stream.uri
+        return cls.of(experiment, begun_with(uri) or experiment.benchmark.tasks)
+
+    def anywhere(self) -> StreamSettings:
+        """The same for a process with another working directory, all tasks by name.
+
+        Raises what reading the manifest raises.
+        """
+        manifest = Manifest.load(self.manifest_root)
+        given = tuple(entry.name for entry in manifest.tasks) if self.tasks is None else self.tasks
+        return replace(
+            self,
+            journal_uri=absolute(self.journal_uri),
+            manifest_root=absolute(self.manifest_root),
+            tasks=given,
+        )
+
+    def open(self) -> TaskStream:
+        """The stream in the caller's own process. Raises what manifest and stream raise."""
+        return TaskStream(
+            self.journal_uri,
+            Manifest.load(self.manifest_root),
+            self.tasks,
+            evaluation_split=self.evaluation_split,
+            config=self.config,
+        )

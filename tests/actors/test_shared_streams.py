@@ -1,0 +1,157 @@
+"""The streams of many runs in one process: each its own cursor and journal, none waits."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.shared_streams import SharedStreams
+from actors.stream_server import TaskStreamServer
+from actors.stream_settings import StreamSettings
+from actors.task_stream import TaskStreamHandle
+from system.errors import ConfigError, StorageError
+from system.evaluation.replay_audit import replayed_rows
+from system.stages.task_source import NotLeasedError, StaleGenerationError, StreamHaltedError
+from tests.actors.streams import TASKS, kill_process, make_manifest, process_of
+
+
+def settings_of(root: Path, run: str) -> StreamSettings:
+    return StreamSettings(str(root / run / "stream"), str(root), TASKS)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_manifest(tmp_path).save(str(tmp_path))
+    return tmp_path
+
+
+def test_a_stream_that_stands_still_in_its_storage_holds_back_no_other(root: Path) -> None:
+    """Else one trial's slow disk stops the whole sweep."""
+    stuck, free = settings_of(root, "stuck"), settings_of(root, "free")
+    server = TaskStreamServer(None)
+    aside = root / "stuck" / "stream" / ".00000001.json.tmp"
+
+    async def scenario() -> None:
+        await server.call(stuck, "status")
+        os.mkfifo(aside)  # to open it for writing waits until somebody reads
+        waiting = asyncio.create_task(server.call(stuck, "register", "stuck"))
+        behind = asyncio.create_task(server.call(stuck, "status"))
+        generation = await server.call(free, "register", "free")
+        for task in TASKS:
+            lease = await server.call(free, "lease", "free", generation)
+            assert lease.task == task
+            await server.call(free, "commit", "free", generation, task, {})
+        assert await server.ready(free, "free", generation, 0.0)
+        assert not waiting.done()
+        assert not behind.done()
+        # A pipe cannot be synced.
+        with aside.open("rb"), pytest.raises(StorageError, match="stuck"):
+            await waiting
+        assert (await behind)["consumers"] == {}
+        aside.unlink()
+        assert await server.call(stuck, "register", "stuck") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_halt_reaches_its_run_alone(root: Path) -> None:
+    """A sweep stops one trial of many by its name."""
+    server = TaskStreamServer(None)
+    streams = {run: settings_of(root, run) for run in ("one", "two")}
+
+    async def scenario() -> None:
+        for run, settings in streams.items():
+            await server.call(settings, "register", run)
+        await server.halt("one")
+        with pytest.raises(StreamHaltedError, match="one"):
+            await server.call(streams["one"], "post_progress", "one", {})
+        assert await server.call(streams["one"], "lease", "one", 1) is None
+        assert (await server.call(streams["two"], "lease", "two", 1)).task == TASKS[0]
+        await server.leave(streams["one"])  # the next sweep goes on with it
+        assert (await server.call(streams["one"], "lease", "one", 1)).task == TASKS[0]
+
+    asyncio.run(scenario())
+
+
+def test_one_journal_is_not_opened_twice_in_two_ways(root: Path) -> None:
+    """Two writers in one journal would lose each other's records."""
+    server = TaskStreamServer(None)
+    asyncio.run(server.call(settings_of(root, "one"), "register", "one"))
+    other = StreamSettings(str(root / "one" / "stream"), str(root), TASKS[::-1])
+    with pytest.raises(ConfigError, match=r"one/stream.*serves another"):
+        asyncio.run(server.call(other, "status"))
+
+
+@pytest.fixture
+def shared(ray_local: None) -> Iterator[SharedStreams]:
+    shared = SharedStreams.start()
+    yield shared
+    shared.stop()
+
+
+def learn(handle: TaskStreamHandle, run: str, upto: int = len(TASKS)) -> int:
+    """Register and learn so many of the tasks; the generation."""
+    generation = handle.register(run)
+    while len(done := handle.committed(run)) < upto:
+        lease = handle.lease(run, generation)
+        assert lease is not None
+        assert lease.task == TASKS[len(done)]
+        handle.open_split(run, generation, 0, lease.task, "train")
+        handle.commit(run, generation, lease.task, {"by": run, "task": lease.task})
+    return generation
+
+
+@pytest.mark.ray
+def test_a_run_that_is_gone_holds_back_no_other(root: Path, shared: SharedStreams) -> None:
+    """All runs learn on while one never calls again; later that one goes on where it stood."""
+    gone = shared.stream(settings_of(root, "gone"))
+    generation = learn(gone, "gone", upto=1)
+    held = gone.lease("gone", generation)
+    names = [f"run-{number}" for number in range(8)]
+    handles = {name: shared.stream(settings_of(root, name)) for name in names}
+    assert {process_of(handle) for handle in handles.values()} == {process_of(gone)}
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: learn(handles[name], name), names))
+    for name, handle in handles.items():
+        assert handle.committed(name) == [{"by": name, "task": task} for task in TASKS]
+        assert list(handle.status()["consumers"]) == [name]
+        log = handle.access_log()
+        assert set(log["consumer"].to_pylist()) == {name}
+        assert replayed_rows(log, TASKS) == 0
+    assert gone.lease("gone", generation) == held
+    learn(gone, "gone")
+    assert [commit["task"] for commit in gone.committed("gone")] == list(TASKS)
+
+
+@pytest.mark.ray
+def test_each_run_goes_on_from_its_own_journal_when_the_actor_dies(
+    root: Path, shared: SharedStreams
+) -> None:
+    """The death of one process must cost no trial a task, nor mix two trials' commits."""
+    one, two = (shared.stream(settings_of(root, run)) for run in ("one", "two"))
+    old = learn(one, "one", upto=1)
+    newer = learn(one, "one", upto=2)
+    lease = one.lease("one", newer)
+    generation = learn(two, "two", upto=1)
+    before: list[Any] = [one.access_log(), two.access_log()]
+    kill_process(one)
+    found = SharedStreams.find(shared.name)  # as another process of the sweep does
+    assert found.stream(settings_of(root, "two")).lease("two", generation) is not None
+    assert one.lease("one", newer) == lease
+    assert [one.access_log(), two.access_log()] == before
+    with pytest.raises(StaleGenerationError):
+        one.commit("one", old, TASKS[2], {})
+    with pytest.raises(NotLeasedError):
+        two.commit("two", generation, TASKS[2], {})
+    one.commit("one", newer, TASKS[2], {"by": "one"})
+    one.commit("one", newer, TASKS[2], {"by": "a repetition"})
+    assert one.committed("one")[2:] == [{"by": "one"}]
+    assert len(two.committed("two")) == 1
+    one.stop()  # ends the run's part alone
+    kill_process(two)
+    assert len(one.committed("one")) == 3
+    two.commit("two", generation, TASKS[1], {})
