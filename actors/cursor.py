@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from system.data.faults import Fault
-from system.stages.task_source import ConsumerStatus, TaskState
+from system.stages.task_source import ConsumerStatus, NotLeasedError, TaskState
 
 
 @dataclass
@@ -52,6 +52,42 @@ class Cursor:
             self._let_go(at)
             self.expired = record["task"]
 
+    def state(self) -> dict[str, Any]:
+        """What the journal says of it, for JSON."""
+        return {
+            "generation": self.generation,
+            "leased": self.leased,
+            "trained": self.trained,
+            "replays": self.replays,
+            "commits": self.commits,
+            "expired": self.expired,
+            "since": {task: at.isoformat() for task, at in self.since.items()},
+            "ranks": sorted(self.ranks),
+            "aside": [
+                [*place, [[row, *astuple(fault)] for row, fault in rows.items()]]
+                for place, rows in self.aside.items()
+            ],
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Cursor:
+        """The cursor whose `state` that was."""
+        since = {task: datetime.fromisoformat(at) for task, at in state["since"].items()}
+        aside = {
+            (task, split): {row: Fault(*fault) for row, *fault in rows}
+            for task, split, rows in state["aside"]
+        }
+        rebuilt = {"since": since, "ranks": set(state["ranks"]), "aside": aside}
+        return cls(**{**state, **rebuilt})
+
+    def require_lease(self, consumer: str, task: str, what: str) -> None:
+        """Raises `NotLeasedError` unless that task is the leased one."""
+        if task != self.leased:
+            raise NotLeasedError(
+                f"task '{task}' cannot be {what} by consumer '{consumer}': it holds "
+                f"{quoted(self.leased)}; lease a task before training it, and renew the lease"
+            )
+
     def _let_go(self, at: datetime) -> None:
         """Hold no task any more, from that moment on."""
         if self.leased is not None:
@@ -84,3 +120,8 @@ class Cursor:
         else:
             state = "pending"
         return {"task": task, "index": index, "state": state, "since": since.isoformat()}
+
+
+def quoted(task: str | None) -> str:
+    """A task's name in a message."""
+    return "none" if task is None else f"'{task}'"

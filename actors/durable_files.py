@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pyarrow import fs
@@ -10,6 +11,7 @@ from pyarrow import fs
 from system.errors import StorageError
 from system.storage.locations import filesystem_of
 
+_REMOVERS = 16  # an object store takes tens of ms for each
 _FAILURES = (OSError, pa.ArrowException)
 
 
@@ -58,18 +60,19 @@ class DurableDirectory:
         except _FAILURES as error:
             raise StorageError(f"{self.path(name)}: cannot be read ({error})") from error
 
-    def discard_before_next_write(self, name: str) -> None:
-        """Have a file that holds nothing acknowledged removed before anything else is written."""
-        self._leftovers.add(name)
+    def discard_before_next_write(self, *names: str) -> None:
+        """Have files that nobody needs removed before anything else is written."""
+        self._leftovers.update(names)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, after: str | None = None) -> None:
         """Write a new file; when this returns, it is on storage.
 
-        Raises `StorageError` when storage fails or another process has written the file already.
+        Raises `StorageError` when storage fails or another process has written the file already, or
+        removed the one that it comes `after`.
         """
         try:
             self._remove_leftovers()
-            if self._fs.get_file_info(f"{self._root}/{name}").type != fs.FileType.NotFound:
+            if self._has(name) or not (after is None or self._has(after)):
                 raise StorageError(
                     f"{self.path(name)}: written by another process; only one run may use a "
                     f"directory: stop the other or choose another run name"
@@ -88,6 +91,9 @@ class DurableDirectory:
             ) from error
         self._leftovers.discard(name)
 
+    def _has(self, name: str) -> bool:
+        return bool(self._fs.get_file_info(f"{self._root}/{name}").type != fs.FileType.NotFound)
+
     def _write_local(self, name: str, content: bytes) -> None:
         aside = f"{self._root}/.{name}.tmp"  # overwritten by the next attempt if this one dies
         with open(aside, "wb") as file:
@@ -102,8 +108,10 @@ class DurableDirectory:
             os.close(directory)
 
     def _remove_leftovers(self) -> None:
-        for name in sorted(self._leftovers):
-            path = f"{self._root}/{name}"
-            if self._fs.get_file_info(path).type != fs.FileType.NotFound:
-                self._fs.delete_file(path)
+        with ThreadPoolExecutor(_REMOVERS) as removers:
+            list(removers.map(self._remove, self._leftovers))
         self._leftovers.clear()
+
+    def _remove(self, name: str) -> None:
+        if self._has(name):
+            self._fs.delete_file(f"{self._root}/{name}")

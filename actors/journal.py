@@ -4,38 +4,33 @@ One record is one object, `<directory>/00000012.json`: {sequence, kind, at, payl
 0 is the header: the format's version, the benchmark's fingerprint, the tasks of the start in their
 order, and whether the stream is live. One object a record needs no append, which object stores do
 not have, and makes each all or nothing.
+
+`snapshot-00000012.json` holds what records 0 to 11 amount to, and the header. Those are removed
+once it is on storage; whatever of them is still there is not read any more.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
 from actors.durable_files import DurableDirectory
+from actors.journal_record import BrokenRecordError, Record, decode, encode
 from system.errors import StorageError
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1 had no live streams
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 had no live streams, 2 no snapshots and no order in an append
 _RECORD_NAME = re.compile(r"(\d{8})\.json")
+_SNAPSHOT_NAME = re.compile(r"snapshot-(\d{8})\.json")
 _READERS = 16  # an object store answers one small read in tens of ms: overlap them
-
-
-@dataclass(frozen=True)
-class Record:
-    """One entry of the journal; `at` is when it was written (UTC)."""
-
-    sequence: int
-    kind: str
-    at: datetime
-    payload: dict[str, Any]
+T = TypeVar("T")
+_READINGS = 10  # of a journal that another process writes: it may compact it meanwhile
 
 
 class Journal:
@@ -43,10 +38,11 @@ class Journal:
 
     `uri` is a path or pyarrow filesystem URI of a directory that nothing else uses; `filesystem`
     replaces the one that the URI names. A torn last record was never acknowledged: it is dropped,
-    and removed before the next append. Raises `StorageError` when storage fails, when an earlier
-    record is missing or broken (with the byte of the break), and when the journal is of a newer
-    version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live` where it
-    was not.
+    and removed before the next append. `state` is what the newest snapshot holds (None: there is
+    none), `records` what opening found after it. Raises `StorageError` when storage fails, when an
+    earlier record is missing or broken (with the byte of the break), and when the journal is of a
+    newer version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live`
+    where it was not.
     """
 
     def __init__(
@@ -64,14 +60,31 @@ class Journal:
             "tasks": list(tasks),
             "live": live,
         }
-        self.records = self._read(header)
-        if not self.records:
-            self.append("header", header)
+        self._newest: str | None = None  # the file that was written last
+        snapshot, found = _undisturbed(self._files, lambda names: self._read(names, header))
+        self._first = snapshot.sequence if snapshot else 0
+        self._next = self._first + len(found)
+        self.state: dict[str, Any] | None = None
+        if snapshot:
+            self.state = snapshot.payload["state"]
+            self._newest = _snapshot_name(snapshot.sequence)
+            self.header, self.records = _header_of(snapshot), found
+        elif found:
+            self.header, *self.records = found
+        else:
+            self.header, self.records = self.append("header", header), []
+        if found:
+            self._newest = _name(found[-1].sequence)
 
     @property
     def location(self) -> str:
         """Where the journal lies, without credentials."""
         return self._files.location
+
+    @property
+    def tail(self) -> int:
+        """How many records are in no snapshot."""
+        return self._next - self._first
 
     def append(self, kind: str, payload: Mapping[str, Any]) -> Record:
         """Write the next record and return it as a later reader will see it.
@@ -79,47 +92,82 @@ class Journal:
         Raises `TypeError` for a payload that JSON cannot hold, `StorageError` when it cannot be
         written (the journal is then as before the call) or another process wrote this record.
         """
-        sequence, at = len(self.records), datetime.now(timezone.utc)
+        sequence = self._next
+        record = self._write(_name(sequence), sequence, kind, payload)
+        self._next += 1
+        return record
+
+    def compact(self, state: Mapping[str, Any]) -> None:
+        """Replace all records so far by the state that they amount to.
+
+        They are removed before the next record is written. Raises what `append` raises; the
+        journal is then as before the call.
+        """
+        if not self.tail:
+            return
+        payload = {
+            "header": {**self.header.payload, "format": FORMAT_VERSION},
+            "begun": self.header.at.isoformat(),
+            "state": dict(state),
+        }
+        covered = [_snapshot_name(self._first), *map(_name, range(self._first, self._next))]
+        self._write(_snapshot_name(self._next), self._next, "snapshot", payload)
+        self._first = self._next
+        self._files.discard_before_next_write(*covered)
+
+    def _write(self, name: str, sequence: int, kind: str, payload: Mapping[str, Any]) -> Record:
+        at = datetime.now(timezone.utc)
         try:
             # Through JSON and back, so that the caller sees now what a reader sees after a restart.
             plain: dict[str, Any] = json.loads(json.dumps(payload))
         except (TypeError, ValueError) as error:
             raise TypeError(f"journal record '{kind}' is not JSON: {error}") from error
         body = {"sequence": sequence, "kind": kind, "at": at.isoformat(), "payload": plain}
-        self._files.write(_name(sequence), _encode(body))
-        record = Record(sequence, kind, at, plain)
-        self.records.append(record)
-        return record
+        self._files.write(name, encode(body), after=self._newest)
+        self._newest = name
+        return Record(sequence, kind, at, plain)
 
-    def _read(self, header: Mapping[str, Any]) -> list[Record]:
-        names = sorted(name for name in self._files.names() if _RECORD_NAME.fullmatch(name))
-        for expected, name in enumerate(names):
-            if name != _name(expected):
+    def _read(
+        self, names: set[str], header: Mapping[str, Any]
+    ) -> tuple[Record | None, list[Record]]:
+        """The newest snapshot, and all records that are not in it."""
+        snapshot = _newest_snapshot(self._files, names)
+        if snapshot:  # first of all: what follows may not be in our format
+            self._check_header(
+                _snapshot_name(snapshot.sequence), snapshot.payload["header"], header
+            )
+        first = snapshot.sequence if snapshot else 0
+        numbers = [number for number in _numbers(_RECORD_NAME, names) if number >= first]
+        for expected, number in enumerate(numbers, first):
+            if number != expected:
                 raise StorageError(
                     f"{self._files.path(_name(expected))}: record is missing (byte 0) though later "
                     f"ones exist; restore it or start under another run name"
                 )
         with ThreadPoolExecutor(_READERS) as readers:
-            contents = list(readers.map(self._files.read, names))
+            contents = list(readers.map(self._files.read, map(_name, numbers)))
         records: list[Record] = []
-        for sequence, (name, content) in enumerate(zip(names, contents, strict=True)):
+        for number, content in zip(numbers, contents, strict=True):
             try:
-                record = _decode(sequence, content)
-            except _BrokenRecordError as error:
-                if sequence == len(names) - 1:
-                    self._files.discard_before_next_write(name)
-                    break
-                raise StorageError(
-                    f"{self._files.path(name)}: record is broken at byte {error.offset} "
-                    f"({error}); restore it or start under another run name"
-                ) from error
-            if sequence == 0:  # first of all: what follows may not be in our format
-                self._check_header(record.payload, header)
+                record = decode(number, content)
+            except BrokenRecordError as error:
+                if number == numbers[-1]:
+                    break  # never acknowledged
+                raise error.at(self._files.path(_name(number))) from error
+            if number == 0:
+                self._check_header(_name(0), record.payload, header)
             records.append(record)
-        return records
+        kept = {_name(record.sequence) for record in records}
+        kept |= {_snapshot_name(first)} if snapshot else set()
+        ours = {name for name in names if _RECORD_NAME.fullmatch(name)}
+        ours |= {name for name in names if _SNAPSHOT_NAME.fullmatch(name)}
+        self._files.discard_before_next_write(*(ours - kept))
+        return snapshot, records
 
-    def _check_header(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-        where = self._files.path(_name(0))
+    def _check_header(
+        self, name: str, found: Mapping[str, Any], expected: Mapping[str, Any]
+    ) -> None:
+        where = self._files.path(name)
         if found.get("format") not in READABLE_VERSIONS:
             raise StorageError(
                 f"{where}: journal has format {found.get('format')}, this version reads up to "
@@ -148,47 +196,67 @@ def begun_with(uri: str) -> list[str] | None:
     Raises `StorageError` when storage fails or the header is broken.
     """
     files = DurableDirectory(uri)
-    if _name(0) not in files.names():
-        return None
-    try:
-        return list(_decode(0, files.read(_name(0))).payload["tasks"])
-    except (_BrokenRecordError, KeyError) as error:
-        raise StorageError(f"{files.path(_name(0))}: header is broken ({error})") from error
+
+    def look(names: set[str]) -> list[str] | None:
+        snapshot = _newest_snapshot(files, names)
+        if snapshot:
+            return list(_header_of(snapshot).payload["tasks"])
+        if not _numbers(_RECORD_NAME, names):
+            return None
+        try:
+            return list(decode(0, files.read(_name(0))).payload["tasks"])
+        except (BrokenRecordError, KeyError) as error:
+            raise StorageError(f"{files.path(_name(0))}: header is broken ({error})") from error
+
+    return _undisturbed(files, look)
 
 
-class _BrokenRecordError(Exception):
-    """The bytes are not what was written; `offset` is where, 0 if only the checksum tells."""
+def _undisturbed(files: DurableDirectory, look: Callable[[set[str]], T]) -> T:
+    """What `look` makes of the files' names; again when a writer changed them meanwhile."""
+    for more in reversed(range(_READINGS)):
+        names = set(files.names())
+        try:
+            return look(names)
+        except StorageError:
+            if not more or set(files.names()) == names:
+                raise
+    raise AssertionError("the last reading returns or raises")
 
-    def __init__(self, message: str, offset: int) -> None:
-        super().__init__(message)
-        self.offset = offset
+
+def _newest_snapshot(files: DurableDirectory, names: Collection[str]) -> Record | None:
+    """The newest one that is whole.
+
+    A broken one is passed over while all that it replaces is there: it was never acknowledged.
+    """
+    broken: StorageError | None = None
+    needed: set[int] = set()
+    found: Record | None = None
+    for number in reversed(_numbers(_SNAPSHOT_NAME, names)):
+        try:
+            found = decode(number, files.read(_snapshot_name(number)))
+            break
+        except BrokenRecordError as error:
+            broken = broken or error.at(files.path(_snapshot_name(number)))
+            needed = needed or set(range(number))
+    first = found.sequence if found else 0
+    if broken and not {n for n in needed if n >= first} <= set(_numbers(_RECORD_NAME, names)):
+        raise broken
+    return found
+
+
+def _header_of(snapshot: Record) -> Record:
+    begun = datetime.fromisoformat(snapshot.payload["begun"])
+    return Record(0, "header", begun, snapshot.payload["header"])
 
 
 def _name(sequence: int) -> str:
     return f"{sequence:08d}.json"
 
 
-def _encode(body: Mapping[str, Any]) -> bytes:
-    checksum = zlib.crc32(_compact(body))
-    return _compact({**body, "crc32": checksum})
+def _snapshot_name(sequence: int) -> str:
+    return f"snapshot-{sequence:08d}.json"
 
 
-def _decode(sequence: int, content: bytes) -> Record:
-    try:
-        body = json.loads(content.decode("ascii"))
-    except UnicodeDecodeError as error:
-        raise _BrokenRecordError("not text", error.start) from error
-    except json.JSONDecodeError as error:
-        raise _BrokenRecordError(f"not JSON: {error.msg}", error.pos) from error
-    if not isinstance(body, dict) or body.get("sequence") != sequence:
-        raise _BrokenRecordError(f"not record {sequence}", 0)
-    # Comparing the bytes, not the values, also sees a change that JSON reads as the same value.
-    unsigned = {key: value for key, value in body.items() if key != "crc32"}
-    if content != _encode(unsigned):
-        raise _BrokenRecordError("checksum differs", 0)
-    at = datetime.fromisoformat(body["at"])
-    return Record(sequence, body["kind"], at, body["payload"])
-
-
-def _compact(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+def _numbers(pattern: re.Pattern[str], names: Collection[str]) -> list[int]:
+    """The numbers of the files that are named so, in order."""
+    return sorted(int(match[1]) for match in map(pattern.fullmatch, names) if match)

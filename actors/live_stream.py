@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import ray
 from ray.exceptions import RayError
 
-from actors.pending_order import arrange
+from actors.pending_order import append_in_order
 from actors.shared_streams import NAMESPACE
 from actors.stream_run import stream_name
 from actors.stream_settings import StreamSettings
@@ -67,8 +67,7 @@ def append(experiment: ExperimentConfig, tasks: Sequence[str], *, wait: bool) ->
     with _stream(experiment) as stream:
         while True:
             try:
-                stream.append(tasks)
-                return arrange(stream, experiment)
+                return append_in_order(stream, experiment, tasks)
             except StreamFullError:
                 if not wait or isinstance(stream, TaskStream):  # nobody takes any task now
                     raise

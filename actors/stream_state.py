@@ -15,13 +15,13 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import fs
 
-from actors.access_log import AccessLog
-from actors.cursor import Cursor
-from actors.journal import Journal, Record
+from actors.cursor import Cursor, quoted
+from actors.journal import Journal
+from actors.stream_memory import StreamMemory
 from actors.stream_tasks import StreamTasks
 from system.data.faults import Fault
 from system.data.manifest import Manifest, SplitGrant
-from system.errors import DataError, ReplayRefusedError, StorageError
+from system.errors import DataError, ReplayRefusedError
 from system.stages.task_source import (
     Lease,
     NotLeasedError,
@@ -34,14 +34,18 @@ from system.stages.task_source import (
 #: A renewal comes every few seconds; a group may stand still for so long, on a full machine, say.
 LEASE_SECONDS = 300.0
 
+#: So many records are one file each before a snapshot takes their place.
+COMPACT_AFTER = 1000
+
 
 class TaskStream:
     """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
 
     `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
     `evaluation_split` is open for every task, and all others are treated as training data. A lease
-    that its holder does not renew for `LEASE_SECONDS` by `clock` expires. Not for several threads
-    at once. Raises `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
+    that its holder does not renew for `LEASE_SECONDS` by `clock` expires. The journal is compacted
+    every `compact_after` records, later where the access log is long. Not for several threads at
+    once. Raises `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
     `StorageError` (see `Journal`).
     """
 
@@ -54,6 +58,7 @@ class TaskStream:
         evaluation_split: str = "test",
         clock: Callable[[], float] = time.monotonic,
         config: StreamConfig | None = None,
+        compact_after: int = COMPACT_AFTER,
     ) -> None:
         config = config or StreamConfig()
         self._evaluation_split = evaluation_split
@@ -61,31 +66,23 @@ class TaskStream:
         self._tasks = StreamTasks(
             [entry.name for entry in manifest.tasks], tasks, config.live, config.max_pending
         )
-        self._cursors: dict[str, Cursor] = {}
-        self._newest_generation = 0
-        self._opens = AccessLog()
         self._clock = clock
-        self._appliers: dict[str, Callable[[Record], None]] = {
-            "register": self._apply_register,
-            "lease": self._apply_lease,
-            "open": self._apply_open,
-            **dict.fromkeys(("trained", "expire", "commit", "quarantine"), self._apply_to_cursor),
-            "append": self._tasks.apply_append,
-            "order": self._tasks.apply_order,
-            "close": self._tasks.apply_close,
-        }
+        self._memory = StreamMemory(self._tasks, clock)
         self._journal = Journal(
             journal_uri, self._fingerprint, self._tasks.names, filesystem, config.live
         )
-        self._tasks.begin(self._journal.records[0])
-        for record in self._journal.records[1:]:
-            self._apply(record)
-        for cursor in self._cursors.values():
+        self._compact_after = compact_after
+        self._tasks.begin(self._journal.header)
+        if self._journal.state is not None:
+            self._memory.restore(self._journal.state)
+        for record in self._journal.records:
+            self._memory.apply(record, self._journal.location)
+        for cursor in self._memory.cursors.values():
             cursor.renewed = clock()  # nobody could renew a lease while this process was away
 
     def register(self, consumer: str, replays: bool = False) -> int:
         """See `TaskSource.register`; generations are never used twice, whoever the consumer."""
-        generation = self._newest_generation + 1
+        generation = self._memory.newest_generation + 1
         self._record(
             "register", {"consumer": consumer, "generation": generation, "replays": replays}
         )
@@ -110,12 +107,18 @@ class TaskStream:
         behind = len(cursor.commits) < len(self._tasks.names)
         return behind or cursor.halted or not self._tasks.open
 
-    def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
+    def append(
+        self,
+        tasks: Sequence[str],
+        append_id: str | None = None,
+        order: Sequence[str] | None = None,
+    ) -> list[str]:
         """See `TaskSource.append`."""
         append_id = append_id or uuid4().hex
         if not self._tasks.appended(append_id):
-            self._tasks.check_append(tasks)
-            self._record("append", {"id": append_id, "tasks": list(tasks)})
+            self._tasks.check_append(tasks, order)
+            entry: dict[str, Any] = {"id": append_id, "tasks": list(tasks)}
+            self._record("append", entry if order is None else {**entry, "order": list(order)})
         return self._tasks.pending
 
     def reorder(self, tasks: Sequence[str]) -> None:
@@ -148,14 +151,14 @@ class TaskStream:
         grant = self._grant(cursor, task, split)
         replay = cursor.replays and task in cursor.commits
         current = task == cursor.leased and not (cursor.trained and not cursor.replays)
-        repeated = open_id is not None and open_id in self._opens
+        repeated = open_id is not None and open_id in self._memory.opens
         if split != self._evaluation_split and not (current or replay or repeated):
             if task == cursor.expired:
-                self._require_lease(cursor, consumer, task, "opened")
+                cursor.require_lease(consumer, task, "opened")
             state = " (trained)" if cursor.trained else ""
             raise ReplayRefusedError(
                 f"split '{split}' of task '{task}' is refused to consumer '{consumer}': its "
-                f"current task is {_quoted(cursor.leased)}{state}, and only the current task's may "
+                f"current task is {quoted(cursor.leased)}{state}, and only the current task's may "
                 "be read, until it is trained"
             )
         rows = grant.rows if shards_rows is None else shards_rows
@@ -181,7 +184,7 @@ class TaskStream:
         """See `TaskSource.quarantine`."""
         cursor = self._cursor(consumer, generation)
         if not cursor.replays:
-            self._require_lease(cursor, consumer, task, "quarantined in part")
+            cursor.require_lease(consumer, task, "quarantined in part")
         known = cursor.aside.get((task, split), {})
         new = [[row, *astuple(broken[row])] for row in sorted(broken) if row not in known]
         if new:
@@ -191,7 +194,7 @@ class TaskStream:
 
     def quarantined(self, consumer: str) -> list[Fault]:
         """See `TaskSource.quarantined`; empty for a consumer that never registered."""
-        aside = self._cursors[consumer].aside if consumer in self._cursors else {}
+        aside = self._memory.cursors[consumer].aside if consumer in self._memory.cursors else {}
         return [fault for rows in aside.values() for fault in rows.values()]
 
     def trained(self, consumer: str, generation: int, task: str) -> None:
@@ -199,7 +202,7 @@ class TaskStream:
         cursor = self._cursor(consumer, generation)
         if task in cursor.commits or (task == cursor.leased and cursor.trained):
             return
-        self._require_lease(cursor, consumer, task, "marked as trained")
+        cursor.require_lease(consumer, task, "marked as trained")
         self._record("trained", {"consumer": consumer, "generation": generation, "task": task})
 
     def commit(self, consumer: str, generation: int, task: str, payload: Mapping[str, Any]) -> None:
@@ -207,7 +210,7 @@ class TaskStream:
         cursor = self._cursor(consumer, generation)
         if task in cursor.commits:
             return
-        self._require_lease(cursor, consumer, task, "committed")
+        cursor.require_lease(consumer, task, "committed")
         self._record(
             "commit",
             {
@@ -218,21 +221,14 @@ class TaskStream:
             },
         )
 
-    def _require_lease(self, cursor: Cursor, consumer: str, task: str, what: str) -> None:
-        if task != cursor.leased:
-            raise NotLeasedError(
-                f"task '{task}' cannot be {what} by consumer '{consumer}': it holds "
-                f"{_quoted(cursor.leased)}; lease a task before training it, and renew the lease"
-            )
-
     def committed(self, consumer: str) -> list[dict[str, Any]]:
         """See `TaskSource.committed`; empty for a consumer that never registered."""
-        cursor = self._cursors.get(consumer)
+        cursor = self._memory.cursors.get(consumer)
         return list(cursor.commits.values()) if cursor else []
 
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
         """See `TaskSource.post_progress`."""
-        cursor = self._cursors.get(consumer)
+        cursor = self._memory.cursors.get(consumer)
         if cursor is None:
             return
         if cursor.halted:
@@ -241,12 +237,12 @@ class TaskStream:
 
     def halt(self, consumer: str) -> None:
         """See `TaskSource.halt`."""
-        if consumer in self._cursors:
-            self._cursors[consumer].halted = True
+        if consumer in self._memory.cursors:
+            self._memory.cursors[consumer].halted = True
 
     def status(self) -> StreamStatus:
         """See `TaskSource.status`."""
-        for name, cursor in self._cursors.items():
+        for name, cursor in self._memory.cursors.items():
             self._expire(name, cursor)
         now, tasks = self._clock(), self._tasks
         return {
@@ -260,42 +256,23 @@ class TaskStream:
             "max_pending": tasks.max_pending,
             "consumers": {
                 name: cursor.status(tasks.names, tasks.since, now)
-                for name, cursor in self._cursors.items()
+                for name, cursor in self._memory.cursors.items()
             },
         }
 
     def access_log(self) -> pa.Table:
         """See `TaskSource.access_log`; the schema is `actors.access_log.ACCESS_LOG_SCHEMA`."""
-        return self._opens.table()
+        return self._memory.opens.table()
+
+    def compact(self) -> None:
+        """Replace the journal's records by what they amount to; it does so by itself in time."""
+        self._journal.compact(self._memory.state())
 
     def _record(self, kind: str, payload: Mapping[str, Any]) -> None:
-        self._apply(self._journal.append(kind, payload))
-
-    def _apply(self, record: Record) -> None:
-        apply = self._appliers.get(record.kind)
-        if apply is None:
-            raise StorageError(
-                f"{self._journal.location}: record {record.sequence} is of unknown kind "
-                f"'{record.kind}'; continue with the promptide that wrote it"
-            )
-        apply(record)
-
-    def _apply_register(self, record: Record) -> None:
-        cursor = self._cursors.setdefault(record.payload["consumer"], Cursor())
-        self._newest_generation = record.payload["generation"]
-        cursor.renewed = self._clock()
-        self._apply_to_cursor(record)
-
-    def _apply_lease(self, record: Record) -> None:
-        self._tasks.take(record.payload["task"])
-        self._apply_to_cursor(record)
-
-    def _apply_open(self, record: Record) -> None:
-        self._opens.add(record.payload["id"], record.at, record.payload)
-        self._apply_to_cursor(record)
-
-    def _apply_to_cursor(self, record: Record) -> None:
-        self._cursors[record.payload["consumer"]].apply(record.kind, record.at, record.payload)
+        # The opens are what grows: to write them again costs each of them some ten writes in all.
+        if self._journal.tail >= max(self._compact_after, len(self._memory.opens) // 10):
+            self.compact()
+        self._memory.apply(self._journal.append(kind, payload), self._journal.location)
 
     def _expire(self, consumer: str, cursor: Cursor) -> None:
         if cursor.leased is None or self._clock() - cursor.renewed <= LEASE_SECONDS:
@@ -304,7 +281,7 @@ class TaskStream:
         self._record("expire", lost)
 
     def _cursor(self, consumer: str, generation: int) -> Cursor:
-        cursor = self._cursors.get(consumer)
+        cursor = self._memory.cursors.get(consumer)
         if cursor is None or generation != cursor.generation:
             newest = cursor.generation if cursor else "none"
             raise StaleGenerationError(
@@ -322,7 +299,3 @@ class TaskStream:
             )
         grant = self._manifest.task(task).grant(split)
         return replace(grant, without=frozenset(cursor.aside.get((task, split), ())))
-
-
-def _quoted(task: str | None) -> str:
-    return "none" if task is None else f"'{task}'"

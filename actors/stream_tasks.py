@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from actors.journal import Record
+from actors.journal_record import Record
 from system.errors import ConfigError
 from system.stages.task_source import StreamClosedError, StreamFullError
 
@@ -41,7 +41,7 @@ class StreamTasks:
         """Whether that append is in the journal already."""
         return append_id in self._appends
 
-    def check_append(self, tasks: Sequence[str]) -> None:
+    def check_append(self, tasks: Sequence[str], order: Sequence[str] | None = None) -> None:
         """Raises the error of an append that cannot be, and changes nothing."""
         if not self.open:
             why = "was closed" if self.live else "was given whole at its start (stream.live=false)"
@@ -64,12 +64,15 @@ class StreamTasks:
                 f"leaves room for {max(room, 0)}, not for {len(tasks)}: append again once tasks "
                 "were taken, or with --wait"
             )
+        if order is not None:
+            self.check_order(order, tasks)
 
-    def check_order(self, order: Sequence[str]) -> None:
-        """Raises ConfigError unless `order` is the pending tasks, rearranged."""
-        if sorted(order) != sorted(self.pending):
+    def check_order(self, order: Sequence[str], new: Sequence[str] = ()) -> None:
+        """Raises ConfigError unless `order` is the pending tasks and the new ones, rearranged."""
+        pending = [*self.pending, *new]
+        if sorted(order) != sorted(pending):
             raise ConfigError(
-                f"the pending tasks are {self.pending}, not {list(order)}: one was taken or "
+                f"the pending tasks are {pending}, not {list(order)}: one was taken or "
                 "appended meanwhile; give the order again"
             )
 
@@ -78,10 +81,12 @@ class StreamTasks:
         self.since = dict.fromkeys(self.names, header.at)
 
     def apply_append(self, record: Record) -> None:
-        """New tasks come last."""
+        """New tasks come last, or all that are pending in an order of their own."""
         payload: Mapping[str, Any] = record.payload
         self._appends.add(payload["id"])
         self.names += payload["tasks"]
+        if "order" in payload:
+            self.names[self.reached :] = payload["order"]
         self.since |= dict.fromkeys(payload["tasks"], record.at)
 
     def apply_order(self, record: Record) -> None:
@@ -95,6 +100,22 @@ class StreamTasks:
     def take(self, task: str) -> None:
         """A consumer was handed a task: its place and those before are settled."""
         self.reached = max(self.reached, self.names.index(task) + 1)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, for JSON."""
+        return {
+            "names": self.names,
+            "open": self.open,
+            "reached": self.reached,
+            "since": {task: at.isoformat() for task, at in self.since.items()},
+            "appends": sorted(self._appends),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Stand where `state` was taken."""
+        self.names, self.open, self.reached = state["names"], state["open"], state["reached"]
+        self.since = {task: datetime.fromisoformat(at) for task, at in state["since"].items()}
+        self._appends = set(state["appends"])
 
     def _checked(self, tasks: Sequence[str]) -> list[str]:
         unknown = [task for task in tasks if task not in self.known]

@@ -49,9 +49,15 @@ class TaskStreamHandle:
         request = (self.settings, consumer, generation, patience)
         return cast(bool, self._answer(self.actor.ready.remote(*request)))
 
-    def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
+    def append(
+        self,
+        tasks: Sequence[str],
+        append_id: str | None = None,
+        order: Sequence[str] | None = None,
+    ) -> list[str]:
         """See `TaskSource.append`."""
-        request = (list(tasks), append_id or uuid4().hex)  # one id, however often Ray calls
+        # One id, however often Ray calls.
+        request = (list(tasks), append_id or uuid4().hex, None if order is None else list(order))
         return cast("list[str]", self._call("append", *request))
 
     def reorder(self, tasks: Sequence[str]) -> None:

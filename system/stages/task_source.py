@@ -146,11 +146,18 @@ class TaskSource(Protocol):
         """
         ...
 
-    def append(self, tasks: Sequence[str], append_id: str | None = None) -> list[str]:
+    def append(
+        self,
+        tasks: Sequence[str],
+        append_id: str | None = None,
+        order: Sequence[str] | None = None,
+    ) -> list[str]:
         """Put tasks of the benchmark at the end of a live stream; returns all pending ones.
 
-        An append repeated with its `append_id` changes nothing. Raises `StreamClosedError`,
-        `StreamFullError`, `ConfigError` (unknown, or in the stream already).
+        With `order` all pending tasks come in that order from now on, the new ones among them: both
+        or neither, whatever dies. An append repeated with its `append_id` changes nothing. Raises
+        `StreamClosedError`, `StreamFullError`, `ConfigError` (unknown, or in the stream already; or
+        others are pending than `order` has).
         """
         ...
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import ray
 
-from actors.stream_state import TaskStream
+from actors.stream_state import COMPACT_AFTER, TaskStream
 from actors.task_stream import TaskStreamHandle
 from system.data.manifest import Manifest, Shard, TaskEntry
 from system.data.schema import SCHEMA_VERSION
@@ -37,10 +37,18 @@ def make_stream(root: Path) -> TaskStream:
     return TaskStream(str(root / "journal"), make_manifest(root))
 
 
-def make_live_stream(root: Path, *tasks: str, max_pending: int = 100) -> TaskStream:
+def make_live_stream(
+    root: Path, *tasks: str, max_pending: int = 100, compact_after: int = COMPACT_AFTER
+) -> TaskStream:
     """The same, live, with the tasks of its start."""
     config = StreamConfig(live=True, max_pending=max_pending)
-    return TaskStream(str(root / "journal"), make_manifest(root), tasks, config=config)
+    return TaskStream(
+        str(root / "journal"),
+        make_manifest(root),
+        tasks,
+        config=config,
+        compact_after=compact_after,
+    )
 
 
 def snapshot(stream: TaskStream) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from system.stages.task_source import (
 from tests.actors.streams import ROWS, TASKS, make_live_stream, snapshot
 
 MAX_PENDING = 2
+COMPACT_AFTER = 7
 
 
 class CrashError(BaseException):
@@ -33,8 +34,8 @@ class CrashError(BaseException):
 def one_task(stream: TaskStream) -> None:
     """Every kind of call, each written so that it may be repeated."""
     stream.append(["animals", "food"], "append-1")
-    stream.append(["travel"], "append-2")
-    if stream.status()["pending"] == ["animals", "food", "travel"]:
+    stream.append(["travel"], "append-2", ["travel", "animals", "food"])
+    if stream.status()["pending"] == ["travel", "animals", "food"]:
         stream.reorder(["animals", "travel", "food"])
     stream.close()
     if "run" not in stream.status()["consumers"]:
@@ -63,9 +64,17 @@ def counting(call: Callable[..., Any], budget: list[int], before: bool) -> Calla
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("survived", range(30))  # ten records, three system calls each
+@pytest.mark.parametrize(
+    ("compact_after", "survived"),
+    # Ten records, three system calls each; then also four snapshots.
+    [*((100, number) for number in range(30)), *((2, number) for number in range(42))],
+)
 def test_a_death_at_any_system_call_is_survived(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int, before: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compact_after: int,
+    survived: int,
+    before: bool,
 ) -> None:
     """Else a kill at a bad moment loses a commit, doubles a log entry, or blocks the restart."""
     budget = [survived]
@@ -73,8 +82,8 @@ def test_a_death_at_any_system_call_is_survived(
         for name in ("fsync", "replace"):
             patches.setattr(os, name, counting(getattr(os, name), budget, before))
         with pytest.raises(CrashError):
-            one_task(make_live_stream(tmp_path))
-    stream = make_live_stream(tmp_path)
+            one_task(make_live_stream(tmp_path, compact_after=compact_after))
+    stream = make_live_stream(tmp_path, compact_after=compact_after)
     if not stream.committed("run"):
         one_task(stream)
     again = make_live_stream(tmp_path)
@@ -113,7 +122,9 @@ class StreamAgainstModel(RuleBasedStateMachine):
 
     def make(self) -> TaskStream:
         """A process that starts anew."""
-        return make_live_stream(self.root, "animals", max_pending=MAX_PENDING)
+        return make_live_stream(
+            self.root, "animals", max_pending=MAX_PENDING, compact_after=COMPACT_AFTER
+        )
 
     def teardown(self) -> None:
         shutil.rmtree(self.root)
@@ -147,9 +158,14 @@ class StreamAgainstModel(RuleBasedStateMachine):
         if lease is not None:
             self.reached = max(self.reached, done + 1)
 
-    @rule(task=st.sampled_from([*TASKS, "zoo"]), again=st.booleans())
-    def append(self, task: str, again: bool) -> None:
+    @rule(
+        task=st.sampled_from([*TASKS, "zoo"]),
+        again=st.booleans(),
+        order=st.sampled_from([None, "turned", "stale"]),
+    )
+    def append(self, task: str, again: bool, order: str | None) -> None:
         name = f"append-{task}"
+        turned = [task, *self.tasks[self.reached :][::-1]]
         if again and name in self.appends:  # Ray repeats a call whose answer was lost
             assert self.stream.append([task], name) == self.tasks[self.reached :]
             return
@@ -161,12 +177,15 @@ class StreamAgainstModel(RuleBasedStateMachine):
             refusal = ConfigError
         elif pending >= MAX_PENDING:
             refusal = StreamFullError
+        elif order == "stale":  # one of those that were pending was taken meanwhile
+            refusal, turned = ConfigError, [*turned, "gone"]
         if refusal is not None:
             with pytest.raises(refusal):
-                self.stream.append([task], f"{name} anew")
+                self.stream.append([task], f"{name} anew", turned if order else None)
             return
-        self.stream.append([task], name)
-        self.tasks.append(task)
+        answer = self.stream.append([task], name, turned if order else None)
+        self.tasks[self.reached :] = turned if order else [*self.tasks[self.reached :], task]
+        assert answer == self.tasks[self.reached :]
         self.appends[name] = [task]
 
     @rule(stale=st.booleans())
@@ -245,13 +264,31 @@ class StreamAgainstModel(RuleBasedStateMachine):
     def crash(self, torn: str | None) -> None:
         journal = self.root / "journal"
         if torn is not None:
-            number = f"{len(list(journal.glob('*.json'))):08d}"
+            newest = max(int(file.stem[-8:]) for file in journal.glob("[0-9]*.json"))
+            number = f"{newest + 1:08d}"
             (journal / torn.format(number=number)).write_bytes(b'{"sequence":')
             # The torn record stays until something is written: it must not hide from one look.
             self.make()
         self.stream = self.make()
         if torn is not None:
             self.register("one")
+
+    @rule(torn=st.booleans(), kept=st.sets(st.integers(0, 9)))
+    def crash_while_compacting(self, torn: bool, kept: set[int]) -> None:
+        """In the middle of the snapshot's write, or with so many of the old files removed."""
+        journal = self.root / "journal"
+        before = {file: file.read_bytes() for file in journal.glob("*.json")}
+        self.stream.compact()
+        if torn:
+            for file in set(journal.glob("*.json")) - set(before):
+                file.write_bytes(file.read_bytes()[:-5])
+            self.make()  # a look changes nothing
+        else:
+            self.register("one")  # old files are removed before the next record
+            for number, file in enumerate(sorted(before)):
+                if number in kept and not file.exists():
+                    file.write_bytes(before[file])
+        self.stream = self.make()
 
     @invariant()
     def agrees_with_the_model(self) -> None:
