@@ -269,7 +269,7 @@ class TaskStream:
         self._journal.compact(self._memory.state())
 
     def _record(self, kind: str, payload: Mapping[str, Any]) -> None:
-        # The opens are what grows: to write them again costs each of them some ten writes in all.
+        # The opens are what grows: so each of them is written again some ten times in all.
         if self._journal.tail >= max(self._compact_after, len(self._memory.opens) // 10):
             self.compact()
         self._memory.apply(self._journal.append(kind, payload), self._journal.location)

@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.pending_order import arrange
+from actors.pending_order import append_in_order, arrange
 from actors.stream_state import TaskStream
 from system import preflight
 from system.config import compose
 from system.errors import ConfigError, StorageError
 from system.frozen_models import BackboneConfig
-from system.stages.task_source import Lease, NotLeasedError, StreamClosedError, StreamFullError
+from system.stages.task_source import (
+    Lease,
+    NotLeasedError,
+    StreamClosedError,
+    StreamFullError,
+    StreamStatus,
+)
 from tests.actors.streams import make_live_stream, make_stream, snapshot
 
 
@@ -163,9 +169,8 @@ def test_pending_tasks_come_by_the_policy_as_they_were_given(
     assert arrange(stream, experiment) == before
     generation = stream.register("run")
     assert learn_next(stream, "run", generation) == before[0]
-    stream.append(["travel"])
-    assert arrange(stream, experiment) == after[1:]
-    assert stream.status()["tasks"] == after
+    assert append_in_order(stream, experiment, ["travel"]) == after[1:]
+    assert make_live_stream(tmp_path, "animals", "food").status()["tasks"] == after
 
 
 def test_similar_tasks_follow_each_other_also_when_they_come_late(
@@ -180,5 +185,36 @@ def test_similar_tasks_follow_each_other_also_when_they_come_late(
     stream = make_live_stream(tmp_path, "animals", "food")
     generation = stream.register("run")
     learn_next(stream, "run", generation)
-    stream.append(["travel"])
-    assert arrange(stream, experiment) == ["travel", "food"]
+    assert append_in_order(stream, experiment, ["travel"]) == ["travel", "food"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "error"), [(["animals"], ConfigError), (["food", "travel"], StreamFullError)]
+)
+def test_an_append_in_order_that_cannot_be_changes_nothing(
+    tmp_path: Path, tasks: list[str], error: type[Exception]
+) -> None:
+    experiment = compose(["benchmark.order=reversed", "stream.live=true"])
+    stream = make_live_stream(tmp_path, "animals", max_pending=2)
+    with pytest.raises(error):
+        append_in_order(stream, experiment, tasks)
+    assert make_live_stream(tmp_path, "animals").status()["tasks"] == ["animals"]
+
+
+def test_a_task_taken_while_an_append_is_ordered_keeps_its_place(tmp_path: Path) -> None:
+    """Without that the append would fail, or put a task that is being learned behind the others."""
+    experiment = compose(["benchmark.order=reversed", "stream.live=true"])
+    stream = make_live_stream(tmp_path, "animals", "food")
+    generation = stream.register("run")
+    status, looks = stream.status, list[str]()
+
+    def taken_after_the_look() -> StreamStatus:
+        found = status()
+        if not looks:
+            looks.append("first")
+            stream.lease("run", generation)
+        return found
+
+    stream.status = taken_after_the_look  # type: ignore[method-assign]
+    assert append_in_order(stream, experiment, ["travel"]) == ["travel", "food"]
+    assert status()["tasks"] == ["animals", "travel", "food"]

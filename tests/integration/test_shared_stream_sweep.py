@@ -1,4 +1,4 @@
-"""The trials of a sweep at the same time on one stream actor, whose process is killed on the way."""
+"""The trials of a sweep at one time on one stream actor, whose process is killed on the way."""
 
 import os
 import signal
