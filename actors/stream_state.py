@@ -83,9 +83,8 @@ class TaskStream:
     def register(self, consumer: str, replays: bool = False) -> int:
         """See `TaskSource.register`; generations are never used twice, whoever the consumer."""
         generation = self._memory.newest_generation + 1
-        self._record(
-            "register", {"consumer": consumer, "generation": generation, "replays": replays}
-        )
+        entry = {"consumer": consumer, "generation": generation, "replays": replays}
+        self._record("register", entry)
         return generation
 
     def lease(self, consumer: str, generation: int) -> Lease | None:
