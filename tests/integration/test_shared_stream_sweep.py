@@ -17,7 +17,7 @@ from tests.integration.small_stream import TASKS, adapters, figures, overrides, 
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-DEADLINE = 400  # seconds; a loaded machine takes its time to start processes
+DEADLINE = 1800  # seconds; a loaded machine takes its time to start processes
 RANKS = (1, 2)
 TUNE = f"+tune={{space:{{method:{{rank:{{grid:{list(RANKS)}}}}}}},max_concurrent:2}}"
 LONG = ("cluster.workers=0", "stage.epochs=12")  # so that the trials overlap
