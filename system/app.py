@@ -168,10 +168,11 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
     with sole_writer(directory.folder), ExitStack() as opened:
         again = directory.claim(experiment)
         console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
+        for earlier in () if finished else stage.before(experiment):
+            train_model(earlier, console)
+        # not before: W&B ends all logs of a process with the first
         loggers = opened.enter_context(ModelLoggers(experiment, stage.logged))
         if not finished:
-            for earlier in stage.before(experiment):
-                train_model(earlier, console)
             with sole_maker(experiment, stage, tell) as finished:
                 if not finished:
                     with ray_cluster(experiment.cluster):

@@ -105,14 +105,9 @@ class ModelTrials:
         stage, folder = _stage(experiment), RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)
         folder.write_json(SECONDS, {"seconds": None})
-        with ModelLoggers(experiment, stage.logged) as loggers:
-            if not stage.finished(experiment):
-                seconds = _make(experiment, stage, loggers)
-                if fresh:
-                    folder.write_json(SECONDS, {"seconds": seconds})
-            stage.report(experiment, _untold)
-            metrics = folder.read_json(METRICS)
-            loggers.final(metrics)
+        metrics, seconds = _made(experiment, stage, stage.finished(experiment))
+        if fresh and seconds is not None:
+            folder.write_json(SECONDS, {"seconds": seconds})
         figure = _figure(metrics, metric)
         told = float("nan") if figure is None else figure
         reports.put({FIGURE: told, TASKS_DONE: 1, "done": True})
@@ -144,19 +139,31 @@ def _stage(experiment: ModelExperiment) -> ModelStage:
     return MODEL_STAGES.get(experiment.stage["name"])
 
 
-def _make(experiment: ModelExperiment, stage: ModelStage, loggers: ModelLoggers) -> float | None:
-    """Train a model, after those it builds on that no trial or run has left already.
+def _made(
+    experiment: ModelExperiment, stage: ModelStage, finished: bool
+) -> tuple[dict[str, Any], float | None]:
+    """Make a model that is not there yet, after those it builds on, and judge it.
 
-    Returns the seconds of its own training; None if another trial has trained it meanwhile.
+    Returns its metrics.json, and the seconds of its own training; None if another trial or run has
+    trained it.
     """
-    for earlier in stage.before(experiment):
-        below = _stage(earlier)
-        if not below.finished(earlier):
-            RunDirectory.of(earlier).claim(earlier)
-            with ModelLoggers(earlier, below.logged) as own:
-                _make(earlier, below, own)
-                below.report(earlier, _untold)
-                own.final(RunDirectory.of(earlier).folder.read_json(METRICS))
+    if not finished:
+        for earlier in stage.before(experiment):
+            below = _stage(earlier)
+            if not below.finished(earlier):
+                RunDirectory.of(earlier).claim(earlier)
+                _made(earlier, below, finished=False)
+    # not before: W&B ends all logs of a process with the first
+    with ModelLoggers(experiment, stage.logged) as loggers:
+        seconds = None if finished else _trained(experiment, stage, loggers)
+        stage.report(experiment, _untold)
+        metrics = RunDirectory.of(experiment).folder.read_json(METRICS)
+        loggers.final(metrics)
+    return metrics, seconds
+
+
+def _trained(experiment: ModelExperiment, stage: ModelStage, loggers: ModelLoggers) -> float | None:
+    """Train a model, or wait for another trial that does; the seconds of the former."""
     with sole_maker(experiment, stage, _untold, on_lost=_unheard) as there:
         if there:
             return None

@@ -104,9 +104,7 @@ def test_a_job_that_is_stopped_ends_in_order(cluster: Cluster, root: Path) -> No
     )
     assert submitted(sent.stdout) == "to-stop"
     end = time.monotonic() + DEADLINE
-    while "epoch 2/10000" not in (
-        shown := cluster.promptide("submit", "logs", "to-stop", where(cluster)).stdout
-    ):
+    while "epoch 2/10000" not in (shown := cluster.logs("to-stop")):
         assert time.monotonic() < end, shown
         time.sleep(1)
     assert (root / "runs" / "stopped" / "writer.json").exists()

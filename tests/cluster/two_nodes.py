@@ -47,15 +47,24 @@ class Cluster:
 
     def get(self, what: str) -> list[dict[str, Any]]:
         """Rows of Ray's state API, such as `actors`."""
+        found = self._asked(f"v0/{what}", detail="1", limit="1000")
+        rows: list[dict[str, Any]] = found["data"]["result"]["result"]
+        return rows
+
+    def logs(self, job: str) -> str:
+        """What a job has printed; to look at often, as `promptide submit logs` takes its time."""
+        return str(self._asked(f"jobs/{job}/logs")["logs"])
+
+    def _asked(self, what: str, **parameters: str) -> dict[str, Any]:
         answer = requests.get(
-            f"{self.address}/api/v0/{what}",
-            params={"detail": "1", "limit": "1000"},
+            f"{self.address}/api/{what}",
+            params=parameters,
             headers={"Authorization": f"Bearer {self.token}"},
-            timeout=60,
+            timeout=DEADLINE,
         )
         answer.raise_for_status()
-        rows: list[dict[str, Any]] = answer.json()["data"]["result"]["result"]
-        return rows
+        found: dict[str, Any] = answer.json()
+        return found
 
     def promptide(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command line with the cluster's token; an empty variable is taken away."""

@@ -1,5 +1,7 @@
 """Trials of a model's stage: what a sweep over it may say, and how a trial is judged."""
 
+from __future__ import annotations
+
 import queue
 import threading
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ import pytest
 
 from actors.model_run import Trained
 from system.errors import ConfigError, DataError, PromptideError
+from system.loggers.model_loggers import ModelLoggers
 from system.stages.model_stage import ModelExperiment, Show
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
@@ -184,6 +187,31 @@ def test_what_a_model_builds_on_is_trained_first_and_once(
     run(one, "a")
     run(one, "a")
     assert order == ["prompt_generator", "mask_vae", "mask_vae"]
+
+
+def test_the_logs_of_two_stages_are_never_open_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights & Biases ends all logs of a process with the first: the trial's own would be lost."""
+    below, above = Stage(), Stage()
+    happened: list[str] = []
+
+    class Noted(ModelLoggers):
+        def __enter__(self) -> Noted:
+            happened.append("opened")
+            return super().__enter__()
+
+        def __exit__(self, *of: Any) -> None:
+            happened.append("closed")
+            super().__exit__(*of)
+
+    monkeypatch.setattr(above, "before", lambda one: [one.with_stage({"name": "prompt_generator"})])
+    stages = {"prompt_generator": below, "mask_vae": above}
+    monkeypatch.setattr("tuning.model_trial._stage", lambda one: stages[one.stage["name"]])
+    monkeypatch.setattr("tuning.model_trial.run_model", lambda *_: None)
+    monkeypatch.setattr("tuning.model_trial.ModelLoggers", Noted)
+    run(experiment(plan(tmp_path, "tune.metric=[a]")), "a")
+    assert happened == ["opened", "closed"] * 2
 
 
 def test_trials_that_start_together_train_what_they_share_once(
