@@ -28,6 +28,8 @@ class GeneratorHeader:
     backbone_fingerprint: str  # of the embeddings that condition it
     mask_vae: str  # digest of the autoencoder in whose latent space it works
     condition_dropout: float  # share of samples trained without a condition; 0: no guidance
+    train_expressions: int
+    log: tuple[dict[str, float], ...]  # one row an epoch
     format_version: int = FORMAT_VERSION
 
 

@@ -61,8 +61,8 @@ class GeneratorPlan:
     def digest(self) -> str:
         """Of all that determines the model: settings, data, encoder, Mask-VAE, seed."""
         own = asdict(self.settings)
-        # what stands for them are their weights, wherever they were loaded from
-        apart = ("encoder", "mask_vae", "seed")
+        # what stands for the first two are their weights, wherever they were loaded from
+        apart = ("encoder", "mask_vae", "seed", *self.settings.judging)
         own = {key: value for key, value in own.items() if key not in apart}
         return FeatureStore.key(
             kind=KIND,
@@ -84,6 +84,11 @@ class GeneratorPlan:
     def folder(self) -> Folder:
         """Where the finished model lies."""
         return self.experiment.models(KIND, self.digest)
+
+    @property
+    def judged(self) -> str:
+        """Names what came of judging the model as the settings say."""
+        return FeatureStore.key(**self.settings.judging)
 
     def condition_encoder(self, group: WorkerGroup, show: Show) -> ConditionEncoder:
         """What embeds images and expressions, once for all runs that share their place."""

@@ -15,6 +15,7 @@ from system.frozen_models import BackboneConfig
 #: The encoder's own feature of a text, as published, or the mean of the tokens that enter its first
 #: layer. A small encoder's feature may have lost where a text says that a thing is.
 TextEmbedding = Literal["pooled", "tokens"]
+_JUDGING = ("held_out", "evaluated", "sampling_steps", "guidance")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class PromptGeneratorSettings:
             )
         if self.held_out == "train":
             raise ValueError("held_out='train' is what the generator learns from; take val or test")
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """The settings that say how the trained generator is judged, and do not change it."""
+        return {name: getattr(self, name) for name in _JUDGING}
 
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally.

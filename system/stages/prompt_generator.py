@@ -18,6 +18,7 @@ from system.diffusion.generator_files import (
     save_generator,
 )
 from system.diffusion.mask_decoder import MaskDecoder
+from system.diffusion.mask_dit import MaskDiT
 from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GroundingMethod
 from system.report.generator_page import generator_page
@@ -25,7 +26,7 @@ from system.stages.generator_data import GeneratorData
 from system.stages.generator_plan import KIND, GeneratorPlan
 from system.stages.latent_store import LatentStore
 from system.stages.model_checkpoint import epochs_done
-from system.stages.model_epochs import train_epochs
+from system.stages.model_epochs import train_epochs, trained
 from system.stages.model_stage import (
     MODEL_STAGES,
     ModelExperiment,
@@ -45,28 +46,25 @@ from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory
 
-OUTCOME = "outcome.json"
 SHOWN = 12  # expressions on the page
 SHOWN_STEPS = 6  # of the denoising path
 
 
 @dataclass(frozen=True)
 class GeneratorOutcome:
-    """How a generator was trained and what it draws on held-out expressions."""
+    """What a generator draws on held-out expressions."""
 
     digest: str
     benchmark: str
     benchmark_fingerprint: str
     seed: int
-    train_expressions: int
     held_out: str
     held_out_expressions: int
     sampling_steps: int
     guidance: float
     iou: dict[str, float]  # sampled, random_caption, mean_mask, reconstruction
     trainable_parameters: int
-    shown: tuple[str, ...]  # expressions of the masks in shown.safetensors
-    log: tuple[dict[str, float], ...]  # one row an epoch
+    shown: tuple[str, ...]  # expressions of the masks along the denoising path
 
 
 class PromptGeneratorStage:
@@ -100,9 +98,9 @@ class PromptGeneratorStage:
         return epochs_done(RunDirectory.of(experiment).folder)
 
     def finished(self, experiment: ModelExperiment) -> bool:
-        """Whether the model is there already; checks settings and data first."""
+        """Whether the model is there and was judged so; checks settings and data first."""
         plan = GeneratorPlan.of(experiment)
-        if plan.folder.exists(HEADER):
+        if plan.folder.exists(HEADER) and plan.folder.exists(_outcome(plan)):
             return True
         plan.check_data()
         return False
@@ -119,15 +117,22 @@ class PromptGeneratorStage:
         plan = GeneratorPlan.of(experiment)
         _, header = load_generator(plan.folder, schedule=plan.settings.schedule)
         outcome = parse_dataclass(
-            GeneratorOutcome, plan.folder.read_json(OUTCOME), plan.folder.file_uri(OUTCOME)
+            GeneratorOutcome,
+            plan.folder.read_json(_outcome(plan)),
+            plan.folder.file_uri(_outcome(plan)),
         )
-        shown = FeatureStore(plan.folder).find("shown")
+        shown = FeatureStore(plan.folder).find(_shown(plan))
         folder = RunDirectory.of(experiment).folder
         figures = _figures(outcome, header)
-        metrics = asdict(outcome)
-        metrics[MODEL_LOG] = metrics.pop("log")
+        generator = asdict(header)
+        trained_on = {
+            "train_expressions": generator.pop("train_expressions"),
+            MODEL_LOG: generator.pop("log"),
+        }
         head = {"run": experiment.run_name, "stage": KIND}
-        folder.write_json(METRICS, {**head, **metrics, "generator": asdict(header)})
+        folder.write_json(
+            METRICS, {**head, **asdict(outcome), **trained_on, "generator": generator}
+        )
         paths = None if shown is None else shown["paths"]
         page = generator_page(experiment.run_name, figures, outcome.iou, outcome.shown, paths)
         folder.write(REPORT, page.encode())
@@ -143,12 +148,18 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     vae = plan.vae.decoder
     data = GeneratorData(plan, vae, group, watched)
     samples, expressions = data.samples("train")
-    training = PromptGeneratorTraining(
-        settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
-    )
-    train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
+    # a model that was judged in another way is not trained again
+    if not group.broadcast(plan.folder.exists(HEADER) if group.leads else None):
+        training = PromptGeneratorTraining(
+            settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
+        )
+        train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
+        if group.leads:
+            _save(plan, training)
+        group.broadcast(None)  # the others read what the leader wrote
+    network, _ = load_generator(plan.folder, schedule=settings.schedule)
     sampler = Sampler(
-        training.averaged(),
+        network.to(group.device).requires_grad_(False),
         settings.schedule,
         settings.sampling_steps,
         settings.guidance,
@@ -162,32 +173,44 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     if not group.leads:
         return
     shown = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]
-    FeatureStore(plan.folder).put("shown", {"paths": _paths(sampler, vae, held_out, shown)})
+    FeatureStore(plan.folder).put(_shown(plan), {"paths": _paths(sampler, vae, held_out, shown)})
     outcome = GeneratorOutcome(
         digest=plan.digest,
         benchmark=experiment.benchmark.name,
         benchmark_fingerprint=plan.manifest.fingerprint,
         seed=plan.seed,
-        train_expressions=len(samples),
         held_out=settings.held_out,
         held_out_expressions=len(chosen),
         sampling_steps=settings.sampling_steps,
         guidance=settings.guidance,
         iou=ious.means(),
-        trainable_parameters=sum(p.numel() for p in training.parameters.values()),
+        trainable_parameters=sum(p.numel() for p in trained(MaskDiT(plan.network, 0)).values()),
         shown=tuple(held_out[1][sample].text for sample in shown),
-        log=tuple(training.log),
     )
-    plan.folder.write_json(OUTCOME, asdict(outcome))
+    plan.folder.write_json(_outcome(plan), asdict(outcome))
+
+
+def _save(plan: GeneratorPlan, training: PromptGeneratorTraining) -> None:
+    settings = plan.settings
     header = GeneratorHeader(
         network=plan.network,
         schedule=settings.schedule,
         backbone=settings.encoder.name,
         backbone_fingerprint=plan.encoder.fingerprint,
-        mask_vae=vae.digest,
+        mask_vae=plan.vae.digest,
         condition_dropout=settings.condition_dropout,
+        train_expressions=len(training.samples),
+        log=tuple(training.log),
     )
-    save_generator(plan.folder, sampler.network, header)
+    save_generator(plan.folder, training.averaged(), header)
+
+
+def _outcome(plan: GeneratorPlan) -> str:
+    return f"outcome-{plan.judged}.json"
+
+
+def _shown(plan: GeneratorPlan) -> str:
+    return f"shown-{plan.judged}"
 
 
 def _judge(
@@ -238,8 +261,8 @@ def _figures(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str, st
         "schedule": f"{header.schedule.name}, {header.schedule.steps} steps, "
         f"{outcome.sampling_steps} in sampling",
         "trainable parameters": f"{outcome.trainable_parameters:,}",
-        "expressions for training": f"{outcome.train_expressions:,}",
+        "expressions for training": f"{header.train_expressions:,}",
         "benchmark": outcome.benchmark,
         "seed": str(outcome.seed),
-        "epochs": str(len(outcome.log)),
+        "epochs": str(len(header.log)),
     }

@@ -20,7 +20,8 @@ from system.errors import AdapterMismatchError, ConfigError, StorageError
 from system.storage.files import Folder
 
 NETWORK = MaskDitConfig(latent_channels=2, latent_size=4, depth=1, width=8, heads=2)
-HEADER_OF = GeneratorHeader(NETWORK, NoiseSchedule(), "clip", "abc", "vae", 0.0)
+LOG = ({"loss": 0.5},)
+HEADER_OF = GeneratorHeader(NETWORK, NoiseSchedule(), "clip", "abc", "vae", 0.0, 9, LOG)
 
 
 @pytest.fixture

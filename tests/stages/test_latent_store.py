@@ -37,7 +37,14 @@ def trained_plan(root: Path) -> GeneratorPlan:
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=_draw(parameter)))
     header = GeneratorHeader(
-        plan.network, plan.settings.schedule, "clip", plan.encoder.fingerprint, vae.digest, 0.0
+        plan.network,
+        plan.settings.schedule,
+        "clip",
+        plan.encoder.fingerprint,
+        vae.digest,
+        condition_dropout=0.0,
+        train_expressions=24,
+        log=(),
     )
     save_generator(plan.folder, network, header)
     return plan

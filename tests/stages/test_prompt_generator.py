@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 
 from system import app
-from system.diffusion.generator_files import HEADER, load_generator
+from system.diffusion.generator_files import HEADER, WEIGHTS, load_generator
 from system.errors import ConfigError, DataError
 from system.stages.generator_plan import GeneratorPlan
 from system.stages.mask_vae import MaskVaePlan
 from system.stages.model_stage import MODEL_STAGES, fit
+from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import RunDirectory
 from tests.stages.generator_parts import STAGE, VAE, experiment
 from tests.stages.mask_files import prepare_shapes
@@ -107,6 +108,34 @@ def test_the_stage_trains_after_stage_1_reports_and_is_found_again(
 
 
 @pytest.mark.ray
+def test_another_way_of_judging_trains_nothing_anew(tmp_path: Path, ray_local: None) -> None:
+    """Trying steps or guidance in sampling must not cost the days of a training."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path, condition_dropout=0.5)
+    app.train_model(run, Console(quiet=True))
+    weights = GeneratorPlan.of(run).folder.read(WEIGHTS)
+    guided = replace(
+        experiment(tmp_path, condition_dropout=0.5, guidance=3.0, evaluated=4), run_name="guided"
+    )
+    shown = io.StringIO()
+    app.train_model(guided, Console(file=shown, width=200))
+    assert "prompt generator: " not in shown.getvalue()
+    assert GeneratorPlan.of(guided).folder.read(WEIGHTS) == weights
+    first, other = (
+        json.loads((tmp_path / "runs" / name / "metrics.json").read_text())
+        for name in ("generator", "guided")
+    )
+    assert (other["guidance"], other["held_out_expressions"]) == (3.0, 4)
+    assert first["training_log"] == other["training_log"]
+    paths = FeatureStore(GeneratorPlan.of(run).folder)
+    plain, drawn = (paths.find(f"shown-{GeneratorPlan.of(each).judged}") for each in (run, guided))
+    assert plain is not None
+    assert drawn is not None
+    assert len(drawn["paths"]) == 4
+    assert not torch.equal(plain["paths"][0], drawn["paths"][0])
+
+
+@pytest.mark.ray
 def test_embeddings_and_latents_are_computed_once_for_all_runs(
     tmp_path: Path, ray_local: None
 ) -> None:
@@ -134,13 +163,14 @@ def test_two_workers_train_the_same_generator_as_one(tmp_path: Path, ray_local: 
     app.train_model(alone, Console(quiet=True))
     folder = GeneratorPlan.of(alone).folder
     first, _ = load_generator(folder)
-    outcome = folder.read("outcome.json")
+    figures = f"outcome-{GeneratorPlan.of(alone).judged}.json"
+    outcome = folder.read(figures)
     folder.delete(HEADER)
     pair = replace(experiment(tmp_path, workers=2), run_name="pair")
     fit(pair, MODEL_STAGES.get("prompt_generator"))
     second, _ = load_generator(folder)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
-    assert folder.read("outcome.json") == outcome
+    assert folder.read(figures) == outcome
     assert len(RunDirectory.of(pair).logs.names()) == 2
     assert STAGE["epochs"] == 2
