@@ -54,5 +54,5 @@ def _order(
     pending = [*given, *new]
     if not pending or experiment.benchmark.order == "given":
         return pending
-    policy = stream_order(experiment, [*status["tasks"], *new], experiment.backbone.load)
+    policy = stream_order(experiment, [*status["tasks"], *new])
     return list(policy.order(pending, handed_out[-1] if handed_out else None))

@@ -52,15 +52,25 @@ class StageConfig:
     batch_size: int
     micro_batches: int
     optimiser: OptimiserConfig
-    augmentation: str
-    shuffle_buffer: int
     loader_threads: int
+    objective: str = "retrieval"  # what is learned: a registered StreamObjective
+    augmentation: str = "none"
+    shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
+    train_expressions: int | None = None  # of grounding: of each task, spread; null: all
     on_error: OnError = "stop"  # at a training image that does not decode
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batches", "shuffle_buffer", "loader_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in (
+            "epochs",
+            "batch_size",
+            "micro_batches",
+            "shuffle_buffer",
+            "loader_threads",
+            "train_expressions",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
 
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally."""
@@ -78,13 +88,15 @@ class EvaluationConfig:
     gallery: Gallery
     batch_size: int
     router_centers: int
+    expressions: int | None = None  # of grounding: of each task, spread over its split; null: all
 
     def __post_init__(self) -> None:
         if self.split == "train":
             raise ValueError("split='train' is what tasks learn from; evaluate on val or test")
-        for name in ("batch_size", "router_centers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("batch_size", "router_centers", "expressions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,7 @@ class ExperimentConfig:
     stream: StreamConfig = field(default_factory=StreamConfig)
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
     loggers: tuple[str, ...] = ()  # beside TensorBoard: see system/loggers
-    grounder: GrounderConfig | None = None  # what `pretrain` makes, if it is chosen
+    grounder: GrounderConfig | None = None  # what a grounding stream learns on, or `pretrain` makes
 
     def __post_init__(self) -> None:
         check_name_and_seed(self.run_name, self.seed)

@@ -1,17 +1,14 @@
 """Checks of a run before anything expensive starts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from system.backbones.dual_encoder import DualEncoder
-from system.backbones.name_features import name_features
 from system.config import ExperimentConfig
-from system.data.loading import steps_per_epoch
 from system.data.manifest import Manifest
 from system.data.task_order import TaskOrder
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError
 from system.loggers.open_loggers import check_loggers
-from system.prompts.method import METHODS, build_method
+from system.stages.stream_objective import OBJECTIVES
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.run_directory import RunDirectory
 
@@ -37,10 +34,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     live = experiment.stream.live
     given = manifest.order(experiment.benchmark.tasks, growing=live)
     check_tasks(experiment, manifest, given)
-    backbone = experiment.backbone.load()
-    method = build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
-    backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
-    backbone.tokenize(["a"], method.placeholders)
+    backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
     similarity = experiment.benchmark.given_similarity()
     if similarity is None and method.similarity_source == "matrix":
         raise ConfigError(
@@ -52,15 +46,13 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
     if live:  # ordered when it starts and at each append: see actors.live_stream
         return Checked(manifest, given)
-    return Checked(manifest, stream_order(experiment, given, lambda: backbone).order(given))
+    return Checked(manifest, stream_order(experiment, given).order(given))
 
 
-def stream_order(
-    experiment: ExperimentConfig, tasks: Sequence[str], backbone: Callable[[], DualEncoder]
-) -> TaskOrder:
+def stream_order(experiment: ExperimentConfig, tasks: Sequence[str]) -> TaskOrder:
     """How the stream orders these tasks: by `benchmark.order`, and the seed or a similarity.
 
-    That is the given one, or else that of the names to the frozen backbone, which `backbone` loads.
+    That is the given one, or else that of the names to the frozen model, which is loaded for it.
     """
     policy = experiment.benchmark.order
     if policy != "similarity":
@@ -68,7 +60,8 @@ def stream_order(
     similarity = experiment.benchmark.given_similarity()
     if similarity is not None:
         return TaskOrder(policy, alike=similarity.between)
-    features = dict(zip(tasks, name_features(backbone(), tasks), strict=True))
+    names = OBJECTIVES.get(experiment.stage.objective).names(experiment)
+    features = dict(zip(tasks, names(tasks), strict=True))
     return TaskOrder(policy, alike=lambda one, other: float(features[one] @ features[other]))
 
 
@@ -78,8 +71,8 @@ def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequenc
     Raises DataError naming the task, ConfigError for a method that needs the whole stream at its
     start where the stream is live.
     """
-    method = METHODS.get(experiment.method["name"]).method
-    if experiment.stream.live and method.trains_on == "all":
+    objective = OBJECTIVES.get(experiment.stage.objective)
+    if experiment.stream.live and objective.method_kind(experiment).trains_on == "all":
         raise ConfigError(
             f"stream.live=true: method {experiment.method['name']!r} trains on all tasks at once, "
             "which a stream that grows never has; give it a stream.live=false run"
@@ -87,24 +80,9 @@ def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequenc
     similarity = experiment.benchmark.given_similarity()
     if similarity is not None:
         similarity.require(tasks)
-    _check_batches(experiment, manifest, tasks)
+    objective.check_training(experiment, manifest, tasks)
     for name in tasks:
-        if manifest.task(name).grant(experiment.evaluation.split).rows == 0:
-            raise DataError(
-                f"task {name!r} has no image in split {experiment.evaluation.split!r}; choose "
-                "another evaluation.split or prepare the benchmark again"
-            )
-
-
-def _check_batches(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:
-    """Whether what the method trains on fills a batch."""
-    trains_on = METHODS.get(experiment.method["name"]).method.trains_on
-    rows = {name: manifest.task(name).grant("train").rows for name in tasks}
-    if trains_on == "all":
-        rows = {" + ".join(tasks): sum(rows.values())}
-    pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
-    for name, count in rows.items() if trains_on != "nothing" else ():
-        steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
+        objective.check_test(experiment, manifest.task(name).grant(experiment.evaluation.split))
 
 
 def prepared(experiment: ExperimentConfig) -> Manifest:

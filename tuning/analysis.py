@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import OmegaConf
 
+from system.evaluation.recall import METRICS as RECALLS
 from system.storage.files import Folder
-from system.storage.results import RECALLS
 from tuning.board import Board, Status
 from tuning.comparison import Comparison, compare, to_latex, to_markdown
 from tuning.measure import Measure

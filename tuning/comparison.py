@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from system.evaluation.recall import METRICS as RECALLS
 from system.report.shown import DASH
-from system.storage.results import RECALLS
 from tuning.measure import Measure
 
 

@@ -9,11 +9,12 @@ from actors.stream_run import run_stream
 from actors.stream_settings import StreamSettings
 from system.config import ExperimentConfig, experiment_of
 from system.errors import ConfigError
+from system.evaluation.recall import METRICS as RECALLS
 from system.loggers.run_loggers import RunLoggers
 from system.preflight import check_experiment
 from system.prompts.method import METHODS
 from system.stages.task_source import ConsumerStatus, StreamHaltedError
-from system.storage.results import RECALLS, finish_run
+from system.storage.results import finish_run
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from tuning.config import LEARNING_RATE, TuneConfig
 from tuning.figures import FIGURE, TASKS_DONE, recall_so_far

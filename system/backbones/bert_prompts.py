@@ -80,9 +80,19 @@ def _joined(hidden: Tensor, prompt: Tensor) -> Tensor:
 
 
 def _widened(mask: Tensor | None, length: int) -> Tensor | None:
-    """An attention mask [B, 1, T or 1, T] that lets all tokens see `length` more."""
+    """An attention mask [B, 1, T or 1, T] that lets all tokens see `length` more.
+
+    These see what some other token sees, so no padding: a context goes on to the next layer.
+    """
     if mask is None:
         return None
-    queries = length if mask.shape[-2] > 1 else 0
-    # of a boolean mask true is what is seen, of an additive one zero
-    return pad(mask, (0, length, 0, queries), value=float(mask.dtype == torch.bool))
+    visible = mask.dtype == torch.bool  # of a boolean mask true is what is seen, of another zero
+    tokens = mask.shape[-1]
+    widened = pad(mask, (0, length), value=float(visible))
+    if mask.shape[-2] == 1:
+        return widened
+    itself = torch.eye(tokens, dtype=torch.bool, device=mask.device)
+    hidden = False if visible else torch.finfo(mask.dtype).min
+    seen = mask.masked_fill(itself, hidden).amax(dim=-2, keepdim=True)  # [B, 1, 1, T]
+    rows = pad(seen, (0, length), value=float(visible)).expand(*mask.shape[:-2], length, -1)
+    return torch.cat([widened, rows], dim=-2)

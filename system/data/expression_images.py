@@ -50,9 +50,8 @@ def image_batches(
 
 
 def group_of_rows(grant: SplitGrant) -> list[int]:
-    """The row group of each row of a split."""
-    sizes = [rows for shard in grant.shards for rows in shard.row_groups]
-    return [group for group, rows in enumerate(sizes) for _ in range(rows)]
+    """The row group of each row of a split, without the rows that were put aside."""
+    return [g for g, rows in enumerate(SplitReader(grant).group_rows) for _ in range(rows)]
 
 
 def shuffled_by_group(groups: Sequence[Sequence[int]], seed: Sequence[int]) -> list[int]:

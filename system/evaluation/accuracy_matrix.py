@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from system.errors import DataError
 from system.evaluation.recall import TaskFigure
 
+ROUTE = "route_"  # how the names of routing accuracies begin
 ZERO_SHOT = -1  # trained_index of the evaluation before any task was learned
 
 SCHEMA = pa.schema(
@@ -97,6 +98,11 @@ class AccuracyMatrix:
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, in the order in which they first appear."""
         return tuple(dict.fromkeys(row.metric for row in self.rows))
+
+    @property
+    def recalls(self) -> tuple[str, ...]:
+        """The metrics that are recalls: all but the accuracies of the router."""
+        return tuple(metric for metric in self.metrics if not metric.startswith(ROUTE))
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """R of a metric, [K, K], NaN where it is undefined or was not evaluated."""

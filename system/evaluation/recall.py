@@ -23,6 +23,7 @@ from system.errors import ConfigError, DataError
 Gallery = Literal["all", "seen", "task"]
 
 KS = (1, 5, 10)
+METRICS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS)
 CHUNK = 256  # queries scored at once: 256 x 25,000 texts in float64 are 51 MB
 TIE_TOLERANCE = 1e-6  # of cosine similarity; float32 encoders repeat themselves to about 1e-7
 
@@ -206,9 +207,7 @@ def retrieval_recalls(
         within = [task, *seen] if gallery == "seen" else [task]
         return torch.isin(owner_task, torch.tensor(within, device=owner_task.device))
 
-    figures: dict[str, dict[int, TaskFigure]] = {
-        f"{direction}_r{k}": {} for direction in ("t2i", "i2t") for k in KS
-    }
+    figures: dict[str, dict[int, TaskFigure]] = {metric: {} for metric in METRICS}
     directions = (  # name, queries, their images, may they search; candidates, their images
         (
             "t2i",

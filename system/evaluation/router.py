@@ -29,20 +29,28 @@ class Router:
     Args:
         centers_per_task: k of k-means; a task with fewer distinct features gets fewer centres.
         seed: of k-means' initial centres, together with the task's index and the modality.
+        modalities: which kinds of samples are routed.
     """
 
-    def __init__(self, *, centers_per_task: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        centers_per_task: int = 5,
+        seed: int = 0,
+        modalities: tuple[Modality, ...] = MODALITIES,
+    ) -> None:
         self.centers_per_task = centers_per_task
         self.seed = seed
-        self._centers: dict[Modality, Tensor] = {m: torch.empty(0, 0) for m in MODALITIES}  # [M, D]
+        self.modalities = modalities
+        self._centers: dict[Modality, Tensor] = {m: torch.empty(0, 0) for m in modalities}  # [M, D]
         self._owner: dict[Modality, Tensor] = {
-            m: torch.empty(0, dtype=torch.int64) for m in MODALITIES
+            m: torch.empty(0, dtype=torch.int64) for m in modalities
         }  # [M], the task of each centre, ascending
 
     @property
     def tasks(self) -> tuple[int, ...]:
         """Indices of the tasks that samples can be routed to."""
-        return tuple(sorted(set(self._owner["vision"].tolist())))
+        return tuple(sorted(set(self._owner[self.modalities[0]].tolist())))
 
     def add_task(self, task_index: int, image_features: Tensor, text_features: Tensor) -> None:
         """Fit the centres of a task on its unprompted training features.
@@ -52,7 +60,7 @@ class Router:
         Args:
             task_index: of the task; not yet in the router.
             image_features: [I, D].
-            text_features: [T, D].
+            text_features: [T, D]; like the images' not looked at where texts are not routed.
 
         Raises:
             DataError: no features, or one that is NaN or infinite.
@@ -69,12 +77,13 @@ class Router:
                 features[m], f"router, {m} of task {task_index}", [self.seed, task_index, i]
             )
             for i, m in enumerate(MODALITIES)
+            if m in self.modalities
         }
         self.restore_task(task_index, fitted)
 
     def centers_of(self, task_index: int) -> dict[Modality, Tensor]:
         """The centres [C, D] of a task, by modality."""
-        return {m: self._centers[m][self._owner[m] == task_index] for m in MODALITIES}
+        return {m: self._centers[m][self._owner[m] == task_index] for m in self.modalities}
 
     def restore_task(self, task_index: int, fitted: Mapping[Modality, Tensor]) -> None:
         """Add a task by the centres that `centers_of` gave.
@@ -95,7 +104,9 @@ class Router:
 
     def upto(self, tasks: int) -> Router:
         """The router as it was after the first `tasks` tasks."""
-        earlier = Router(centers_per_task=self.centers_per_task, seed=self.seed)
+        earlier = Router(
+            centers_per_task=self.centers_per_task, seed=self.seed, modalities=self.modalities
+        )
         for task in self.tasks[:tasks]:
             earlier.restore_task(task, self.centers_of(task))
         return earlier
@@ -122,7 +133,7 @@ class Router:
         """All centres and their tasks, for safetensors."""
         return {
             f"{modality}.{part}": tensors[modality]
-            for modality in MODALITIES
+            for modality in self.modalities
             for part, tensors in (("centers", self._centers), ("task", self._owner))
         }
 

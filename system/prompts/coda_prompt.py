@@ -22,14 +22,8 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
 from system.prompts.keys import feature_query, require_room
-from system.prompts.method import (
-    METHODS,
-    Method,
-    MethodFactory,
-    MethodSetting,
-    prompt_lengths,
-    task_generator,
-)
+from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting, prompt_lengths
+from system.prompts.stream_method import task_generator
 
 Kind = Literal["component", "key", "attention"]
 KINDS: tuple[Kind, Kind, Kind] = ("component", "key", "attention")

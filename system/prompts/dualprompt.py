@@ -28,14 +28,8 @@ from system.prompts.keys import (
     require_room,
     unit_directions,
 )
-from system.prompts.method import (
-    METHODS,
-    Method,
-    MethodFactory,
-    MethodSetting,
-    prompt_lengths,
-    task_generator,
-)
+from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting, prompt_lengths
+from system.prompts.stream_method import task_generator
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,23 @@ Legend: B batch, L prompted layers, C latent channels, h w latent height and wid
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from system.backbones.grounder import Entries, Grounder, GrounderShape, Tokens
 from system.diffusion.mask_decoder import MaskDecoder
 from system.parsing import parse_dataclass
+from system.prompts.stream_method import SimilaritySource
 from system.registry import Registry
+
+#: How a method learns a stream of tasks: parameters of each task's own, found again by the router;
+#: one set that each task trains on; or none.
+InStream = Literal["own", "shared", "nothing"]
+_BETWEEN_TASKS = 1_000_003  # a prime keeps the tasks of neighbouring seeds apart
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,11 @@ class GroundingSetting:
     shape: GrounderShape
     seed: int
     masks: MaskDecoder | None = None  # for methods whose prompts come from latents
+    task: int = 0  # of a stream, for a method with parameters of each task's own
+
+    def generator(self) -> torch.Generator:
+        """The generator of initial values."""
+        return torch.Generator().manual_seed(self.seed + self.task * _BETWEEN_TASKS)
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,10 @@ class GroundingMethod(nn.Module, ABC):
     needs_latents: ClassVar[bool] = False
     #: Which latents of each sample; None for methods without.
     latent_needs: LatentNeeds | None = None
+    #: What becomes of it in a stream; see `system.prompts.grounding_stream`.
+    in_stream: ClassVar[InStream] = "shared"
+    #: Where the `similarity` that `regularisers` gets in a stream comes from.
+    similarity_source: SimilaritySource = "captions"
 
     @abstractmethod
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
@@ -52,6 +68,16 @@ class GroundingMethod(nn.Module, ABC):
         `latents` (B, L, C, h, w), one a prompted layer, come for methods that need them; they are
         None for all others.
         """
+
+    def regularisers(
+        self, earlier: Sequence["GroundingMethod"] = (), similarity: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted loss terms of the parameters alone.
+
+        In a stream `earlier` are what the tasks before have learned, which stays as it is, and
+        `similarity` (K, K) is that of the tasks so far.
+        """
+        return {}
 
 
 class GroundingMethodFactory:

@@ -1,12 +1,14 @@
 """S-Prompts on a grounder: an image prompt in the first block, a context in the text tower.
 
-Wang et al., NeurIPS 2022 (arXiv 2207.12819), as in system/prompts/s_prompts.py, learned on all of
-a benchmark's tasks at once. Trainable parameters: Nv Dv + Nt Dt.
+Wang et al., NeurIPS 2022 (arXiv 2207.12819), as in system/prompts/s_prompts.py: in a stream each
+task has its own, otherwise all of a benchmark's tasks learn one set at once. Trainable parameters
+of a set: Nv Dv + Nt Dt.
 
 Legend: N prompt length, D width of the first layer of a tower (v: vision, t: text).
 """
 
-import torch
+from typing import ClassVar
+
 from torch import Tensor
 
 from system.backbones.grounder import Entries, Grounder, Tokens
@@ -15,6 +17,7 @@ from system.prompts.grounding_method import (
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
+    InStream,
 )
 from system.prompts.method import prompt_lengths
 from system.prompts.s_prompts import SPromptsConfig
@@ -24,10 +27,12 @@ from system.prompts.shared_prompts import normal
 class GroundingSPrompts(GroundingMethod):
     """An image prompt (Nv, Dv) and a context (Nt, Dt)."""
 
+    in_stream: ClassVar[InStream] = "own"
+
     def __init__(self, config: SPromptsConfig, setting: GroundingSetting) -> None:
         super().__init__()
         lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        generator = torch.Generator().manual_seed(setting.seed)
+        generator = setting.generator()
         for modality, length in lengths.items():
             width = setting.shape.widths(modality)[0]
             prompt = normal(length, width, std=config.init_std, generator=generator)

@@ -1,5 +1,7 @@
 """The frozen grounder as it is: what every method has to beat. Trainable parameters: none."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from system.backbones.grounder import Entries, Grounder, Tokens
@@ -8,12 +10,15 @@ from system.prompts.grounding_method import (
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
+    InStream,
 )
 from system.prompts.zero_shot import ZeroShotConfig
 
 
 class GroundingZeroShot(GroundingMethod):
     """Learns nothing; only its figures are computed."""
+
+    in_stream: ClassVar[InStream] = "nothing"
 
     def __init__(self, config: ZeroShotConfig, setting: GroundingSetting) -> None:
         super().__init__()

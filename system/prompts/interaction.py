@@ -110,24 +110,28 @@ class LowRankInteraction(nn.Module):
             {m: nn.Parameter(torch.zeros(widths[m])) for m in MODALITIES}
         )
 
-    def forward(self, prompts: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """Both towers' prompts (..., L, N, D), L = `depth`, after the interaction.
+    def forward(self, prompts: Mapping[Modality, Tensor], first: int = 0) -> dict[Modality, Tensor]:
+        """Both towers' prompts (..., L, N, D) of the layers from `first` on, after the interaction.
 
-        Their lengths may differ: see `matched`. Both sides read what the other one was before.
+        Their lengths may differ: see `matched`. Both sides read what the other one was before. A
+        prompt that is narrower than the tower's width takes the first of its features: of factors,
+        biases and norms alike.
         """
-        return {m: self._taken_in(m, prompts[m], prompts[OTHER[m]]) for m in MODALITIES}
+        return {m: self._taken_in(m, prompts[m], prompts[OTHER[m]], first) for m in MODALITIES}
 
-    def _taken_in(self, modality: Modality, own: Tensor, other: Tensor) -> Tensor:
+    def _taken_in(self, modality: Modality, own: Tensor, other: Tensor, first: int) -> Tensor:
+        layers, width = own.shape[-3], own.shape[-1]
+        source = self.source[modality]  # its last row is the bias
         # The map is affine and a share sums to 1: matching first or last gives the same.
         message = low_rank_map(
             matched(other, own.shape[-2]),
-            self.layer[modality],
-            self.source[modality],
-            self.target[modality],
+            self.layer[modality][first : first + layers],
+            torch.cat([source[: other.shape[-1]], source[-1:]]),
+            self.target[modality][:width],
         )
         return nn.functional.layer_norm(
             (1 - self.mix) * own + self.mix * message,
-            own.shape[-1:],
-            self.norm_weight[modality],
-            self.norm_bias[modality],
+            (width,),
+            self.norm_weight[modality][:width],
+            self.norm_bias[modality][:width],
         )

@@ -27,14 +27,9 @@ from system.prompts.keys import (
     token_query,
     unit_directions,
 )
-from system.prompts.method import (
-    METHODS,
-    MethodFactory,
-    MethodSetting,
-    prompt_lengths,
-    task_generator,
-)
+from system.prompts.method import METHODS, MethodFactory, MethodSetting, prompt_lengths
 from system.prompts.shared_method import SharedMethod
+from system.prompts.stream_method import task_generator
 
 
 def choose_prompts(similarity: Tensor, top_k: int, *, batchwise: bool = False) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import ConfigError
-from system.prompts.method import METHODS, MethodFactory, MethodSetting, task_generator
+from system.prompts.method import METHODS, MethodFactory, MethodSetting
 from system.prompts.shared_method import SharedMethod
+from system.prompts.stream_method import task_generator
 
 #: The linear layers of a transformer layer, by the names that CLIP and SigLIP share.
 Projection = Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]

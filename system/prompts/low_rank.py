@@ -10,6 +10,7 @@ interaction of rank r in l layers 2 r (l + Dv + Dt + 1) + 2 (Dv + Dt) more. At t
 Legend: L layers, N prompt length, D width of a tower, R rank, K tasks so far.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,10 +26,9 @@ from system.prompts.method import (
     MethodFactory,
     MethodSetting,
     PromptMethod,
-    SimilaritySource,
     prompt_lengths,
-    task_generator,
 )
+from system.prompts.stream_method import SimilaritySource, task_generator
 
 PUBLISHED_CONSTRUCTED_DEPTH = 9
 PUBLISHED_TEMPERATURE = 0.001
@@ -132,6 +132,62 @@ class TaskFactors(nn.Module):
             )
 
 
+#: A task's prompts by tower, each one a tensor (L, N, D) for each run of layers of one width.
+Runs = Mapping[Modality, Sequence[Tensor]]
+
+
+def prompt_terms(
+    config: LowRankConfig,
+    tasks: Sequence[Runs],
+    similarity: Tensor | None,
+    *,
+    published: bool = False,
+) -> dict[str, Tensor]:
+    """LPI's weighted loss terms of the newest task's prompts, given all tasks' so far.
+
+    Layer alignment, and task contrast from the second task on, where earlier prompts are constants;
+    `similarity` (K, K) is that of the tasks.
+    """
+    align, contrast = config.layer_alignment, config.task_contrast
+    terms: dict[str, Tensor] = {}
+    if align.weight:
+        # Means over features, (L, N, 1): these compare whatever the layers' widths. Layers and
+        # positions are compared one by one: those that both towers have.
+        means = {
+            m: torch.cat([run.mean(dim=2, keepdim=True) for run in tasks[-1][m]])
+            for m in MODALITIES
+        }
+        layers, length = (min(mean.shape[axis] for mean in means.values()) for axis in (0, 1))
+        terms["layer_alignment"] = align.weight * layer_alignment(
+            means["vision"][:layers, :length],
+            means["text"][:layers, :length],
+            similarity="dot" if published else align.similarity,
+            temperature=align.temperature,
+        )
+    if contrast.weight and similarity is not None and len(tasks) > 1:
+        stacked = {
+            m: torch.stack(
+                [_flat(prompts[m]).detach() for prompts in tasks[:-1]] + [_flat(tasks[-1][m])]
+            )  # (K, numbers of a task's prompts)
+            for m in MODALITIES
+        }
+        terms["task_contrast"] = contrast.weight * task_contrast(
+            stacked["vision"],
+            stacked["text"],
+            similarity[: len(tasks), : len(tasks)],
+            threshold=contrast.threshold,
+            temperature=PUBLISHED_TEMPERATURE if published else contrast.temperature,
+            # As released, a row without a negative makes the loss and its gradient NaN, which
+            # would end the run: it contributes 0 for them here.
+            empty="zero",
+        )
+    return terms
+
+
+def _flat(runs: Sequence[Tensor]) -> Tensor:
+    return torch.cat([run.flatten() for run in runs])
+
+
 class LowRankPrompts(PromptMethod):
     """Low-rank prompts of every task so far; only the current task's factors train."""
 
@@ -217,38 +273,15 @@ class LowRankPrompts(PromptMethod):
 
     def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
         """Layer alignment of the current task, and task contrast from the second task on."""
-        align, contrast = self.config.layer_alignment, self.config.task_contrast
-        terms: dict[str, Tensor] = {}
-        prompts = {m: self._regularised(m, self.current) for m in MODALITIES}
-        if align.weight:
-            # Layers and positions are compared one by one: those that both towers have.
-            layers, length = (min(p.shape[axis] for p in prompts.values()) for axis in (0, 1))
-            terms["layer_alignment"] = align.weight * layer_alignment(
-                prompts["vision"][:layers, :length],
-                prompts["text"][:layers, :length],
-                similarity="dot" if self.published else align.similarity,
-                temperature=align.temperature,
-            )
-        if contrast.weight and similarity is not None and self.current > 0:
-            stacked = {
-                m: torch.stack(
-                    [self._regularised(m, task).detach() for task in range(self.current)]
-                    + [prompts[m]]
-                )  # (K, L, N, D)
-                for m in MODALITIES
-            }
-            known = self.current + 1
-            terms["task_contrast"] = contrast.weight * task_contrast(
-                stacked["vision"],
-                stacked["text"],
-                similarity[:known, :known],
-                threshold=contrast.threshold,
-                temperature=PUBLISHED_TEMPERATURE if self.published else contrast.temperature,
-                # As released, a row without a negative makes the loss and its gradient NaN, which
-                # would end the run: it contributes 0 for them here.
-                empty="zero",
-            )
-        return terms
+        return prompt_terms(
+            self.config,
+            [
+                {m: [self._regularised(m, task)] for m in MODALITIES}
+                for task in range(self.current + 1)
+            ],
+            similarity,
+            published=self.published,
+        )
 
     def _regularised(self, modality: Modality, task: int) -> Tensor:
         """What the regularisers see: the low-rank product before any interaction.

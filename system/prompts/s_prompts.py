@@ -25,8 +25,8 @@ from system.prompts.method import (
     MethodSetting,
     PromptMethod,
     prompt_lengths,
-    task_generator,
 )
+from system.prompts.stream_method import task_generator
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from system.report.chart_style import Chart
 from system.report.charts_matrix import accuracy_matrix_chart, task_similarity_chart
 from system.report.charts_stream import average_curve_chart, task_curves_chart, training_chart
 from system.report.charts_tasks import method_chart, routing_chart
-from system.report.metrics_view import HEADLINE_METRICS
+from system.report.metrics_view import headline_metrics
 from system.report.run_data import RunData
 
 
@@ -38,11 +38,12 @@ def _matrix_charts(run: RunData) -> list[Chart | Absent]:
         "methods": "What the prompts gain, and what routing costs",
     }
     matrix = run.matrix
-    if matrix is None or not set(HEADLINE_METRICS) <= set(matrix.metrics):
+    leading = headline_metrics(matrix.metrics if matrix else ())
+    if matrix is None or not set(leading) <= set(matrix.metrics):
         reason = (
             "accuracy_matrix.parquet is not there yet: no evaluation has finished"
             if "accuracy_matrix.parquet" in run.missing
-            else f"accuracy_matrix.parquet holds no row of {' and '.join(HEADLINE_METRICS)}"
+            else f"accuracy_matrix.parquet holds no row of {' and '.join(leading)}"
         )
         return [Absent(key, title, reason) for key, title in titles.items()]
     charts: list[Chart | Absent] = [accuracy_matrix_chart(matrix)]

@@ -7,12 +7,13 @@ from plotly.subplots import make_subplots
 from system.evaluation.accuracy_matrix import ZERO_SHOT
 from system.report.chart_style import BLUE, GREY, VERMILION, Chart, base_layout, label, labels
 from system.report.matrix_view import MatrixView
-from system.report.metrics_view import HEADLINE_METRICS, METRIC_LABELS
+from system.report.metrics_view import METRIC_LABELS
 
 PANEL_COLUMNS = 4
 METRIC_LOOK = {
     "t2i_r1": {"color": BLUE, "symbol": "circle"},
     "i2t_r1": {"color": VERMILION, "symbol": "square"},
+    "rec_r1": {"color": BLUE, "symbol": "circle"},
 }
 
 
@@ -32,7 +33,7 @@ def average_curve_chart(matrix: MatrixView) -> Chart:
             hovermode="x unified",
         )
     )
-    for metric in HEADLINE_METRICS:
+    for metric in matrix.headline:
         look = METRIC_LOOK[metric]
         for name, values, dash in (
             (
@@ -87,7 +88,7 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
     x = [index + 1 for index in matrix.trained]
     for task in range(count):
         place = {"row": task // columns + 1, "col": task % columns + 1}
-        for metric in HEADLINE_METRICS:
+        for metric in matrix.headline:
             look = METRIC_LOOK[metric]
             figure.add_trace(
                 go.Scatter(
@@ -226,7 +227,7 @@ def _ceiling(matrix: MatrixView) -> float:
     """Upper end of the recall axis: a multiple of ten above every value shown, at most 105."""
     values = [
         value
-        for metric in HEADLINE_METRICS
+        for metric in matrix.headline
         for index in matrix.trained
         for value in matrix.row(metric, index)
         if value is not None

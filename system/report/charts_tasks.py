@@ -16,7 +16,7 @@ from system.report.chart_style import (
     labels,
 )
 from system.report.matrix_view import MatrixView
-from system.report.metrics_view import HEADLINE_METRICS, METRIC_LABELS, MetricsView
+from system.report.metrics_view import METRIC_LABELS, MetricsView
 
 BAR_WIDTH = 52  # pixels a task needs
 
@@ -26,6 +26,8 @@ def routing_chart(metrics: MetricsView, tasks: Sequence[str]) -> Chart:
     figure = go.Figure(layout=_bar_layout(tasks, "routed to their task, %", [0, 100]))
     for modality, name, color in (("image", "images", BLUE), ("text", "texts", ORANGE)):
         values = [metrics.number("routing", modality, task) for task in tasks]
+        if not metrics.mapping("routing", modality):
+            continue  # expressions go where their image goes
         figure.add_trace(_bars(name, tasks, values, color))
     chance = 100 / len(tasks)
     figure.add_trace(
@@ -61,7 +63,7 @@ def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
     figure = go.Figure(layout=_bar_layout(tasks, "recall at 1, %", None))
     last = matrix.trained[-1]
     counts = []
-    for metric in HEADLINE_METRICS:
+    for metric in matrix.headline:
         oracle = [metrics.number("oracle", "per_task", task, metric) for task in tasks]
         series: dict[str, tuple[list[float | None], str]] = {
             "zero-shot": (matrix.row(metric, ZERO_SHOT), GREY),
@@ -74,7 +76,7 @@ def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
             figure.add_trace(_bars(name, tasks, values, color, visible=len(counts) == 1))
     average = [
         f"{METRIC_LABELS[metric]} {value:.1f} %"
-        for metric in HEADLINE_METRICS
+        for metric in matrix.headline
         if (value := metrics.number("oracle", "average", metric)) is not None
     ]
     total, first = sum(counts), counts[0]
@@ -87,7 +89,7 @@ def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
         figure,
         tuple(
             Choice(METRIC_LABELS[metric], tuple((n < first) == (i == 0) for n in range(total)))
-            for i, metric in enumerate(HEADLINE_METRICS)
+            for i, metric in enumerate(matrix.headline)
         ),
         min_width=110 + BAR_WIDTH * len(tasks),
     )

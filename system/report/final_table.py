@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from system.evaluation.accuracy_matrix import ZERO_SHOT
+from system.evaluation.accuracy_matrix import ROUTE, ZERO_SHOT
 from system.report.matrix_view import MatrixView, mean
-from system.report.metrics_view import HEADLINE_METRICS, MetricsView
+from system.report.metrics_view import MetricsView
 from system.report.shown import Footnotes, Shown
 
-# A word above the first of two columns holds for both; otherwise 80 columns are too few.
-HEADERS = (
-    *("zero-shot\nt2i", "\ni2t"),
-    *("learned\nt2i", "\ni2t"),
-    *("end\nt2i", "\ni2t"),
-    *("routed\nimages", "\ntexts"),
-)
+#: What is routed, by its metric.
+ROUTED = {"route_image": "images", "route_text": "texts"}
+#: What the columns of a stream's leading metrics are, for the caption.
+WORDS = {
+    "t2i": "t2i, i2t: recall at 1, text to image and image to text, %",
+    "rec": "rec: recall at 1 of boxes at an IoU of 0.5, %",
+}
 
 
 def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Console) -> None:
@@ -38,18 +38,20 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # fits into 80 columns
         pad_edge=False,
-        caption="t2i, i2t: recall at 1, text to image and image to text, %; learned: right after "
-        "the task was; routed: task inferred correctly, %",
+        caption=f"{WORDS[_short(view.headline[0])]}; learned: right after the task was; routed: "
+        "task inferred correctly, %",
         caption_justify="left",
     )
     table.add_column("task", no_wrap=True)
-    for header in HEADERS:
+    for header in _headers(view):
         table.add_column(header, justify="right", no_wrap=True)
     for index, task in enumerate(view.tasks):
         table.add_row(Text(task), *_cells(_task_row(view, index, notes)))
     table.add_section()
     table.add_row("average", *_cells(_average_row(figures, view, notes)), style="bold")
-    table.add_row("forgetting", *([""] * 4), *_cells(_forgetting(figures, notes)), "", "")
+    table.add_row(
+        "forgetting", *([""] * 2 * len(view.headline)), *_cells(_forgetting(figures, view, notes))
+    )
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
@@ -70,16 +72,31 @@ def print_split_table(counts: Mapping[str, Mapping[str, int]], console: Console)
     console.print(table)
 
 
+def _headers(view: MatrixView) -> list[str]:
+    """A word above the first of several columns holds for all: 80 columns are few."""
+    names = [_short(metric) for metric in view.headline]
+    groups = [("zero-shot", names), ("learned", names), ("end", names)]
+    groups.append(("routed", list(_routed(view).values())))
+    return [
+        f"{'' if place else word}\n{name}"
+        for word, group in groups
+        for place, name in enumerate(group)
+    ]
+
+
+def _short(metric: str) -> str:
+    return metric.partition("_")[0]
+
+
 def _task_row(view: MatrixView, index: int, notes: Footnotes) -> list[Shown]:
     """A task's figures from left to right."""
     last = view.trained[-1]
     cells = [
         view.cell(metric, trained, index)
         for trained in (ZERO_SHOT, index, last)
-        for metric in HEADLINE_METRICS
+        for metric in view.headline
     ]
-    if _routed(view):
-        cells += [view.cell(metric, last, index) for metric in ("route_image", "route_text")]
+    cells += [view.cell(metric, last, index) for metric in _routed(view)]
     return [notes.percent(cell.value, cell.reason or "undefined") for cell in cells]
 
 
@@ -93,24 +110,24 @@ def _average_row(figures: MetricsView, view: MatrixView, notes: Footnotes) -> li
         notes.percent(
             mean(view.diagonal(metric)), f"{metric} right after learning: a task has no figure"
         )
-        for metric in HEADLINE_METRICS
+        for metric in view.headline
     ]
     return [
-        *(known("zero_shot", "average", metric) for metric in HEADLINE_METRICS),
+        *(known("zero_shot", "average", metric) for metric in view.headline),
         *learned,
-        *(known("average", metric) for metric in HEADLINE_METRICS),
-        *(known("routing", f"{m}_average") for m in ("image", "text") if _routed(view)),
+        *(known("average", metric) for metric in view.headline),
+        *(known("routing", f"{m.removeprefix(ROUTE)}_average") for m in _routed(view)),
     ]
 
 
-def _forgetting(figures: MetricsView, notes: Footnotes) -> list[Shown]:
-    paths = [("forgetting", metric) for metric in HEADLINE_METRICS]
+def _forgetting(figures: MetricsView, view: MatrixView, notes: Footnotes) -> list[Shown]:
+    paths = [("forgetting", metric) for metric in view.headline]
     return [notes.points(figures.number(*path), figures.reason(*path)) for path in paths]
 
 
-def _routed(view: MatrixView) -> bool:
-    """Whether the method routes at all; if not, its columns stay empty."""
-    return "route_image" in view.metrics or "route_text" in view.metrics
+def _routed(view: MatrixView) -> dict[str, str]:
+    """What is routed, by its metric; nothing where the method does not route."""
+    return {metric: name for metric, name in ROUTED.items() if metric in view.metrics}
 
 
 def _cells(row: Sequence[Shown]) -> list[Text]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from system.report.access_summary import AccessSummary
-from system.report.metrics_view import HEADLINE_METRICS, METRIC_LABELS, MetricsView
+from system.report.metrics_view import METRIC_LABELS, MetricsView
 from system.report.shown import Footnotes, Shown
 
 
@@ -36,7 +36,7 @@ def key_figures(
     metrics: MetricsView, access: AccessSummary | None, notes: Footnotes
 ) -> list[KeyFigure]:
     """The cards of the page, undefined figures as footnotes in `notes`."""
-    cards = [_average_card(metrics, metric, notes) for metric in HEADLINE_METRICS]
+    cards = [_average_card(metrics, metric, notes) for metric in metrics.headline]
     for group, label, note in (
         ("forgetting", "Forgetting", "best earlier minus last, in points; lower is better"),
         ("forward_transfer", "Forward transfer", "before learning, in points over zero-shot"),
@@ -46,7 +46,7 @@ def key_figures(
                 METRIC_LABELS[metric],
                 notes.points(metrics.number(group, metric), metrics.reason(group, metric)),
             )
-            for metric in HEADLINE_METRICS
+            for metric in metrics.headline
         )
         cards.append(KeyFigure(label, values, note))
     total, each = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from system.evaluation.accuracy_matrix import AccuracyMatrix
+from system.report.metrics_view import headline_metrics
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class MatrixView:
             metrics=matrix.metrics,
             cells=cells,
         )
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that lead."""
+        return headline_metrics(self.metrics)
 
     def cell(self, metric: str, trained: int, evaluated: int) -> Cell:
         """Entry of the matrix; a cell that was never measured says so."""

@@ -1,7 +1,7 @@
 """Look-ups in metrics.json that never turn an undefined figure into a number."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 # Shown name of each recall metric, in the order of tables and buttons.
@@ -12,8 +12,22 @@ METRIC_LABELS = {
     "i2t_r5": "Image → text R@5",
     "t2i_r10": "Text → image R@10",
     "i2t_r10": "Image → text R@10",
+    "rec_r1": "Expression → box R@1",
+    "rec_r5": "Expression → box R@5",
+    "rec_r10": "Expression → box R@10",
+    "rec_ub": "Expression → any box",
+    "rec_r1_giou": "Expression → box R@1, by GIoU",
+    "rec_r5_giou": "Expression → box R@5, by GIoU",
+    "rec_r10_giou": "Expression → box R@10, by GIoU",
+    "rec_ub_giou": "Expression → any box, by GIoU",
 }
-HEADLINE_METRICS = ("t2i_r1", "i2t_r1")
+# The metrics that lead, by what a stream learns; the first ones where nothing is known yet.
+HEADLINES = (("t2i_r1", "i2t_r1"), ("rec_r1",))
+
+
+def headline_metrics(known: Collection[str]) -> tuple[str, ...]:
+    """The leading ones of the metrics that a run has."""
+    return next((metrics for metrics in HEADLINES if set(metrics) <= set(known)), HEADLINES[0])
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,11 @@ class MetricsView:
         """Task names in the order of the stream."""
         tasks = self.content.get("tasks")
         return tuple(str(task) for task in tasks) if isinstance(tasks, list) else ()
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that lead."""
+        return headline_metrics(self.mapping("average"))
 
     def get(self, *path: str) -> object | None:
         """Value at a path of keys, None where any of them is absent."""

@@ -8,6 +8,7 @@ from system.report.examples import PHASES, read_examples
 from system.report.key_figures import average_rows, key_figures
 from system.report.metrics_view import MetricsView
 from system.report.page_shell import render_page
+from system.report.rec_pictures import stream_pictures
 from system.report.run_data import RunData, read_run
 from system.report.shown import DASH, Footnotes, duration
 from system.storage.files import Folder
@@ -47,6 +48,7 @@ def render_report(run: RunData) -> str:
         access=access,
         charts={chart.key: chart for chart in build_charts(run)},
         examples=None if run.examples is None else read_examples(run.examples),
+        pictures=None if run.box_examples is None else stream_pictures(run.box_examples),
         phases=PHASES,
         phase_seconds=_phase_seconds(run.metrics),
         throughput=_throughput(run),
@@ -65,6 +67,7 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
         "split": "split",
         "gallery": "gallery",
         "captions_per_image": "captions an image",
+        "expressions": "expressions",
         "transform": "transform",
         "router": "router",
     }

@@ -16,6 +16,7 @@ from system.storage.files import Folder
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
+    BOX_EXAMPLES,
     CONFIG,
     EXAMPLES,
     METRICS,
@@ -35,6 +36,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("evaluated_index", "task", "query_index", "query", "phase", "rank"),
             *("image_id", "score", "is_target", "target_rank", "image"),
         ),
+        BOX_EXAMPLES: ("task", "query", "true_box", "before_box", "after_box", "image"),
     }
 )
 FILES = (METRICS, *COLUMNS, CONFIG)
@@ -52,6 +54,7 @@ class RunData:
     access_log: pa.Table | None
     training_log: pa.Table | None
     examples: pa.Table | None
+    box_examples: pa.Table | None
     config: str | None
     missing: tuple[str, ...]
 
@@ -89,9 +92,15 @@ def read_run(run_dir: str | Path) -> RunData:
         access_log=tables.get(ACCESS_LOG),
         training_log=tables.get(TRAINING_LOG),
         examples=tables.get(EXAMPLES),
+        box_examples=tables.get(BOX_EXAMPLES),
         config=_text(folder, CONFIG) if CONFIG in present else None,
-        missing=tuple(name for name in FILES if name not in present),
+        missing=tuple(name for name in FILES if name not in present | _instead(present)),
     )
+
+
+def _instead(present: set[str]) -> set[str]:
+    """The file of examples that a run has not, since it has one of another kind or none yet."""
+    return {EXAMPLES if BOX_EXAMPLES in present else BOX_EXAMPLES}
 
 
 def _present_files(folder: Folder) -> set[str]:

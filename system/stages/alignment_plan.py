@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from system.backbones.grounder import Grounder
-from system.data.expressions import read_expressions
 from system.data.manifest import Manifest
 from system.errors import ConfigError, DataError
 from system.frozen_models import GrounderConfig
@@ -19,7 +15,7 @@ from system.prompts.grounding_method import GROUNDING_METHODS, GroundingMethod, 
 from system.stages.model_epochs import trained
 from system.stages.model_stage import MODEL_STAGES, ModelExperiment
 from system.stages.prompt_latents import LatentStage
-from system.stages.rec_scoring import ChosenExpressions
+from system.stages.rec_scoring import ZERO_SHOT_FOLDER, ChosenExpressions, chosen_expressions
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 
@@ -147,7 +143,7 @@ class AlignmentPlan:
     @property
     def zero_shot_store(self) -> FeatureStore:
         """What the frozen grounder found, shared by all runs."""
-        return FeatureStore(Folder.of(self.experiment.data_path).child("rec_zero_shot"))
+        return FeatureStore(Folder.of(self.experiment.data_path).child(ZERO_SHOT_FOLDER))
 
     @cached_property
     def generator(self) -> ModelExperiment | None:
@@ -197,9 +193,7 @@ class AlignmentPlan:
         found = {}
         for task in self.tasks:
             grant = self.manifest.task(task).grant(split)
-            every = list(read_expressions(grant))
-            samples = spread(len(every), most)
-            found[task] = ChosenExpressions(grant, samples, [every[sample] for sample in samples])
+            found[task] = chosen_expressions(grant, most)
         return found
 
     def check(self) -> None:
@@ -221,11 +215,3 @@ class AlignmentPlan:
                     f"benchmark {self.experiment.benchmark.name!r} has no expression in split "
                     f"{split!r}; take another under stage.splits"
                 )
-
-
-def spread(count: int, most: int | None) -> Sequence[int]:
-    """All of `count` places, or `most` of them at even distances."""
-    if most is None or count <= most:
-        return range(count)
-    places: list[int] = np.linspace(0, count, most, endpoint=False).astype(int).tolist()
-    return places

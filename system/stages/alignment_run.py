@@ -11,7 +11,7 @@ from torch import Tensor
 
 from system.evaluation.rec_figures import TaskRanks, split_recalls
 from system.stages.alignment_files import AlignmentResult, Example, save_result
-from system.stages.alignment_plan import AlignmentPlan, spread
+from system.stages.alignment_plan import AlignmentPlan
 from system.stages.alignment_training import AlignmentTraining
 from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.model_epochs import trained
@@ -19,10 +19,9 @@ from system.stages.model_stage import Show
 from system.stages.phase_clock import PhaseClock
 from system.stages.prompt_latents import PromptLatents, SplitLatents
 from system.stages.rank_log import RankLog
-from system.stages.rec_scoring import ChosenExpressions, Found, RecScorer
+from system.stages.rec_scoring import ChosenExpressions, Found, RecScorer, spread
 from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder, AdapterHeader
-from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import RunDirectory
 
 SHOWN = 12  # examples on the page
@@ -111,31 +110,14 @@ class Alignment:
 
     def _zero_shot(self, chosen: ChosenExpressions) -> Found:
         """What the frozen grounder finds, or found before."""
-        grounder, grant = self.grounder, chosen.grant
-        key = FeatureStore.key(
-            grounder=grounder.fingerprint,
-            shards=[shard.sha256 for shard in grant.shards],
-            samples=list(chosen.samples),
-            device=self.group.device.type,
-            block=self.scorer.block,
-            precision=grounder.computation.precision_on(self.group.device),
-            compiled=grounder.computation.compile,
-        )
-        store = self.plan.zero_shot_store
-        stored = self.group.broadcast(store.find(key) if self.group.leads else None)
-        if stored is not None:
-            return Found(**stored)
-        found = self.scorer.score(chosen, self.show, phase=f"zero-shot {_name(chosen)}")
-        if self.group.leads:
-            store.put(key, found.to_tensors())
-        return found
+        return self.scorer.frozen(chosen, self.plan.zero_shot_store, self.show)
 
     def _trained(self, chosen: ChosenExpressions) -> Found:
         return self.scorer.score(
             chosen,
             self.show,
-            phase=f"evaluation {_name(chosen)}",
-            method=self.method,
+            phase=f"evaluation {chosen.grant.task}, {chosen.grant.split}",
+            entries=lambda _, tokens, path: self.method.entries(self.grounder, tokens, path),
             latents=None if self.latents is None else self._paths(chosen),
             epoch=self.plan.settings.epochs,  # fresh noise that no training epoch had
         )
@@ -232,7 +214,3 @@ def _examples(
 def _box(found: Tensor) -> tuple[float, ...] | None:
     values: list[float] = found.tolist()
     return None if any(map(math.isnan, values)) else tuple(values)
-
-
-def _name(chosen: ChosenExpressions) -> str:
-    return f"{chosen.grant.task}, {chosen.grant.split}"

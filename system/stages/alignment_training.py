@@ -1,10 +1,8 @@
 """Training of a method on a frozen grounder, the same to the bit for any number of workers.
 
-A step's batch is cut into S micro-batches. Each one's gradient is computed by one worker and
-gathered by itself, and every worker adds all of them in one order: a method has few parameters, so
-this costs little, and no sum depends on who computed its parts.
+How a step's gradient comes about: see `grounding_steps`.
 
-Legend: n expressions, B global batch, S micro-batches, b = B / S, G trained numbers.
+Legend: B global batch, S micro-batches, b = B / S, G trained numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +12,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from system.backbones.grounder import Grounder, GroundingBatch
-from system.data.expression_images import group_of_rows, image_batches, shuffled_by_group
+from system.backbones.grounder import Grounder
 from system.prompts.grounding_method import GroundingMethod
 from system.stages.alignment_plan import AlignmentSettings
+from system.stages.grounding_steps import (
+    Batch,
+    Sample,
+    batch_images,
+    expression_batches,
+    gathered_gradient,
+    grounding_batch,
+    put_gradient,
+)
 from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.model_epochs import (
     DivergedModelError,
@@ -40,11 +45,6 @@ from system.storage.adapters import prefixed, under
 _ORDER = 1  # branch of the seed
 _POSITION = "position"  # steps done in the running epoch, and the seconds of all so far
 _SUMS = "sums"  # of the loss terms over these steps
-
-
-class _Sample(NamedTuple):
-    task: int
-    at: int  # in the task's chosen expressions
 
 
 class AlignmentTraining:
@@ -81,16 +81,11 @@ class AlignmentTraining:
         self.seconds = 0.0
         self._step = 0  # of the running epoch
         self._sums: dict[str, float] = {}
-        self._samples = [
-            _Sample(task, index)
-            for task, chosen in enumerate(tasks)
-            for index in range(len(chosen))
-        ]
 
     @property
     def steps(self) -> int:
         """Steps of an epoch: full batches; the other expressions sit it out, others each epoch."""
-        return len(self._samples) // self.settings.batch_size
+        return sum(map(len, self.tasks)) // self.settings.batch_size
 
     @property
     def done(self) -> bool:
@@ -117,16 +112,7 @@ class AlignmentTraining:
     def epoch(self) -> Iterator[None]:
         """Train to the end of the running epoch, pausing where a checkpoint is due."""
         batches = self._batches(len(self.log))[self._step :]
-        images = image_batches(
-            [chosen.grant for chosen in self.tasks],
-            [
-                [(s.task, self.tasks[s.task].expressions[s.at].row) for s in part]
-                for batch in batches
-                for part in batch
-            ],
-            transform=self.grounder.image_transform(),
-            threads=self.settings.loader_threads,
-        )
+        images = batch_images(self.tasks, batches, self.grounder, self.settings.loader_threads)
         started = time.perf_counter()
         with closing(images):
             for batch in batches:
@@ -141,53 +127,27 @@ class AlignmentTraining:
         self._step, self._sums = 0, {}
         yield
 
-    def _batches(self, epoch: int) -> list[list[list[_Sample]]]:
+    def _batches(self, epoch: int) -> list[Batch]:
         """This worker's micro-batches of each step of an epoch."""
         settings = self.settings
-        groups: dict[tuple[int, int], list[int]] = {}
-        of_row = [group_of_rows(chosen.grant) for chosen in self.tasks]
-        for place, sample in enumerate(self._samples):
-            row = self.tasks[sample.task].expressions[sample.at].row
-            groups.setdefault((sample.task, of_row[sample.task][row]), []).append(place)
-        order = shuffled_by_group(list(groups.values()), [self.seed, _ORDER, epoch])
-        size = settings.batch_size // settings.micro_batches
-        mine = self.group.share(settings.micro_batches)
-        return [
-            [
-                [
-                    self._samples[order[step * settings.batch_size + part * size + at]]
-                    for at in range(size)
-                ]
-                for part in mine
-            ]
-            for step in range(self.steps)
-        ]
+        return expression_batches(
+            self.tasks,
+            batch_size=settings.batch_size,
+            micro_batches=settings.micro_batches,
+            mine=self.group.share(settings.micro_batches),
+            seed=[self.seed, _ORDER, epoch],
+        )
 
-    def _train(self, batch: Sequence[Sequence[_Sample]], images: Iterator[Tensor]) -> None:
+    def _train(self, batch: Batch, images: Iterator[Tensor]) -> None:
         """One step: the gradients of all micro-batches, added in their order, and an update."""
-        rows, terms = [], []
-        for part in batch:
-            losses = self._losses(part, next(images))
-            means = {name: value.mean() for name, value in losses.items()}
-            total = torch.stack(list(means.values())).sum()
-            gradients = torch.autograd.grad(
-                total, list(self.parameters.values()), allow_unused=True, materialize_grads=True
-            )
-            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
-            terms.append(torch.stack([value.detach().double() for value in means.values()]))
-        gradient = self.group.gather_equal(torch.stack(rows)).mean(dim=0)  # (S, G) -> (G,)
-        values = self.group.gather_equal(torch.stack(terms)).mean(dim=0)
-        self._require_finite(dict(zip(means, values.tolist(), strict=True)), gradient)
-        start = 0
-        for parameter in self.parameters.values():
-            size = parameter.numel()
-            parameter.grad = gradient[start : start + size].view_as(parameter)
-            start += size
+        losses = (self._losses(part, next(images)) for part in batch)
+        gradient, terms = gathered_gradient(self.parameters, losses, self.group)
+        self._require_finite(terms, gradient)
+        put_gradient(self.parameters, gradient)
         self.optimiser.step()
         self._step += 1
-        for name, value in zip(means, values.tolist(), strict=True):
+        for name, value in (terms | {"loss": sum(terms.values())}).items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._sums["loss"] = self._sums.get("loss", 0.0) + float(values.sum())
         done, total_steps = (
             len(self.log) * self.steps + self._step,
             self.settings.epochs * self.steps,
@@ -195,17 +155,13 @@ class AlignmentTraining:
         figures = f"loss {self._sums['loss'] / self._step:.4f}"
         self.show("alignment", done, total_steps, figures)
 
-    def _losses(self, part: Sequence[_Sample], images: Tensor) -> Mapping[str, Tensor]:
-        """The grounder's loss terms (b,) of one micro-batch."""
-        device = self.group.device
-        expressions = [self.tasks[s.task].expressions[s.at] for s in part]
-        tokens = self.grounder.tokenize([e.text for e in expressions]).to(device)
-        boxes = [torch.tensor([e.box], device=device) for e in expressions]
-        batch = GroundingBatch(images.to(device), tokens, boxes)
-        entries = self.method.entries(self.grounder, tokens, self._latents_of(part))
-        return self.grounder.losses(batch, entries)
+    def _losses(self, part: Sequence[Sample], images: Tensor) -> Mapping[str, Tensor]:
+        """The grounder's loss terms (b,) of one micro-batch, and the method's own ()."""
+        batch = grounding_batch(self.tasks, part, images, self.grounder, self.group.device)
+        entries = self.method.entries(self.grounder, batch.tokens, self._latents_of(part))
+        return self.grounder.losses(batch, entries) | self.method.regularisers()
 
-    def _latents_of(self, part: Sequence[_Sample]) -> Tensor | None:
+    def _latents_of(self, part: Sequence[Sample]) -> Tensor | None:
         if self.latents is None:
             return None
         epoch = len(self.log)

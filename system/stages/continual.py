@@ -1,6 +1,5 @@
 """The loop of a Ray Train worker over the whole task stream: lease, train, evaluate, commit."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -10,26 +9,19 @@ from torch import Tensor
 
 from system.config import ExperimentConfig
 from system.data.faults import Fault
-from system.data.loading import read_texts
 from system.data.manifest import SplitGrant
 from system.evaluation.accuracy_matrix import MatrixRow
-from system.evaluation.examples import retrieval_examples
-from system.prompts.method import METHODS
-from system.stages.encoding import Encoder
-from system.stages.learned_stream import LearnedStream
 from system.stages.phase_clock import PhaseClock
 from system.stages.quarantine import putting_aside
 from system.stages.rank_log import RankLog
 from system.stages.repeating import renewing
 from system.stages.stream_end import final_figures, plain_row
-from system.stages.stream_evaluation import StreamEvaluation, TestSet
+from system.stages.stream_objective import OBJECTIVES, Worker
 from system.stages.task_checkpoint import latest_checkpoint
 from system.stages.task_source import Lease, TaskSource
-from system.stages.task_training import TaskTraining
 from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
-from system.storage.feature_store import FeatureStore
-from system.storage.run_directory import EXAMPLES, OUTCOME, RunDirectory
+from system.storage.run_directory import OUTCOME, RunDirectory
 
 #: Seconds that a worker group waits for a task before its ranks look at each other again.
 PATIENCE = 20.0
@@ -76,22 +68,24 @@ class StreamWorker:
         torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
         self.clock = PhaseClock()
         self.consumer = experiment.run_name
+        self.objective = OBJECTIVES.get(experiment.stage.objective)
         self.generation: int = self.group.broadcast(self._register() if self.group.leads else None)
-        backbone = experiment.backbone.load()
-        self.backbone = backbone.to(self.group.device)
-        # The released code routes on features of the same random crops that it trains on; here
-        # as there, one evaluation transform serves router and test.
-        self.transform = backbone.image_transform(experiment.protocol, "none")
-        self.encoder = Encoder(
-            backbone, self.group, experiment.evaluation.batch_size, experiment.stage.loader_threads
+        self.leased: Lease | None = None
+        self.work = self.objective.work(
+            Worker(
+                experiment,
+                experiment.protocol,
+                self.group,
+                self._open_test,
+                self._show_evaluation,
+            )
         )
         self.directory = RunDirectory.of(experiment)
         self.log = RankLog(self.directory.logs, self.group.rank, self.generation)
         self.adapters = AdapterFolder(self.directory.adapters)
-        self.store = FeatureStore(experiment.feature_folder())
         header = AdapterHeader(
-            backbone=experiment.backbone.path,
-            backbone_fingerprint=backbone.fingerprint,
+            backbone=self.work.model.name,
+            backbone_fingerprint=self.work.model.fingerprint,
             method=dict(experiment.method),
             benchmark=experiment.benchmark.name,
             benchmark_fingerprint=benchmark_fingerprint,
@@ -100,13 +94,14 @@ class StreamWorker:
             tasks=self.tasks,
             router={"centers": experiment.evaluation.router_centers},
         )
-        self.learned = LearnedStream(header, backbone, experiment.benchmark.given_similarity())
+        self.learned = self.work.learned(header, experiment.benchmark.given_similarity())
         self.earlier = latest_checkpoint()
-        self.evaluation = self._evaluation()
+        with self.clock.phase("features"):
+            self.work.add_tests(len(self.tasks))  # a live stream's come with its tasks
 
     def _register(self) -> int:
-        method = METHODS.get(self.experiment.method["name"]).method
-        return self.stream.register(self.consumer, replays=method.trains_on == "all")
+        kind = self.objective.method_kind(self.experiment)
+        return self.stream.register(self.consumer, replays=kind.trains_on == "all")
 
     def restore(self) -> None:
         """Load what earlier worker groups of this run committed."""
@@ -117,7 +112,8 @@ class StreamWorker:
             if self.group.leads:
                 self.adapters.save_header(self.learned.header)
             return
-        require_same_backbone(self.adapters.header(), self.backbone.name, self.backbone.fingerprint)
+        model = self.work.model
+        require_same_backbone(self.adapters.header(), model.name, model.fingerprint)
         for payload in payloads if self.live else ():
             self._meet(payload["task"])
         self.learned.load(self.adapters, len(payloads))
@@ -154,11 +150,12 @@ class StreamWorker:
         """Take in the next task of a live stream."""
         self.tasks = (*self.tasks, task)
         self.learned.header = replace(self.learned.header, tasks=self.tasks)
-        self.evaluation.add_task(self.store, self._feature_key)
+        self.work.add_tests(1)
 
     def learn(self, lease: Lease) -> None:
         """Train one task, evaluate all of them, save its adapter and commit it."""
         self.log.task = lease.task
+        self.leased = lease
         self.log.add(f"task {lease.index} {lease.task}: leased")
         if self.live:
             self._meet(lease.task)
@@ -172,10 +169,10 @@ class StreamWorker:
         with self.clock.phase("evaluate"):
             if lease.index == 0 or self.live:
                 # Of a live stream's tasks each has its row once it is there.
-                known = self.evaluation.zero_shot()
+                known = self.work.evaluation.zero_shot()
                 rows += [r for r in known if not self.live or r.evaluated_index == lease.index]
             if self._learns(lease) or method.trains_on == "nothing":
-                rows += self.evaluation.after_task(lease.index, method, self.learned.router)
+                rows += self.work.evaluation.after_task(lease.index, method, self.learned.router)
         for epoch in log:
             self.log.add(f"task {lease.index} {lease.task}: {epoch}")
         if self.group.leads:
@@ -186,17 +183,18 @@ class StreamWorker:
         """Router and parameters of a task: the tasks' similarities (K, K), and the epochs' log."""
         self._show("features", lease)
         with self.clock.phase("features"):
-            images, texts = self._training_features(lease)
+            images, texts = self.work.training_features(self._open(lease.task, "train"))
             # Another machine may round a name's feature otherwise: all take rank 0's.
             entry = self.learned.similarity_entry(images, texts) if self.group.leads else None
             self.learned.similarities.add(self.group.broadcast(entry))
             self._add_to_router(lease.index, images, texts)
         similarity = self.learned.similarities.matrix()
-        self.learned.method.begin_task(lease.index, self.backbone)
+        self.learned.method.begin_task(lease.index, self.work.model)
         return similarity, self._train(lease, similarity) if self._learns(lease) else []
 
     def _learns(self, lease: Lease) -> bool:
-        return self.learned.method.learns_at(lease.index, len(self.tasks))
+        learns: bool = self.learned.method.learns_at(lease.index, len(self.tasks))
+        return learns
 
     def _putting_aside(self, lease: Lease) -> AbstractContextManager[None]:
         """Put aside what does not decode of the training images that the task reads."""
@@ -217,17 +215,18 @@ class StreamWorker:
         """Write what only the end of the stream can tell."""
         with self.clock.phase("evaluate"):
             figures = final_figures(
-                self.evaluation, self.learned.method, self.learned.router, live=self.live
+                self.work.evaluation, self.learned.method, self.learned.router, live=self.live
             )
         if self.group.leads:
             self.directory.folder.write_table(
-                EXAMPLES, retrieval_examples(self.evaluation, self.tasks, self._open_test)
+                self.work.examples_file, self.work.examples(self.tasks)
             )
             self.directory.folder.write_json(
                 OUTCOME,
                 {
-                    "backbone_fingerprint": self.backbone.fingerprint,
-                    "transform": str(self.transform),
+                    "backbone": self.work.model.name,
+                    "backbone_fingerprint": self.work.model.fingerprint,
+                    "transform": self.work.transform,
                     **figures,
                     "seconds": self.clock.take(),
                 },
@@ -236,13 +235,10 @@ class StreamWorker:
     def _train(self, lease: Lease, similarity: Tensor) -> list[dict[str, Any]]:
         """Train the leased task, or all tasks' images at once; the log's rows, one an epoch."""
         joint = self.learned.method.trains_on == "all"
-        training = TaskTraining(
-            self.experiment,
+        training = self.work.training(
             lease,
             self.learned.method,
-            self.backbone,
-            self.group,
-            similarity.to(self.group.device),
+            similarity,
             open_train=self._open_all if joint else lambda: self._open(lease.task, "train"),
             show=lambda progress: self._show("train", lease, **progress),
         )
@@ -253,21 +249,6 @@ class StreamWorker:
     def _open_all(self) -> SplitGrant:
         """The training images of all tasks, one task after the other."""
         return SplitGrant.joined([self._open(task, "train") for task in self.tasks])
-
-    def _training_features(self, lease: Lease) -> tuple[Tensor, Tensor]:
-        """Unprompted features of the task's training images (I, P) and captions (T, P)."""
-        grant = self._open(lease.task, "train")
-        key = self._feature_key([grant])
-        if self.group.broadcast(self.store.find(key) is not None if self.group.leads else None):
-            found = self.store.find(key)
-            assert found is not None, f"feature store lost {key}"
-            return found["vision"], found["text"]
-        images = self.encoder.images(grant, range(grant.rows), self.transform, None)
-        captions = [caption for row in read_texts(grant) for caption in row]
-        texts = self.encoder.texts(captions, None)
-        if self.group.leads:
-            self.store.put(key, {"vision": images, "text": texts})
-        return images, texts
 
     def _add_to_router(self, index: int, images: Tensor, texts: Tensor) -> None:
         router = self.learned.router
@@ -302,20 +283,6 @@ class StreamWorker:
             earlier = lease.index - 1
             self.adapters.save_task(earlier, self.learned.task_state(earlier))
 
-    def _evaluation(self) -> StreamEvaluation:
-        experiment = self.experiment
-        tests = TestSet.read(self._open_test, len(self.tasks))
-        evaluation = StreamEvaluation(
-            tests, self.encoder, self.transform, experiment.evaluation.gallery, self._open_test
-        )
-        with self.clock.phase("features"):
-            if tests.grants:  # a live stream's come with its tasks
-                evaluation.prepare(self.store, self._feature_key(tests.grants))
-        return evaluation
-
-    def _feature_key(self, grants: Sequence[SplitGrant]) -> str:
-        return self.encoder.feature_key(self.experiment.protocol, grants)
-
     def _open_test(self, task: int) -> SplitGrant:
         return self._open(self.tasks[task], self.experiment.evaluation.split)
 
@@ -326,3 +293,8 @@ class StreamWorker:
         if self.group.leads:
             place = {"task": lease.task, "task_index": lease.index, "tasks": len(self.tasks)}
             self.stream.post_progress(self.consumer, {"phase": phase, **place, **progress})
+
+    def _show_evaluation(self, *_: object) -> None:
+        """Say that it goes on, wherever in an evaluation; a halted run ends here."""
+        if self.leased is not None:
+            self._show("evaluate", self.leased)

@@ -40,9 +40,9 @@ class Encoder:
         prompted: Prompted | None,
     ) -> Tensor:
         """Unit features (n, P) of the images in `rows` of a split, in that order, on every rank."""
-        mine = self._my_rows(len(rows))
+        mine = [i for block in self._my_blocks(len(rows)) for i in block]
 
-        def batches() -> Iterator[tuple[list[int], Tensor]]:
+        def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
             chunks = row_selection(
                 grant,
                 [rows[i] for i in mine],
@@ -56,19 +56,17 @@ class Encoder:
                 yield mine[start:stop], chunk.images
                 start = stop
 
-        return self._encode("vision", batches(), len(rows), prompted)
+        return self._encode("vision", batches(), prompted)
 
     def texts(self, texts: Sequence[str], prompted: Prompted | None) -> Tensor:
         """Unit features (n, P) of texts, in their order, on every rank."""
-        mine = self._my_rows(len(texts))
         placeholders = prompted[0].placeholders if prompted else 0
 
-        def batches() -> Iterator[tuple[list[int], Tensor]]:
-            for start in range(0, len(mine), self.block):
-                part = mine[start : start + self.block]
+        def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
+            for part in self._my_blocks(len(texts)):
                 yield part, self.backbone.tokenize([texts[i] for i in part], placeholders)
 
-        return self._encode("text", batches(), len(texts), prompted)
+        return self._encode("text", batches(), prompted)
 
     def feature_key(self, protocol: str, grants: Sequence[SplitGrant]) -> str:
         """The feature store's key of these rows' unprompted features."""
@@ -90,40 +88,51 @@ class Encoder:
             compiled=self.backbone.computation.compile,
         )
 
-    def _my_rows(self, count: int) -> list[int]:
-        """Positions that this rank encodes: whole blocks, dealt out in turn."""
-        starts = range(self.group.rank * self.block, count, self.group.size * self.block)
-        return [i for start in starts for i in range(start, min(start + self.block, count))]
+    def _my_blocks(self, count: int) -> list[range]:
+        return dealt_blocks(self.group, count, self.block)
 
     @torch.inference_mode()
     def _encode(
         self,
         modality: Modality,
-        batches: Iterator[tuple[list[int], Tensor]],
-        count: int,
+        batches: Iterator[tuple[Sequence[int], Tensor]],
         prompted: Prompted | None,
     ) -> Tensor:
         device = self.group.device
         positions: list[int] = []
         parts = [torch.zeros(0, self.backbone.shape.feature_width)]
         for part, inputs in batches:
-            filled = _fill(inputs, self.block).to(device, non_blocking=True)
+            inputs = filled(inputs, self.block).to(device, non_blocking=True)
             if prompted is None:
-                features = self.backbone(modality, filled, None)
+                features = self.backbone(modality, inputs, None)
             else:
                 method, tasks = prompted
                 chosen = torch.tensor([tasks[i] for i in part], device=device)
-                features = method.encode(self.backbone, modality, filled, _fill(chosen, self.block))
+                features = method.encode(
+                    self.backbone, modality, inputs, filled(chosen, self.block)
+                )
             parts.append(unit(features)[: len(part)].cpu())
             positions.extend(part)
-        features = self.group.gather_rows(torch.cat(parts))
-        order = self.group.gather_rows(torch.tensor(positions, dtype=torch.long))
-        result = torch.empty(count, features.shape[1])
-        result[order] = features
-        return result
+        return in_order(self.group, torch.cat(parts), positions)
 
 
-def _fill(rows: Tensor, size: int) -> Tensor:
+def dealt_blocks(group: WorkerGroup, count: int, block: int) -> list[range]:
+    """The blocks of `count` places that are this rank's, dealt out in turn."""
+    starts = range(group.rank * block, count, group.size * block)
+    return [range(start, min(start + block, count)) for start in starts]
+
+
+def in_order(group: WorkerGroup, rows: Tensor, positions: Sequence[int]) -> Tensor:
+    """All ranks' rows (n, ...), each at its position, of which each of 0 to n - 1 comes once."""
+    gathered = group.gather_rows(rows)
+    order = group.gather_rows(torch.tensor(positions, dtype=torch.long))
+    result = torch.empty_like(gathered)
+    result[order] = gathered
+    return result
+
+
+def filled(rows: Tensor, size: int) -> Tensor:
+    """Rows (n, ...) and copies of the last one: (size, ...)."""
     if len(rows) == size:
         return rows
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])

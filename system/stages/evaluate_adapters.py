@@ -6,11 +6,11 @@ from system.config import ExperimentConfig
 from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError, StorageError
 from system.evaluation.accuracy_matrix import AccuracyMatrix
-from system.stages.encoding import Encoder
-from system.stages.learned_stream import LearnedStream
-from system.stages.stream_evaluation import StreamEvaluation, TestSet
+from system.stages.model_stage import show_nothing
+from system.stages.stream_objective import OBJECTIVES, Worker
 from system.stages.worker_group import WorkerGroup
-from system.storage.feature_store import FeatureStore
+from system.storage.adapters import AdapterFolder, require_same_backbone
+from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
 
 
@@ -22,14 +22,25 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     ConfigError when the benchmark lacks a task they were learned on.
     """
     folder = experiment.adapters or RunDirectory.of(experiment).adapters.uri
-    loaded = experiment.backbone.load()
     # As a worker does: sums depend on the number of threads.
     torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
-    device = torch.device("cuda" if experiment.cluster.gpu else "cpu")
-    backbone = loaded.to(device)
-    learned = LearnedStream.from_pretrained(folder, backbone)
-    learned.method.to(device)
-    tasks, count = learned.header.tasks, learned.known_tasks
+    group = WorkerGroup(
+        rank=0, size=1, device=torch.device("cuda" if experiment.cluster.gpu else "cpu")
+    )
+    adapters = AdapterFolder(Folder.of(folder))
+    header = adapters.header()
+    tasks = header.tasks
+
+    def open_test(task: int) -> SplitGrant:
+        return manifest.task(tasks[task]).grant(experiment.evaluation.split)
+
+    objective = OBJECTIVES.get(experiment.stage.objective)
+    work = objective.work(Worker(experiment, header.protocol, group, open_test, show_nothing))
+    require_same_backbone(header, work.model.name, work.model.fingerprint)
+    learned = work.learned(header, None)
+    learned.load(adapters, adapters.count())
+    learned.method.to(group.device)
+    count = learned.known_tasks
     if not count:
         raise StorageError(f"{folder} holds no task's adapter yet; let the run commit one first")
     if learned.method.trains_on == "all" and count < len(tasks):
@@ -45,25 +56,7 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
             f"{manifest.benchmark!r} has not; choose the benchmark they belong to"
         )
 
-    def open_test(task: int) -> SplitGrant:
-        return manifest.task(tasks[task]).grant(experiment.evaluation.split)
-
-    encoder = Encoder(
-        backbone,
-        WorkerGroup(rank=0, size=1, device=device),
-        experiment.evaluation.batch_size,
-        experiment.stage.loader_threads,
-    )
-    tests = TestSet.read(open_test, len(tasks))
-    evaluation = StreamEvaluation(
-        tests,
-        encoder,
-        backbone.image_transform(learned.header.protocol, "none"),
-        experiment.evaluation.gallery,
-        open_test,
-    )
-    store = FeatureStore(experiment.feature_folder())
-    evaluation.prepare(store, encoder.feature_key(learned.header.protocol, tests.grants))
-    rows = evaluation.zero_shot()
-    rows += evaluation.after_task(count - 1, learned.method, learned.router)
+    work.add_tests(len(tasks))
+    rows = work.evaluation.zero_shot()
+    rows += work.evaluation.after_task(count - 1, learned.method, learned.router)
     return AccuracyMatrix(tasks, rows)

@@ -8,23 +8,28 @@ Legend: n expressions, E block size, K boxes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from system.backbones.grounder import Entries, Grounder, GroundingBatch
+from system.backbones.grounder import Entries, Grounder, GroundingBatch, Tokens
 from system.data.expression_images import image_batches
-from system.data.expressions import ReferredExpression
+from system.data.expressions import ReferredExpression, read_expressions
 from system.data.manifest import SplitGrant
 from system.evaluation.rec import best_hits
 from system.evaluation.rec_figures import OVERLAPS
-from system.prompts.grounding_method import GroundingMethod
+from system.stages.encoding import filled, in_order
 from system.stages.model_stage import Show
 from system.stages.prompt_latents import SplitLatents
 from system.stages.worker_group import WorkerGroup
+from system.storage.feature_store import FeatureStore
+
+ZERO_SHOT_FOLDER = "rec_zero_shot"  # of the data path: what frozen grounders found, for all runs
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,24 @@ class ChosenExpressions:
         return len(self.samples)
 
 
+def chosen_expressions(grant: SplitGrant, most: int | None) -> ChosenExpressions:
+    """The expressions of a split, or `most` of them spread over it.
+
+    Raises DataError for an expression without a box.
+    """
+    every = list(read_expressions(grant))
+    samples = spread(len(every), most)
+    return ChosenExpressions(grant, samples, [every[sample] for sample in samples])
+
+
+def spread(count: int, most: int | None) -> Sequence[int]:
+    """All of `count` places, or `most` of them at even distances."""
+    if most is None or count <= most:
+        return range(count)
+    places: list[int] = np.linspace(0, count, most, endpoint=False).astype(int).tolist()
+    return places
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found for n expressions."""
@@ -51,6 +74,10 @@ class Found:
         return {"ranks": self.ranks, "best": self.best}
 
 
+#: What enters for chosen expressions, by their places: the frozen grounder's tokens and latents.
+EntriesOf = Callable[[Sequence[int], Tokens, Tensor | None], Entries]
+
+
 @dataclass(frozen=True)
 class RecScorer:
     """Runs a frozen grounder, with or without a method, over expressions."""
@@ -60,25 +87,31 @@ class RecScorer:
     block: int
     threads: int
 
+    def blocks(self, count: int) -> list[range]:
+        """How so many expressions are cut: what is found for one depends on its block alone."""
+        return [range(at, min(at + self.block, count)) for at in range(0, count, self.block)]
+
     def score(
         self,
         chosen: ChosenExpressions,
         show: Show,
         *,
         phase: str,
-        method: GroundingMethod | None = None,
+        entries: EntriesOf | None = None,
         latents: SplitLatents | None = None,
         epoch: int = 0,
+        blocks: Sequence[range] | None = None,
     ) -> Found:
-        """The ranks of all chosen expressions, in their order, on every rank.
+        """The ranks of all chosen expressions, in their order, or of those in some of `blocks`.
 
-        `latents` are those of the split for a method that needs them, at `epoch`. Every rank has to
-        call this.
+        On every rank, and every rank has to call this. `latents` are those of the split for a
+        method that needs them, at `epoch`.
         """
-        count = len(chosen)
-        starts = range(self.group.rank * self.block, count, self.group.size * self.block)
-        blocks = [range(start, min(start + self.block, count)) for start in starts]
-        places = [[(0, chosen.expressions[i].row) for i in block] for block in blocks]
+        blocks = self.blocks(len(chosen)) if blocks is None else blocks
+        mine = blocks[self.group.rank :: self.group.size]
+        count = sum(map(len, blocks))
+        starts = [0, *accumulate(map(len, blocks))]
+        places = [[(0, chosen.expressions[i].row) for i in block] for block in mine]
         ranks, best = [torch.zeros(0, 2, dtype=torch.long)], [torch.zeros(0, 4)]
         images = image_batches(
             [chosen.grant],
@@ -87,18 +120,36 @@ class RecScorer:
             threads=self.threads,
         )
         with closing(images):
-            for block, pixels in zip(blocks, images, strict=True):
-                part = self._block(chosen, block, pixels, method, latents, epoch)
+            for block, pixels in zip(mine, images, strict=True):
+                part = self._block(chosen, block, pixels, entries, latents, epoch)
                 ranks.append(part.ranks)
                 best.append(part.best)
-                done = min(block.stop + (self.group.size - 1) * self.block, count)
-                show(phase, done, count, "")
-        order = self.group.gather_rows(
-            torch.tensor([i for block in blocks for i in block], dtype=torch.long)
+                show(phase, min(len(ranks) * self.group.size * self.block, count), count, "")
+        numbers = range(self.group.rank, len(blocks), self.group.size)
+        order = [i for n in numbers for i in range(starts[n], starts[n + 1])]
+        return Found(
+            in_order(self.group, torch.cat(ranks), order),
+            in_order(self.group, torch.cat(best), order),
         )
-        found = Found(torch.zeros(count, 2, dtype=torch.long), torch.zeros(count, 4))
-        found.ranks[order] = self.group.gather_rows(torch.cat(ranks))
-        found.best[order] = self.group.gather_rows(torch.cat(best))
+
+    def frozen(self, chosen: ChosenExpressions, store: FeatureStore, show: Show) -> Found:
+        """What the frozen grounder finds, or found before in any run; every rank calls this."""
+        grounder, grant = self.grounder, chosen.grant
+        key = FeatureStore.key(
+            grounder=grounder.fingerprint,
+            shards=[shard.sha256 for shard in grant.shards],
+            samples=list(chosen.samples),
+            device=self.group.device.type,
+            block=self.block,
+            precision=grounder.computation.precision_on(self.group.device),
+            compiled=grounder.computation.compile,
+        )
+        stored = self.group.broadcast(store.find(key) if self.group.leads else None)
+        if stored is not None:
+            return Found(**stored)
+        found = self.score(chosen, show, phase=f"zero-shot {grant.task}, {grant.split}")
+        if self.group.leads:
+            store.put(key, found.to_tensors())
         return found
 
     @torch.no_grad()
@@ -107,19 +158,19 @@ class RecScorer:
         chosen: ChosenExpressions,
         block: range,
         images: Tensor,
-        method: GroundingMethod | None,
+        entries: EntriesOf | None,
         latents: SplitLatents | None,
         epoch: int,
     ) -> Found:
         rows = [*block, *[block[-1]] * (self.block - len(block))]
         device = self.group.device
         tokens = self.grounder.tokenize([chosen.expressions[i].text for i in rows]).to(device)
-        filled = torch.cat([images, images[-1:].expand(len(rows) - len(block), -1, -1, -1)])
         path = None
         if latents is not None:
             path = latents.take([chosen.samples[i] for i in rows], epoch).to(device)
-        entries = Entries() if method is None else method.entries(self.grounder, tokens, path)
-        scored = self.grounder.ground(GroundingBatch(filled.to(device), tokens), entries)
+        entering = Entries() if entries is None else entries(rows, tokens, path)
+        pixels = filled(images, self.block).to(device)
+        scored = self.grounder.ground(GroundingBatch(pixels, tokens), entering)
         scored = scored[: len(block)]
         boxes, scores = [s.boxes.cpu() for s in scored], [s.scores.cpu() for s in scored]
         targets = torch.tensor([chosen.expressions[i].box for i in block])

@@ -6,12 +6,12 @@ from typing import Any
 
 from system.evaluation.accuracy_matrix import MatrixRow
 from system.evaluation.router import Router
-from system.prompts.method import Method
-from system.stages.stream_evaluation import StreamEvaluation
+from system.prompts.stream_method import StreamMethod
+from system.stages.stream_objective import Evaluation
 
 
 def final_figures(
-    evaluation: StreamEvaluation, method: Method, router: Router | None, *, live: bool
+    evaluation: Evaluation, method: StreamMethod[Any], router: Router | None, *, live: bool
 ) -> dict[str, Any]:
     """The part of outcome.json that the evaluation and the method know.
 
@@ -19,7 +19,7 @@ def final_figures(
     start. It is None where the rows that were committed are so already, and for a method that keeps
     no older state: its rows are those of the tasks that were learned at the time.
     """
-    last = len(evaluation.tests.grants) - 1
+    last = evaluation.tasks - 1
     matrix = None
     if live and (method.needs_router or method.trains_on == "nothing"):
         matrix = evaluation.all_rows(method, router)
@@ -28,8 +28,8 @@ def final_figures(
         evaluation.after_task(last, method, router)
     oracle = evaluation.oracle(last, method)
     return {
-        "captions_per_image": evaluation.tests.captions_per_image,
-        "routed": router is not None,
+        "evaluated": evaluation.described(),
+        "routed": [] if router is None else list(router.modalities),
         "matrix": matrix and [plain_row(row) for row in matrix],
         "oracle": [plain_row(row) for row in oracle],
         "similarity_source": method.similarity_source,

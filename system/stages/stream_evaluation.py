@@ -8,6 +8,7 @@ Legend: I test images, T test texts, K tasks, P feature width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,18 @@ class StreamEvaluation:
         self.plain: dict[Modality, Tensor] = {}
         self.prompted: dict[Modality, Tensor] = {}
         self.encoded_for: dict[Modality, Tensor] = {}
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks' test splits are known."""
+        return len(self.tests.grants)
+
+    def described(self) -> dict[str, Any]:
+        """What the figures rest on, for the run's outcome."""
+        return {
+            "gallery": self.gallery,
+            "captions_per_image": self.tests.captions_per_image,
+        }
 
     def prepare(self, store: FeatureStore, key: str) -> None:
         """Compute the unprompted test features, or take them from the store."""

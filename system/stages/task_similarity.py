@@ -5,17 +5,17 @@ A task's entry is made when the task comes, from nothing of later ones.
 Legend: K tasks so far, I images, T captions, P feature width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import DualEncoder
-from system.backbones.name_features import name_features
 from system.data.given_similarity import GivenSimilarity
 from system.errors import AdapterMismatchError
-from system.prompts.method import SimilaritySource
+from system.prompts.stream_method import SimilaritySource
 
+#: Unit features (n, P) of names by the frozen model's text tower.
+NameFeatures = Callable[[Sequence[str]], Tensor]
 #: Under which name a task's entry is saved.
 ENTRY: dict[SimilaritySource, str] = {
     "captions": "task_text",
@@ -28,7 +28,7 @@ ENTRY: dict[SimilaritySource, str] = {
 class TaskSimilarity:
     """One entry a task: a unit feature (P,), or of a given matrix the row (k + 1,) up to itself.
 
-    Features are the frozen backbone's, unprompted: the mean of the training captions' or images',
+    Features are the frozen model's, unprompted: the mean of the training captions' or images',
     or that of the name.
     """
 
@@ -43,18 +43,19 @@ class TaskSimilarity:
         return ENTRY[self.source]
 
     def entry(
-        self, backbone: DualEncoder, tasks: Sequence[str], images: Tensor, texts: Tensor
+        self, names: NameFeatures, tasks: Sequence[str], images: Tensor, texts: Tensor
     ) -> Tensor:
         """The entry of the newest of the `tasks` so far, by its unprompted training features.
 
-        `images` (I, P), `texts` (T, P). Raises DataError for a task that the given matrix has not.
+        `images` (I, P), `texts` (T, P); `names` is asked where these are the source.
+        Raises DataError for a task that the given matrix has not.
         """
         if self.source == "matrix":
             assert self.given is not None, "the preflight asks for the matrix"
             self.given.require(tasks)
             return torch.tensor([self.given.between(tasks[-1], task) for task in tasks])
         if self.source == "names":
-            return name_features(backbone, tasks[-1:])[0]
+            return names(tasks[-1:])[0]
         features = texts if self.source == "captions" else images
         return torch.nn.functional.normalize(features.mean(0), dim=0)
 

@@ -2,19 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import DualEncoder
 from system.config import ExperimentConfig
-from system.data.loading import MicroBatch, steps_per_epoch, training_batches
-from system.data.manifest import SplitGrant
 from system.errors import PromptideError
-from system.prompts.method import Method
-from system.stages.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.prompts.stream_method import StreamMethod
 from system.stages.optimisation import (
     build_optimiser,
     optimiser_tensors,
@@ -39,49 +36,58 @@ class DivergedError(PromptideError):
     """The loss, its gradient or a parameter is no longer a number, or out of all bounds."""
 
 
-class TaskTraining:
-    """The epochs of one task on one worker."""
+class TaskTraining(ABC):
+    """The epochs of one task on one worker, whatever is learned.
+
+    A batch is what `batches` yields; `gradients` leaves the global loss's gradient, the same on all
+    ranks, in the parameters.
+    """
 
     def __init__(
         self,
         experiment: ExperimentConfig,
         lease: Lease,
-        method: Method,
-        backbone: DualEncoder,
+        method: StreamMethod[Any],
         group: WorkerGroup,
-        similarity: Tensor,
-        open_train: Callable[[], SplitGrant],
         show: Callable[[dict[str, Any]], None],
+        fingerprint: str,
     ) -> None:
         self.experiment = experiment
         self.stage = experiment.stage
         self.lease = lease
-        self.method = method
-        self.backbone = backbone
         self.group = group
-        self.similarity = similarity
-        self.open_train = open_train
         self.show = show
+        self.fingerprint = fingerprint
         self.micro_batches = self.stage.micro_batches_for(group.size)
         self.slots = group.share(self.micro_batches)
-        self.transform = backbone.image_transform(experiment.protocol, self.stage.augmentation)
         self.parameters = method.task_parameters(lease.index)
         self.optimiser = build_optimiser(self.stage.optimiser, self.parameters)
         self.log: list[dict[str, Any]] = []
         self._shown = 0.0
 
+    @abstractmethod
+    def begin(self) -> None:
+        """Prepare what all epochs share, after the parameters were restored."""
+
+    @abstractmethod
+    def batches(self, epoch: int) -> tuple[int, Iterator[Any]]:
+        """How many steps an epoch has, and this worker's part of each step's batch."""
+
+    @abstractmethod
+    def gradients(self, batch: Any) -> dict[str, float]:
+        """Put the global loss's gradient into the parameters; the loss terms by name."""
+
+    @abstractmethod
+    def images_of(self, batch: Any) -> Sequence[object]:
+        """Names of a batch's images, for who has to look at them."""
+
     def run(self, earlier: TaskCheckpoint | None) -> None:
         """Train from an earlier checkpoint, if it is of this task, or from the start."""
-        import ray.train.torch
-
         done = self._restore(earlier)
-        encoder = PromptedEncoder(self.method, self.backbone)
-        model = ray.train.torch.prepare_model(
-            encoder, parallel_strategy_kwargs={"broadcast_buffers": False}
-        )
+        self.begin()
         for epoch in range(done, self.stage.epochs):
             started = time.perf_counter()
-            sums, steps = self._epoch(model, epoch, started)
+            sums, steps = self._epoch(epoch, started)
             rate = steps * self.stage.batch_size / (time.perf_counter() - started)
             terms = {name: total / steps for name, total in sums.items()}
             self.log.append(
@@ -97,34 +103,17 @@ class TaskTraining:
             )
             self._checkpoint(epoch + 1)
 
-    def _epoch(self, model: Any, epoch: int, started: float) -> tuple[dict[str, float], int]:
+    def _epoch(self, epoch: int, started: float) -> tuple[dict[str, float], int]:
         """Sums of the loss terms over an epoch's steps, and the number of steps."""
         stage = self.stage
-        grant = self.open_train()
-        steps = steps_per_epoch(grant.rows, stage.batch_size, self.micro_batches)
+        steps, batches = self.batches(epoch)
         sums: dict[str, float] = {}
-        batches = training_batches(
-            grant,
-            batch_size=stage.batch_size,
-            micro_batches=self.micro_batches,
-            slots=self.slots,
-            seed=(self.experiment.seed, self.lease.index, epoch),
-            transform=self.transform,
-            threads=stage.loader_threads,
-            shuffle_buffer=stage.shuffle_buffer,
-        )
         for step, batch in enumerate(batches):
             set_cosine_rate(
                 self.optimiser, stage.optimiser, epoch * steps + step, stage.epochs * steps
             )
             self.optimiser.zero_grad(set_to_none=True)
-            terms = accumulate_gradients(
-                model,
-                [self._to_device(part) for part in batch],
-                self.group,
-                self.backbone.logit_scale,
-                self.similarity,
-            )
+            terms = self.gradients(batch)
             self._check(terms, epoch, step, batch)
             self.optimiser.step()
             for name, value in terms.items():
@@ -132,22 +121,12 @@ class TaskTraining:
             self._progress(epoch, step, steps, sums, started)
         return sums, steps
 
-    def _to_device(self, batch: MicroBatch) -> TokenBatch:
-        device = self.group.device
-        ids = self.backbone.tokenize(batch.captions, self.method.placeholders)
-        images = batch.images
-        if device.type == "cuda":  # pinned pages are copied while the GPU works
-            images, ids = images.pin_memory(), ids.pin_memory()
-        return TokenBatch(images.to(device, non_blocking=True), ids.to(device, non_blocking=True))
-
-    def _check(
-        self, terms: dict[str, float], epoch: int, step: int, batch: Sequence[MicroBatch]
-    ) -> None:
+    def _check(self, terms: dict[str, float], epoch: int, step: int, batch: Any) -> None:
         """Stop before the step that would spoil the parameters.
 
         Gradients are the same on all ranks, so all of them stop, and none waits for another.
         """
-        images = [image for part in batch for image in part.image_ids]
+        images = self.images_of(batch)
         shown = ", ".join(map(str, images[:SHOWN_IMAGES]))
         where = f"step {step}; its images here: {shown}{', ...' * (len(images) > SHOWN_IMAGES)}"
         for name, value in terms.items():
@@ -199,7 +178,7 @@ class TaskTraining:
             task=self.lease.task,
             index=self.lease.index,
             epochs_done=epochs_done,
-            backbone_fingerprint=self.backbone.fingerprint,
+            backbone_fingerprint=self.fingerprint,
             log=self.log,
             parameters=dict(self.parameters),
             optimiser=optimiser_tensors(self.optimiser),

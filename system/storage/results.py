@@ -22,7 +22,8 @@ from system.storage.run_directory import (
     RunDirectory,
 )
 
-RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10")
+#: By modality what a routed sample is called, and the metric of its routing accuracy.
+ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}
 VERSIONS = ("promptide", "torch", "ray", "transformers", "pyarrow")
 
 
@@ -73,7 +74,8 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
 
     def summary(section: str, figure: Any) -> dict[str, float | None]:
         return {
-            metric: _value(figure(metric), f"{section}.{metric}", undefined) for metric in RECALLS
+            metric: _value(figure(metric), f"{section}.{metric}", undefined)
+            for metric in matrix.recalls
         }
 
     oracle = AccuracyMatrix(record.tasks, [_row(row) for row in record.outcome["oracle"]])
@@ -82,7 +84,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "run": experiment.run_name,
         "method": experiment.method["name"],
         "backbone": {
-            "name": experiment.backbone.path,
+            "name": record.outcome["backbone"],
             "fingerprint": record.outcome["backbone_fingerprint"],
         },
         "benchmark": {
@@ -98,15 +100,12 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         },
         "evaluation": {
             "split": experiment.evaluation.split,
-            "gallery": experiment.evaluation.gallery,
             "tasks_known": "learned so far"
             if experiment.stream.live and not record.outcome.get("matrix")
             else "all",
-            "captions_per_image": record.outcome["captions_per_image"],
+            **record.outcome["evaluated"],
             "transform": record.outcome["transform"],
-            "router": f"k-means, {experiment.evaluation.router_centers} centres a task and modality"
-            if record.outcome["routed"]
-            else "none",
+            "router": _router(record),
         },
         "tasks": list(record.tasks),
         "average": summary("average", matrix.average),
@@ -122,7 +121,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             "average": summary("oracle.average", lambda m: _mean(oracle, m, len(record.tasks) - 1)),
             "per_task": _per_task(oracle, len(record.tasks) - 1, "oracle", undefined),
         },
-        "routing": _routing(matrix, undefined) if record.outcome["routed"] else None,
+        "routing": _routing(record, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
         "task_similarity_source": record.outcome["similarity_source"],
         "trainable_parameters": record.outcome["trainable_parameters"],
@@ -162,25 +161,34 @@ def _per_task(
 ) -> dict[str, dict[str, float | None]]:
     figures: dict[str, dict[str, float | None]] = {task: {} for task in matrix.tasks}
     for row in matrix.rows:
-        if row.trained_index == trained and row.metric in RECALLS:
+        if row.trained_index == trained and row.metric in matrix.recalls:
             task = matrix.tasks[row.evaluated_index]
             name = f"{section}.per_task.{task}.{row.metric}"
             figures[task][row.metric] = _value(Summary(row.value, row.reason), name, undefined)
     return figures
 
 
-def _routing(matrix: AccuracyMatrix, undefined: dict[str, str]) -> dict[str, Any]:
-    last = len(matrix.tasks) - 1
+def _router(record: RunRecord) -> str:
+    """How the task of a test sample is inferred, in words."""
+    if not record.outcome["routed"]:
+        return "none"
+    centers = record.experiment.evaluation.router_centers
+    modalities = " and ".join(ROUTED[modality][0] for modality in record.outcome["routed"])
+    return f"k-means on {modalities} features, {centers} centres a task and modality"
+
+
+def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
+    matrix, last = record.matrix, len(record.tasks) - 1
     figures: dict[str, Any] = {}
-    for modality, metric in (("image", "route_image"), ("text", "route_text")):
-        figures[modality] = {
-            task: _value(Summary(row.value, row.reason), f"routing.{modality}.{task}", undefined)
+    for name, metric in (ROUTED[modality] for modality in record.outcome["routed"]):
+        figures[name] = {
+            task: _value(Summary(row.value, row.reason), f"routing.{name}.{task}", undefined)
             for row in matrix.rows
             if row.metric == metric and row.trained_index == last
             for task in [matrix.tasks[row.evaluated_index]]
         }
-        figures[f"{modality}_average"] = _value(
-            matrix.average(metric), f"routing.{modality}_average", undefined
+        figures[f"{name}_average"] = _value(
+            matrix.average(metric), f"routing.{name}_average", undefined
         )
     return figures
 

@@ -17,6 +17,7 @@ ACCURACY_MATRIX = "accuracy_matrix.parquet"
 ACCESS_LOG = "access_log.parquet"
 TRAINING_LOG = "training_log.parquet"
 EXAMPLES = "examples.parquet"
+BOX_EXAMPLES = "box_examples.parquet"  # instead of the former where boxes are learned
 OUTCOME = "outcome.json"  # what only the workers can tell at the end
 REPORT = "report.html"
 CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs

@@ -7,10 +7,10 @@ import torch
 
 from actors.pending_order import append_in_order, arrange
 from actors.stream_state import TaskStream
-from system import preflight
 from system.config import compose
 from system.errors import ConfigError, StorageError
 from system.frozen_models import BackboneConfig
+from system.stages import retrieval_objective
 from system.stages.task_source import (
     Lease,
     NotLeasedError,
@@ -178,7 +178,9 @@ def test_similar_tasks_follow_each_other_also_when_they_come_late(
 ) -> None:
     names = {"animals": [1.0, 0.0], "food": [0.0, 1.0], "travel": [0.9, 0.1]}
     monkeypatch.setattr(
-        preflight, "name_features", lambda _, tasks: torch.tensor([names[t] for t in tasks])
+        retrieval_objective,
+        "name_features",
+        lambda _, tasks: torch.tensor([names[t] for t in tasks]),
     )
     monkeypatch.setattr(BackboneConfig, "load", lambda _: None)
     experiment = compose(["benchmark.order=similarity", "stream.live=true"])

@@ -186,6 +186,21 @@ def test_a_context_passes_through_all_layers() -> None:
     torch.testing.assert_close(found, hidden[:, :6], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_context_does_not_see_a_neighbours_padding() -> None:
+    """It passes through all layers: what it saw in one, the words see in the next."""
+    model = bert().double()
+    ids, context = torch.tensor([[1, 4, 7, 2, 0, 0, 0, 0]]), torch.randn(1, 2, 16).double()
+    mask = (ids > 0).long()
+    neighbour = torch.arange(1, 9)[None]
+    with BertPrompts(model.encoder).active([], context):
+        alone = model(ids[:, :4], attention_mask=mask[:, :4]).last_hidden_state
+        both = model(
+            torch.cat([ids, neighbour]), attention_mask=torch.cat([mask, torch.ones_like(mask)])
+        ).last_hidden_state
+    torch.testing.assert_close(both[:1, :4], alone)
+
+
 @pytest.mark.parametrize("tower", ["swin", "bert"])
 def test_more_prompts_than_layers_are_refused(tower: str) -> None:
     entry: SwinPrompts | BertPrompts

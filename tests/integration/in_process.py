@@ -1,4 +1,4 @@
-"""The small stream in the caller's own process: neither Ray's processes nor an actor."""
+"""A stream in the caller's own process: neither Ray's processes nor an actor."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from actors.stream_run import _trainer
 from actors.stream_settings import StreamSettings
 from actors.stream_state import TaskStream
+from system.config import ExperimentConfig
 from system.data.manifest import Manifest
 from system.errors import QuarantinedError
 from system.storage.results import finish_run
@@ -17,7 +18,14 @@ def learn(
     root: Path, name: str, *more: str, feed: Callable[[TaskStream], None] = lambda _: None
 ) -> dict[str, Any]:
     """Learn what `prepare_small_stream` wrote, after `feed` had the stream; the run's metrics."""
-    experiment = small_experiment(root, name, "cluster.workers=0", *more)
+    return learn_experiment(small_experiment(root, name, "cluster.workers=0", *more), feed)
+
+
+def learn_experiment(
+    experiment: ExperimentConfig, feed: Callable[[TaskStream], None] = lambda _: None
+) -> dict[str, Any]:
+    """Learn any stream in this process, without workers; the run's metrics."""
+    name = experiment.run_name
     manifest = Manifest.load(experiment.benchmark_folder().uri)
     tasks = manifest.order(experiment.benchmark.tasks, growing=experiment.stream.live)
     stream = StreamSettings.of(experiment, tasks).open()

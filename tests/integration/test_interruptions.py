@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,48 +15,14 @@ from system import app
 from system.errors import StorageError
 from system.storage.files import Folder
 from system.storage.writer_lock import LOCK_NAME, sole_writer
+from tests.integration.killing import DEADLINE, wait_for, worker_pids
 from tests.integration.small_stream import adapters, figures, overrides, small_experiment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-DEADLINE = 240  # seconds; a loaded machine takes its time to start processes
-
-
-def _worker_pids(ancestor: int) -> list[int]:
-    """Training workers among the descendants of a process."""
-    parents, workers = {}, []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            status = (entry / "stat").read_text()
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue  # gone since
-        parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
-        if b"RayTrainWorker" in command:
-            workers.append(int(entry.name))
-
-    def descends(pid: int) -> bool:
-        while pid > 1:
-            if pid == ancestor:
-                return True
-            pid = parents.get(pid, 0)
-        return False
-
-    return [pid for pid in workers if descends(pid)]
-
 
 def _committed(root: Path, run_name: str) -> int:
     return len(list((root / "runs" / run_name / "adapters").glob("task-*.safetensors")))
-
-
-def _wait_for(condition: object, what: str) -> None:
-    assert callable(condition)
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, f"waited {DEADLINE} s for {what}"
-        time.sleep(0.05)
 
 
 def test_a_killed_worker_costs_nothing_but_time(small_stream: Path) -> None:
@@ -66,9 +31,9 @@ def test_a_killed_worker_costs_nothing_but_time(small_stream: Path) -> None:
     killed: list[int] = []
 
     def kill() -> None:
-        _wait_for(lambda: _committed(small_stream, name) >= 1, "the first task")
-        _wait_for(lambda: bool(_worker_pids(os.getpid())), "a worker")
-        killed.append(_worker_pids(os.getpid())[0])
+        wait_for(lambda: _committed(small_stream, name) >= 1, "the first task")
+        wait_for(lambda: bool(worker_pids(os.getpid())), "a worker")
+        killed.append(worker_pids(os.getpid())[0])
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -112,7 +77,7 @@ def test_an_interrupted_command_goes_on(
     first = subprocess.Popen(
         command, env=cli_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    _wait_for(lambda: _committed(small_stream, name) >= 1, "the first task")
+    wait_for(lambda: _committed(small_stream, name) >= 1, "the first task")
     first.send_signal(number)
     output, _ = first.communicate(timeout=DEADLINE)
     assert _committed(small_stream, name) < 3, "it was too late to interrupt"

@@ -27,6 +27,8 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "clip_adapter": ({}, 2 * (32 * 8 + 64 * 16 + 32 * 8)),
     "fedtpg": ({"context_length": 2}, 2 * 32 + 6 * 32 * 33 + 2 * 32 + 2 * 32 * 33),
 }
+#: Prompts that stand out: as they start, small ones hardly change a result.
+LOUD: dict[str, dict[str, Any]] = {"coop": {"init_std": 1.0}, "s_prompts": {"init_std": 1.0}}
 TEXTS = ["the red dog", "a disk on the left"]
 
 
@@ -52,6 +54,19 @@ def loss(grounder: Grounder, method: GroundingMethod) -> Tensor:
     given = batch(grounder)
     terms = grounder.losses(given, method.entries(grounder, given.tokens, None))
     return torch.stack(list(terms.values())).sum()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["coop", "s_prompts", "fedtpg"])
+def test_a_longer_neighbour_changes_nothing(name: str, grounder: Grounder) -> None:
+    """A context that saw padding would make figures depend on the batch."""
+    method, given = build(name, grounder.shape, **LOUD.get(name, {})), batch(grounder)
+    assert len(set(given.tokens.mask.sum(dim=1).tolist())) == 2
+    alone = GroundingBatch(given.images[:1], grounder.tokenize(TEXTS[:1]))
+    (found,) = grounder.ground(alone, method.entries(grounder, alone.tokens, None))
+    beside, _ = grounder.ground(given, method.entries(grounder, given.tokens, None))
+    torch.testing.assert_close(beside.scores, found.scores, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(beside.boxes, found.boxes, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

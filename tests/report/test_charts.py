@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from system.prompts.method import SimilaritySource
+from system.prompts.stream_method import SimilaritySource
 from system.report.chart_style import Chart
 from system.report.charts import Absent, build_charts
 from system.report.charts_matrix import SOURCES

@@ -12,11 +12,12 @@ import torch
 
 from system.errors import ConfigError, DataError
 from system.stages.alignment_files import RESULT, load_result
-from system.stages.alignment_plan import AlignmentExperiment, AlignmentPlan, spread
+from system.stages.alignment_plan import AlignmentExperiment, AlignmentPlan
 from system.stages.alignment_training import AlignmentTraining
 from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.model_epochs import DivergedModelError
 from system.stages.model_stage import MODEL_STAGES, fit, model_experiment, show_nothing
+from system.stages.rec_scoring import spread
 from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder
 from system.storage.files import Folder
@@ -153,7 +154,7 @@ def test_the_digest_is_of_what_decides_the_result_and_of_nothing_else(root: Path
         ("vpt", {"splits": ["train"]}, "what the method learns from"),
         ("vpt", {"splits": ["testA"]}, "no split 'testA'"),
         ("vpt", {"batch_size": 64}, "24 expressions"),
-        ("lpi", {}, "retrieval"),
+        ("l2p", {}, "retrieval"),
         ("vtp", {}, "vpt"),
         ("diff_prompt", {}, "generator"),
     ],

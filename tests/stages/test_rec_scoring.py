@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
 import pytest
 import torch
+from torch import Tensor
 
-from system.backbones.grounder import Entries, Grounder, GroundingBatch
+from system.backbones.grounder import Entries, Grounder, GroundingBatch, Tokens
 from system.backbones.grounding_dino import load_grounding_dino
 from system.data.expressions import read_expressions
 from system.data.images import decode_image
@@ -50,9 +52,13 @@ def score(
 ) -> Found:
     with ONE_AT_A_TIME:
         grounder = load_grounding_dino(str(directory))
-    method = vpt(grounder) if prompted else None
+    method = vpt(grounder)
     scorer = RecScorer(grounder, group, block, threads=1)
-    return scorer.score(chosen, show_nothing, phase="test", method=method)
+
+    def entries(_: Sequence[int], tokens: Tokens, latents: Tensor | None) -> Entries:
+        return method.entries(grounder, tokens, latents)
+
+    return scorer.score(chosen, show_nothing, phase="test", entries=entries if prompted else None)
 
 
 def test_one_worker_and_two_find_the_same_to_the_bit(

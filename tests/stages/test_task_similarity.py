@@ -1,13 +1,16 @@
 """The tasks' similarity comes from the source that is asked for, and never from later tasks."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import unit
+from system.backbones.name_features import name_features
 from system.data.given_similarity import GivenSimilarity
 from system.errors import AdapterMismatchError, DataError
-from system.prompts.method import SimilaritySource
+from system.prompts.stream_method import SimilaritySource
 from system.stages.task_similarity import TaskSimilarity
 from tests.prompts.method_parts import backbone
 
@@ -24,10 +27,14 @@ def features(task: int, seed: int) -> Tensor:
     return unit(torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(10 * seed + task)))
 
 
+def names_of(names: Sequence[str]) -> Tensor:
+    return name_features(backbone(), names)
+
+
 def learned(source: SimilaritySource, tasks: tuple[str, ...]) -> TaskSimilarity:
     found = TaskSimilarity(source, GivenSimilarity("given.csv", VALUES))
     for k in range(len(tasks)):
-        entry = found.entry(backbone(), tasks[: k + 1], features(k, 1), features(k, 2))
+        entry = found.entry(names_of, tasks[: k + 1], features(k, 1), features(k, 2))
         found.add(entry)
     return found
 

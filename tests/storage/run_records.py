@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from system.config import ExperimentConfig
-from system.storage.results import RECALLS
+from system.evaluation.recall import METRICS as RECALLS
 from system.storage.run_directory import OUTCOME, RunDirectory
 
 TASKS = ("animal", "food", "sports")
@@ -64,10 +64,11 @@ def payloads() -> list[dict[str, Any]]:
 
 def outcome() -> dict[str, Any]:
     return {
+        "backbone": "a backbone",
         "backbone_fingerprint": "f" * 64,
-        "captions_per_image": {"least": 2, "most": 3},
+        "evaluated": {"gallery": "all", "captions_per_image": "2 to 3"},
         "transform": "the checkpoint's own image processor",
-        "routed": True,
+        "routed": ["vision", "text"],
         "oracle": rows_after(len(TASKS) - 1, RECALLS),
         "similarity_source": "captions",
         "replays": False,

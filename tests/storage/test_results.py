@@ -11,7 +11,8 @@ import pytest
 from system.config import ExperimentConfig, compose
 from system.errors import ReplayRefusedError
 from system.evaluation.accuracy_matrix import AccuracyMatrix, MatrixRow
-from system.storage.results import RECALLS, finish_run
+from system.evaluation.recall import METRICS as RECALLS
+from system.storage.results import finish_run
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
@@ -89,7 +90,9 @@ def test_metrics_say_under_which_conditions_they_hold(experiment: ExperimentConf
     assert metrics["benchmark"] == {"name": "openmoji", "fingerprint": "b" * 64, "order": "given"}
     assert metrics["evaluation"]["gallery"] == "all"
     assert metrics["evaluation"]["split"] == "test"
-    assert metrics["evaluation"]["captions_per_image"] == outcome()["captions_per_image"]
+    assert (
+        metrics["evaluation"]["captions_per_image"] == outcome()["evaluated"]["captions_per_image"]
+    )
     assert {"torch", "ray", "transformers", "python"} <= set(metrics["versions"])
     assert metrics["trainable_parameters_per_task"] == 84
     assert metrics["trainable_parameters"] == 3 * 84
@@ -145,7 +148,7 @@ def test_undefined_figures_are_null_with_a_reason(experiment: ExperimentConfig) 
 
 
 def test_a_method_without_router_has_no_routing_figures(experiment: ExperimentConfig) -> None:
-    leave_outcome(experiment, routed=False)
+    leave_outcome(experiment, routed=[])
     metrics = finish(experiment)
     assert metrics["routing"] is None
     assert metrics["evaluation"]["router"] == "none"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from system.storage.results import RECALLS
+from system.evaluation.recall import METRICS as RECALLS
 from tests.report.page_reader import PageReader
 from tuning.page import render_sweep
 

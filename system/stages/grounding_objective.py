@@ -1,0 +1,169 @@
+"""Referring-expression comprehension as a stream's objective: boxes on a frozen grounder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from system.backbones.grounder import Grounder
+from system.config import ExperimentConfig
+from system.data.expressions import read_expressions
+from system.data.given_similarity import GivenSimilarity
+from system.data.manifest import Manifest, SplitGrant
+from system.errors import ConfigError, DataError
+from system.evaluation.rec_figures import METRICS
+from system.frozen_models import GrounderConfig
+from system.prompts.grounding_method import GroundingSetting
+from system.prompts.grounding_stream import (
+    GroundingStream,
+    build_grounding_stream,
+    grounding_stream_kind,
+)
+from system.prompts.stream_method import StreamMethod
+from system.stages.grounder_features import GrounderFeatures, grounder_names
+from system.stages.grounding_evaluation import GroundingEvaluation
+from system.stages.grounding_examples import grounding_examples
+from system.stages.grounding_training import GroundingTraining, require_batch
+from system.stages.learned_grounding import LearnedGrounding
+from system.stages.rec_scoring import ZERO_SHOT_FOLDER, RecScorer, chosen_expressions
+from system.stages.stream_objective import OBJECTIVES, StreamObjective, StreamWork, Worker
+from system.stages.task_similarity import NameFeatures
+from system.stages.task_source import Lease
+from system.storage.adapters import AdapterHeader
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
+from system.storage.run_directory import BOX_EXAMPLES
+
+
+class GroundingWork(StreamWork):
+    """A grounder on this worker."""
+
+    examples_file = BOX_EXAMPLES
+    model: Grounder
+    evaluation: GroundingEvaluation
+
+    def __init__(self, worker: Worker) -> None:
+        experiment = worker.experiment
+        stage, evaluation = experiment.stage, experiment.evaluation
+        self.worker = worker
+        self.model = _grounder(experiment).load().to(worker.group.device)
+        self.transform = str(self.model.image_transform())
+        self.features = GrounderFeatures(
+            self.model,
+            worker.group,
+            evaluation.batch_size,
+            stage.loader_threads,
+            FeatureStore(experiment.feature_folder()),
+        )
+        self.evaluation = GroundingEvaluation(
+            RecScorer(self.model, worker.group, evaluation.batch_size, stage.loader_threads),
+            self.features,
+            worker.open_test,
+            most=evaluation.expressions,
+            zero_shot_store=FeatureStore(Folder.of(experiment.data_path).child(ZERO_SHOT_FOLDER)),
+            show=worker.show,
+        )
+
+    def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedGrounding:
+        """See `StreamWork.learned`."""
+        return LearnedGrounding(header, self.model, given)
+
+    def add_tests(self, count: int) -> None:
+        """See `StreamWork.add_tests`."""
+        for _ in range(count):
+            self.evaluation.add_task()
+
+    def training_features(self, grant: SplitGrant) -> tuple[Tensor, Tensor]:
+        """See `StreamWork.training_features`; texts are the expressions that are learned."""
+        chosen = chosen_expressions(grant, self.worker.experiment.stage.train_expressions)
+        return self.features.of(grant, [expression.text for expression in chosen.expressions])
+
+    def training(
+        self,
+        lease: Lease,
+        method: StreamMethod[Any],
+        similarity: Tensor,
+        open_train: Callable[[], SplitGrant],
+        show: Callable[[dict[str, Any]], None],
+    ) -> GroundingTraining:
+        """See `StreamWork.training`."""
+        assert isinstance(method, GroundingStream)
+        group, experiment = self.worker.group, self.worker.experiment
+        similarity = similarity.to(group.device)
+        return GroundingTraining(
+            experiment, lease, method, self.model, group, similarity, open_train, show
+        )
+
+    def examples(self, tasks: Sequence[str]) -> pa.Table:
+        """The best boxes for a few expressions a task."""
+        return grounding_examples(self.evaluation, tasks, self.worker.open_test)
+
+
+class GroundingObjective(StreamObjective):
+    """See `StreamObjective`."""
+
+    recalls = tuple(METRICS)
+
+    def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
+        """See `StreamObjective.method_kind`."""
+        return grounding_stream_kind(experiment.method["name"])
+
+    def check(self, experiment: ExperimentConfig) -> tuple[Grounder, GroundingStream]:
+        """See `StreamObjective.check`."""
+        if experiment.protocol != "corrected":
+            raise ConfigError(
+                f"protocol={experiment.protocol}: a stream of grounding tasks has the corrected "
+                "one alone; the released code's count by GIoU is in the figures named rec_*_giou"
+            )
+        if experiment.stage.augmentation != "none":
+            raise ConfigError(
+                f"stage.augmentation={experiment.stage.augmentation}: one that moves the image "
+                "would have to move boxes and words like 'left' too; use none"
+            )
+        grounder = _grounder(experiment).load()
+        setting = GroundingSetting(grounder.shape, experiment.seed)
+        return grounder, build_grounding_stream(experiment.method, setting)
+
+    def check_training(
+        self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
+    ) -> None:
+        """See `StreamObjective.check_training`."""
+        stage = experiment.stage
+        if self.method_kind(experiment).trains_on == "nothing":
+            return
+        for name in tasks:
+            chosen = chosen_expressions(manifest.task(name).grant("train"), stage.train_expressions)
+            require_batch(name, len(chosen), stage.batch_size)
+
+    def check_test(self, experiment: ExperimentConfig, grant: SplitGrant) -> None:
+        """See `StreamObjective.check_test`."""
+        if next(read_expressions(grant), None) is None:
+            raise DataError(
+                f"task {grant.task!r} has no expression in split {grant.split!r}; choose another "
+                "evaluation.split, or a benchmark with expressions"
+            )
+
+    def names(self, experiment: ExperimentConfig) -> NameFeatures:
+        """See `StreamObjective.names`."""
+        grounder = _grounder(experiment).load()
+        return lambda names: grounder_names(grounder, names)
+
+    def work(self, worker: Worker) -> GroundingWork:
+        """See `StreamObjective.work`."""
+        return GroundingWork(worker)
+
+
+def _grounder(experiment: ExperimentConfig) -> GrounderConfig:
+    """The section of the grounder. Raises ConfigError if none is chosen."""
+    if experiment.grounder is None:
+        raise ConfigError(
+            "stage.objective=grounding: grounder is not set; choose a group, such as "
+            "grounder=tiny_grounder"
+        )
+    return experiment.grounder
+
+
+OBJECTIVES.register("grounding")(GroundingObjective())

@@ -1,0 +1,171 @@
+"""Retrieval as a stream's objective: images and captions in one space, recall both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from system.backbones.dual_encoder import DualEncoder
+from system.backbones.name_features import name_features
+from system.config import ExperimentConfig
+from system.data.given_similarity import GivenSimilarity
+from system.data.loading import read_texts, steps_per_epoch
+from system.data.manifest import Manifest, SplitGrant
+from system.errors import DataError
+from system.evaluation.examples import retrieval_examples
+from system.evaluation.recall import METRICS
+from system.prompts.method import METHODS, Method, build_method
+from system.prompts.stream_method import StreamMethod
+from system.stages.encoding import Encoder
+from system.stages.learned_stream import LearnedStream
+from system.stages.retrieval_training import RetrievalTraining
+from system.stages.stream_evaluation import StreamEvaluation, TestSet
+from system.stages.stream_objective import OBJECTIVES, StreamObjective, StreamWork, Worker
+from system.stages.task_similarity import NameFeatures
+from system.stages.task_source import Lease
+from system.storage.adapters import AdapterHeader
+from system.storage.feature_store import FeatureStore
+from system.storage.run_directory import EXAMPLES
+
+
+class RetrievalWork(StreamWork):
+    """A dual encoder on this worker."""
+
+    examples_file = EXAMPLES
+    model: DualEncoder
+    evaluation: StreamEvaluation
+
+    def __init__(self, worker: Worker) -> None:
+        experiment = worker.experiment
+        self.worker = worker
+        backbone = experiment.backbone.load()
+        self.model = backbone.to(worker.group.device)
+        # The released code routes on features of the same random crops that it trains on; here
+        # as there, one evaluation transform serves router and test.
+        image_transform = backbone.image_transform(worker.protocol, "none")
+        self.transform = str(image_transform)
+        self.image_transform = image_transform
+        self.encoder = Encoder(
+            backbone,
+            worker.group,
+            experiment.evaluation.batch_size,
+            experiment.stage.loader_threads,
+        )
+        self.store = FeatureStore(experiment.feature_folder())
+        self.evaluation = self._evaluation(0)
+
+    def _evaluation(self, tasks: int) -> StreamEvaluation:
+        open_test = self.worker.open_test
+        return StreamEvaluation(
+            TestSet.read(open_test, tasks),
+            self.encoder,
+            self.image_transform,
+            self.worker.experiment.evaluation.gallery,
+            open_test,
+        )
+
+    def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedStream:
+        """See `StreamWork.learned`."""
+        return LearnedStream(header, self.model, given)
+
+    def add_tests(self, count: int) -> None:
+        """See `StreamWork.add_tests`; those of a whole stream have one entry in the store."""
+        if self.evaluation.tasks == 0 and count > 1:
+            self.evaluation = self._evaluation(count)
+            self.evaluation.prepare(self.store, self._key(self.evaluation.tests.grants))
+            return
+        for _ in range(count):
+            self.evaluation.add_task(self.store, self._key)
+
+    def training_features(self, grant: SplitGrant) -> tuple[Tensor, Tensor]:
+        """See `StreamWork.training_features`; texts are the captions."""
+        key = self._key([grant])
+        group, store = self.worker.group, self.store
+        if group.broadcast(store.find(key) is not None if group.leads else None):
+            found = store.find(key)
+            assert found is not None, f"feature store lost {key}"
+            return found["vision"], found["text"]
+        images = self.encoder.images(grant, range(grant.rows), self.image_transform, None)
+        captions = [caption for row in read_texts(grant) for caption in row]
+        texts = self.encoder.texts(captions, None)
+        if group.leads:
+            store.put(key, {"vision": images, "text": texts})
+        return images, texts
+
+    def training(
+        self,
+        lease: Lease,
+        method: StreamMethod[Any],
+        similarity: Tensor,
+        open_train: Callable[[], SplitGrant],
+        show: Callable[[dict[str, Any]], None],
+    ) -> RetrievalTraining:
+        """See `StreamWork.training`."""
+        assert isinstance(method, Method)
+        group, experiment = self.worker.group, self.worker.experiment
+        similarity = similarity.to(group.device)
+        return RetrievalTraining(
+            experiment, lease, method, self.model, group, similarity, open_train, show
+        )
+
+    def examples(self, tasks: Sequence[str]) -> pa.Table:
+        """The best images for a few captions a task."""
+        return retrieval_examples(self.evaluation, tasks, self.worker.open_test)
+
+    def _key(self, grants: Sequence[SplitGrant]) -> str:
+        return self.encoder.feature_key(self.worker.protocol, grants)
+
+
+class RetrievalObjective(StreamObjective):
+    """See `StreamObjective`."""
+
+    recalls = METRICS
+
+    def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
+        """See `StreamObjective.method_kind`."""
+        return METHODS.get(experiment.method["name"]).method
+
+    def check(self, experiment: ExperimentConfig) -> tuple[DualEncoder, Method]:
+        """See `StreamObjective.check`."""
+        backbone = experiment.backbone.load()
+        method = build_method(
+            experiment.method, backbone.shape, experiment.seed, experiment.protocol
+        )
+        backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
+        backbone.tokenize(["a"], method.placeholders)
+        return backbone, method
+
+    def check_training(
+        self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
+    ) -> None:
+        """See `StreamObjective.check_training`."""
+        trains_on = self.method_kind(experiment).trains_on
+        rows = {name: manifest.task(name).grant("train").rows for name in tasks}
+        if trains_on == "all":
+            rows = {" + ".join(tasks): sum(rows.values())}
+        pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
+        for name, count in rows.items() if trains_on != "nothing" else ():
+            steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
+
+    def check_test(self, experiment: ExperimentConfig, grant: SplitGrant) -> None:
+        """See `StreamObjective.check_test`."""
+        if grant.rows == 0:
+            raise DataError(
+                f"task {grant.task!r} has no image in split {grant.split!r}; choose "
+                "another evaluation.split or prepare the benchmark again"
+            )
+
+    def names(self, experiment: ExperimentConfig) -> NameFeatures:
+        """See `StreamObjective.names`."""
+        backbone = experiment.backbone.load()
+        return lambda names: name_features(backbone, names)
+
+    def work(self, worker: Worker) -> RetrievalWork:
+        """See `StreamObjective.work`."""
+        return RetrievalWork(worker)
+
+
+OBJECTIVES.register("retrieval")(RetrievalObjective())

@@ -1,0 +1,162 @@
+"""What a stream learns, as the worker's loop sees it: retrieval on a dual encoder, boxes, ...
+
+The loop leases, commits and evaluates; an objective knows the frozen model, how a task is trained
+and what its test splits are judged by. One file adds one; `stage.objective` names it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+from torch import Tensor
+
+from system.registry import Registry
+
+if TYPE_CHECKING:
+    from system.config import ExperimentConfig
+    from system.data.given_similarity import GivenSimilarity
+    from system.data.manifest import Manifest, SplitGrant
+    from system.evaluation.accuracy_matrix import MatrixRow
+    from system.evaluation.router import Router
+    from system.prompts.stream_method import StreamMethod
+    from system.stages.learned_state import LearnedState
+    from system.stages.model_stage import Show
+    from system.stages.task_similarity import NameFeatures
+    from system.stages.task_source import Lease
+    from system.stages.task_training import TaskTraining
+    from system.stages.worker_group import WorkerGroup
+    from system.storage.adapters import AdapterHeader
+
+
+class FrozenModel(Protocol):
+    """What the loop asks of a frozen model."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that outputs depend on."""
+        ...
+
+
+class Evaluation(Protocol):
+    """The test splits of the stream's tasks, and what was found in them so far."""
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks' test splits are known."""
+        ...
+
+    def zero_shot(self) -> list[MatrixRow]:
+        """Matrix rows of the frozen model."""
+        ...
+
+    def after_task(self, trained: int, method: Any, router: Router | None) -> list[MatrixRow]:
+        """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
+        ...
+
+    def oracle(self, trained: int, method: Any) -> list[MatrixRow]:
+        """Matrix rows with the true task given, once all tasks are learned."""
+        ...
+
+    def all_rows(self, method: Any, router: Router | None) -> list[MatrixRow]:
+        """The whole matrix anew, for tasks that came while the others were learned."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What the figures rest on, for the run's outcome."""
+        ...
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What an objective's work is made from: the run, its workers, and how splits are opened."""
+
+    experiment: ExperimentConfig
+    protocol: str  # the run's, or the one that saved adapters were learned with
+    group: WorkerGroup
+    open_test: Callable[[int], SplitGrant]  # by a task's place in the stream
+    show: Show
+
+
+class StreamWork(ABC):
+    """One worker's frozen model, and what is done with it."""
+
+    model: FrozenModel
+    evaluation: Evaluation
+    #: How a test image is brought to the model, in words.
+    transform: str
+    #: The file that `examples` belong into.
+    examples_file: str
+
+    @abstractmethod
+    def learned(
+        self, header: AdapterHeader, given: GivenSimilarity | None
+    ) -> LearnedState[Any, Any]:
+        """The state of nothing learned yet."""
+
+    @abstractmethod
+    def add_tests(self, count: int) -> None:
+        """Take in the test splits of `count` more tasks, and the frozen model's part of them."""
+
+    @abstractmethod
+    def training_features(self, grant: SplitGrant) -> tuple[Tensor, Tensor]:
+        """Unprompted features of a task's training images (I, P) and texts (T, P)."""
+
+    @abstractmethod
+    def training(
+        self,
+        lease: Lease,
+        method: StreamMethod[Any],
+        similarity: Tensor,
+        open_train: Callable[[], SplitGrant],
+        show: Callable[[dict[str, Any]], None],
+    ) -> TaskTraining:
+        """The training of a leased task."""
+
+    @abstractmethod
+    def examples(self, tasks: Sequence[str]) -> pa.Table:
+        """Some test samples with what was found before and after, for the report."""
+
+
+class StreamObjective(ABC):
+    """One kind of stream; stateless."""
+
+    #: The metrics that a task is judged by, in the order of tables; the first ones lead.
+    recalls: tuple[str, ...]
+
+    @abstractmethod
+    def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
+        """The class of the experiment's method. Raises ConfigError for an unknown one."""
+
+    @abstractmethod
+    def check(self, experiment: ExperimentConfig) -> tuple[FrozenModel, StreamMethod[Any]]:
+        """The frozen model and a fresh method, once all settings were compared with them.
+
+        Raises ConfigError or DataError naming the field or file.
+        """
+
+    @abstractmethod
+    def check_training(
+        self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
+    ) -> None:
+        """Whether each task's training split fills a batch. Raises DataError naming the task."""
+
+    @abstractmethod
+    def check_test(self, experiment: ExperimentConfig, grant: SplitGrant) -> None:
+        """Whether a task's test split has anything to judge by. Raises DataError if not."""
+
+    @abstractmethod
+    def names(self, experiment: ExperimentConfig) -> NameFeatures:
+        """What makes features of tasks' names; it loads the frozen model."""
+
+    @abstractmethod
+    def work(self, worker: Worker) -> StreamWork:
+        """The work of one worker, its model loaded."""
+
+
+OBJECTIVES: Registry[StreamObjective] = Registry("stream objective", "system.stages")

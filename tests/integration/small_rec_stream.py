@@ -1,0 +1,30 @@
+"""A grounding stream small enough for tests: disks and squares, a random grounder."""
+
+from pathlib import Path
+
+from tests.backbones.small_glip import write_small_glip
+from tests.stages.mask_files import TASKS, prepare_shapes
+
+
+def prepare_small_rec(root: Path) -> None:
+    """Write task shards and grounder under `root`."""
+    prepare_shapes(root)
+    write_small_glip(root / "glip", ["the", "disk", "square"])
+
+
+def rec_overrides(root: Path, run_name: str, *more: str) -> list[str]:
+    """Overrides of a run on what `prepare_small_rec` wrote."""
+    return [
+        "experiment=rec_stream",
+        "benchmark.name=shapes",
+        f"benchmark.tasks=[{','.join(TASKS)}]",
+        f"grounder.path={root / 'glip'}",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root}",
+        f"run_name={run_name}",
+        "stage.epochs=3",
+        "stage.batch_size=4",
+        "stage.train_expressions=null",
+        "evaluation.batch_size=5",
+        *more,
+    ]

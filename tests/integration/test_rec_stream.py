@@ -1,0 +1,159 @@
+"""A stream of referring expressions in this process: learned, resumed, saved, judged, reported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from system.backbones.glip_style import load_glip
+from system.config import compose
+from system.errors import ConfigError, DataError, PromptideError
+from system.preflight import check_experiment, prepared
+from system.report.page import write_report
+from system.stages.evaluate_adapters import evaluate_adapters
+from system.stages.learned_grounding import LearnedGrounding
+from system.stages.task_training import TaskTraining
+from tests.integration.in_process import learn_experiment
+from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
+from tests.integration.small_stream import adapters, figures
+from tests.report.page_reader import PageReader
+from tests.stages.mask_files import TASKS
+
+METHODS = ("zero_shot", "s_prompts", "vpt", "clip_adapter")
+BOTH = ("method.interaction.depth=null", "method.prompt_length=2", "method.task_start=own")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rec")
+    prepare_small_rec(root)
+    return root
+
+
+def learn(root: Path, name: str, *more: str) -> dict[str, Any]:
+    experiment = compose(rec_overrides(root, name, "cluster.workers=0", *more))
+    check_experiment(experiment)
+    return learn_experiment(experiment)
+
+
+@pytest.fixture(scope="module")
+def metrics(root: Path) -> dict[str, Any]:
+    """Of LPI with interaction, undisturbed."""
+    return learn(root, "lpi", *BOTH)
+
+
+def test_the_figures_are_those_of_boxes(metrics: dict[str, Any], root: Path) -> None:
+    """Each task before, after each one learned, and with the true task given; nothing replayed."""
+    assert metrics["tasks"] == list(TASKS)
+    assert metrics["replayed_rows"] == 0
+    assert metrics["evaluation"]["expressions"] == 6
+    assert set(metrics["average"]) == set(metrics["oracle"]["average"])
+    assert {"rec_r1", "rec_r5", "rec_r10", "rec_ub", "rec_r1_giou"} <= set(metrics["average"])
+    assert set(metrics["routing"]) == {"image", "image_average"}
+    rows = figures(root, "lpi")
+    assert {(i, j) for i, j, metric in rows if metric == "rec_r1"} == {
+        (i, j) for i in (-1, 0, 1) for j in (0, 1)
+    }
+    learned = adapters(root, "lpi")
+    assert len(learned) == 2
+    start = learn(root, "lpi-start", *BOTH, "stage.optimiser.learning_rate=1e-12")
+    assert start["trainable_parameters"] == metrics["trainable_parameters"] > 0
+    assert adapters(root, "lpi-start") != learned, "nothing was learned"
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_run_that_stops_inside_a_task_ends_with_the_same_bits(
+    root: Path, metrics: dict[str, Any], monkeypatch: pytest.MonkeyPatch, task: int
+) -> None:
+    """It goes on behind the task's last epoch, in a process that knows nothing of the first."""
+    name = f"stopped-{task}"
+    checkpoint = TaskTraining._checkpoint
+
+    def stop(training: TaskTraining, epochs_done: int) -> None:
+        checkpoint(training, epochs_done)
+        if (training.lease.index, epochs_done) == (task, 2):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskTraining, "_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            learn(root, name, *BOTH)
+    again = learn(root, name, *BOTH)
+    assert adapters(root, name) == adapters(root, "lpi")
+    assert figures(root, name) == figures(root, "lpi")
+    assert again["oracle"] == metrics["oracle"]
+    assert again["replayed_rows"] == 0
+
+
+def test_saved_adapters_give_the_last_row_again(root: Path, metrics: dict[str, Any]) -> None:
+    experiment = compose(rec_overrides(root, "lpi", "cluster.workers=0", *BOTH))
+    rows = figures(root, "lpi")
+    for row in evaluate_adapters(experiment, prepared(experiment)).rows:
+        key = (row.trained_index, row.evaluated_index, row.metric)
+        assert rows[key] == row.value
+    loaded = LearnedGrounding.from_pretrained(
+        root / "runs" / "lpi" / "adapters", load_glip(str(root / "glip"))
+    )
+    loaded.save_pretrained(root / "copy")
+    again = LearnedGrounding.from_pretrained(root / "copy", loaded.backbone)
+    assert again.known_tasks == len(TASKS)
+    for one, other in zip(loaded.method.parameters(), again.method.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_report_speaks_of_boxes(root: Path, metrics: dict[str, Any]) -> None:
+    page = PageReader.of(write_report(root / "runs" / "lpi"))
+    assert "Expression → box R@1" in page.text
+    assert "Text → image" not in page.text
+    assert "the best after training" in page.text
+    assert page.text.count("Not available") == 1, "config.yaml, which `run` alone writes"
+    average = metrics["average"]["rec_r1"]
+    assert page.row("averages", "Expression → box R@1")[1] == f"{average:.1f}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_for_a_grounder_learn_the_stream_too(root: Path, method: str) -> None:
+    """To compare: prompts of each task's own, one set for all in turn, and nothing."""
+    short = {
+        "s_prompts": ["method.prompt_length=2", "method.text_prompt_length=2"],
+        "vpt": ["method.prompt_length=2"],
+    }.get(method, [])
+    found = learn(root, method, f"method={method}", "stage.epochs=1", *short)
+    assert found["replayed_rows"] == 0
+    assert found["method"] == method
+    assert (found["routing"] is not None) == (method == "s_prompts")
+    assert (found["trainable_parameters"] == 0) == (method == "zero_shot")
+    if method == "zero_shot":
+        assert found["average"] == found["zero_shot"]["average"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "named"),
+    [
+        (["stage.objective=groundin"], ConfigError, "did you mean 'grounding'"),
+        (["protocol=published"], ConfigError, "rec_.*_giou"),
+        (["stage.augmentation=crop_flip"], ConfigError, "stage.augmentation"),
+        (["stage.batch_size=16"], DataError, "12 training expressions"),
+        (["method=l2p"], ConfigError, "retrieval"),
+        (["method.prompt_depth=9"], ConfigError, "prompt_depth=9"),
+        (["method.interaction.depth=3"], ConfigError, "interaction.depth=3"),
+        (["evaluation.expressions=0"], ConfigError, "expressions=0"),
+        (["stage.train_expressions=0"], ConfigError, "train_expressions=0"),
+        (["stream.live=true", "evaluation.split=testB"], DataError, "testB"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_anything_runs(
+    root: Path, overrides: list[str], error: type[PromptideError], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        check_experiment(compose([*rec_overrides(root, "wrong"), *overrides]))
+
+
+def test_a_stream_of_boxes_without_a_grounder_is_refused(root: Path) -> None:
+    experiment = replace(compose(rec_overrides(root, "wrong")), grounder=None)
+    with pytest.raises(ConfigError, match="grounder=tiny_grounder"):
+        check_experiment(experiment)
