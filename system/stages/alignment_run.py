@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from system.data.spread import spread
 from system.evaluation.rec_figures import TaskRanks, split_recalls
 from system.stages.alignment_files import AlignmentResult, Example, save_result
 from system.stages.alignment_plan import AlignmentPlan
@@ -19,7 +20,7 @@ from system.stages.model_stage import Show
 from system.stages.phase_clock import PhaseClock
 from system.stages.prompt_latents import PromptLatents, SplitLatents
 from system.stages.rank_log import RankLog
-from system.stages.rec_scoring import ChosenExpressions, Found, RecScorer, spread
+from system.stages.rec_scoring import ChosenExpressions, Found, RecScorer
 from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder, AdapterHeader
 from system.storage.run_directory import RunDirectory
@@ -195,8 +196,15 @@ def _examples(
     before: Mapping[str, Found],
     after: Mapping[str, Found],
 ) -> list[Example]:
-    """Expressions at even distances, about as many from each task."""
+    """Expressions spread over each task's, about as many from each task."""
     each = max(1, SHOWN // len(tasks))
+
+    def places(number: int, count: int) -> list[int]:
+        """Of each task others: tasks of one size would all show the same place."""
+        every = spread(count, SHOWN)
+        taken = {(number + turn * len(tasks)) % len(every) for turn in range(each)} if every else ()
+        return [every[at] for at in sorted(taken)]
+
     return [
         Example(
             task,
@@ -206,8 +214,8 @@ def _examples(
             _box(before[task].best[index]),
             _box(after[task].best[index]),
         )
-        for task, chosen in tasks.items()
-        for index in spread(len(chosen), each)
+        for number, (task, chosen) in enumerate(tasks.items())
+        for index in places(number, len(chosen))
     ][:SHOWN]
 
 

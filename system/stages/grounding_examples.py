@@ -9,9 +9,9 @@ from torch import Tensor
 
 from system.data.loading import read_images
 from system.data.manifest import SplitGrant
+from system.data.spread import spread
 from system.evaluation.examples import QUERIES_PER_TASK
 from system.stages.grounding_evaluation import GroundingEvaluation
-from system.stages.rec_scoring import spread
 
 BOX = pa.list_(pa.float64())  # left, top, right, bottom in shares; null: none was found
 

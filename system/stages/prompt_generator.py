@@ -11,6 +11,7 @@ from torch import Tensor
 
 from system.data.expressions import ReferredExpression
 from system.data.object_masks import mask_pixels
+from system.data.spread import spread
 from system.diffusion.generator_files import (
     HEADER,
     GeneratorHeader,
@@ -223,8 +224,7 @@ def _judge(
 ) -> tuple[SampledIous, list[int]]:
     """IoUs of the evaluated held-out expressions, and which they are."""
     samples, expressions = held_out
-    count = min(plan.settings.evaluated, len(samples))
-    chosen = [index * len(samples) // count for index in range(count)]
+    chosen = list(spread(len(samples), plan.settings.evaluated))
     _, image, text = samples.take(chosen)
     average = best_mean_mask(train_masks, vae.image_size)
     masks = [expressions[sample].mask for sample in chosen]

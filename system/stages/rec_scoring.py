@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from system.backbones.grounder import Entries, Grounder, GroundingBatch, Tokens
 from system.data.expression_images import image_batches
 from system.data.expressions import ReferredExpression, read_expressions
 from system.data.manifest import SplitGrant
+from system.data.spread import spread
 from system.evaluation.rec import best_hits
 from system.evaluation.rec_figures import OVERLAPS
 from system.stages.encoding import filled, in_order
@@ -52,14 +52,6 @@ def chosen_expressions(grant: SplitGrant, most: int | None) -> ChosenExpressions
     every = list(read_expressions(grant))
     samples = spread(len(every), most)
     return ChosenExpressions(grant, samples, [every[sample] for sample in samples])
-
-
-def spread(count: int, most: int | None) -> Sequence[int]:
-    """All of `count` places, or `most` of them at even distances."""
-    if most is None or count <= most:
-        return range(count)
-    places: list[int] = np.linspace(0, count, most, endpoint=False).astype(int).tolist()
-    return places
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from system.stages.alignment_training import AlignmentTraining
 from system.stages.model_checkpoint import ModelCheckpoint
 from system.stages.model_epochs import DivergedModelError
 from system.stages.model_stage import MODEL_STAGES, fit, model_experiment, show_nothing
-from system.stages.rec_scoring import spread
 from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder
 from system.storage.files import Folder
@@ -184,12 +183,6 @@ def test_an_expression_without_a_box_is_named(root: Path, tmp_path: Path) -> Non
 def test_a_run_without_a_grounder_says_which_to_choose(root: Path) -> None:
     with pytest.raises(ConfigError, match="grounder=tiny_grounder"):
         replace(experiment(root), grounder=None)
-
-
-def test_few_expressions_are_spread_over_the_split() -> None:
-    """The first ones would all be of the first images."""
-    assert list(spread(5, None)) == [0, 1, 2, 3, 4]
-    assert list(spread(10, 4)) == [0, 2, 5, 7]
 
 
 @pytest.mark.ray
