@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from system.errors import ConfigError, PromptideError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
 SECONDS_BETWEEN_LOOKS = 0.5
+PATIENCE = 60.0  # seconds without an answer until a job that is followed counts as out of reach
 #: Ray takes these over the address that it is given.
 OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
@@ -94,21 +95,46 @@ class JobServer:
             return str(self._client.get_job_logs(job))
 
     def follow(self, job: str, write: Callable[[str], object]) -> None:
-        """Pass on what a job prints until it ends."""
+        """Pass on what a job prints until it ends; a lost connection is made again."""
+        from aiohttp import ClientError
+
+        passed = 0  # letters so far: each connection tells all from the first one on
 
         async def tail() -> None:
+            nonlocal passed
+            known = passed
             async for text in self._client.tail_job_logs(job):
-                write(text)
+                new = text[known:]
+                known -= len(text) - len(new)
+                passed += len(new)
+                write(new)
 
         self.details(job)  # the tail of an unknown job tells nothing
-        with self._explained(job):
-            asyncio.run(tail())
+        ended = False
+        while not ended:
+            # Asked before, so that what a job prints at its end is passed on as well.
+            ended = self._patiently(job).status.is_terminal()
+            with suppress(RuntimeError, ConnectionError, ClientError):
+                asyncio.run(tail())
+            if not ended:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def ended(self, job: str) -> JobDetails:
         """Wait for the end of a job."""
-        while not (details := self.details(job)).status.is_terminal():
+        while not (details := self._patiently(job)).status.is_terminal():
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return details
+
+    def _patiently(self, job: str) -> JobDetails:
+        """`details`, asked again for a while where nothing answers."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.details(job)
+            except ConfigError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(SECONDS_BETWEEN_LOOKS)
 
     @contextmanager
     def _explained(self, job: str | None = None) -> Iterator[None]:
