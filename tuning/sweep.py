@@ -82,20 +82,21 @@ class Sweep:
         room = proposals.samples * len(config.seeds) if proposals else len(board.entries)
         if proposals is None and next(board.to_run(), None) is None:
             return
+        packing, streams = self.connect()
         run_trials(
             board,
             lambda: proposals.propose(self.enter_setting) if proposals else None,
             lambda trial: proposals.settled(trial) if proposals else None,
-            self.packing(),
-            self._streams,
+            packing,
+            streams,
             config.metric,
             self.plan.folder.child(TUNE),
             room,
             lambda: self.progress.look(board),
         )
 
-    def packing(self) -> Packing:
-        """Connect to the cluster, once, start the trials' streams, tell how trials fit on it."""
+    def connect(self) -> tuple[Packing, SharedStreams | None]:
+        """Reach the cluster, once: how trials fit on it, and what serves those that lease tasks."""
         if self._packing is None:
             experiment = self.plan.experiment
             self.opened.enter_context(ray_cluster(experiment.cluster))
@@ -104,7 +105,7 @@ class Sweep:
             if kind_of(experiment).leases_tasks:
                 self._streams = SharedStreams.start()
                 self.opened.callback(self._streams.stop)
-        return self._packing
+        return self._packing, self._streams
 
 
 def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
