@@ -101,6 +101,7 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     from system.preflight import check_experiment
     from system.report.page import write_report
     from system.report.terminal import StreamProgress, print_final_table
+    from system.stages.stream_objective import OBJECTIVES
     from system.storage.results import finish_run, write_so_far
     from system.storage.run_directory import RunDirectory
     from system.storage.writer_lock import sole_writer
@@ -111,6 +112,9 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     with sole_writer(directory.folder), ExitStack() as opened:
         again = directory.claim(experiment)
         console.print(f"{'going on with' if again else 'run'} {directory.folder.uri}")
+        for earlier in OBJECTIVES.get(experiment.stage.objective).before(experiment):
+            train_model(earlier, console)
+        # not before: W&B ends all logs of a process with the first
         loggers = opened.enter_context(RunLoggers(experiment))
         with ray_cluster(experiment.cluster):
             check_resources(experiment.cluster)

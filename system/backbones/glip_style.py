@@ -26,6 +26,7 @@ from system.backbones.grounder import (
     GroundingBatch,
     ScoredBoxes,
     Tokens,
+    level_means,
 )
 from system.detection.selection import best_boxes
 from system.errors import DataError
@@ -131,10 +132,9 @@ class GlipStyle(Grounder):
         return tokens.mask.bool() & ~torch.isin(tokens.ids, special)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Mean over the pyramid's places, (B, C)."""
+        """See `Grounder.image_features`."""
         with torch.no_grad(), self.computation.autocast(images.device):
-            levels = self.network.pyramid(self.network.see(images))
-            return torch.stack([level.float().mean(dim=(2, 3)) for level in levels]).mean(dim=0)
+            return level_means(self.network.see(images))
 
     def text_features(self, tokens: Tokens) -> Tensor:
         """Mean over the expression's words as regions meet them, (B, C)."""

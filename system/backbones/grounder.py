@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality
@@ -27,7 +28,12 @@ class GrounderShape:
     pyramid_widths: tuple[int, ...]  # of each level that the vision tower hands on
     image_size: int
     context_length: int
-    feature_width: int  # of `image_features` and `text_features`
+    feature_width: int  # of `text_features`
+
+    @property
+    def image_feature_width(self) -> int:
+        """Of `image_features`, which hold every level."""
+        return sum(self.pyramid_widths)
 
     def widths(self, modality: Modality) -> tuple[int, ...]:
         """Width of each layer of one tower."""
@@ -106,7 +112,10 @@ class Grounder(nn.Module, ABC):
 
     @abstractmethod
     def image_features(self, images: Tensor) -> Tensor:
-        """Unprompted features (B, P) of images (B, 3, H, W): what routes an image to its task."""
+        """Unprompted features (B, P) of images (B, 3, H, W): what routes an image to its task.
+
+        See `level_means`.
+        """
 
     @abstractmethod
     def text_features(self, tokens: Tokens) -> Tensor:
@@ -139,3 +148,13 @@ class GrounderLoader(Protocol):
 
 
 GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.backbones")
+
+
+def level_means(levels: Sequence[Tensor]) -> Tensor:
+    """Each level's mean (B, P) over its places, to unit length, side by side: (B, sum of P).
+
+    As the vision tower hands them on: behind the pyramid only what helps to find objects is left,
+    and a scene's own look, which tells tasks apart, is mostly gone.
+    """
+    means = [normalize(level.float().mean(dim=(2, 3)), dim=-1) for level in levels]
+    return torch.cat(means, dim=-1)

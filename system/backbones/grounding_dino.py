@@ -27,6 +27,7 @@ from system.backbones.grounder import (
     GroundingBatch,
     ScoredBoxes,
     Tokens,
+    level_means,
 )
 from system.backbones.grounding_dino_loss import loss_terms, sample_losses
 from system.backbones.square_transform import SquareTransform, square_side
@@ -140,12 +141,9 @@ class GroundingDino(Grounder):
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """The last level of the Swin, projected and averaged over its places."""
-        inner = self.model.model
-        last = inner.backbone.conv_encoder.model(images, return_dict=True).feature_maps[-1]
-        level = len(self.shape.pyramid_widths) - 1
-        features: Tensor = inner.input_proj_vision[level](last).mean(dim=(2, 3))
-        return features
+        """See `Grounder.image_features`."""
+        tower = self.model.model.backbone.conv_encoder.model
+        return level_means(tower(images, return_dict=True).feature_maps)
 
     @torch.no_grad()
     def text_features(self, tokens: Tokens) -> Tensor:

@@ -19,7 +19,6 @@ from system.prompts.grounding_method import (
     GroundingMethod,
     GroundingSetting,
     InStream,
-    LatentNeeds,
 )
 from system.prompts.stream_method import StreamMethod, TrainsOn
 
@@ -35,7 +34,12 @@ class GroundingStream(StreamMethod[Grounder]):
         self._build = build
         first = build(0)  # settings that do not fit show here, before any task
         self.similarity_source = first.similarity_source
-        self.latent_needs: LatentNeeds | None = first.latent_needs
+        self._first = (first,)  # no module of this one: it never learns
+
+    @property
+    def first(self) -> GroundingMethod:
+        """A method as each task's starts, whatever was learned: what it needs is what all need."""
+        return self._first[0]
 
     @abstractmethod
     def entries(

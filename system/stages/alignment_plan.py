@@ -12,8 +12,9 @@ from system.errors import ConfigError, DataError
 from system.frozen_models import GrounderConfig
 from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
+from system.stages.latent_source import latent_section, latent_stage
 from system.stages.model_epochs import trained
-from system.stages.model_stage import MODEL_STAGES, ModelExperiment
+from system.stages.model_stage import ModelExperiment
 from system.stages.prompt_latents import LatentStage
 from system.stages.rec_scoring import ZERO_SHOT_FOLDER, ChosenExpressions, chosen_expressions
 from system.storage.feature_store import FeatureStore
@@ -151,25 +152,14 @@ class AlignmentPlan:
 
         Raises ConfigError if the method names no stage that makes latents.
         """
-        if not GROUNDING_METHODS.get(self.experiment.method["name"]).method.needs_latents:
-            return None
-        section = self.experiment.method.get("generator")
-        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-            raise ConfigError(
-                f"method={self.experiment.method['name']} needs method.generator, the settings of "
-                "the stage that makes its latents"
-            )
-        return self.experiment.with_stage(section)
+        section = latent_section(self.experiment.method)
+        return None if section is None else self.experiment.with_stage(section)
 
     @property
     def latent_stage(self) -> LatentStage:
         """The stage of `generator`. Raises ConfigError for a stage that makes no latents."""
         assert self.generator is not None
-        name = self.generator.stage["name"]
-        stage = MODEL_STAGES.get(name)
-        if not isinstance(stage, LatentStage):
-            raise ConfigError(f"method.generator.name={name!r} is a stage that makes no latents")
-        return stage
+        return latent_stage(self.generator.stage)
 
     def method(self) -> GroundingMethod:
         """A fresh method, its parameters as the seed makes them.

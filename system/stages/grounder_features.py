@@ -47,7 +47,7 @@ class GrounderFeatures:
     @torch.inference_mode()
     def _images(self, grant: SplitGrant) -> Tensor:
         mine = dealt_blocks(self.group, grant.rows, self.block)
-        parts = [torch.zeros(0, self.grounder.shape.feature_width)]
+        parts = [torch.zeros(0, self.grounder.shape.image_feature_width)]
         batches = image_batches(
             [grant],
             [[(0, row) for row in block] for block in mine],
@@ -76,6 +76,7 @@ class GrounderFeatures:
         computation = self.grounder.computation
         return FeatureStore.key(
             grounder=self.grounder.fingerprint,
+            what="level means and words",
             shards=[shard.sha256 for shard in grant.shards],
             without=sorted(grant.without),
             texts=list(texts),

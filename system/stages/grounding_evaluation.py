@@ -45,8 +45,12 @@ class GroundingEvaluation:
         zero_shot_store: FeatureStore,
         show: Show,
         latents_of: LatentsOf = lambda _: None,
+        epoch: int = 0,
     ) -> None:
-        """`most` expressions of each task, spread over its split; None: all."""
+        """`most` expressions of each task, spread over its split; None: all.
+
+        `epoch` is whose latents they get where each has new ones.
+        """
         self.scorer = scorer
         self.features = features
         self.open_test = open_test
@@ -54,6 +58,7 @@ class GroundingEvaluation:
         self.zero_shot_store = zero_shot_store
         self.show = show
         self.latents_of = latents_of
+        self.epoch = epoch
         self.tests: list[ChosenExpressions] = []
         self.images: list[Tensor] = []  # a task: features (rows, P)
         self.plain: list[Found] = []
@@ -152,6 +157,7 @@ class GroundingEvaluation:
             phase=f"evaluation {chosen.grant.task}, {chosen.grant.split}",
             entries=entries,
             latents=self.latents_of(chosen),
+            epoch=self.epoch,
             blocks=blocks,
         )
         places = torch.tensor([place for block in blocks for place in block])

@@ -27,8 +27,16 @@ from system.stages.grounder_features import GrounderFeatures, grounder_names
 from system.stages.grounding_evaluation import GroundingEvaluation
 from system.stages.grounding_examples import grounding_examples
 from system.stages.grounding_training import GroundingTraining, require_batch
+from system.stages.latent_source import latent_source
 from system.stages.learned_grounding import LearnedGrounding
-from system.stages.rec_scoring import ZERO_SHOT_FOLDER, RecScorer, chosen_expressions
+from system.stages.model_stage import ModelExperiment
+from system.stages.prompt_latents import PromptLatents, SplitLatents
+from system.stages.rec_scoring import (
+    ZERO_SHOT_FOLDER,
+    ChosenExpressions,
+    RecScorer,
+    chosen_expressions,
+)
 from system.stages.stream_objective import OBJECTIVES, StreamObjective, StreamWork, Worker
 from system.stages.task_similarity import NameFeatures
 from system.stages.task_source import Lease
@@ -65,11 +73,36 @@ class GroundingWork(StreamWork):
             most=evaluation.expressions,
             zero_shot_store=FeatureStore(Folder.of(experiment.data_path).child(ZERO_SHOT_FOLDER)),
             show=worker.show,
+            latents_of=self._latents_of,
+            epoch=stage.epochs,  # that no training has
         )
+        self._learned: LearnedGrounding | None = None
+        self._latents: PromptLatents | None = None
 
     def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedGrounding:
         """See `StreamWork.learned`."""
-        return LearnedGrounding(header, self.model, given)
+        masks = None
+        source = latent_source(self.worker.experiment, header.method)
+        if source is not None:
+            masks = source.stage.masks(source.generator)
+        self._learned = LearnedGrounding(header, self.model, given, masks)
+        return self._learned
+
+    def _latents_of(self, chosen: ChosenExpressions) -> SplitLatents | None:
+        """The latents of a split's expressions, where the method needs any."""
+        assert self._learned is not None, "the method comes before its latents"
+        if self._learned.method.first.latent_needs is None:
+            return None
+        if self._latents is None:
+            source = latent_source(self.worker.experiment, self._learned.header.method)
+            assert source is not None
+            self._latents = source.stage.latents(
+                source.generator,
+                self._learned.method.first,
+                self.worker.group,
+                self.worker.show,
+            )
+        return self._latents.of(chosen.grant, chosen.samples)
 
     def add_tests(self, count: int) -> None:
         """See `StreamWork.add_tests`."""
@@ -94,7 +127,15 @@ class GroundingWork(StreamWork):
         group, experiment = self.worker.group, self.worker.experiment
         similarity = similarity.to(group.device)
         return GroundingTraining(
-            experiment, lease, method, self.model, group, similarity, open_train, show
+            experiment,
+            lease,
+            method,
+            self.model,
+            group,
+            similarity,
+            open_train,
+            show,
+            self._latents_of,
         )
 
     def examples(self, tasks: Sequence[str]) -> pa.Table:
@@ -124,8 +165,17 @@ class GroundingObjective(StreamObjective):
                 "would have to move boxes and words like 'left' too; use none"
             )
         grounder = _grounder(experiment).load()
-        setting = GroundingSetting(grounder.shape, experiment.seed)
+        source = latent_source(experiment, experiment.method)
+        masks = None if source is None else source.stage.masks(source.generator)
+        setting = GroundingSetting(grounder.shape, experiment.seed, masks)
         return grounder, build_grounding_stream(experiment.method, setting)
+
+    def before(self, experiment: ExperimentConfig) -> Sequence[ModelExperiment]:
+        """See `StreamObjective.before`: the prompt generator, for a method that takes latents."""
+        source = latent_source(experiment, experiment.method)
+        if source is None or self.check(experiment)[1].first.latent_needs is None:
+            return ()
+        return (source.generator,)
 
     def check_training(
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]

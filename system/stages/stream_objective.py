@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from system.evaluation.router import Router
     from system.prompts.stream_method import StreamMethod
     from system.stages.learned_state import LearnedState
-    from system.stages.model_stage import Show
+    from system.stages.model_stage import ModelExperiment, Show
     from system.stages.task_similarity import NameFeatures
     from system.stages.task_source import Lease
     from system.stages.task_training import TaskTraining
@@ -139,6 +139,13 @@ class StreamObjective(ABC):
 
         Raises ConfigError or DataError naming the field or file.
         """
+
+    def before(self, experiment: ExperimentConfig) -> Sequence[ModelExperiment]:
+        """The experiments whose models the method builds on: trained once, ahead of the stream.
+
+        Raises ConfigError if the method does not say which.
+        """
+        return ()
 
     @abstractmethod
     def check_training(

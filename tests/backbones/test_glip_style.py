@@ -157,7 +157,8 @@ def test_bf16_is_near_and_gives_float32(directory: Path, grounder: GlipStyle) ->
 def test_features_say_what_the_image_and_the_expression_are(grounder: GlipStyle) -> None:
     batch = some_batch(grounder)
     images, texts = grounder.image_features(batch.images), grounder.text_features(batch.tokens)
-    assert images.shape == texts.shape == (3, grounder.shape.feature_width)
+    assert images.shape == (3, grounder.shape.image_feature_width)
+    assert texts.shape == (3, grounder.shape.feature_width)
     assert not torch.allclose(images[0], images[1])
     alone = grounder.text_features(grounder.tokenize(TEXTS[:1]))
     torch.testing.assert_close(alone[0], texts[0], rtol=1e-4, atol=1e-5)

@@ -166,8 +166,8 @@ def test_features_do_not_depend_on_padding(grounder: GroundingDino) -> None:
     together = grounder.text_features(grounder.tokenize(TEXTS))
     short = grounder.text_features(grounder.tokenize(TEXTS[1:]))
     torch.testing.assert_close(together[1:], short, rtol=1e-4, atol=1e-5)
-    width = grounder.shape.feature_width
-    assert grounder.image_features(images()).shape == together.shape == (2, width)
+    assert together.shape == (2, grounder.shape.feature_width)
+    assert grounder.image_features(images()).shape == (2, grounder.shape.image_feature_width)
     embedded = grounder.embed_text(grounder.tokenize(TEXTS))
     assert embedded.shape[-1] == grounder.shape.text_widths[0]
 
