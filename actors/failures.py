@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import ray.train
 from ray.exceptions import RayActorError
 
-from system.errors import PromptideError, QuarantinedError, StorageError
+from system.errors import BrokenStorageError, PromptideError, QuarantinedError, StorageError
 
 #: Ends of a worker group that `cause` understands: of a worker, of the controller, of its actor.
 GROUP_FAILURES = (ray.train.TrainingFailedError, RayActorError)
@@ -55,7 +55,8 @@ class Retries:
         """Wait before the next try, `finished` tasks being done so far, or raise the error."""
         if isinstance(error, QuarantinedError):
             return  # those rows are not read again
-        if not isinstance(error, StreamFailedError | StorageError):
+        again = isinstance(error, StreamFailedError | StorageError)
+        if not again or isinstance(error, BrokenStorageError):
             raise error
         if finished > self.finished:
             self.finished, self.failures = finished, 0

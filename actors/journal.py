@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from actors.durable_files import DurableDirectory
 from actors.journal_record import BrokenRecordError, Record, decode, encode
-from system.errors import StorageError
+from system.errors import BrokenStorageError, StorageError
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)  # 1 had no live streams, 2 no snapshots and no order in an append
@@ -140,7 +140,7 @@ class Journal:
         numbers = [number for number in _numbers(_RECORD_NAME, names) if number >= first]
         for expected, number in enumerate(numbers, first):
             if number != expected:
-                raise StorageError(
+                raise BrokenStorageError(
                     f"{self._files.path(_name(expected))}: record is missing (byte 0) though later "
                     f"ones exist; restore it or start under another run name"
                 )
@@ -169,22 +169,22 @@ class Journal:
     ) -> None:
         where = self._files.path(name)
         if found.get("format") not in READABLE_VERSIONS:
-            raise StorageError(
+            raise BrokenStorageError(
                 f"{where}: journal has format {found.get('format')}, this version reads up to "
                 f"{FORMAT_VERSION}; continue with the promptide that wrote it"
             )
         if found["benchmark"] != expected["benchmark"]:
-            raise StorageError(
+            raise BrokenStorageError(
                 f"{where}: journal is of another benchmark (fingerprint {found['benchmark']}, "
                 f"now {expected['benchmark']}); use another run name or the same benchmark"
             )
         if found["tasks"] != expected["tasks"]:
-            raise StorageError(
+            raise BrokenStorageError(
                 f"{where}: journal has the tasks {found['tasks']}, now {expected['tasks']}; "
                 f"use another run name or the same tasks in the same order"
             )
         if found.get("live", False) != expected["live"]:
-            raise StorageError(
+            raise BrokenStorageError(
                 f"{where}: journal has stream.live={str(not expected['live']).lower()}; use "
                 f"another run name or the same setting"
             )
@@ -206,7 +206,9 @@ def begun_with(uri: str) -> list[str] | None:
         try:
             return list(decode(0, files.read(_name(0))).payload["tasks"])
         except (BrokenRecordError, KeyError) as error:
-            raise StorageError(f"{files.path(_name(0))}: header is broken ({error})") from error
+            raise BrokenStorageError(
+                f"{files.path(_name(0))}: header is broken ({error})"
+            ) from error
 
     return _undisturbed(files, look)
 

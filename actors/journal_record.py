@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from system.errors import StorageError
+from system.errors import BrokenStorageError
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class BrokenRecordError(Exception):
         super().__init__(message)
         self.offset = offset
 
-    def at(self, path: str) -> StorageError:
+    def at(self, path: str) -> BrokenStorageError:
         """The error for the user, who knows the file by its path."""
-        return StorageError(
+        return BrokenStorageError(
             f"{path}: record is broken at byte {self.offset} ({self}); restore it or start under "
             "another run name"
         )

@@ -30,6 +30,10 @@ class StorageError(PromptideError):
     """A storage path that cannot be written or read back."""
 
 
+class BrokenStorageError(StorageError):
+    """A file is damaged, or of something else: reading it again changes nothing."""
+
+
 class ClusterError(PromptideError):
     """A Ray that does not come up."""
 

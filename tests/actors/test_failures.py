@@ -3,7 +3,13 @@
 import pytest
 
 from actors.failures import Retries, StreamFailedError, cause
-from system.errors import DataError, PromptideError, QuarantinedError, StorageError
+from system.errors import (
+    BrokenStorageError,
+    DataError,
+    PromptideError,
+    QuarantinedError,
+    StorageError,
+)
 from system.stages.task_training import DivergedError
 
 DIED = StreamFailedError("rank 0 failed")
@@ -26,7 +32,10 @@ def test_what_may_pass_is_tried_again_with_growing_waits(error: PromptideError) 
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-@pytest.mark.parametrize("error", [DivergedError("nan"), DataError("broken image")])
+@pytest.mark.parametrize(
+    "error",
+    [DivergedError("nan"), DataError("broken image"), BrokenStorageError("record 3, byte 0")],
+)
 def test_what_comes_out_the_same_ends_the_run_at_once(error: PromptideError) -> None:
     """Else a diverged loss costs the start of a worker group, three times over."""
     waits: list[float] = []
