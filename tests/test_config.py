@@ -16,6 +16,7 @@ from system.config import (
     experiment_of,
 )
 from system.errors import ConfigError
+from system.prompts.grounding_method import GROUNDING_METHODS
 from system.prompts.method import METHODS
 from system.stages.model_stage import ModelExperiment, model_experiment
 from system.submission.config import compose_submission
@@ -47,7 +48,8 @@ def test_every_experiment_composes(experiment: str) -> None:
         assert model_experiment(composed_values([f"experiment={experiment}"])).stage == config.stage
         return
     section = {key: value for key, value in config.method.items() if key != "name"}
-    known = METHODS.get(config.method["name"]).config
+    methods = GROUNDING_METHODS if config.stage.objective == "grounding" else METHODS
+    known = methods.get(config.method["name"]).config
     assert set(section) <= {field.name for field in dataclasses.fields(known)}
 
 
