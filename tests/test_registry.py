@@ -80,7 +80,7 @@ def test_a_name_is_taken_once(make_registry: MakeRegistry) -> None:
     ("name", "registry", "named"),
     [
         ("vpt", METHODS, "experiment=rec"),
-        ("lpi", GROUNDING_METHODS, "experiment=demo"),
+        ("l2p", GROUNDING_METHODS, "experiment=demo"),
         ("linear_probe", GROUNDING_METHODS, "linear_probing"),
     ],
 )
