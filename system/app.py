@@ -36,7 +36,12 @@ Command = Callable[["ExperimentConfig", Console], None]
 WideCommand = Callable[[Sequence[str], str | None, Console], None]  # overrides, config file
 
 
-def prepare(experiment: "ExperimentConfig", console: Console) -> None:
+def prepare(overrides: Sequence[str], file: str | None, console: Console) -> None:
+    """Write the task shards of a stream's benchmark or a model's."""
+    prepare_benchmark(_experiment(overrides, file), console)
+
+
+def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console: Console) -> None:
     """Write the task shards of a benchmark; what is there already is not made again."""
     from system.data.datasets import DATASETS
     from system.data.faults import QUARANTINE_NAME
@@ -82,14 +87,23 @@ def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
 
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Learn a stream of tasks or train a model, or go on with a run that was interrupted."""
+    from system.stages.model_stage import ModelExperiment
+
+    experiment = _experiment(overrides, file)
+    if isinstance(experiment, ModelExperiment):
+        train_model(experiment, console)
+    else:
+        learn_stream(experiment, console)
+
+
+def _experiment(overrides: Sequence[str], file: str | None) -> "ExperimentConfig | ModelExperiment":
+    """The experiment of a command, of a stream or of a model."""
     from system.config import composed_values, experiment_of
     from system.stages.model_stage import model_experiment
 
     values = composed_values(overrides, file)
-    if "name" in values["stage"]:  # a model's stage; the stream's has none
-        train_model(model_experiment(values), console)
-    else:
-        learn_stream(experiment_of(values), console)
+    # a model's stage has a name, the stream's has none
+    return model_experiment(values) if "name" in values["stage"] else experiment_of(values)
 
 
 def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
@@ -192,17 +206,15 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
 
 def report(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Write the HTML page of a run, a trained model or a sweep."""
-    from system.config import composed_values, experiment_of
     from system.report.page import write_report
-    from system.stages.model_stage import model_experiment
+    from system.stages.model_stage import ModelExperiment
     from system.storage.run_directory import RunDirectory
     from tuning.page import is_sweep, write_sweep_page
 
-    values = composed_values(overrides, file)
-    model = model_experiment(values) if "name" in values["stage"] else None
-    folder = RunDirectory.of(model or experiment_of(values)).folder
-    if model is not None and not is_sweep(folder):
-        report_model(model, console)
+    experiment = _experiment(overrides, file)
+    folder = RunDirectory.of(experiment).folder
+    if isinstance(experiment, ModelExperiment) and not is_sweep(folder):
+        report_model(experiment, console)
         return
     page = write_sweep_page(folder) if is_sweep(folder) else write_report(folder.uri)
     console.print(f"report: {page}")
@@ -263,12 +275,12 @@ def submit(arguments: Sequence[str], file: str | None, console: Console) -> None
 
 
 COMMANDS: dict[str, Command] = {
-    "prepare": prepare,
     "pretrain": pretrain,
     "evaluate": evaluate,
 }
 #: Commands whose overrides may say more than one experiment, or one of another kind.
 WIDE_COMMANDS: dict[str, WideCommand] = {
+    "prepare": prepare,
     "run": run,
     "report": report,
     "stream": stream,

@@ -53,6 +53,15 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([]) == 2
 
 
+@pytest.mark.parametrize("experiment", ["demo", "diff_prompt", "rec_compare", "rec_stream"])
+def test_every_kind_of_experiment_prepares_its_benchmark(experiment: str, tmp_path: Path) -> None:
+    """`promptide prepare` and `run` with the same words are what the README tells to type."""
+    sizes = ["train=2", "val=1", "test=1", "pictograms_per_task=6", "tasks=[food]"]
+    options = [f"benchmark.options.{size}" for size in sizes]
+    assert app.main(["prepare", f"experiment={experiment}", f"data_path={tmp_path}", *options]) == 0
+    assert list(tmp_path.glob("*/manifest.json"))
+
+
 def test_a_storage_path_that_cannot_be_written(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,8 +72,11 @@ class ModelExperiment:
 
     def manifest(self) -> Manifest:
         """The manifest of the prepared benchmark; see `Manifest.prepared`."""
-        folder = Folder.of(self.data_path).child(self.benchmark.name)
-        return Manifest.prepared(folder, self.benchmark.name)
+        return Manifest.prepared(self.benchmark_folder(), self.benchmark.name)
+
+    def benchmark_folder(self) -> Folder:
+        """Where the prepared task shards of the benchmark lie."""
+        return Folder.of(self.data_path).child(self.benchmark.name)
 
     def with_stage(self, stage: Mapping[str, Any]) -> ModelExperiment:
         """A run of its own for another stage, named after this one.

@@ -51,7 +51,7 @@ def test_two_tasks_of_the_lpi_stream_run_on_refcoco(
     write(root, instances, refs)
     write_small_clip(tmp_path / "clip", [*published, "the", "no", "left"])
 
-    app.prepare(compose(benchmark), Console(quiet=True))
+    app.prepare_benchmark(compose(benchmark), Console(quiet=True))
     app.learn_stream(compose(run), Console(quiet=True))
 
     manifest = json.loads((tmp_path / "data" / "lpi_refcoco" / "manifest.json").read_text())

@@ -43,7 +43,7 @@ def test_two_tasks_of_the_lpi_stream_run_on_siglip(tmp_path: Path, ray_local: No
             "stage.batch_size=6",
         ]
     )
-    app.prepare(experiment, Console(quiet=True))
+    app.prepare_benchmark(experiment, Console(quiet=True))
     app.learn_stream(experiment, Console(quiet=True))
     app.evaluate(experiment, Console(quiet=True))
 
