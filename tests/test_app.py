@@ -57,7 +57,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_kind_of_experiment_prepares_its_benchmark(experiment: str, tmp_path: Path) -> None:
     """`promptide prepare` and `run` with the same words are what the README tells to type."""
     sizes = ["train=2", "val=1", "test=1", "pictograms_per_task=6", "tasks=[food]"]
-    options = [f"benchmark.options.{size}" for size in sizes]
+    options = [f"++benchmark.options.{size}" for size in sizes]
     assert app.main(["prepare", f"experiment={experiment}", f"data_path={tmp_path}", *options]) == 0
     assert list(tmp_path.glob("*/manifest.json"))
 
