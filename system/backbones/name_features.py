@@ -1,6 +1,6 @@
 """What a frozen backbone's text tower makes of names, such as those of tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,15 +8,23 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder, unit
 
 
-@torch.inference_mode()
 def name_features(backbone: DualEncoder, names: Sequence[str]) -> Tensor:
-    """Unit text features (K, P) of names, on the CPU, underscores read as spaces.
+    """Unit text features (K, P) of names by a dual encoder; see `each_alone`."""
+    device = next(backbone.parameters()).device
+
+    def encode(texts: list[str]) -> Tensor:
+        features: Tensor = backbone("text", backbone.tokenize(texts).to(device), None)
+        return features
+
+    return each_alone(encode, names, backbone.shape.feature_width)
+
+
+@torch.inference_mode()
+def each_alone(encode: Callable[[list[str]], Tensor], names: Sequence[str], width: int) -> Tensor:
+    """Unit features (K, `width`) of names, on the CPU, underscores read as spaces.
 
     Each name is encoded by itself: its feature does not depend on which others there are.
     """
-    device = next(backbone.parameters()).device
-    features = [torch.zeros(0, backbone.shape.feature_width)]
-    for name in names:
-        ids = backbone.tokenize([name.replace("_", " ")]).to(device)
-        features.append(unit(backbone("text", ids, None)).cpu())
+    features = [torch.zeros(0, width)]
+    features += [unit(encode([name.replace("_", " ")])).cpu() for name in names]
     return torch.cat(features)

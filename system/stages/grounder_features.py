@@ -14,6 +14,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import unit
 from system.backbones.grounder import Grounder
+from system.backbones.name_features import each_alone
 from system.data.expression_images import image_batches
 from system.data.manifest import SplitGrant
 from system.stages.encoding import dealt_blocks, filled, in_order
@@ -88,15 +89,11 @@ class GrounderFeatures:
         )
 
 
-@torch.inference_mode()
 def grounder_names(grounder: Grounder, names: Sequence[str]) -> Tensor:
-    """Unit text features (n, P) of names, on the CPU, underscores read as spaces.
-
-    Each name is encoded by itself: its feature does not depend on which others there are.
-    """
+    """Unit text features (n, P) of names by a grounder; see `each_alone`."""
     device = next(grounder.parameters()).device
-    features = [torch.zeros(0, grounder.shape.feature_width)]
-    for name in names:
-        tokens = grounder.tokenize([name.replace("_", " ")]).to(device)
-        features.append(unit(grounder.text_features(tokens)).cpu())
-    return torch.cat(features)
+
+    def encode(texts: list[str]) -> Tensor:
+        return grounder.text_features(grounder.tokenize(texts).to(device))
+
+    return each_alone(encode, names, grounder.shape.feature_width)

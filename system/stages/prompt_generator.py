@@ -19,7 +19,6 @@ from system.diffusion.generator_files import (
     save_generator,
 )
 from system.diffusion.mask_decoder import MaskDecoder
-from system.diffusion.mask_dit import MaskDiT
 from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GroundingMethod
 from system.report.generator_page import generator_page
@@ -148,9 +147,9 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     watched: Show = show if group.leads else show_nothing
     vae = plan.vae.decoder
     data = GeneratorData(plan, vae, group, watched)
-    samples, expressions = data.samples("train")
     # a model that was judged in another way is not trained again
     if not group.broadcast(plan.folder.exists(HEADER) if group.leads else None):
+        samples, _ = data.samples("train")
         training = PromptGeneratorTraining(
             settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
         )
@@ -159,6 +158,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
             _save(plan, training)
         group.broadcast(None)  # the others read what the leader wrote
     network, _ = load_generator(plan.folder, schedule=settings.schedule)
+    trainable = sum(p.numel() for p in trained(network).values())
     sampler = Sampler(
         network.to(group.device).requires_grad_(False),
         settings.schedule,
@@ -169,7 +169,8 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     )
     watched("sampling held-out masks", 0, 1, "")
     held_out = data.samples(settings.held_out)
-    ious, chosen = _judge(plan, sampler, vae, held_out, [e.mask for e in expressions], group)
+    train_masks = [entry.mask for task in plan.expressions("train").values() for entry in task]
+    ious, chosen = _judge(plan, sampler, vae, held_out, train_masks, group)
     watched("sampling held-out masks", 1, 1, f"IoU {float(ious.sampled.mean()):.3f}")
     if not group.leads:
         return
@@ -185,7 +186,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
         sampling_steps=settings.sampling_steps,
         guidance=settings.guidance,
         iou=ious.means(),
-        trainable_parameters=sum(p.numel() for p in trained(MaskDiT(plan.network, 0)).values()),
+        trainable_parameters=trainable,
         shown=tuple(held_out[1][sample].text for sample in shown),
     )
     plan.folder.write_json(_outcome(plan), asdict(outcome))

@@ -98,14 +98,20 @@ def runs(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
             run.process.wait()
 
 
-def test_the_second_waits_and_takes_what_the_first_made(
-    tmp_path: Path, runs: Callable[[str], Run]
-) -> None:
-    """Each trial of a sweep over Diff-Prompt would else train the hours of its stages below."""
+def one_waits_for_the_other(runs: Callable[[str], Run]) -> tuple[Run, Run]:
+    """Two runs that need the same models, the first one in the middle of stage 1."""
     first = runs("first")
     first.until((first.below / "checkpoint.safetensors").exists)
     second = runs("second")
     second.until(lambda: f"waiting for process {first.process.pid}" in second.output.read_text())
+    return first, second
+
+
+def test_the_second_waits_and_takes_what_the_first_made(
+    tmp_path: Path, runs: Callable[[str], Run]
+) -> None:
+    """Each trial of a sweep over Diff-Prompt would else train the hours of its stages below."""
+    first, second = one_waits_for_the_other(runs)
     assert not (second.below / "checkpoint.safetensors").exists()
     (tmp_path / "go").touch()
     first.ended()
@@ -122,10 +128,7 @@ def test_the_second_makes_it_where_the_first_is_killed(
     tmp_path: Path, runs: Callable[[str], Run]
 ) -> None:
     """A dead run must not keep all others waiting."""
-    first = runs("first")
-    first.until((first.below / "checkpoint.safetensors").exists)
-    second = runs("second")
-    second.until(lambda: f"waiting for process {first.process.pid}" in second.output.read_text())
+    first, second = one_waits_for_the_other(runs)
     os.killpg(first.process.pid, signal.SIGKILL)
     first.process.wait()
     (tmp_path / "go").touch()
