@@ -171,11 +171,11 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
     from system.loggers.open_loggers import check_loggers
     from system.report.terminal import ModelProgress
     from system.stages.model_making import sole_maker
-    from system.stages.model_stage import MODEL_STAGES
+    from system.stages.model_stage import stage_of
     from system.storage.run_directory import METRICS, RunDirectory
     from system.storage.writer_lock import sole_writer
 
-    stage = MODEL_STAGES.get(experiment.stage["name"])
+    stage = stage_of(experiment)
     directory = RunDirectory.of(experiment)
 
     def tell(line: str) -> None:
@@ -222,9 +222,9 @@ def report(overrides: Sequence[str], file: str | None, console: Console) -> None
 
 def report_model(experiment: "ModelExperiment", console: Console) -> None:
     """Write the page of a model that is trained."""
-    from system.stages.model_stage import MODEL_STAGES
+    from system.stages.model_stage import stage_of
 
-    stage = MODEL_STAGES.get(experiment.stage["name"])
+    stage = stage_of(experiment)
     if not stage.finished(experiment):
         raise ConfigError(
             f"the model of run {experiment.run_name!r} is not trained yet; train it with "

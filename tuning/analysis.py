@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from system.evaluation.recall import METRICS as RECALLS
 from system.storage.files import Folder
 from tuning.board import Board, Status
 from tuning.comparison import Comparison, compare, to_latex, to_markdown
@@ -20,31 +19,34 @@ from tuning.trial_kind import kind_of, read_record
 TRIALS_TABLE = "trials.parquet"
 MARKDOWN, LATEX, BEST = "comparison.md", "comparison.tex", "best.yaml"
 SWEEP = "sweep.json"
-SCHEMA = pa.schema(
-    [
-        ("trial", pa.string()),
-        ("setting", pa.string()),
-        ("method", pa.string()),
-        ("values", pa.string()),  # JSON: what was drawn, by its key
-        ("overrides", pa.list_(pa.string())),
-        ("learning_rate", pa.float64()),
-        ("seed", pa.int64()),
-        ("status", pa.string()),
-        ("tasks_done", pa.int32()),
-        ("stopped_after", pa.int32()),  # tasks; null unless stopped
-        ("reason", pa.string()),  # why it failed
-        ("figure", pa.float64()),  # mean of the sweep's metrics at the end
-        ("figure_by_task", pa.list_(pa.float64())),  # over the tasks so far, after each
-        *[(f"average_{metric}", pa.float64()) for metric in RECALLS],
-        *[(f"forgetting_{metric}", pa.float64()) for metric in RECALLS],
-        *[(f"zero_shot_{metric}", pa.float64()) for metric in RECALLS],
-        ("shown", pa.string()),  # JSON: what a stage's table of methods shows, by its heading
-        ("trainable_parameters", pa.int64()),
-        ("trainable_parameters_per_task", pa.int64()),
-        ("seconds", pa.float64()),
-        ("seconds_per_task", pa.float64()),
-    ]
-)
+SECTIONS = ("average", "forgetting", "zero_shot")  # what a trial has of each recall
+
+
+def trials_schema(recalls: Sequence[str]) -> pa.Schema:
+    """The columns of trials.parquet, for trials that have these recalls."""
+    return pa.schema(
+        [
+            ("trial", pa.string()),
+            ("setting", pa.string()),
+            ("method", pa.string()),
+            ("values", pa.string()),  # JSON: what was drawn, by its key
+            ("overrides", pa.list_(pa.string())),
+            ("learning_rate", pa.float64()),
+            ("seed", pa.int64()),
+            ("status", pa.string()),
+            ("tasks_done", pa.int32()),
+            ("stopped_after", pa.int32()),  # tasks; null unless stopped
+            ("reason", pa.string()),  # why it failed
+            ("figure", pa.float64()),  # mean of the sweep's metrics at the end
+            ("figure_by_task", pa.list_(pa.float64())),  # over the tasks so far, after each
+            *[(f"{part}_{recall}", pa.float64()) for part in SECTIONS for recall in recalls],
+            ("shown", pa.string()),  # JSON: what a stage's table of methods shows, by its heading
+            ("trainable_parameters", pa.int64()),
+            ("trainable_parameters_per_task", pa.int64()),
+            ("seconds", pa.float64()),
+            ("seconds_per_task", pa.float64()),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
     for name, entry in board.entries.items():
         record = read_record(entry.trial.experiment, plan.config.metric)
         rows.append(trial_row(entry.trial, record, statuses[name], stops.get(name)))
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    recalls = kind_of(plan.experiment).recalls(plan.experiment)
+    table = pa.Table.from_pylist(rows, schema=trials_schema(recalls))
     folder = plan.folder
     folder.write_table(TRIALS_TABLE, table)
     measure = plan.measure(tasks)

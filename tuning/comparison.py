@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from system.evaluation.recall import METRICS as RECALLS
+from system.report.metrics_view import direction_of, headline_metrics
 from system.report.shown import DASH
 from tuning.measure import Measure
 
@@ -75,6 +75,11 @@ class Comparison:
     rows: tuple[SettingRow, ...]
     best: str | None
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The recalls that lead; what models are compared by has other names."""
+        return headline_metrics({recall for row in self.rows for recall in row.averages})
+
 
 def compare(trials: Sequence[Mapping[str, Any]], seeds: int) -> Comparison:
     """Put the rows of trials.parquet together by setting; each has as many trials as `seeds`."""
@@ -116,8 +121,8 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
         seeds=len(done),
         status=", ".join(counted),
         figure=Spread.of([row["figure"] for row in done]),
-        averages={m: Spread.of([row.get(f"average_{m}") for row in done]) for m in RECALLS},
-        forgetting={m: Spread.of([row.get(f"forgetting_{m}") for row in done]) for m in RECALLS},
+        averages=_by_recall("average_", trials, done),
+        forgetting=_by_recall("forgetting_", trials, done),
         shown=_shown([json.loads(row["shown"]) for row in done if row.get("shown")]),
         parameters=first["trainable_parameters"],
         parameters_per_task=first["trainable_parameters_per_task"],
@@ -127,6 +132,14 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
         overrides=tuple(first["overrides"]),
         values={names[key]: value for key, value in json.loads(first["values"]).items()},
     )
+
+
+def _by_recall(
+    prefix: str, trials: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]
+) -> dict[str, Spread]:
+    """Of all recalls that the trials have columns of, whether or not one of them finished."""
+    keys = [key for key in trials[0] if key.startswith(prefix)]
+    return {key.removeprefix(prefix): Spread.of([row[key] for row in done]) for key in keys}
 
 
 def _shown(found: Sequence[Mapping[str, float | None]]) -> dict[str, Spread]:
@@ -147,13 +160,8 @@ def _spread(header: str, of: Callable[[SettingRow], Spread], digits: int = 1) ->
     return Column(header, lambda row, plus_minus: of(row).text(plus_minus, digits))
 
 
+RECALL_AT_1, FORGETTING = "R@1", "forgetting"  # in headers
 SETTING = Column("setting", lambda row, _: row.title)
-RECALL_COLUMNS = (
-    _spread("t2i R@1", lambda row: row.averages["t2i_r1"]),
-    _spread("i2t R@1", lambda row: row.averages["i2t_r1"]),
-    _spread("t2i forgetting", lambda row: row.forgetting["t2i_r1"]),
-    _spread("i2t forgetting", lambda row: row.forgetting["i2t_r1"]),
-)
 PARAMETERS = Column("parameters", lambda row, _: _count(row.parameters))
 STREAM_COSTS = (
     Column("a task", lambda row, _: _count(row.parameters_per_task)),
@@ -168,13 +176,28 @@ def _of_heading(title: str) -> Column:
     return _spread(title, lambda row: row.shown.get(title, nothing))
 
 
-def columns(measure: Measure, rows: Sequence[SettingRow] = ()) -> tuple[Column, ...]:
+def _recall_columns(recalls: Sequence[str]) -> list[Column]:
+    """Averages of the recalls that lead, then forgetting."""
+    return [
+        *(_of_recall(RECALL_AT_1, lambda row: row.averages, recall) for recall in recalls),
+        *(_of_recall(FORGETTING, lambda row: row.forgetting, recall) for recall in recalls),
+    ]
+
+
+def _of_recall(
+    title: str, part: Callable[[SettingRow], Mapping[str, Spread]], recall: str
+) -> Column:
+    nothing = Spread.of([])
+    return _spread(f"{direction_of(recall)} {title}", lambda row: part(row).get(recall, nothing))
+
+
+def columns(measure: Measure, comparison: Comparison) -> tuple[Column, ...]:
     """Recall and forgetting for streams; for models, which have no averages, their figures."""
-    titles = dict.fromkeys(title for row in rows for title in row.shown)
+    titles = dict.fromkeys(title for row in comparison.rows for title in row.shown)
     if titles:
         return (SETTING, *map(_of_heading, titles), PARAMETERS, *MODEL_COSTS, SEEDS)
     if measure.kind == "stream":
-        return (SETTING, *RECALL_COLUMNS, PARAMETERS, *STREAM_COSTS, SEEDS)
+        return (SETTING, *_recall_columns(comparison.headline), PARAMETERS, *STREAM_COSTS, SEEDS)
     figure = _spread(measure.title, lambda row: row.figure, digits=3)
     return (SETTING, figure, PARAMETERS, *MODEL_COSTS, SEEDS)
 
@@ -186,7 +209,7 @@ def cells(row: SettingRow, shown: Sequence[Column], plus_minus: str = " ± ") ->
 
 def to_markdown(comparison: Comparison, measure: Measure) -> str:
     """The comparison as a Markdown table."""
-    shown = columns(measure, comparison.rows)
+    shown = columns(measure, comparison)
     headers = [column.header for column in shown]
     lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
     lines += ["| " + " | ".join(cells(row, shown)) + " |" for row in comparison.rows]
@@ -195,7 +218,7 @@ def to_markdown(comparison: Comparison, measure: Measure) -> str:
 
 def to_latex(comparison: Comparison, measure: Measure) -> str:
     """The comparison as a LaTeX table; it needs the package booktabs."""
-    shown = columns(measure, comparison.rows)
+    shown = columns(measure, comparison)
     alignment = "l" + "r" * (len(shown) - 1)
     body = [
         " & ".join(_latex(cell) for cell in cells(row, shown, plus_minus=r" $\pm$ ")) + r" \\"

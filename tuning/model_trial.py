@@ -3,27 +3,18 @@
 import functools
 import json
 import operator
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.model_run import run_model
 from actors.shared_streams import SharedStreams
 from system.errors import ConfigError
-from system.loggers.model_loggers import ModelLoggers
 from system.loggers.open_loggers import check_loggers
 from system.stages.method_comparison import ComparesMethods
-from system.stages.model_making import sole_maker
-from system.stages.model_stage import (
-    MODEL_STAGES,
-    ModelExperiment,
-    ModelStage,
-    model_experiment,
-    show_nothing,
-)
+from system.stages.model_stage import ModelExperiment, model_experiment, stage_of
 from system.storage.run_directory import METRICS, RunDirectory
 from tuning.config import TuneConfig
 from tuning.figures import FIGURE, TASKS_DONE
+from tuning.made_models import made_model
 from tuning.records import FAILURE, TrialRecord
 from tuning.trial_kind import RateChoice, Reports
 
@@ -51,16 +42,20 @@ class ModelTrials:
 
     def rate_choice(self, experiment: ModelExperiment) -> RateChoice | None:
         """As the stage says, if its runs differ in a method that learns."""
-        stage = _stage(experiment)
+        stage = stage_of(experiment)
         if not isinstance(stage, ComparesMethods) or not stage.learns(experiment):
             return None
         return RateChoice(
             stage.rate_key, stage.tasks(experiment)[0], stage.rate_overrides(experiment)
         )
 
+    def recalls(self, experiment: ModelExperiment) -> tuple[str, ...]:
+        """None: a model has the figures of its stage."""
+        return ()
+
     def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
         """Raises ConfigError for a metric the stage has not, and for what only streams have."""
-        name, known = self.label(experiment), _stage(experiment).figures
+        name, known = self.label(experiment), stage_of(experiment).figures
         for metric in config.metric:
             if metric not in known:
                 raise ConfigError(
@@ -72,7 +67,7 @@ class ModelTrials:
                 f"tune.scheduler={config.scheduler} compares trials after each task of a stream; "
                 f"stage {name!r} is judged once, at its end: use tune.scheduler=none"
             )
-        for key in () if isinstance(_stage(experiment), ComparesMethods) else TAKE_METHODS:
+        for key in () if isinstance(stage_of(experiment), ComparesMethods) else TAKE_METHODS:
             if getattr(config, key):
                 raise ConfigError(
                     f"tune.{key} is for sweeps over streams; for stage {name!r} name keys under "
@@ -82,7 +77,7 @@ class ModelTrials:
     def check(self, experiment: ModelExperiment) -> tuple[str, ...]:
         """The stage's name, for all of its training; whether the model is there does not matter."""
         check_loggers(experiment)
-        _stage(experiment).finished(experiment)
+        stage_of(experiment).finished(experiment)
         return (self.label(experiment),)
 
     def record(self, experiment: ModelExperiment, metric: Sequence[str]) -> TrialRecord:
@@ -102,10 +97,10 @@ class ModelTrials:
         streams: SharedStreams | None,
     ) -> None:
         """Train the model, unless it is there for the same settings and data, and judge it."""
-        stage, folder = _stage(experiment), RunDirectory.of(experiment).folder
+        folder = RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)
         folder.write_json(SECONDS, {"seconds": None})
-        metrics, seconds = _made(experiment, stage, stage.finished(experiment))
+        metrics, seconds = made_model(experiment)
         if fresh and seconds is not None:
             folder.write_json(SECONDS, {"seconds": seconds})
         figure = _figure(metrics, metric)
@@ -114,7 +109,7 @@ class ModelTrials:
 
     def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
         """Numbers trained and seconds, where they are known."""
-        stage = _stage(experiment)
+        stage = stage_of(experiment)
         method = experiment.to_dict().get("method", {}).get("name") or self.label(experiment)
         row: dict[str, Any] = {"method": method}
         if isinstance(stage, ComparesMethods) and stage.learns(experiment):
@@ -135,43 +130,6 @@ class ModelTrials:
         return f"stage: {self.label(experiment)}"
 
 
-def _stage(experiment: ModelExperiment) -> ModelStage:
-    return MODEL_STAGES.get(experiment.stage["name"])
-
-
-def _made(
-    experiment: ModelExperiment, stage: ModelStage, finished: bool
-) -> tuple[dict[str, Any], float | None]:
-    """Make a model that is not there yet, after those it builds on, and judge it.
-
-    Returns its metrics.json, and the seconds of its own training; None if another trial or run has
-    trained it.
-    """
-    if not finished:
-        for earlier in stage.before(experiment):
-            below = _stage(earlier)
-            if not below.finished(earlier):
-                RunDirectory.of(earlier).claim(earlier)
-                _made(earlier, below, finished=False)
-    # not before: W&B ends all logs of a process with the first
-    with ModelLoggers(experiment, stage.logged) as loggers:
-        seconds = None if finished else _trained(experiment, stage, loggers)
-        stage.report(experiment, _untold)
-        metrics = RunDirectory.of(experiment).folder.read_json(METRICS)
-        loggers.final(metrics)
-    return metrics, seconds
-
-
-def _trained(experiment: ModelExperiment, stage: ModelStage, loggers: ModelLoggers) -> float | None:
-    """Train a model, or wait for another trial that does; the seconds of the former."""
-    with sole_maker(experiment, stage, _untold, on_lost=_unheard) as there:
-        if there:
-            return None
-        started = time.perf_counter()
-        run_model(experiment, stage, show_nothing, loggers.trained)
-        return time.perf_counter() - started
-
-
 def _figure(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
     """The mean of the named figures; None where one of them is undefined."""
     values = [_at(metrics, name) for name in names]
@@ -182,11 +140,3 @@ def _figure(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
 def _at(metrics: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key."""
     return functools.reduce(operator.getitem, key.split("."), metrics)
-
-
-def _untold(_: str) -> None:
-    """Trials show themselves by their figure; the rest is in their directories."""
-
-
-def _unheard() -> None:
-    """Whoever took over makes the same model, to the bit: what is under way does no harm."""

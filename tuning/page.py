@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from system.report.metrics_view import METRIC_LABELS
+from system.report.metrics_view import METRIC_LABELS, direction_of
 from system.report.page_shell import render_page
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
@@ -43,7 +43,7 @@ def render_sweep(
     """The page as HTML text."""
     comparison = compare(trials, seeds=len(sweep["seeds"]))
     measure = Measure.of(sweep)
-    shown = columns(measure, comparison.rows)
+    shown = columns(measure, comparison)
     return render_page(
         "sweep.html",
         "tuning",
@@ -54,7 +54,7 @@ def render_sweep(
         rows=[(cells(row, shown), row) for row in comparison.rows],
         best=comparison.best,
         overrides=[row for row in comparison.rows if row.overrides and not row.values],
-        zero_shot=_zero_shot(trials),
+        zero_shot=_zero_shot(trials, comparison.headline),
         sections=build_charts(comparison, trials, measure),
         rates=rates,
         trials=[{**trial, "last": _last(trial)} for trial in trials],
@@ -80,12 +80,12 @@ def _identity(
     ]
 
 
-def _zero_shot(trials: Sequence[Mapping[str, Any]]) -> str:
-    """Recall at 1 of the frozen backbone, as any finished trial has it."""
+def _zero_shot(trials: Sequence[Mapping[str, Any]], recalls: Sequence[str]) -> str:
+    """The leading recalls of the frozen model, as any finished trial has them."""
     for trial in trials:
-        both = (trial["zero_shot_t2i_r1"], trial["zero_shot_i2t_r1"])
-        if None not in both:
-            return f"t2i {both[0]:.1f}, i2t {both[1]:.1f}"
+        found = {recall: trial.get(f"zero_shot_{recall}") for recall in recalls}
+        if None not in found.values():
+            return ", ".join(f"{direction_of(name)} {value:.1f}" for name, value in found.items())
     return ""
 
 

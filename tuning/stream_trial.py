@@ -9,15 +9,16 @@ from actors.stream_run import run_stream
 from actors.stream_settings import StreamSettings
 from system.config import ExperimentConfig, experiment_of
 from system.errors import ConfigError
-from system.evaluation.recall import METRICS as RECALLS
 from system.loggers.run_loggers import RunLoggers
 from system.preflight import check_experiment
-from system.prompts.method import METHODS
+from system.stages.model_stage import stage_of
+from system.stages.stream_objective import OBJECTIVES, StreamObjective
 from system.stages.task_source import ConsumerStatus, StreamHaltedError
 from system.storage.results import finish_run
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from tuning.config import LEARNING_RATE, TuneConfig
 from tuning.figures import FIGURE, TASKS_DONE, recall_so_far
+from tuning.made_models import made_beneath
 from tuning.records import FAILURE, TrialRecord
 from tuning.trial_kind import RateChoice, Reports
 
@@ -42,17 +43,28 @@ class StreamTrials:
         """The method's name."""
         return str(experiment.method["name"])
 
+    def recalls(self, experiment: ExperimentConfig) -> tuple[str, ...]:
+        """Those of the stream's objective."""
+        return _objective(experiment).recalls
+
     def check_tune(self, experiment: ExperimentConfig, config: TuneConfig) -> None:
         """Raises ConfigError for a metric that streams have not."""
         for metric in config.metric:
-            if metric not in RECALLS:
-                raise ConfigError(f"tune: metric {metric!r} is not one of {', '.join(RECALLS)}")
+            if metric not in (known := self.recalls(experiment)):
+                raise ConfigError(
+                    f"tune.metric={list(config.metric)}: {metric!r} is not one of "
+                    f"{', '.join(known)}, which a stream of stage.objective="
+                    f"{experiment.stage.objective} is judged by"
+                )
 
     def check(self, experiment: ExperimentConfig) -> tuple[str, ...]:
         """The tasks of the stream, in order."""
         if experiment.stream.live:
             raise ConfigError("stream.live=true: a trial would wait for tasks; set it to false")
-        return check_experiment(experiment).tasks
+        tasks = check_experiment(experiment).tasks
+        for earlier in _objective(experiment).before(experiment):
+            stage_of(earlier).finished(earlier)  # checks its settings and data
+        return tasks
 
     def record(self, experiment: ExperimentConfig, metric: Sequence[str]) -> TrialRecord:
         """From the trial's metrics and matrix, or from its stream's journal."""
@@ -81,6 +93,8 @@ class StreamTrials:
         started = time.perf_counter()
         checked = check_experiment(experiment)
         told = TaskReports(metric, len(checked.tasks), reports)
+        for earlier in _objective(experiment).before(experiment):
+            made_beneath(earlier)
         with RunLoggers(experiment) as loggers:
 
             def learned(committed: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +122,7 @@ class StreamTrials:
 
     def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
         """By the recall on the first task's validation split."""
-        if METHODS.get(experiment.method["name"]).method.trains_on == "nothing":
+        if not _trains(experiment):
             return None
         task = check_experiment(experiment).tasks[0]
         return RateChoice(LEARNING_RATE, task, ("evaluation.split=val",))
@@ -116,12 +130,8 @@ class StreamTrials:
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
         """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""
         metrics = record.metrics or {}
-        method = self.label(experiment)
-        trains = METHODS.get(method).method.trains_on != "nothing"
-        row: dict[str, Any] = {
-            "method": method,
-            "learning_rate": experiment.stage.optimiser.learning_rate if trains else None,
-        }
+        rate = experiment.stage.optimiser.learning_rate if _trains(experiment) else None
+        row: dict[str, Any] = {"method": self.label(experiment), "learning_rate": rate}
         if not metrics:
             return row
         seconds = sum(metrics["wall_seconds"].get(phase, 0.0) for phase in PHASES)
@@ -137,7 +147,8 @@ class StreamTrials:
             ("zero_shot", metrics["zero_shot"].get("average", {})),
         )
         for section, values in sections:
-            row |= {f"{section}_{metric}": values.get(metric) for metric in RECALLS}
+            recalls = self.recalls(experiment)
+            row |= {f"{section}_{metric}": values.get(metric) for metric in recalls}
         return row
 
     def evaluated_with(self, experiment: ExperimentConfig) -> str:
@@ -170,6 +181,14 @@ class TaskReports:
                 }
             )
         self.told = max(self.told, upto)
+
+
+def _objective(experiment: ExperimentConfig) -> StreamObjective:
+    return OBJECTIVES.get(experiment.stage.objective)
+
+
+def _trains(experiment: ExperimentConfig) -> bool:
+    return _objective(experiment).method_kind(experiment).trains_on != "nothing"
 
 
 def _unwatched(_: ConsumerStatus) -> None:

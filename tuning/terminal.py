@@ -7,21 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from system.report.metrics_view import direction_of
 from system.storage.run_directory import REPORT
 from tuning.analysis import BEST, LATEX, MARKDOWN, TRIALS_TABLE, Outcome
 from tuning.charts_cost import parameters_front
-from tuning.comparison import cells, columns
+from tuning.comparison import FORGETTING, RECALL_AT_1, cells, columns
 from tuning.parameters import BYTES_PER_NUMBER, PUBLISHED_TASKS, ParameterCount
 
-# Two words above two columns hold for both: the table has to fit into 80 columns.
-SHORT_HEADERS = {
-    "t2i R@1": "average\nt2i",
-    "i2t R@1": "\ni2t",
-    "t2i forgetting": "forgetting\nt2i",
-    "i2t forgetting": "\ni2t",
-    "parameters": "numbers\ntrained",
-    "seconds a task": "s/task",
-}
+SHORT_HEADERS = {"parameters": "numbers\ntrained", "seconds a task": "s/task"}
 IN_FILES_ALONE = "a task"  # a column
 
 
@@ -32,11 +25,12 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     table = _table(f"{what}, mean ± standard deviation over seeds")
     shown = [
         column
-        for column in columns(outcome.measure, outcome.comparison.rows)
+        for column in columns(outcome.measure, outcome.comparison)
         if column.header != IN_FILES_ALONE
     ]
+    short = SHORT_HEADERS | _two_lines(outcome.comparison.headline)
     for column in shown:
-        header = SHORT_HEADERS.get(column.header, column.header)
+        header = short.get(column.header, column.header)
         if column.header == "setting":
             longest = max((len(row.setting) for row in outcome.comparison.rows), default=0)
             table.add_column(header, min_width=longest)  # a name cut short names nothing
@@ -61,6 +55,15 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.comparison.best is not None:
         best = outcome.folder.file_uri(BEST)
         _line(f"best: {outcome.comparison.best}; promptide run --config {best}", console)
+
+
+def _two_lines(recalls: Sequence[str]) -> dict[str, str]:
+    """Headers of recalls: a word above two columns holds for both, as 80 columns have to do."""
+    return {
+        f"{direction_of(recall)} {title}": f"{'' if place else word}\n{direction_of(recall)}"
+        for title, word in ((RECALL_AT_1, "average"), (FORGETTING, "forgetting"))
+        for place, recall in enumerate(recalls)
+    }
 
 
 def print_parameters(counts: Sequence[ParameterCount], console: Console) -> None:

@@ -43,6 +43,10 @@ class TrialKind(Protocol[E]):
         """What is trained, in a word: for names of directories and tables."""
         ...
 
+    def recalls(self, experiment: E) -> tuple[str, ...]:
+        """The recalls of which trials have averages and forgetting; empty for models."""
+        ...
+
     def check_tune(self, experiment: E, config: TuneConfig) -> None:
         """Raises ConfigError for what trials of this kind cannot be swept by."""
         ...

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from system.evaluation.accuracy_matrix import ROUTE, ZERO_SHOT
 from system.report.matrix_view import MatrixView, mean
-from system.report.metrics_view import MetricsView
+from system.report.metrics_view import MetricsView, direction_of
 from system.report.shown import Footnotes, Shown
 
 #: What is routed, by its metric.
@@ -38,8 +38,8 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # fits into 80 columns
         pad_edge=False,
-        caption=f"{WORDS[_short(view.headline[0])]}; learned: right after the task was; routed: "
-        "task inferred correctly, %",
+        caption=f"{WORDS[direction_of(view.headline[0])]}; learned: right after the task was; "
+        "routed: task inferred correctly, %",
         caption_justify="left",
     )
     table.add_column("task", no_wrap=True)
@@ -74,7 +74,7 @@ def print_split_table(counts: Mapping[str, Mapping[str, int]], console: Console)
 
 def _headers(view: MatrixView) -> list[str]:
     """A word above the first of several columns holds for all: 80 columns are few."""
-    names = [_short(metric) for metric in view.headline]
+    names = [direction_of(metric) for metric in view.headline]
     groups = [("zero-shot", names), ("learned", names), ("end", names)]
     groups.append(("routed", list(_routed(view).values())))
     return [
@@ -82,10 +82,6 @@ def _headers(view: MatrixView) -> list[str]:
         for word, group in groups
         for place, name in enumerate(group)
     ]
-
-
-def _short(metric: str) -> str:
-    return metric.partition("_")[0]
 
 
 def _task_row(view: MatrixView, index: int, notes: Footnotes) -> list[Shown]:

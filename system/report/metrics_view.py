@@ -30,6 +30,11 @@ def headline_metrics(known: Collection[str]) -> tuple[str, ...]:
     return next((metrics for metrics in HEADLINES if set(metrics) <= set(known)), HEADLINES[0])
 
 
+def direction_of(metric: str) -> str:
+    """What is found by what, in short: `t2i` of `t2i_r1`."""
+    return metric.partition("_")[0]
+
+
 @dataclass(frozen=True)
 class MetricsView:
     """The final figures of a run; `content` is the parsed metrics.json, empty while running."""

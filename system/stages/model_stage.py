@@ -141,6 +141,11 @@ class ModelStage(Protocol):
 MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system.stages")
 
 
+def stage_of(experiment: ModelExperiment) -> ModelStage:
+    """The stage that an experiment trains. Raises ConfigError for an unknown one."""
+    return MODEL_STAGES.get(experiment.stage["name"])
+
+
 def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
     """The experiment of composed values, of the class that their stage asks for.
 

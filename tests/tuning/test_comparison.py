@@ -99,6 +99,16 @@ def test_markdown_has_a_row_a_setting() -> None:
     assert "1,072" in row
 
 
+def test_a_stream_of_boxes_is_shown_by_its_own_recall() -> None:
+    """Also where nothing finished: columns of text and image would be of another kind of run."""
+    for figure in (20.0, None):
+        own = {"average_rec_r1": figure, "forgetting_rec_r1": figure}
+        row = {key: value for key, value in trial("lpi", 0, figure).items() if "2" not in key}
+        header, _, line = to_markdown(compare([row | own], seeds=1), RECALL).splitlines()
+        assert header.startswith("| setting | rec R@1 | rec forgetting | parameters |")
+        assert line.startswith("| lpi | 20.0 | 20.0 |" if figure else "| lpi | – | – |")  # noqa: RUF001
+
+
 def test_latex_escapes_names_and_keeps_its_own_signs() -> None:
     """An underscore in a method's name must not stop the paper from compiling."""
     rows = [trial("zero_shot", 0, 20.0), trial("zero_shot", 1, 22.0)]

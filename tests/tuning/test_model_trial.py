@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,15 @@ class Stage:
         RunDirectory.of(experiment).folder.write_json(METRICS, metrics)
 
 
+def use(
+    monkeypatch: pytest.MonkeyPatch, stages: Mapping[str, Stage], train: Callable[..., None]
+) -> None:
+    """Let trials find these stages, by their names, and train them so."""
+    for module in ("model_trial", "made_models"):
+        monkeypatch.setattr(f"tuning.{module}.stage_of", lambda one: stages[one.stage["name"]])
+    monkeypatch.setattr("tuning.made_models.run_model", train)
+
+
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
@@ -126,8 +135,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     def train(_: ModelExperiment, trained: Stage, watch: Show, logged: Trained) -> None:
         trained.trained += 1
 
-    monkeypatch.setattr("tuning.model_trial._stage", lambda _: stage)
-    monkeypatch.setattr("tuning.model_trial.run_model", train)
+    use(monkeypatch, {"mask_vae": stage}, train)
     return stage
 
 
@@ -180,9 +188,7 @@ def test_what_a_model_builds_on_is_trained_first_and_once(
         return [one.with_stage({"name": "prompt_generator"})]
 
     monkeypatch.setattr(above, "before", before)
-    stages = {"prompt_generator": below, "mask_vae": above}
-    monkeypatch.setattr("tuning.model_trial._stage", lambda one: stages[one.stage["name"]])
-    monkeypatch.setattr("tuning.model_trial.run_model", train)
+    use(monkeypatch, {"prompt_generator": below, "mask_vae": above}, train)
     one = experiment(plan(tmp_path, "tune.metric=[a]"))
     run(one, "a")
     run(one, "a")
@@ -206,10 +212,8 @@ def test_the_logs_of_two_stages_are_never_open_at_once(
             super().__exit__(*of)
 
     monkeypatch.setattr(above, "before", lambda one: [one.with_stage({"name": "prompt_generator"})])
-    stages = {"prompt_generator": below, "mask_vae": above}
-    monkeypatch.setattr("tuning.model_trial._stage", lambda one: stages[one.stage["name"]])
-    monkeypatch.setattr("tuning.model_trial.run_model", lambda *_: None)
-    monkeypatch.setattr("tuning.model_trial.ModelLoggers", Noted)
+    use(monkeypatch, {"prompt_generator": below, "mask_vae": above}, lambda *_: None)
+    monkeypatch.setattr("tuning.made_models.ModelLoggers", Noted)
     run(experiment(plan(tmp_path, "tune.metric=[a]")), "a")
     assert happened == ["opened", "closed"] * 2
 
@@ -237,9 +241,7 @@ def test_trials_that_start_together_train_what_they_share_once(
 
     monkeypatch.setattr(below, "finished", finished)
     monkeypatch.setattr(above, "before", before)
-    stages = {"prompt_generator": below, "mask_vae": above}
-    monkeypatch.setattr("tuning.model_trial._stage", lambda one: stages[one.stage["name"]])
-    monkeypatch.setattr("tuning.model_trial.run_model", train)
+    use(monkeypatch, {"prompt_generator": below, "mask_vae": above}, train)
     sweep = plan(tmp_path, "tune.metric=[a]", "tune.seeds=[0,1]")
     done: list[Any] = []
 
