@@ -7,8 +7,13 @@ import pytest
 
 from system.config import CONFIG_DIRECTORY, ExperimentConfig
 from system.data.task_order import ORDER_POLICIES
+from system.diffusion.mask_decoder import MaskDecoder
+from system.diffusion.mask_vae import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
 from system.overrides import override
+from system.parsing import parse_dataclass
+from system.prompts.grounding_method import GROUNDING_METHODS, GroundingSetting
+from system.prompts.grounding_stream import build_grounding_stream
 from system.prompts.method import build_method
 from tuning.preflight import check_sweep
 from tuning.settings import Setting, SweepPlan, Trial
@@ -135,7 +140,7 @@ def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> N
 
 
 SWEEPS = sorted(f"tune={path.stem}" for path in (CONFIG_DIRECTORY / "tune").glob("*.yaml"))
-LISTED_SWEEPS = ["experiment=compare", *SWEEPS]
+LISTED_SWEEPS = ["experiment=compare", "experiment=rec_stream_compare", *SWEEPS]
 
 
 @pytest.mark.parametrize("sweep", LISTED_SWEEPS)
@@ -150,9 +155,21 @@ def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
         experiment = composed.trial(setting, composed.config.seeds[0]).experiment
         for key, value in setting.values.items():
             assert _at(experiment.to_dict(), key) == value, f"{setting.label}: {key}"
-        if isinstance(experiment, ExperimentConfig):
+        if isinstance(experiment, ExperimentConfig) and experiment.stage.objective == "grounding":
+            _build_on_grounder(experiment)
+        elif isinstance(experiment, ExperimentConfig):
             assert shape is not None
             build_method(experiment.method, shape, experiment.seed, experiment.protocol)
+
+
+def _build_on_grounder(experiment: ExperimentConfig) -> None:
+    """As a run's check does once the benchmark is there, which names the Mask-VAE's data."""
+    assert experiment.grounder is not None
+    vae = experiment.method.get("generator", {}).get("mask_vae", {}).get("vae")
+    sizes = MaskVaeConfig() if vae is None else parse_dataclass(MaskVaeConfig, vae, "vae")
+    masks = MaskDecoder(sizes, "d", lambda: (build_mask_vae(sizes, seed=0), 0.5))
+    shape = experiment.grounder.load().shape
+    build_grounding_stream(experiment.method, GroundingSetting(shape, experiment.seed, masks))
 
 
 def _at(values: dict[str, Any], key: str) -> Any:
@@ -200,6 +217,13 @@ def test_a_setting_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
     assert sweep.config.scheduler == "median"
     with pytest.raises(ConfigError, match=r"unknown key tune\.sampels; did you mean"):
         SweepPlan.compose(["tune=lpi", "tune.sampels=3"])
+
+
+def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> None:
+    """But Diff-Prompt alone, which is within the join here."""
+    sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
+    assert set(sweep.config.methods) == set(GROUNDING_METHODS) - {"diff_prompt"}
+    assert all(sweep.config.rates_for(name) for name in sweep.config.methods)
 
 
 def test_nothing_to_sweep_over() -> None:
