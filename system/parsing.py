@@ -16,9 +16,9 @@ T = TypeVar("T")
 def parse_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build `cls` from a mapping; `where` is the config section for the messages.
 
-    Nested dataclasses, tuples, Literals and `X | None` are understood. Raises ConfigError for an
-    unknown key (with the nearest one), a missing one, or a value of the wrong type; a ValueError
-    of the class's own `__post_init__` comes out as ConfigError too.
+    Nested dataclasses, tuples, Literals, `X | None` and `X | tuple[X, ...]` are understood. Raises
+    ConfigError for an unknown key (with the nearest one), a missing one, or a value of the wrong
+    type; a ValueError of the class's own `__post_init__` comes out as ConfigError too.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -51,8 +51,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        (inner,) = [option for option in options if option is not type(None)]
-        return _convert(value, inner, where)
+        return _convert_to_one(
+            value, [option for option in options if option is not type(None)], where
+        )
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             known = ", ".join(str(choice) for choice in typing.get_args(hint))
@@ -83,3 +84,26 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
     return value
+
+
+def _convert_to_one(value: Any, options: list[Any], where: str) -> Any:
+    """A list by the option that is one, anything else by the one that is none."""
+    if len(options) == 1 or value is None:
+        return _convert(value, options[0], where)
+    listed = isinstance(value, list | tuple)
+    for option in options:
+        if (typing.get_origin(option) is tuple) == listed:
+            try:
+                return _convert(value, option, where)
+            except ConfigError as error:
+                allowed = " or ".join(_named(option) for option in options)
+                raise ConfigError(f"{error}; {where} takes {allowed}") from error
+    allowed = " or ".join(_named(option) for option in options)
+    raise ConfigError(f"{where}={value!r} must be {allowed}")
+
+
+def _named(hint: Any) -> str:
+    """What a field takes, in words."""
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {typing.get_args(hint)[0].__name__}"
+    return f"a {hint.__name__}"

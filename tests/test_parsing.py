@@ -29,6 +29,7 @@ class Outer:
     note: str | None = None
     weights: dict[str, float] = field(default_factory=dict)
     anything: Any = None
+    scale: float | tuple[float, ...] | None = 1.0
 
 
 def parse(**changes: Any) -> Outer:
@@ -49,6 +50,17 @@ def test_every_kind_of_field_is_read() -> None:
     assert parsed == Outer("a", Inner(1.0, 2), "slow", True, (1, 2), "x", {"a": 1.0}, [{"free": 1}])
     assert isinstance(parsed.inner.rate, float)
     assert isinstance(parsed.weights["a"], float)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [(2, 2.0), ([1, 2], (1.0, 2.0)), ((1,), (1.0,)), ([], ()), (None, None)]
+)
+def test_a_number_or_a_list_of_them_is_read_as_it_was_written(given: Any, read: Any) -> None:
+    """A list read as a number, or a whole number left as one, is another experiment."""
+    parsed = parse(scale=given).scale
+    assert parsed == read
+    assert all(type(one) is float for one in (parsed if isinstance(parsed, tuple) else ())), parsed
+    assert read is None or type(parsed) is type(read)
 
 
 def test_defaults_and_null_are_kept() -> None:
@@ -83,6 +95,9 @@ def test_a_finished_part_is_taken_as_it_is() -> None:
         ({"name": None}, r"outer\.name is not set; add outer\.name=VALUE"),
         ({"weights": [1]}, r"outer\.weights=\[1\] must be a mapping"),
         ({"weights": {"a": "b"}}, r"outer\.weights\.a='b' must be of type float"),
+        ({"scale": "b"}, r"outer\.scale='b' .* outer\.scale takes a float or a list of float"),
+        ({"scale": ["b"]}, r"outer\.scale\[0\]='b' .* takes a float or a list of float"),
+        ({"scale": [[1]]}, r"outer\.scale\[0\]=\[1\] must be of type float"),
     ],
 )
 def test_a_mistake_is_one_error_that_names_the_field(changes: dict[str, Any], message: str) -> None:

@@ -29,6 +29,7 @@ from system.prompts.method import (
     prompt_lengths,
 )
 from system.prompts.stream_method import SimilaritySource, task_generator
+from system.prompts.weight_schedule import Weight, check_weight, weight_at
 
 PUBLISHED_CONSTRUCTED_DEPTH = 9
 PUBLISHED_TEMPERATURE = 0.001
@@ -47,7 +48,7 @@ def low_rank_prompt(layer: Tensor, position: Tensor, feature: Tensor) -> Tensor:
 class LayerAlignmentConfig:
     """Contrast of the same layer's prompts across modalities (LPI's layer level)."""
 
-    weight: float = 0.1
+    weight: Weight = 0.1
     similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float = 0.01
 
@@ -60,7 +61,7 @@ class TaskContrastConfig:
     names. Only tasks so far enter, whichever it is.
     """
 
-    weight: float = 0.1
+    weight: Weight = 0.1
     source: SimilaritySource = "captions"
     threshold: float = 0.4
     temperature: float = 1.0
@@ -95,6 +96,8 @@ class LowRankConfig:
         # From factors of zero no gradient leaves: each one's is a product of the other two.
         if not self.init_std > 0:
             raise ValueError(f"init_std={self.init_std} must be above 0")
+        for term in ("layer_alignment", "task_contrast"):
+            check_weight(f"{term}.weight", getattr(self, term).weight)
         if self.layer_alignment.temperature <= 0 or self.task_contrast.temperature <= 0:
             raise ValueError("temperatures must be above 0")
 
@@ -149,8 +152,9 @@ def prompt_terms(
     `similarity` (K, K) is that of the tasks.
     """
     align, contrast = config.layer_alignment, config.task_contrast
+    align_weight, contrast_weight = (weight_at(t.weight, len(tasks) - 1) for t in (align, contrast))
     terms: dict[str, Tensor] = {}
-    if align.weight:
+    if align_weight:
         # Means over features, (L, N, 1): these compare whatever the layers' widths. Layers and
         # positions are compared one by one: those that both towers have.
         means = {
@@ -158,20 +162,20 @@ def prompt_terms(
             for m in MODALITIES
         }
         layers, length = (min(mean.shape[axis] for mean in means.values()) for axis in (0, 1))
-        terms["layer_alignment"] = align.weight * layer_alignment(
+        terms["layer_alignment"] = align_weight * layer_alignment(
             means["vision"][:layers, :length],
             means["text"][:layers, :length],
             similarity="dot" if published else align.similarity,
             temperature=align.temperature,
         )
-    if contrast.weight and similarity is not None and len(tasks) > 1:
+    if contrast_weight and similarity is not None and len(tasks) > 1:
         stacked = {
             m: torch.stack(
                 [_flat(prompts[m]).detach() for prompts in tasks[:-1]] + [_flat(tasks[-1][m])]
             )  # (K, numbers of a task's prompts)
             for m in MODALITIES
         }
-        terms["task_contrast"] = contrast.weight * task_contrast(
+        terms["task_contrast"] = contrast_weight * task_contrast(
             stacked["vision"],
             stacked["text"],
             similarity[: len(tasks), : len(tasks)],

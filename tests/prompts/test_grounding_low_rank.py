@@ -130,6 +130,15 @@ def test_a_task_trains_what_the_formula_says() -> None:
     assert count(build(**BOTH)) == factors + maps
 
 
+def test_a_list_of_weights_is_read_at_the_place_of_the_task() -> None:
+    schedule: dict[str, Any] = {"layer_alignment": {"weight": [0.1, 0.4, 0.0]}}
+    usual = build().regularisers()["layer_alignment"]
+    for earlier, times in ((0, 1), (1, 4)):
+        terms = build(**schedule).regularisers([build()] * earlier)
+        torch.testing.assert_close(terms["layer_alignment"], times * usual)
+    assert build(**schedule).regularisers([build()] * 2) == {}
+
+
 @torch.no_grad()
 def test_the_loss_terms_are_those_of_the_prompts_before_interaction() -> None:
     """Against the published losses on what the naive twin makes; both towers have three layers."""
@@ -151,7 +160,7 @@ def test_the_loss_terms_are_those_of_the_prompts_before_interaction() -> None:
         for m in MODALITIES
     }
     contrast = config.task_contrast
-    expected = contrast.weight * task_contrast(
+    expected = 0.1 * task_contrast(
         flat["vision"],
         flat["text"],
         similarity,
