@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,6 +53,14 @@ class StreamMemory:
             "newest_generation": self.newest_generation,
             "opens": self.opens.state(),
         }
+
+    def state_as(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """The state with the consumers' names changed, in the access log too."""
+        state: dict[str, Any] = json.loads(json.dumps(self.state()))
+        state["cursors"] = {names[name]: cursor for name, cursor in state["cursors"].items()}
+        columns = state["opens"]["columns"]
+        columns["consumer"] = [names[name] for name in columns["consumer"]]
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Stand where `state` was taken."""

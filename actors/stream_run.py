@@ -48,17 +48,18 @@ def run_stream(
     watch: Watch,
     learned: Learned | None = None,
     shared: SharedStreams | None = None,
+    until: int | None = None,
 ) -> LearnedTasks:
     """Train and evaluate every task of the stream that is not committed yet.
 
     `tasks` is the order of the stream, and of a live one its start: it ends once it is closed. Ray
     is connected. `watch` is called twice a second with where the run stands, `learned` with all
     that was committed so far, when it has become more. The stream is one of those `shared`, or has
-    an actor of its own; it has stopped when this returns. A worker group that dies, or loses its
-    storage, is started again: see `Retries`. Raises the worker's own PromptideError, or
-    StreamFailedError with its traceback.
+    an actor of its own; it has stopped when this returns: at its end, or after `until` tasks, from
+    where a later call goes on. A worker group that dies, or loses its storage, is started again:
+    see `Retries`. Raises the worker's own PromptideError, or StreamFailedError with its traceback.
     """
-    settings = StreamSettings.of(experiment, tasks)
+    settings = StreamSettings.of(experiment, tasks, until)
     if shared is None:
         stream = start_task_stream(stream_name(experiment.run_name), NAMESPACE, settings)
     else:

@@ -82,10 +82,11 @@ class TaskStreamServer:
         await asyncio.gather(*(self._do(served, "halt", consumer) for served in opened))
 
     async def leave(self, settings: StreamSettings) -> None:
-        """Forget what is in memory of a stream; the next call for it opens it again."""
+        """Forget a stream; the next call for it opens it again, perhaps with another `until`."""
         served = self._served(settings)
         async with served.turn:
             served.stream = None
+            self._streams.pop(settings.journal_uri, None)
 
     def _served(self, settings: StreamSettings) -> _Served:
         served = self._streams.get(settings.journal_uri)

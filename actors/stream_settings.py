@@ -22,6 +22,7 @@ class StreamSettings:
     """Paths or URIs that the stream's node can reach, and the order.
 
     `manifest_root` is the directory of manifest.json; `tasks` None stands for the manifest's order.
+    The stream ends after `until` tasks for now; None: after its last.
     """
 
     journal_uri: str
@@ -29,9 +30,15 @@ class StreamSettings:
     tasks: tuple[str, ...] | None = None
     evaluation_split: str = "test"
     config: StreamConfig = field(default_factory=StreamConfig)
+    until: int | None = None
 
     @classmethod
-    def of(cls, experiment: ExperimentConfig, tasks: Sequence[str] | None) -> StreamSettings:
+    def of(
+        cls,
+        experiment: ExperimentConfig,
+        tasks: Sequence[str] | None,
+        until: int | None = None,
+    ) -> StreamSettings:
         """The stream of a run, in its run directory; see `StreamSettings.tasks`."""
         return cls(
             RunDirectory.of(experiment).stream.uri,
@@ -39,6 +46,7 @@ class StreamSettings:
             None if tasks is None else tuple(tasks),
             experiment.evaluation.split,
             experiment.stream,
+            until,
         )
 
     @classmethod
@@ -69,4 +77,5 @@ class StreamSettings:
             self.tasks,
             evaluation_split=self.evaluation_split,
             config=self.config,
+            until=self.until,
         )

@@ -44,9 +44,9 @@ class TaskStream:
     `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
     `evaluation_split` is open for every task, and all others are treated as training data. A lease
     that its holder does not renew for `LEASE_SECONDS` by `clock` expires. The journal is compacted
-    every `compact_after` records, later where the access log is long. Not for several threads at
-    once. Raises `ConfigError` (`tasks` repeats a task or names one that the manifest lacks) and
-    `StorageError` (see `Journal`).
+    every `compact_after` records, later where the access log is long. No more than `until` tasks
+    are handed out. Not for several threads at once. Raises `ConfigError` (`tasks` repeats a task or
+    names one that the manifest lacks) and `StorageError` (see `Journal`).
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class TaskStream:
         clock: Callable[[], float] = time.monotonic,
         config: StreamConfig | None = None,
         compact_after: int = COMPACT_AFTER,
+        until: int | None = None,
     ) -> None:
         config = config or StreamConfig()
         self._evaluation_split = evaluation_split
         self._manifest, self._fingerprint = manifest, manifest.fingerprint
-        self._tasks = StreamTasks(
-            [entry.name for entry in manifest.tasks], tasks, config.live, config.max_pending
-        )
+        known = [entry.name for entry in manifest.tasks]
+        self._tasks = StreamTasks(known, tasks, config.live, config.max_pending, until)
         self._clock = clock
         self._memory = StreamMemory(self._tasks, clock)
         self._journal = Journal(
@@ -91,7 +91,7 @@ class TaskStream:
         """See `TaskSource.lease`."""
         cursor = self._cursor(consumer, generation)
         index = len(cursor.commits)
-        if cursor.halted or (index == len(self._tasks.names) and not self._tasks.open):
+        if cursor.halted or self._tasks.end_at(index):
             return None
         if index == len(self._tasks.names):
             raise NotLeasedError(f"no task is there for consumer '{consumer}' yet: ask until ready")
@@ -102,9 +102,9 @@ class TaskStream:
 
     def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
         """See `TaskSource.ready`; nobody can change the stream during this call: no waiting."""
-        cursor = self._cursor(consumer, generation)
-        behind = len(cursor.commits) < len(self._tasks.names)
-        return behind or cursor.halted or not self._tasks.open
+        cursor, tasks = self._cursor(consumer, generation), self._tasks
+        index = len(cursor.commits)
+        return index < len(tasks.names) or cursor.halted or tasks.end_at(index)
 
     def append(
         self,
@@ -210,15 +210,8 @@ class TaskStream:
         if task in cursor.commits:
             return
         cursor.require_lease(consumer, task, "committed")
-        self._record(
-            "commit",
-            {
-                "consumer": consumer,
-                "generation": generation,
-                "task": task,
-                "payload": dict(payload),
-            },
-        )
+        place = {"consumer": consumer, "generation": generation, "task": task}
+        self._record("commit", {**place, "payload": dict(payload)})
 
     def committed(self, consumer: str) -> list[dict[str, Any]]:
         """See `TaskSource.committed`; empty for a consumer that never registered."""
@@ -262,6 +255,12 @@ class TaskStream:
     def access_log(self) -> pa.Table:
         """See `TaskSource.access_log`; the schema is `actors.access_log.ACCESS_LOG_SCHEMA`."""
         return self._memory.opens.table()
+
+    def begin_as(self, consumer: str, earlier: TaskStream, run: str) -> None:
+        """Stand where another run's stream does, whose consumer `run` is called `consumer` here."""
+        state = earlier._memory.state_as({run: consumer})
+        self._journal.compact(state)
+        self._memory.restore(state)
 
     def compact(self) -> None:
         """Replace the journal's records by what they amount to; it does so by itself in time."""

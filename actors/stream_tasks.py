@@ -16,10 +16,16 @@ class StreamTasks:
 
     Pending are the tasks behind the furthest one that any consumer was ever handed. A live stream
     is open until it is closed; another one is closed from the start. Changed by records alone.
+    `until` is how many tasks are handed out for now: the journal knows nothing of it.
     """
 
     def __init__(
-        self, known: Sequence[str], tasks: Sequence[str] | None, live: bool, max_pending: int
+        self,
+        known: Sequence[str],
+        tasks: Sequence[str] | None,
+        live: bool,
+        max_pending: int,
+        until: int | None = None,
     ) -> None:
         self.known = list(known)
         self.names = self._checked(list(known) if tasks is None else list(tasks))
@@ -28,6 +34,7 @@ class StreamTasks:
         self.live = live
         self.open = live
         self.max_pending = max_pending
+        self.until = until
         self.reached = 0  # one more than the place of the furthest task handed out
         self.since: dict[str, datetime] = {}  # when a task came into the stream
         self._appends: set[str] = set()
@@ -36,6 +43,10 @@ class StreamTasks:
     def pending(self) -> list[str]:
         """The tasks that nobody was handed yet, in order."""
         return self.names[self.reached :]
+
+    def end_at(self, index: int) -> bool:
+        """Whether a consumer that comes to that place has come to the end."""
+        return index == self.until or (index == len(self.names) and not self.open)
 
     def appended(self, append_id: str) -> bool:
         """Whether that append is in the journal already."""

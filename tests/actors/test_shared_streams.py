@@ -1,6 +1,7 @@
 """The streams of many runs in one process: each its own cursor and journal, none waits."""
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,25 @@ def test_a_halt_reaches_its_run_alone(root: Path) -> None:
         assert (await server.call(streams["two"], "lease", "two", 1)).task == TASKS[0]
         await server.leave(streams["one"])  # the next sweep goes on with it
         assert (await server.call(streams["one"], "lease", "one", 1)).task == TASKS[0]
+
+    asyncio.run(scenario())
+
+
+def test_a_run_that_left_goes_on_with_another_limit(root: Path) -> None:
+    """The trials of a population learn a few tasks, are compared, and learn the next few."""
+    server = TaskStreamServer(None)
+    rounds = [dataclasses.replace(settings_of(root, "one"), until=until) for until in (1, None)]
+
+    async def scenario() -> None:
+        assert await server.call(rounds[0], "register", "one") == 1
+        await server.call(rounds[0], "lease", "one", 1)
+        await server.call(rounds[0], "commit", "one", 1, TASKS[0], {})
+        assert await server.ready(rounds[0], "one", 1, 0.0)
+        assert await server.call(rounds[0], "lease", "one", 1) is None
+        with pytest.raises(ConfigError, match="serves another"):
+            await server.call(rounds[1], "lease", "one", 1)
+        await server.leave(rounds[0])
+        assert (await server.call(rounds[1], "lease", "one", 1)).task == TASKS[1]
 
     asyncio.run(scenario())
 

@@ -60,6 +60,21 @@ def test_the_same_task_is_leased_until_it_is_committed(stream: TaskStream) -> No
     assert stream.lease("run", generation) == Lease("food", 1, generation, committed=1)
 
 
+def test_a_stream_ends_for_now_after_as_many_tasks_as_it_is_told(tmp_path: Path) -> None:
+    """A trial that waits for the others' figures; nothing of the limit stays in the journal."""
+    place, manifest = str(tmp_path / "journal"), make_manifest(tmp_path)
+    part = TaskStream(place, manifest, until=2)
+    assert run_all(part, "run") == list(TASKS[:2])
+    assert part.ready("run", 1)
+    assert TaskStream(place, manifest, until=2).lease("run", 1) is None
+    records = {file.name for file in (tmp_path / "journal").iterdir()}
+    whole = TaskStream(place, manifest)
+    assert {file.name for file in (tmp_path / "journal").iterdir()} == records
+    assert whole.status()["tasks"] == list(TASKS)
+    assert run_all(whole, "run") == list(TASKS[2:])
+    assert replayed_rows(whole.access_log(), TASKS) == 0
+
+
 def test_a_halted_consumer_goes_on_when_the_stream_is_started_again(
     tmp_path: Path,
 ) -> None:

@@ -1,0 +1,42 @@
+"""A run that begins where another one stands: what that learned so far is its own past too."""
+
+from dataclasses import replace
+
+from actors.journal import begun_with
+from actors.stream_settings import StreamSettings
+from system.config import ExperimentConfig
+from system.errors import StorageError
+from system.storage.adapters import AdapterFolder, task_file
+from system.storage.run_directory import RunDirectory
+
+
+def fork_run(parent: ExperimentConfig, child: ExperimentConfig, tasks: int) -> None:
+    """Let `child` go on from what `parent` learned in its first `tasks` tasks, where it stands now.
+
+    The caller sees to it that the two configs ask for the same up to there, and that neither runs.
+    The child's journal takes over the parent's commits and its access log, under the child's name:
+    what was read for them, and when. Its run is then equal, to the bit, to one from scratch.
+
+    May be repeated, also after an interruption at any point; of a child that has begun already
+    nothing is changed. Raises ConfigError when the child's directory is another run's,
+    StorageError when the parent stands elsewhere or the storage fails.
+    """
+    source, target = RunDirectory.of(parent), RunDirectory.of(child)
+    target.claim(child)
+    begun = begun_with(source.stream.uri)
+    stream = StreamSettings.of(child, begun).open()
+    if stream.committed(child.run_name):
+        return
+    earlier = StreamSettings.of(parent, begun).open()
+    committed = earlier.committed(parent.run_name)
+    if len(committed) != tasks:
+        raise StorageError(
+            f"{source.folder.uri} has learned {len(committed)} tasks: {child.run_name!r} cannot "
+            f"begin from it as it was after {tasks}; start the sweep under another run_name"
+        )
+    adapters = AdapterFolder(source.adapters)
+    for index in range(tasks):
+        target.adapters.write(task_file(index), source.adapters.read(task_file(index)))
+    header = replace(adapters.header(), method=dict(child.method))
+    AdapterFolder(target.adapters).save_header(header)
+    stream.begin_as(child.run_name, earlier, parent.run_name)  # last: from now on they count
