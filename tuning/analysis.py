@@ -33,6 +33,8 @@ def trials_schema(recalls: Sequence[str]) -> pa.Schema:
             ("overrides", pa.list_(pa.string())),
             ("learning_rate", pa.float64()),
             ("seed", pa.int64()),
+            ("parent", pa.string()),  # the setting whose first tasks this one's trial took over
+            ("forked_after", pa.int32()),  # so many tasks; null where it has no parent
             ("status", pa.string()),
             ("tasks_done", pa.int32()),
             ("stopped_after", pa.int32()),  # tasks; null unless stopped
@@ -117,9 +119,12 @@ def trial_row(
     figures = record.figures if stopped_after is None else record.figures[:stopped_after]
     # A trial that is stopped has no final figures, even if it was through before the verdict.
     known = record if status == "finished" else replace(record, metrics=None)
+    origin = trial.setting.origin
     return {
         "trial": trial.name,
         "setting": trial.setting.label,
+        "parent": origin and origin.setting,
+        "forked_after": origin and origin.tasks,
         "values": json.dumps(trial.setting.values),
         "overrides": list(trial.setting.overrides),
         "seed": trial.seed,

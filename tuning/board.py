@@ -22,18 +22,32 @@ class Entry:
 
 
 class Board:
-    """All trials in the order of the sweep; what is stopped follows from their figures alone."""
+    """All trials in the order of the sweep; what is stopped follows from their figures alone.
 
-    def __init__(self, rule: Rule) -> None:
+    The board of a `part` of the stream ends after `rule.tasks`, wherever its trials stand later.
+    """
+
+    def __init__(self, rule: Rule, part: bool = False) -> None:
         self.rule = rule
+        self.part = part
         self.entries: dict[str, Entry] = {}
+        self._stopped: dict[str, int] = {}  # by another verdict than the rule's
 
     def add(self, trial: Trial, record: TrialRecord) -> None:
         """Enter the next trial with what its directory tells."""
-        course = Course(list(record.figures), ended=record.finished)
-        self.entries[trial.name] = Entry(
-            trial, course, "finished" if record.finished else "pending"
-        )
+        figures = list(record.figures[: self.rule.tasks])
+        finished = record.finished or (self.part and len(figures) == self.rule.tasks)
+        course = Course(figures, ended=finished)
+        self.entries[trial.name] = Entry(trial, course, "finished" if finished else "pending")
+
+    def stop(self, name: str, tasks: int) -> None:
+        """A trial ended after so many tasks by a verdict that is not the rule's."""
+        self._stopped[name] = tasks
+
+    def fail(self, name: str) -> None:
+        """A trial failed, and is not tried again."""
+        self.entries[name].state = "failed"
+        self.entries[name].course.ended = True
 
     def report(self, name: str, tasks_done: int, figure: float) -> None:
         """A trial's figure after so many tasks (NaN: none); what was reported before stays."""
@@ -61,7 +75,7 @@ class Board:
         Trials with the same seed are compared. A setting that is stopped with one seed is not tried
         with the seeds after it: 0 tasks.
         """
-        stops: dict[str, int] = {}
+        stops = dict(self._stopped)
         dropped: set[str] = set()
         seeds = dict.fromkeys(entry.trial.seed for entry in self.entries.values())
         for seed in seeds:

@@ -52,7 +52,8 @@ def _searched(
     if not any(row.values for row in comparison.rows):
         return []
     common = common_figures(trials)
-    rows = [row for row in comparison.rows if row.setting in common.of_setting]
+    # One that took over another's first tasks had that one's values there.
+    rows = [row for row in comparison.rows if row.setting in common.of_setting and not row.parent]
     axes = axes_of([row.values for row in rows])
     if not axes:
         reason = "no two settings with different values have a figure yet"

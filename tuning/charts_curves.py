@@ -16,7 +16,8 @@ def curves_chart(
 ) -> Chart:
     """The figure over the tasks so far, by task: a setting's mean over seeds, its range shaded.
 
-    A setting that was stopped or failed ends in a cross, after its last task.
+    A setting that was stopped or failed ends in a cross, after its last task; one that took over
+    another's first tasks starts where it left that one's line.
     """
     x = list(range(1, measure.tasks + 1))
     figure = go.Figure(
@@ -38,7 +39,7 @@ def curves_chart(
         whole = [trial["figure_by_task"] for trial in own if trial["status"] == "finished"]
         # Of a setting that never finished, the trial that came furthest.
         curves = whole or [max((trial["figure_by_task"] for trial in own), key=len)]
-        points = [(task, _at(curves, task - 1)) for task in x]
+        points = [(task, _at(curves, task - 1)) for task in x if task >= row.forked_after]
         known = [(task, values) for task, values in points if values]
         if not known:
             continue
@@ -62,12 +63,15 @@ def curves_chart(
         )
         if not whole:
             figure.add_trace(_end(known[-1], style.color, row))
+    forked = any(row.lineage for row in comparison.rows)
     return Chart(
         "curves",
         f"{measure.heading} over the stream",
         "After each task, the mean over the tasks learned so far of the sweep's recall metrics. "
         "Lines: means over seeds; shaded: from the lowest to the highest seed. A cross: stopped "
-        "or failed there. Click a name to hide it.",
+        "or failed there."
+        + (" A line that starts later took over what another had learned so far." if forked else "")
+        + " Click a name to hide it.",
         figure,
         min_width=720,
     )

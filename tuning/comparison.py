@@ -56,6 +56,8 @@ class SettingRow:
     learning_rate: float | None
     overrides: tuple[str, ...]
     values: Mapping[str, Any]  # what was drawn, by short names
+    parent: str | None = None  # the setting whose first `forked_after` tasks were taken over
+    forked_after: int = 0
 
     @property
     def shown_values(self) -> str:
@@ -63,9 +65,16 @@ class SettingRow:
         return ", ".join(f"{name}={_plain(value)}" for name, value in self.values.items())
 
     @property
+    def lineage(self) -> str:
+        """Where the setting began, in a line; empty for one that began with the first task."""
+        tasks = "1 task" if self.forked_after == 1 else f"{self.forked_after} tasks"
+        return f"from {self.parent} after {tasks}" if self.parent else ""
+
+    @property
     def title(self) -> str:
         """The setting with its values, for tables."""
-        return f"{self.setting}: {self.shown_values}" if self.values else self.setting
+        told = "; ".join(filter(None, (self.shown_values, self.lineage)))
+        return f"{self.setting}: {told}" if told else self.setting
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,8 @@ def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> S
         learning_rate=first["learning_rate"],
         overrides=tuple(first["overrides"]),
         values={names[key]: value for key, value in json.loads(first["values"]).items()},
+        parent=first.get("parent"),
+        forked_after=first.get("forked_after") or 0,
     )
 
 

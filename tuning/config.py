@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from system.errors import ConfigError
 from system.parsing import parse_dataclass
+from tuning.pbt_config import PbtConfig
 from tuning.space import Space, parse_space
 
 DEFAULT = "default"  # the entry of `learning_rates` for methods that have none of their own
@@ -28,9 +29,10 @@ class TuneConfig:
         samples: see `search`.
         search_seed: what random draws start from.
         fewer_parameters: Optuna looks for few trainable parameters too.
-        scheduler: "none"; "asha" or "median", see `tuning.judge`.
+        scheduler: "none"; "asha" or "median", see `tuning.judge`; "pbt", see `tuning.population`.
         grace_tasks: a trial is not stopped before it has finished so many tasks.
         reduction: ASHA keeps one in so many, at tasks grace x reduction^k.
+        pbt: of population based training.
         metric: the figures whose mean is to be large: recalls of a stream, or a model's own.
         max_concurrent: trials at a time; null: as many as the cluster's CPUs (GPUs) carry.
         learning_rates: method name (or "default") -> the rates to choose from on the validation
@@ -45,9 +47,10 @@ class TuneConfig:
     samples: int = 12
     search_seed: int = 0
     fewer_parameters: bool = False
-    scheduler: Literal["none", "asha", "median"] = "none"
+    scheduler: Literal["none", "asha", "median", "pbt"] = "none"
     grace_tasks: int = 1
     reduction: int = 2
+    pbt: PbtConfig = field(default_factory=PbtConfig)
     metric: tuple[str, ...] = ("t2i_r1", "i2t_r1")
     max_concurrent: int | None = None
     learning_rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -94,6 +97,8 @@ class TuneConfig:
                 f"space.{ranges[0]} is a range, of which a grid has no end; use search=random, or "
                 "list its values"
             )
+        if self.scheduler == "pbt":
+            self.pbt.check(space, self.search, self.seeds, len(self.only or self.methods))
 
     def parsed_space(self) -> Space:
         """The space; ConfigError names the key that is wrong."""

@@ -93,10 +93,14 @@ class ModelTrials:
         self,
         experiment: ModelExperiment,
         metric: Sequence[str],
+        tasks: int,
         reports: Reports,
         streams: SharedStreams | None,
     ) -> None:
-        """Train the model, unless it is there for the same settings and data, and judge it."""
+        """Train the model, unless it is there for the same settings and data, and judge it.
+
+        It is all of its `tasks`, which are one.
+        """
         folder = RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)
         folder.write_json(SECONDS, {"seconds": None})

@@ -1,7 +1,10 @@
 """Checks of a whole sweep before its first trial starts."""
 
+from collections.abc import Sequence
+
 from system.errors import ConfigError, PromptideError
 from system.storage.run_directory import CONFIG
+from tuning.population import rungs
 from tuning.settings import Setting, SweepPlan, at_point
 from tuning.trial_kind import kind_of
 
@@ -40,7 +43,34 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
             f"the trials' streams have {lengths} tasks; give benchmark.tasks the same number "
             "everywhere, or their averages cannot be compared"
         )
+    if config.scheduler == "pbt":
+        _check_population(plan, settings, lengths[0])
     return found[0]
+
+
+def _check_population(plan: SweepPlan, settings: Sequence[Setting], tasks: int) -> None:
+    """Raises ConfigError where nobody is ever compared, or a key takes no list of values."""
+    config = plan.config
+    if len(settings) < 2:
+        raise ConfigError(f"tune: a population of {len(settings)} has nobody to compare with")
+    if not rungs(config.pbt.every, tasks):
+        raise ConfigError(
+            f"tune.pbt.every={config.pbt.every}: a stream of {tasks} tasks ends before any trial "
+            f"is compared; use 1 to {tasks - 1}"
+        )
+    for key in config.pbt.keys:
+        for setting in settings:
+            if key in setting.values:
+                value = setting.values[key]
+                listed = at_point(plan.bases[0], {**setting.values, key: [value, value]}, 0)
+                try:
+                    experiment = plan.trial(listed, config.seeds[0]).experiment
+                    kind_of(experiment).check(experiment)
+                except PromptideError as error:
+                    raise ConfigError(
+                        f"tune.pbt.keys: {key} takes no list of values, one for each task: {error}"
+                    ) from error
+                break
 
 
 def in_setting(setting: Setting, error: PromptideError) -> PromptideError:

@@ -18,12 +18,21 @@ TRIALS = "trials"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a setting's trial begins: with what another one's learned in its first tasks."""
+
+    setting: str
+    tasks: int
+
+
+@dataclass(frozen=True)
 class Setting:
     """One combination: `label` is its name in directories and tables, `values` what was drawn."""
 
     label: str
     overrides: tuple[str, ...]
     values: Values = field(default_factory=dict)
+    origin: Origin | None = None
 
     def with_value(self, key: str, value: Any) -> "Setting":
         """The same with one more override."""

@@ -86,13 +86,17 @@ class StreamTrials:
         self,
         experiment: ExperimentConfig,
         metric: Sequence[str],
+        tasks: int,
         reports: Reports,
         streams: SharedStreams | None,
     ) -> None:
-        """Learn the stream and write its figures; StreamHaltedError when the sweep stopped it."""
+        """Learn the stream, and at its end write the figures.
+
+        Raises StreamHaltedError when the sweep stopped it.
+        """
         started = time.perf_counter()
         checked = check_experiment(experiment)
-        told = TaskReports(metric, len(checked.tasks), reports)
+        told = TaskReports(metric, tasks, reports)
         for earlier in _objective(experiment).before(experiment):
             made_beneath(earlier)
         with RunLoggers(experiment) as loggers:
@@ -103,21 +107,22 @@ class StreamTrials:
 
             ready = time.perf_counter()
             left = run_stream(
-                experiment, checked.manifest, checked.tasks, _unwatched, learned, streams
+                experiment, checked.manifest, checked.tasks, _unwatched, learned, streams, tasks
             )
             ended = time.perf_counter()
-            if len(left.committed) < len(checked.tasks):
+            if len(left.committed) < tasks:
                 raise StreamHaltedError("halted between two tasks")
-            metrics, _ = finish_run(
-                experiment,
-                checked.manifest.fingerprint,
-                checked.tasks,
-                left.committed,
-                left.access_log,
-                {"start": ready - started, "stream": ended - ready},
-                left.quarantined,
-            )
-            loggers.final(metrics)
+            if tasks == len(checked.tasks):
+                metrics, _ = finish_run(
+                    experiment,
+                    checked.manifest.fingerprint,
+                    checked.tasks,
+                    left.committed,
+                    left.access_log,
+                    {"start": ready - started, "stream": ended - ready},
+                    left.quarantined,
+                )
+                loggers.final(metrics)
         told.learned(left.committed, done=True)
 
     def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:

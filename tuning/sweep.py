@@ -14,6 +14,7 @@ from tuning.board import Board
 from tuning.judge import Rule
 from tuning.learning_rates import choose_learning_rates, rate_trials
 from tuning.page import write_sweep_page
+from tuning.population_run import PopulationRun
 from tuning.preflight import check_sweep
 from tuning.progress import SweepProgress
 from tuning.proposals import Proposals
@@ -36,7 +37,9 @@ class Sweep:
         self._streams: SharedStreams | None = None
         self.progress = progress
         config = plan.config
-        rule = Rule(config.scheduler, config.grace_tasks, config.reduction, len(tasks))
+        # The rule of a board ends no trial of a population, which is compared between its rounds.
+        kind = "none" if config.scheduler == "pbt" else config.scheduler
+        rule = Rule(kind, config.grace_tasks, config.reduction, len(tasks))
         self.board = Board(rule)
         self.proposals: Proposals | None = None
 
@@ -121,8 +124,12 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
         SweepProgress(console, plan.measure(tasks)) as progress,
     ):
         sweep = Sweep(plan, tasks, progress, opened)
-        sweep.fill(choose_learning_rates(plan, candidates, sweep.run))
-        sweep.run(sweep.board, "trials")
+        bases = choose_learning_rates(plan, candidates, sweep.run)
+        if plan.config.scheduler == "pbt":
+            PopulationRun(plan, bases[0], len(tasks)).run(sweep.board, sweep.run)
+        else:
+            sweep.fill(bases)
+            sweep.run(sweep.board, "trials")
         outcome = write_analysis(plan, sweep.board, tasks)
         write_sweep_page(plan.folder)
     return outcome

@@ -42,6 +42,9 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         texts[0] = row.setting  # its values stand in the files: they would fill the line
         table.add_row(*(Text(text) for text in texts), style=style)
     console.print(table)
+    for setting in outcome.comparison.rows:
+        if setting.lineage:
+            _line(f"{setting.setting} {setting.lineage}: {setting.shown_values}", console)
     failed = [row for row in outcome.trials.to_pylist() if row["status"] == "failed"]
     for row in failed:
         reason = row["reason"] or "its process died; the same command tries it again"

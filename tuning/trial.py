@@ -25,8 +25,8 @@ class SweepTrial(tune.Trainable):
     """Trains in the process's lasting thread; a step of Tune is a task of the stream.
 
     `config`: {"experiment": a plain dict as its kind parses it, "metric": names, "streams": the
-    name of the sweep's `SharedStreams`, None if its trials lease no tasks}. A process whose trial
-    has ended takes the next one at once.
+    name of the sweep's `SharedStreams`, None if its trials lease no tasks, "tasks": after how many
+    it ends for now}. A process whose trial has ended takes the next one at once.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def run_trial(config: Mapping[str, Any], streams: SharedStreams | None, reports:
     with sole_writer(folder, on_lost=lost):
         folder.delete(FAILURE)
         try:
-            kind.run(experiment, config["metric"], reports, streams)
+            kind.run(experiment, config["metric"], config["tasks"], reports, streams)
         except StreamHaltedError:
             reports.put({"done": True})  # the sweep stopped it
         except PromptideError as error:

@@ -66,10 +66,11 @@ class TrialKind(Protocol[E]):
         self,
         experiment: E,
         metric: Sequence[str],
+        tasks: int,
         reports: Reports,
         streams: SharedStreams | None,
     ) -> None:
-        """Run a trial, or go on with it, and report a figure after each task.
+        """Run a trial, or go on with it, up to `tasks` tasks, and report a figure after each.
 
         Ray is connected; `streams` are the sweep's, if its kind has any. Raises what ends it.
         """

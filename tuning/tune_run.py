@@ -107,6 +107,7 @@ class TrialQueue(NotKept, Searcher):
             "experiment": trial.experiment.to_dict(),
             "metric": self.metric_names,
             "streams": self.streams,
+            "tasks": self.board.rule.tasks,
         }
 
     def on_trial_complete(

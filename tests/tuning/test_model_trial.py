@@ -141,7 +141,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def run(experiment: ModelExperiment, *metric: str) -> list[Any]:
     reports: Reports = queue.Queue()
-    run_trial({"experiment": experiment.to_dict(), "metric": metric}, None, reports)
+    config = {"experiment": experiment.to_dict(), "metric": metric, "tasks": 1}
+    run_trial(config, None, reports)
     return list(reports.queue)
 
 

@@ -111,7 +111,7 @@ def test_only_some_methods_on_request() -> None:
         ("{max_concurrent:0}", "max_concurrent=0"),
         ("{metric:[accuracy]}", r"'accuracy' is not one of t2i_r1"),
         ("{metric:[rec_r1]}", "'rec_r1' is not one of t2i_r1.*objective=retrieval"),
-        ("{scheduler:pbt}", r"scheduler='pbt' is not one of: none, asha, median"),
+        ("{scheduler:bohb}", r"scheduler='bohb' is not one of: none, asha, median, pbt"),
         ("{sampels:3}", r"unknown key tune\.sampels; did you mean tune\.samples\?"),
         ("{learning_rates:{default:[]}}", r"learning_rates\.default=\[\]"),
         ("{learning_rates:{default:[-1.0]}}", r"must be above 0"),

@@ -19,8 +19,9 @@ def test_two_sweeps_do_not_learn_the_same_trial(tmp_path: Path) -> None:
     experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
     folder = RunDirectory.of(experiment).folder
     reports: queue.Queue[Any] = queue.Queue()
+    config = {"experiment": experiment.to_dict(), "metric": ["t2i_r1"], "tasks": 1}
     with sole_writer(folder), pytest.raises(StorageError, match=r"trial is being written by"):
-        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, None, reports)
+        run_trial(config, None, reports)
     assert folder.names() == []  # neither a failure nor a lock: they are the other's to write
     assert reports.empty()
 
@@ -29,7 +30,8 @@ def test_a_trial_that_fails_gives_its_directory_back(tmp_path: Path) -> None:
     """The sweep's next start tries it again."""
     experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
     folder = RunDirectory.of(experiment).folder
+    config = {"experiment": experiment.to_dict(), "metric": ["t2i_r1"], "tasks": 1}
     with pytest.raises(ValueError, match="not prepared"):
-        run_trial({"experiment": experiment.to_dict(), "metric": ["t2i_r1"]}, None, queue.Queue())
+        run_trial(config, None, queue.Queue())
     assert folder.exists(FAILURE)
     assert not folder.exists(LOCK_NAME)
