@@ -67,7 +67,8 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
     rows = []
     for name, entry in board.entries.items():
         record = read_record(entry.trial.experiment, plan.config.metric)
-        rows.append(trial_row(entry.trial, record, statuses[name], stops.get(name)))
+        reason = record.failure or entry.reason
+        rows.append(trial_row(entry.trial, record, statuses[name], stops.get(name), reason))
     recalls = kind_of(plan.experiment).recalls(plan.experiment)
     table = pa.Table.from_pylist(rows, schema=trials_schema(recalls))
     folder = plan.folder
@@ -113,7 +114,11 @@ def best_config(plan: SweepPlan, trial: Trial) -> str:
 
 
 def trial_row(
-    trial: Trial, record: TrialRecord, status: Status, stopped_after: int | None
+    trial: Trial,
+    record: TrialRecord,
+    status: Status,
+    stopped_after: int | None,
+    reason: str | None,
 ) -> dict[str, Any]:
     """A row of trials.parquet; what is not there is null."""
     figures = record.figures if stopped_after is None else record.figures[:stopped_after]
@@ -131,7 +136,7 @@ def trial_row(
         "status": status,
         "tasks_done": len(figures),
         "stopped_after": stopped_after,
-        "reason": record.failure,
+        "reason": reason,
         "figure": figures[-1] if status == "finished" else None,
         "figure_by_task": figures,
         **kind_of(trial.experiment).columns(trial.experiment, known),

@@ -19,6 +19,7 @@ class Entry:
     trial: Trial
     course: Course
     state: Literal["pending", "running", "finished", "failed"] = "pending"
+    reason: str | None = None  # why it is not tried again, if nothing else says why it failed
 
 
 class Board:
@@ -44,10 +45,10 @@ class Board:
         """A trial ended after so many tasks by a verdict that is not the rule's."""
         self._stopped[name] = tasks
 
-    def fail(self, name: str) -> None:
-        """A trial failed, and is not tried again."""
-        self.entries[name].state = "failed"
-        self.entries[name].course.ended = True
+    def leave(self, name: str, reason: str) -> None:
+        """A trial failed earlier, and is not tried again."""
+        entry = self.entries[name]
+        entry.state, entry.course.ended, entry.reason = "failed", True, reason
 
     def report(self, name: str, tasks_done: int, figure: float) -> None:
         """A trial's figure after so many tasks (NaN: none); what was reported before stays."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from system.report.metrics_view import direction_of, headline_metrics
 from system.report.shown import DASH
-from tuning.measure import Measure
+from tuning.measure import Measure, counted
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class SettingRow:
     @property
     def lineage(self) -> str:
         """Where the setting began, in a line; empty for one that began with the first task."""
-        tasks = "1 task" if self.forked_after == 1 else f"{self.forked_after} tasks"
-        return f"from {self.parent} after {tasks}" if self.parent else ""
+        return f"from {self.parent} after {counted(self.forked_after)}" if self.parent else ""
 
     @property
     def title(self) -> str:

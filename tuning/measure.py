@@ -50,3 +50,8 @@ class Measure:
     def text(self, figure: float) -> str:
         """A figure with its unit."""
         return f"{self.number(figure)} {self.unit}".rstrip()
+
+
+def counted(tasks: int) -> str:
+    """So many tasks, in words."""
+    return "1 task" if tasks == 1 else f"{tasks} tasks"

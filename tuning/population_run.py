@@ -19,6 +19,7 @@ from tuning.settings import Origin, Setting, SweepPlan, Trial, at_point
 from tuning.trial_kind import read_record
 
 POPULATION = "population.json"
+LEFT_BEHIND = "its process died before a comparison, and the others went on without it"
 Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display
 
 
@@ -53,7 +54,7 @@ class PopulationRun:
             if label in self.stopped:
                 board.stop(trial.name, self.stopped[label])
             elif label not in self.living:
-                board.fail(trial.name)
+                board.leave(trial.name, LEFT_BEHIND)
         run(board, "trials")
 
     def _enter(self, setting: Setting) -> Trial:

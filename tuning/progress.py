@@ -7,7 +7,7 @@ from rich.console import Console
 
 from system.report.bars import Bars, Clock, TimeLeft, joined, time_left_text
 from tuning.board import Board, Status
-from tuning.measure import Measure
+from tuning.measure import Measure, counted
 
 
 class SweepProgress(Bars):
@@ -62,7 +62,8 @@ class SweepProgress(Bars):
         early = status != "finished" and tasks > 1
         after = f" after {len(figures)} of {tasks} tasks" if early else ""
         figure = "" if last is None else f", {self.measure.name} {self.measure.text(last)}"
-        return f"{status}{after}{figure}"
+        shown = f"has learned {counted(tasks)}" if board.part and status == "finished" else status
+        return f"{shown}{after}{figure}"
 
 
 def tasks_done(board: Board, statuses: dict[str, Status]) -> tuple[int, int]:

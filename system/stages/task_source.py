@@ -133,7 +133,8 @@ class TaskSource(Protocol):
     def lease(self, consumer: str, generation: int) -> Lease | None:
         """Return the first task not yet committed (the same until it is), None after the last.
 
-        None also once the consumer is halted. In a live stream there may be neither a task nor an
+        None also once the consumer is halted, and where the stream ends for now before its last
+        task. In a live stream there may be neither a task nor an
         end: ask `ready` first. Raises `NotLeasedError` if so, `StaleGenerationError`.
         """
         ...

@@ -111,3 +111,24 @@ def test_how_a_trial_ends() -> None:
         "d-0": "failed",
     }
     assert list(made.to_run()) == []
+
+
+def test_the_board_of_a_part_ends_there() -> None:
+    """A trial of a population that went on while the driver was killed is not run again."""
+    made = Board(Rule("none", 1, 2, 2), part=True)
+    for label, record in (("a", begun(1, 2, 3)), ("b", begun(1, 2)), ("c", begun(1)), ("d", NEW)):
+        made.add(trial(label), record)
+    assert [each.name for each in made.to_run()] == ["c-0", "d-0"]
+    assert made.entries["a-0"].course.figures == [1, 2]
+    whole = board(Rule("none", 1, 2, 2), ("b", 0, begun(1, 2)))
+    assert [each.name for each in whole.to_run()] == ["b-0"], "its files are not all there"
+
+
+def test_who_was_ended_or_left_behind_by_others_stays_so() -> None:
+    made = board(Rule("none", 1, 2, 2), ("a", 0, begun(1)), ("b", 0, NEW), ("c", 0, NEW))
+    made.stop("a-0", 1)
+    made.leave("b-0", "gone")
+    assert made.stops() == {"a-0": 1}
+    assert made.statuses() == {"a-0": "stopped", "b-0": "failed", "c-0": "pending"}
+    assert [each.name for each in made.to_run()] == ["c-0"]
+    assert made.entries["b-0"].reason == "gone"

@@ -76,6 +76,13 @@ def test_drawn_values_stand_beside_their_setting() -> None:
     assert row.title == "lpi-003: rank=4, weight=0.1, b=null"
 
 
+def test_a_fork_says_where_it_began() -> None:
+    fork = trial("b", 0, 31.0, parent="a", forked_after=1, values='{"weight": [0.1, 0.08]}')
+    table = to_markdown(compare([trial("a", 0, 30.0), fork], seeds=1), RECALL)
+    assert "| b: weight=[0.1, 0.08]; from a after 1 task |" in table
+    assert "| a |" in table
+
+
 def test_short_names_still_tell_keys_apart() -> None:
     keys = ["method.rank", "method.layer_alignment.weight", "method.task_contrast.weight", "rank"]
     assert short_names(keys) == {

@@ -93,6 +93,27 @@ def test_curves_are_means_over_seeds_and_end_where_the_trials_ended() -> None:
     assert curves["&lt;i&gt;weak&lt;/i&gt;"] == ([1], [4.0])
 
 
+def test_a_fork_is_told_of_and_starts_where_it_left_its_parents_line() -> None:
+    """What it took over is the parent's line: drawn twice, it would look learned twice."""
+    parent = trial("lpi-000", 0, [10.0, 20.0, 30.0], "finished")
+    fork = trial("lpi-002", 0, [10.0, 20.0, 35.0], "finished")
+    fork |= {"parent": "lpi-000", "forked_after": 2, "values": '{"weight": [0.1, 0.1, 0.125]}'}
+    ended = trial("lpi-001", 0, [9.0, 12.0], "stopped")
+    trials = [parent | {"values": '{"weight": 0.1}'}, ended | {"values": '{"weight": 1.0}'}, fork]
+    read = PageReader(render_sweep(SWEEP | {"seeds": [0]}, trials, None, "runs/pbt"))
+    names = [row[0] for row in read.tables["comparison"][1:]]
+    assert names[0].startswith("lpi-002")
+    assert "weight=[0.1, 0.1, 0.125]" in names[0]
+    assert ["from lpi-000 after 2 tasks" in name for name in names] == [True, False, False]
+    curves = {t["name"]: t["x"] for t in read.data["data-curves"]["data"] if t.get("name")}
+    assert curves == {"lpi-000": [1, 2, 3], "lpi-001": [1, 2], "lpi-002": [2, 3]}
+    assert "starts later" in read.text
+    # After the two tasks that all finished, the fork has the figure of its parent's weight.
+    points = [t for t in read.data["data-values"]["data"] if t.get("mode") == "markers"]
+    assert points[0]["x"] == [0.1, 1.0]
+    assert "starts later" not in page().text
+
+
 def test_parameters_of_nothing_have_a_place_on_a_log_axis() -> None:
     traces = page().data["data-parameters"]["data"]
     assert {t["name"]: t["x"] for t in traces}["zero_shot"] == [1]
