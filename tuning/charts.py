@@ -11,6 +11,7 @@ from tuning.charts_cost import PARAMETERS, SECONDS, cost_chart
 from tuning.charts_curves import curves_chart
 from tuning.charts_importance import importance_chart
 from tuning.charts_parallel import parallel_chart
+from tuning.charts_schedules import schedules_chart
 from tuning.charts_values import values_chart
 from tuning.common_figures import common_figures
 from tuning.comparison import Comparison
@@ -34,10 +35,14 @@ def build_charts(
     sections = []
     if measure.kind == "stream":
         curves: list[Chart | Absent] = [curves_chart(comparison, trials, measure)]
+        if (schedules := schedules_chart(comparison, trials, measure)) is not None:
+            curves.append(schedules)
         sections.append(Section("stream", "Over the stream", curves))
     searched = _searched(comparison, trials, measure)
     if searched:
-        sections.append(Section("keys", "What was searched", searched))
+        forked = any(row.parent for row in comparison.rows)
+        title = "What was drawn at the start" if forked else "What was searched"
+        sections.append(Section("keys", title, searched))
     costs = [cost_chart(comparison.rows, cost, measure) for cost in (PARAMETERS, SECONDS)]
     known: list[Chart | Absent] = [chart for chart in costs if chart is not None]
     if known:

@@ -111,7 +111,12 @@ def test_a_fork_is_told_of_and_starts_where_it_left_its_parents_line() -> None:
     # After the two tasks that all finished, the fork has the figure of its parent's weight.
     points = [t for t in read.data["data-values"]["data"] if t.get("mode") == "markers"]
     assert points[0]["x"] == [0.1, 1.0]
+    values = {t["name"]: (t["x"], t["y"]) for t in read.data["data-schedules"]["data"]}
+    assert values["lpi-000"] == ([1, 2, 3], [0.1, 0.1, 0.1])
+    assert values["lpi-001"] == ([1, 2], [1.0, 1.0])
+    assert values["lpi-002"] == ([2, 3], [0.1, 0.125])
     assert "starts later" not in page().text
+    assert "data-schedules" not in page().data
 
 
 def test_parameters_of_nothing_have_a_place_on_a_log_axis() -> None:
