@@ -11,6 +11,7 @@ from rich.console import Console
 
 from system.errors import ConfigError, PromptideError
 from system.submission.sealed_environment import unseal
+from system.submission.stopping import hear_stop
 
 if TYPE_CHECKING:
     from system.config import ExperimentConfig
@@ -298,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(USAGE, highlight=False, markup=False)
         return 0 if arguments else 2
     try:
+        hear_stop()
         unseal()  # what a job was sent with
         _run_command(arguments[0], arguments[1:], console)
     except PromptideError as error:

@@ -7,9 +7,7 @@ from system.submission.command import JobCommand
 from system.submission.config import SubmitConfig
 from system.submission.requirements import job_requirements
 from system.submission.sealed_environment import HOOK, VARIABLE
-
-#: A job that is stopped ends as by Ctrl-C: what it has is kept, and the same command goes on.
-STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+from system.submission.stopping import STOPPING
 
 
 @dataclass(frozen=True)

@@ -145,12 +145,22 @@ def _start(own: list[str], agents: list[int], port: int, environment: dict[str, 
         "--disable-usage-stats",
     ]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=DEADLINE
+        command,
+        env=environment,
+        preexec_fn=_ignore_ctrl_c,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
     )
     output = done.stdout + done.stderr
     if "timed out during startup" in output:
         raise _TooSlowError(output)
     assert done.returncode == 0, output
+
+
+def _ignore_ctrl_c() -> None:
+    """As in the background of a script, where clusters are often started: jobs inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _free_ports(count: int) -> list[int]:
