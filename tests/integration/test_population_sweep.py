@@ -59,12 +59,12 @@ def reads(root: Path, run_name: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def swept(small_stream: Path) -> Path:
-    app.sweep(sweep_overrides(small_stream, "undisturbed"), None, Console(quiet=True))
+    app.sweep(sweep_overrides(small_stream, "population"), None, Console(quiet=True))
     return small_stream
 
 
 def test_the_worst_end_and_the_best_are_forked(swept: Path) -> None:
-    rows = {row["setting"]: row for row in table(swept, "undisturbed")}
+    rows = {row["setting"]: row for row in table(swept, "population")}
     assert list(rows) == [f"lpi-{number:03d}" for number in range(5)]
     for number, rung in ((3, 1), (4, 2)):
         fork = rows[f"lpi-{number:03d}"]
@@ -77,42 +77,53 @@ def test_the_worst_end_and_the_best_are_forked(swept: Path) -> None:
         assert values["method.rank"] == inherited["method.rank"]
         assert all(len(values[key]) == rung + 1 for key in KEYS)
     assert [row["status"] for row in rows.values()].count("finished") == 3
-    page = PageReader.of(swept / "runs" / "undisturbed" / "report.html")
+    page = PageReader.of(swept / "runs" / "population" / "report.html")
     told = [cell for line in page.tables["comparison"] for cell in line]
     assert any("after 2 tasks" in cell for cell in told), told
 
 
 def test_a_fork_equals_a_run_from_scratch(swept: Path) -> None:
     """Figures, adapters and what was read, to the bit: its list of weights tells all of it."""
-    fork = table(swept, "undisturbed")[-1]
+    fork = table(swept, "population")[-1]
     assert (fork["parent"] is not None, fork["status"]) == (True, "finished")
-    trial = trial_of("undisturbed", fork["setting"])
+    trial = trial_of("population", fork["setting"])
     changes = [f"{key}={json.dumps(value)}" for key, value in json.loads(fork["values"]).items()]
-    config = compose(overrides(swept, "scratch", "cluster.workers=0", *changes))
+    config = compose(overrides(swept, "population-scratch", "cluster.workers=0", *changes))
     app.learn_stream(config, Console(quiet=True))
-    assert metrics(swept, trial) == metrics(swept, "scratch")
-    assert figures(swept, trial) == figures(swept, "scratch")
-    assert adapters(swept, trial) == adapters(swept, "scratch")
-    assert reads(swept, trial) == reads(swept, "scratch")
+    assert metrics(swept, trial) == metrics(swept, "population-scratch")
+    assert figures(swept, trial) == figures(swept, "population-scratch")
+    assert adapters(swept, trial) == adapters(swept, "population-scratch")
+    assert reads(swept, trial) == reads(swept, "population-scratch")
+    parent = adapters(swept, trial_of("population", fork["parent"]))
+    same = [one == other for one, other in zip(adapters(swept, trial), parent, strict=True)]
+    assert same == [True, True, False], "another weight learns something else from there on"
 
 
 def test_the_best_setting_again_has_the_same_figures(swept: Path) -> None:
     """`promptide run --config best.yaml`, to the bit."""
-    finished = [row for row in table(swept, "undisturbed") if row["status"] == "finished"]
+    finished = [row for row in table(swept, "population") if row["status"] == "finished"]
     best = max(finished, key=lambda row: row["figure"])
-    file = swept / "runs" / "undisturbed" / "best.yaml"
-    app.learn_stream(compose(["run_name=again"], str(file)), Console(quiet=True))
-    trial = trial_of("undisturbed", best["setting"])
-    assert metrics(swept, "again") == metrics(swept, trial)
-    assert figures(swept, "again") == figures(swept, trial)
+    file = swept / "runs" / "population" / "best.yaml"
+    app.learn_stream(compose(["run_name=population-again"], str(file)), Console(quiet=True))
+    trial = trial_of("population", best["setting"])
+    assert metrics(swept, "population-again") == metrics(swept, trial)
+    assert figures(swept, "population-again") == figures(swept, trial)
     assert metrics(swept, trial)["replayed_rows"] == 0
 
 
 def test_a_killed_sweep_goes_on_to_the_same_end(swept: Path) -> None:
     """SIGKILL of the driver while a fork learns: the same trials and figures as without it."""
-    trials = swept / "runs" / "killed" / "trials"
-    begun = swept / "runs" / trial_of("killed", "lpi-003") / "logs"  # what it learns itself
-    command = [sys.executable, "-m", "system.app", "sweep", *sweep_overrides(swept, "killed")]
+    trials = swept / "runs" / "population-killed" / "trials"
+    begun = (
+        swept / "runs" / trial_of("population-killed", "lpi-003") / "logs"
+    )  # what it learns itself
+    command = [
+        sys.executable,
+        "-m",
+        "system.app",
+        "sweep",
+        *sweep_overrides(swept, "population-killed"),
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     driver = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -130,7 +141,9 @@ def test_a_killed_sweep_goes_on_to_the_same_end(swept: Path) -> None:
         command, env=environment, capture_output=True, text=True, timeout=DEADLINE
     )
     assert again.returncode == 0, again.stdout + again.stderr
-    assert table(swept, "killed") == table(swept, "undisturbed")
-    files = [str(swept / "runs" / name / "best.yaml") for name in ("undisturbed", "killed")]
+    assert table(swept, "population-killed") == table(swept, "population")
+    files = [
+        str(swept / "runs" / name / "best.yaml") for name in ("population", "population-killed")
+    ]
     first, second = (compose([], file).method for file in files)
     assert first == second

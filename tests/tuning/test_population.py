@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from system.prompts.weight_schedule import weight_at
 from tuning.pbt_config import PbtConfig
 from tuning.population import Verdict, branched, by_task, explored, judge, rungs
 from tuning.space import parse_space
@@ -89,8 +90,6 @@ def test_a_key_that_a_setting_has_not_is_not_explored() -> None:
 
 @given(value=st.one_of(st.floats(0, 10), st.lists(st.floats(0, 10), min_size=1, max_size=5)))
 def test_by_task_reads_a_list_as_the_method_does(value: Any) -> None:
-    from system.prompts.weight_schedule import weight_at
-
     weight = tuple(value) if isinstance(value, list) else value
     assert by_task(value, 7) == [weight_at(weight, task) for task in range(7)]
 
