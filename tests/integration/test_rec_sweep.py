@@ -73,6 +73,30 @@ def test_trials_share_the_generator_and_are_compared_by_boxes(root: Path, ray_lo
     assert adapters(root, "again") == adapters(root, trial)
 
 
+def test_a_fork_on_a_grounder_equals_a_run_from_scratch(root: Path, ray_local: None) -> None:
+    """A population over boxes: a forked trial's config repeats it, to the bit."""
+    key = "method.low_rank.layer_alignment.weight"
+    low_rank = "layer_alignment:{weight:{loguniform:[0.01,1]}}"
+    tune = (
+        "+tune={metric:[rec_r1],search:random,samples:2,scheduler:pbt,max_concurrent:2,"
+        f"pbt:{{keys:[{key}],resample:0}},space:{{method:{{low_rank:{{{low_rank}}}}}}}}}"
+    )
+    steps = "method.steps=5"
+    app.sweep(joined(root, "population", steps, tune), None, Console(quiet=True))
+    rows = pq.read_table(root / "runs" / "population" / "trials.parquet").to_pylist()
+    fork = rows[-1]
+    assert sorted(row["status"] for row in rows) == ["finished", "finished", "stopped"]
+    assert (fork["status"], fork["forked_after"]) == ("finished", 1)
+    weights = json.loads(fork["values"])[key]
+    assert weights[-1] != weights[-2]
+    app.learn_stream(
+        compose(joined(root, "scratch", steps, f"{key}={weights}")), Console(quiet=True)
+    )
+    trial = f"population/trials/{fork['trial']}"
+    assert figures(root, "scratch") == figures(root, trial)
+    assert adapters(root, "scratch") == adapters(root, trial)
+
+
 def test_the_model_beneath_is_checked_before_the_first_trial(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"swept|epochs"):
         check_sweep(SweepPlan.compose(joined(root, "wrong", TUNE, "method.generator.epochs=0")))
