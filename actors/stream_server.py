@@ -92,22 +92,31 @@ class TaskStreamServer:
         served = self._streams.get(settings.journal_uri)
         if served is None and self._only in (None, settings):
             served = self._streams[settings.journal_uri] = _Served(settings)
+        elif served is not None and settings.goes_on_from(served.settings):
+            # Its run died before it could leave, and a later one goes on to a later task. They
+            # share the turn: what the dead one still asked for is over before the journal is read.
+            served = self._streams[settings.journal_uri] = _Served(settings, turn=served.turn)
         if served is None or served.settings != settings:
-            raise ConfigError(
-                f"{settings.journal_uri}: an actor of the same name serves another journal, "
-                "benchmark or order of tasks; choose another run name or wait for the other run "
-                "to end"
-            )
+            raise _another(settings)
         return served
 
     async def _do(self, served: _Served, method: str, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
         async with served.turn:
+            if self._streams.get(served.settings.journal_uri) is not served:
+                raise _another(served.settings)  # left, or taken over, while this call waited
             result = await loop.run_in_executor(self._threads, served.do, method, *arguments)
         if method in _ENDS_A_WAIT:
             served.changed.set()
             served.changed = asyncio.Event()
         return result
+
+
+def _another(settings: StreamSettings) -> ConfigError:
+    return ConfigError(
+        f"{settings.journal_uri}: an actor of the same name serves another journal, benchmark or "
+        "order of tasks; choose another run name or wait for the other run to end"
+    )
 
 
 # Bookkeeping needs no core; the calls are idempotent, so Ray may repeat those that a death cut off.

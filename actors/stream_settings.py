@@ -55,6 +55,11 @@ class StreamSettings:
         uri = RunDirectory.of(experiment).stream.uri
         return cls.of(experiment, begun_with(uri) or experiment.benchmark.tasks)
 
+    def goes_on_from(self, other: StreamSettings) -> bool:
+        """Whether this is the same stream as `other`, which ended earlier for now."""
+        later = other.until is not None and (self.until is None or self.until > other.until)
+        return later and replace(self, until=other.until) == other
+
     def anywhere(self) -> StreamSettings:
         """The same for a process with another working directory, all tasks by name.
 

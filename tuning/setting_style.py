@@ -7,9 +7,12 @@ from system.report.chart_style import BLUE, GREY, ORANGE, VERMILION
 # After Okabe and Ito; neighbours differ in dash and marker too, for grey print.
 COLORS = (BLUE, VERMILION, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F", "#5B4A8A")
 DASHES = ("solid", "dash", "dot")
-MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "pentagon")
+# No crosses: they mark what was stopped.
+MARKERS = (
+    *("circle", "square", "diamond", "triangle-up"),
+    *("hexagon", "triangle-down", "star", "pentagon"),
+)
 MOST_COLORED = len(COLORS) * len(DASHES)
-STOPPED = "x-thin"  # the mark of a setting that did not go to its end
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,8 @@ class AlignmentPlan:
         """
         self.manifest.verify()
         method = self.method()
+        if self.generator is not None and method.latent_needs is not None:
+            self.latent_stage.check_needs(self.generator, method.latent_needs)
         train = sum(map(len, self.expressions("train").values()))
         if trained(method) and train < self.settings.batch_size:
             raise DataError(

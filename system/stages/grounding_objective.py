@@ -168,7 +168,11 @@ class GroundingObjective(StreamObjective):
         source = latent_source(experiment, experiment.method)
         masks = None if source is None else source.stage.masks(source.generator)
         setting = GroundingSetting(grounder.shape, experiment.seed, masks)
-        return grounder, build_grounding_stream(experiment.method, setting)
+        method = build_grounding_stream(experiment.method, setting)
+        needs = method.first.latent_needs
+        if source is not None and needs is not None:
+            source.stage.check_needs(source.generator, needs)
+        return grounder, method
 
     def before(self, experiment: ExperimentConfig) -> Sequence[ModelExperiment]:
         """See `StreamObjective.before`: the prompt generator, for a method that takes latents."""

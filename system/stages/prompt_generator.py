@@ -19,8 +19,9 @@ from system.diffusion.generator_files import (
     save_generator,
 )
 from system.diffusion.mask_decoder import MaskDecoder
+from system.errors import ConfigError
 from system.parsing import parse_dataclass
-from system.prompts.grounding_method import GroundingMethod
+from system.prompts.grounding_method import GroundingMethod, LatentNeeds
 from system.report.generator_page import generator_page
 from system.stages.generator_data import GeneratorData
 from system.stages.generator_plan import KIND, GeneratorPlan
@@ -77,6 +78,20 @@ class PromptGeneratorStage:
     def masks(self, experiment: ModelExperiment) -> MaskDecoder:
         """The decoder of what the experiment's model makes; neither need be trained yet."""
         return GeneratorPlan.of(experiment).vae.decoder
+
+    def check_needs(self, experiment: ModelExperiment, needs: LatentNeeds) -> None:
+        """See `LatentStage.check_needs`; the generator need not be trained yet."""
+        settings = GeneratorPlan.of(experiment).settings
+        if settings.schedule.steps % needs.steps:
+            raise ConfigError(
+                f"method.steps={needs.steps} must divide the generator's steps of training, "
+                f"method.generator.schedule.steps={settings.schedule.steps}"
+            )
+        if needs.guidance != 1.0 and settings.condition_dropout == 0:
+            raise ConfigError(
+                f"method.guidance={needs.guidance} needs a generator trained with "
+                "method.generator.condition_dropout above 0"
+            )
 
     def latents(
         self, experiment: ModelExperiment, method: GroundingMethod, group: WorkerGroup, show: Show

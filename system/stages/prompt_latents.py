@@ -10,7 +10,7 @@ from torch import Tensor
 
 from system.data.manifest import SplitGrant
 from system.diffusion.mask_decoder import MaskDecoder
-from system.prompts.grounding_method import GroundingMethod
+from system.prompts.grounding_method import GroundingMethod, LatentNeeds
 from system.stages.model_stage import ModelExperiment, Show
 from system.stages.worker_group import WorkerGroup
 
@@ -51,6 +51,10 @@ class LatentStage(Protocol):
 
     def masks(self, experiment: ModelExperiment) -> MaskDecoder:
         """The decoder of what the experiment's model makes; neither need be trained yet."""
+        ...
+
+    def check_needs(self, experiment: ModelExperiment, needs: LatentNeeds) -> None:
+        """Raises ConfigError if the experiment's model will not be able to make such latents."""
         ...
 
     def latents(

@@ -89,10 +89,26 @@ def test_a_run_that_left_goes_on_with_another_limit(root: Path) -> None:
         await server.call(rounds[0], "commit", "one", 1, TASKS[0], {})
         assert await server.ready(rounds[0], "one", 1, 0.0)
         assert await server.call(rounds[0], "lease", "one", 1) is None
-        with pytest.raises(ConfigError, match="serves another"):
-            await server.call(rounds[1], "lease", "one", 1)
         await server.leave(rounds[0])
         assert (await server.call(rounds[1], "lease", "one", 1)).task == TASKS[1]
+
+    asyncio.run(scenario())
+
+
+def test_a_run_that_died_before_it_left_goes_on_too(root: Path) -> None:
+    """A trial killed at the end of a round must not fail in the next, nor write there any more."""
+    server = TaskStreamServer(None)
+    rounds = [dataclasses.replace(settings_of(root, "one"), until=until) for until in (1, 2, None)]
+
+    async def scenario() -> None:
+        await server.call(rounds[0], "register", "one")
+        await server.call(rounds[0], "lease", "one", 1)
+        await server.call(rounds[0], "commit", "one", 1, TASKS[0], {})
+        assert await server.call(rounds[1], "register", "one") == 2
+        assert (await server.call(rounds[1], "lease", "one", 2)).task == TASKS[1]
+        with pytest.raises(ConfigError, match="serves another"):
+            await server.call(rounds[0], "renew", "one", 1)
+        assert await server.ready(rounds[2], "one", 2, 0.0)
 
     asyncio.run(scenario())
 

@@ -67,6 +67,8 @@ def test_one_command_runs_what_is_not_there_and_diffuses_once(root: Path, ray_lo
     [
         ({"depth": 9}, "layers"),
         ({"steps": 2}, "at least 3"),
+        ({"steps": 8}, r"method\.steps=8 must divide .*schedule\.steps=20"),
+        ({"generator": {**STAGE, "condition_dropout": 0.0}, "guidance": 2.0}, r"guidance=2\.0"),
         ({"generator": {**STAGE, "network": {"width": 64}}}, "width=128"),
         ({"generator": {**STAGE, "name": "alignment"}}, "generator"),
     ],
