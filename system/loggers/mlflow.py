@@ -1,9 +1,12 @@
 """MLflow: a run for each of ours, in the store of MLFLOW_TRACKING_URI or in a local file.
 
 Without that variable the store is `mlflow.db` (SQLite) beside the run directory; `mlflow ui
---backend-store-uri sqlite:///runs/mlflow.db` shows it. MLFLOW_EXPERIMENT_NAME names the experiment.
+--backend-store-uri sqlite:///runs/mlflow.db` shows it. Of a sweep's trials that is
+`runs/<sweep>/trials/mlflow.db`, and another beside the short runs in `runs/<sweep>/learning_rates`.
+MLFLOW_EXPERIMENT_NAME names the experiment.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from system.errors import ConfigError
+from system.loggers.credentials import without_credentials
 from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
@@ -31,14 +35,16 @@ class MlflowLog:
         self.folder = run.folder
         self.client, self.experiment = connect(run.experiment)
         self.batches: list[int] = []
+        self.store = fingerprint(store(run.experiment))
         if self.folder.exists(STATE):
             state = self.folder.read_json(STATE)
-            if state["store"] == store(run.experiment):
+            # Earlier files have the URI itself, which may hold a password: it is written over.
+            found = state.get("store_sha256") or fingerprint(str(state["store"]))
+            if found == self.store:
                 self.id, self.batches = str(state["run"]), list(state["batches"])
+                self._save()
                 self.client.update_run(self.id, status="RUNNING")
-                self.store = str(state["store"])
                 return
-        self.store = store(run.experiment)
         self.id = str(self.client.create_run(self.experiment, run_name=run.name).info.run_id)
         self._save()
         from mlflow.entities import Param
@@ -67,7 +73,7 @@ class MlflowLog:
         self.client.set_terminated(self.id, status="FINISHED" if finished else "KILLED")
 
     def _save(self) -> None:
-        state = {"store": self.store, "run": self.id, "batches": self.batches}
+        state = {"store_sha256": self.store, "run": self.id, "batches": self.batches}
         self.folder.write_json(STATE, state)
 
 
@@ -96,6 +102,11 @@ def store(experiment: LoggedConfig) -> str:
     return f"sqlite:///{experiment.storage_path}/{DATABASE}"
 
 
+def fingerprint(uri: str) -> str:
+    """What tells a store from others: SHA-256 of its URI, whoever it is opened as."""
+    return hashlib.sha256(without_credentials(uri).encode()).hexdigest()
+
+
 def connect(experiment: LoggedConfig) -> "tuple[MlflowClient, str]":
     """A client and the id of the experiment, which is made if it is not there."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -116,9 +127,9 @@ def connect(experiment: LoggedConfig) -> "tuple[MlflowClient, str]":
         return client, str(found.experiment_id if found else client.create_experiment(name))
     except (MlflowException, OSError, ImportError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(
-            f"MLflow's store {uri} cannot be used ({first}); check MLFLOW_TRACKING_URI"
-        ) from error
+        said = f"MLflow's store {uri} cannot be used ({first}); check MLFLOW_TRACKING_URI"
+        # Not from the error: tracebacks of trials are kept, and its message has the URI too.
+        raise ConfigError(without_credentials(said)) from None
 
 
 LOGGERS.register("mlflow")(Mlflow())

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from system.errors import ConfigError, PromptideError
+from system.loggers.credentials import without_credentials
 from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun, Logger
 from system.loggers.points import Point
 
@@ -37,9 +38,11 @@ class OpenLoggers(Generic[C]):
             except PromptideError:
                 raise
             except Exception as error:
+                said = without_credentials(str(error))
+                # Not from the error: tracebacks of trials are kept, and it may hold a password.
                 raise ConfigError(
-                    f"{name} cannot log this run ({error}); mend it, or leave it out of loggers"
-                ) from error
+                    f"{name} cannot log this run ({said}); mend it, or leave it out of loggers"
+                ) from None
         return self
 
     def __exit__(
@@ -62,7 +65,9 @@ class OpenLoggers(Generic[C]):
             except Exception as error:  # a tracker's server may go; the training does not
                 del self.open[name]
                 logging.getLogger("promptide").warning(
-                    "%s has failed, and gets no more of this run: %s", name, error
+                    "%s has failed, and gets no more of this run: %s",
+                    name,
+                    without_credentials(str(error)),
                 )
 
 

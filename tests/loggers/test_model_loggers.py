@@ -79,12 +79,10 @@ def test_no_epoch_is_there_twice(tmp_path: Path) -> None:
     ]
 
 
-def test_mlflow_has_no_epoch_twice_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_no_epoch_twice_either(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="needs promptide[mlflow]")
     from mlflow.tracking import MlflowClient
 
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
     logged(experiment(tmp_path, "mlflow"))
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     place = client.get_experiment_by_name("promptide")
