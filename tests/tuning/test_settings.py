@@ -10,13 +10,15 @@ from system.data.task_order import ORDER_POLICIES
 from system.diffusion.mask_decoder import MaskDecoder
 from system.diffusion.mask_vae import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
+from system.loggers.mlflow import store
 from system.overrides import override
 from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GROUNDING_METHODS, GroundingSetting
 from system.prompts.grounding_stream import build_grounding_stream
 from system.prompts.method import build_method
+from tuning.learning_rates import LEARNING_RATES
 from tuning.preflight import check_sweep
-from tuning.settings import Setting, SweepPlan, Trial
+from tuning.settings import TRIALS, Setting, SweepPlan, Trial
 
 SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
 
@@ -78,6 +80,16 @@ def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> No
     assert first.storage_path == str(tmp_path / "s" / "trials")
     assert (first.seed, first.method["rank"], first.cluster.workers) == (3, 1, 0)
     assert "tune" not in first.to_dict()
+
+
+@pytest.mark.parametrize("folder", [TRIALS, LEARNING_RATES])
+def test_mlflow_keeps_its_file_where_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweep = plan(SPACE, f"storage_path={tmp_path}", "run_name=s")
+    experiment = sweep.trial(sweep.bases[0], 3, folder).experiment
+    assert store(experiment) == f"sqlite:///{tmp_path}/s/{folder}/mlflow.db"
 
 
 def test_methods_are_named_by_their_label() -> None:
