@@ -1,7 +1,8 @@
 """Weights & Biases: a run for each of ours, on its server or in files that `wandb sync` uploads.
 
 It goes by its own variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR). Without
-WANDB_API_KEY or WANDB_MODE it is offline.
+WANDB_API_KEY or WANDB_MODE it is offline, and then the run directory has to be a local one, or
+WANDB_DIR set: a `wandb/` in the working directory of a job would go with it.
 """
 
 import os
@@ -28,14 +29,13 @@ class WandbLog:
         state = self.folder.read_json(STATE) if self.folder.exists(STATE) else {}
         self.id = str(state.get("run") or uuid.uuid4().hex[:12])
         self.batches: list[int] = list(state.get("batches", []))
-        local = "://" not in self.folder.uri
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=run.name,
             id=self.id,
             resume="allow",
             mode=mode(),
-            dir=os.environ.get("WANDB_DIR") or (self.folder.uri if local else None),
+            dir=local_folder(run),
             config=run.settings,
             reinit="create_new",  # trials of a sweep share processes
             settings=wandb.Settings(silent=True, console="off", disable_git=True),
@@ -72,9 +72,9 @@ class Wandb:
     """What `loggers=[wandb]` does."""
 
     def check(self, experiment: LoggedConfig) -> None:
-        """Whether it is installed, and where it logs to."""
+        """Whether it is installed, where it logs to, and where its files can be."""
         imported()
-        mode()
+        local_folder(LoggedRun(experiment))
 
     def open(self, run: LoggedRun) -> WandbLog:
         """The run there of this run."""
@@ -98,6 +98,23 @@ def mode() -> str:
     if named not in (None, "", "online", "offline", "disabled", "shared"):
         raise ConfigError(f"WANDB_MODE={named} is not one of: online, offline, disabled, shared")
     return named or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
+
+def local_folder(run: LoggedRun) -> str | None:
+    """Where its files go; None where they do not matter, since a server has it all.
+
+    Raises ConfigError where offline ones would be lost, or as `mode` does.
+    """
+    named, where = mode(), run.experiment.storage_path
+    folder = os.environ.get("WANDB_DIR")
+    if folder or "://" not in where:
+        return folder or run.folder.uri
+    if named == "offline":
+        raise ConfigError(
+            f"loggers=[wandb] is offline and cannot keep its files in storage_path={where}; set "
+            "WANDB_API_KEY, or WANDB_DIR to a folder that stays"
+        )
+    return None
 
 
 LOGGERS.register("wandb")(Wandb())

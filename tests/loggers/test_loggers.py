@@ -68,12 +68,6 @@ CURVE = [  # of the loss, by epoch
 RECALL = [("eval/t2i_r1", 0, 2.0), ("eval/t2i_r1", 1, 10.0), ("eval/t2i_r1", 2, 15.0)]
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def experiment(root: Path, *loggers: str) -> ExperimentConfig:
     more = [f"stage.epochs={EPOCHS}", f"loggers=[{','.join(loggers)}]"]
     return compose([f"storage_path={root}", "run_name=logged", *more])
@@ -158,6 +152,27 @@ def test_wandb_is_offline_without_a_key(tmp_path: Path) -> None:
     assert b"train/loss_contrastive" in first
     assert b"eval/t2i_r1" in second
     assert b"final/average_t2i_r1" in second
+
+
+def test_offline_files_are_not_left_where_they_get_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's working directory goes with it; only a log on the server needs no files."""
+    pytest.importorskip("wandb", reason="needs promptide[wandb]")
+    storage = f"file://{tmp_path}/runs"
+    of = compose([f"storage_path={storage}", "run_name=logged", "loggers=[wandb]"])
+    with pytest.raises(ConfigError, match=f"storage_path={storage}.*WANDB_DIR"):
+        check_loggers(of)
+    with pytest.raises(ConfigError, match="WANDB_DIR"), RunLoggers(of):
+        pass  # a worker of a sweep that has other variables than what checked it
+    monkeypatch.setenv("WANDB_MODE", "online")
+    check_loggers(of)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    check_loggers(of)
+    with RunLoggers(of):
+        pass
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 @pytest.mark.parametrize(("name", "module"), [("mlflow", "mlflow.tracking"), ("wandb", "wandb")])
