@@ -59,19 +59,29 @@ def check_resources(config: ClusterConfig) -> None:
 
     Raises ConfigError with the arithmetic, instead of a run that waits for ever.
     """
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    need_cpus = config.workers * config.cpus_per_worker
-    if need_cpus > have.get("CPU", 0):
+    fit, nodes = workers_that_fit(config)
+    if config.workers > fit:
+        each = f"{config.cpus_per_worker:g} CPUs" + (" and a GPU" if config.gpu else "")
         raise ConfigError(
-            f"cluster.workers={config.workers} x "
-            f"cluster.cpus_per_worker={config.cpus_per_worker:g} need {need_cpus:g} CPUs, the "
-            f"cluster has {have.get('CPU', 0):g}; lower either"
+            f"cluster.workers={config.workers} need {each} each, and {fit} of them fit on the "
+            f"cluster's nodes, which have {nodes}; lower cluster.workers or "
+            "cluster.cpus_per_worker" + (", or set cluster.gpu=false" if config.gpu else "")
         )
-    if config.gpu and config.workers > have.get("GPU", 0):
-        raise ConfigError(
-            f"cluster.workers={config.workers} need a GPU each, the cluster has "
-            f"{have.get('GPU', 0):g}; lower cluster.workers or set cluster.gpu=false"
-        )
+
+
+def workers_that_fit(config: ClusterConfig) -> tuple[int, str]:
+    """How many workers the nodes of the connected cluster carry, and what the nodes have.
+
+    A worker runs on one node: what is left over on two of them carries none.
+    """
+    need = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.gpu else {})
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    fit = sum(
+        min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())
+        for node in alive
+    )
+    have = ("+".join(f"{node.get(name, 0.0):g}" for node in alive) + f" {name}s" for name in need)
+    return fit, " and ".join(have)
 
 
 @ray.remote(num_cpus=0)

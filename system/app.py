@@ -249,7 +249,9 @@ def sweep(overrides: Sequence[str], file: str | None, console: Console) -> None:
     from tuning.sweep import run_sweep
     from tuning.terminal import print_outcome
 
-    print_outcome(run_sweep(SweepPlan.compose(overrides, file), console), console)
+    outcome = run_sweep(SweepPlan.compose(overrides, file), console)
+    print_outcome(outcome, console)
+    outcome.require_success()
 
 
 def stream(arguments: Sequence[str], file: str | None, console: Console) -> None:

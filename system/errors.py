@@ -44,3 +44,7 @@ class AdapterMismatchError(PromptideError):
 
 class ReplayRefusedError(PromptideError):
     """The training split of a task that is not the current one was asked for."""
+
+
+class TrialsFailedError(PromptideError):
+    """A sweep that went to its end, with trials that did not."""

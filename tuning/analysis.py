@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import OmegaConf
 
+from system.errors import TrialsFailedError
 from system.storage.files import Folder
+from system.storage.run_directory import SWEEP
 from tuning.board import Board, Status
 from tuning.comparison import Comparison, compare, to_latex, to_markdown
 from tuning.measure import Measure
@@ -18,7 +20,6 @@ from tuning.trial_kind import kind_of, read_record
 
 TRIALS_TABLE = "trials.parquet"
 MARKDOWN, LATEX, BEST = "comparison.md", "comparison.tex", "best.yaml"
-SWEEP = "sweep.json"
 SECTIONS = ("average", "forgetting", "zero_shot")  # what a trial has of each recall
 
 
@@ -60,6 +61,13 @@ class Outcome:
     measure: Measure
     folder: Folder
 
+    def require_success(self) -> None:
+        """Raises TrialsFailedError if a trial failed, or one was left that never ran."""
+        statuses = self.trials["status"].to_pylist()
+        failed = len(statuses) - statuses.count("finished") - statuses.count("stopped")
+        if failed:
+            raise TrialsFailedError(f"{failed} of {len(statuses)} trials failed; see above why")
+
 
 def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outcome:
     """Write the tables of all trials; best.yaml when a setting finished with all its seeds."""
@@ -73,6 +81,25 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
     table = pa.Table.from_pylist(rows, schema=trials_schema(recalls))
     folder = plan.folder
     folder.write_table(TRIALS_TABLE, table)
+    measure = write_description(plan, tasks)
+    # read back from the table, so that what a kind of trial has not is null
+    comparison = compare(table.to_pylist(), seeds=len(plan.config.seeds))
+    folder.write(MARKDOWN, to_markdown(comparison, measure).encode())
+    folder.write(LATEX, to_latex(comparison, measure).encode())
+    if comparison.best is None:
+        folder.delete(BEST)  # of an earlier start with other seeds
+    else:
+        first = next(
+            entry.trial
+            for entry in board.entries.values()
+            if entry.trial.setting.label == comparison.best
+        )
+        folder.write(BEST, best_config(plan, first).encode())
+    return Outcome(table, comparison, measure, folder)
+
+
+def write_description(plan: SweepPlan, tasks: Sequence[str]) -> Measure:
+    """Write what is swept, by which the directory is known as a sweep's; what trials go by."""
     measure = plan.measure(tasks)
     description = {
         "run": plan.experiment.run_name,
@@ -88,19 +115,8 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
         "evaluated_with": kind_of(plan.experiment).evaluated_with(plan.experiment),
         "command": list(plan.overrides),
     }
-    folder.write_json(SWEEP, description)
-    # read back from the table, so that what a kind of trial has not is null
-    comparison = compare(table.to_pylist(), seeds=len(plan.config.seeds))
-    folder.write(MARKDOWN, to_markdown(comparison, measure).encode())
-    folder.write(LATEX, to_latex(comparison, measure).encode())
-    if comparison.best is not None:
-        first = next(
-            entry.trial
-            for entry in board.entries.values()
-            if entry.trial.setting.label == comparison.best
-        )
-        folder.write(BEST, best_config(plan, first).encode())
-    return Outcome(table, comparison, measure, folder)
+    plan.folder.write_json(SWEEP, description)
+    return measure
 
 
 def best_config(plan: SweepPlan, trial: Trial) -> str:

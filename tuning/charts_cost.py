@@ -39,11 +39,11 @@ SECONDS = Cost("seconds", "seconds of work", _seconds, False, "s")
 
 
 def cost_chart(rows: Sequence[SettingRow], cost: Cost, measure: Measure) -> Chart | None:
-    """The final figure against a cost; None when no setting has both."""
+    """The final figure against a cost, of settings with all seeds; None when none has both."""
     points = [
         (place, row, price)
         for place, row in enumerate(rows)
-        if not math.isnan(row.figure.mean) and (price := cost.of(row)) is not None
+        if row.complete and (price := cost.of(row)) is not None
     ]
     if not points:
         return None
@@ -112,6 +112,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def parameters_front(rows: Sequence[SettingRow]) -> list[SettingRow]:
     """The settings that no other beats with fewer parameters, the smallest first."""
-    known = [row for row in rows if row.parameters is not None and not math.isnan(row.figure.mean)]
+    known = [row for row in rows if row.parameters is not None and row.complete]
     points = [(float(row.parameters or 0), row.figure.mean) for row in known]
     return [known[place] for place in pareto_front(points)]

@@ -56,12 +56,12 @@ def curves_chart(
                 line={"color": style.color, "width": 2, "dash": style.dash},
                 marker={
                     "symbol": style.marker,
-                    "size": [6] * (len(known) - 1) + [6 if whole else 11],
+                    "size": [6] * (len(known) - 1) + [11 if row.status else 6],
                 },
                 hovertemplate=f"{label(row.title)}<br>%{{x}} learned: %{{y:.2f}} %<extra></extra>",
             )
         )
-        if not whole:
+        if row.status:
             figure.add_trace(_end(known[-1], style.color, row))
     forked = any(row.lineage for row in comparison.rows)
     return Chart(
@@ -69,7 +69,7 @@ def curves_chart(
         f"{measure.heading} over the stream",
         "After each task, the mean over the tasks learned so far of the sweep's recall metrics. "
         "Lines: means over seeds; shaded: from the lowest to the highest seed. A cross: stopped "
-        "or failed there."
+        "or failed there, or with another seed."
         + (" A line that starts later took over what another had learned so far." if forked else "")
         + " Click a name to hide it.",
         figure,

@@ -51,7 +51,7 @@ def parallel_chart(
     # the best last, so that it lies on top
     for place in sorted(range(len(rows)), key=lambda place: figures[place]):
         row = rows[place]
-        done = math.isfinite(row.figure.mean)
+        done = row.complete
         shade = PALEST + (1 - PALEST) * last.share(figures[place])
         shares = [axis.share(axis.positions[place]) for axis in columns]
         figure.add_trace(

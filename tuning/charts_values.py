@@ -37,7 +37,7 @@ def values_chart(
     height = PANEL_HEIGHT * lines + 90
     figure.update_layout(base_layout(height, showlegend=False))
     early = [common.of_setting.get(row.setting) for row in rows]
-    late = [None if math.isnan(row.figure.mean) else row.figure.mean for row in rows]
+    late = [row.figure.mean if row.complete else None for row in rows]
     views = [(measure.after(common.tasks), early)]
     if common.tasks < measure.tasks:
         views.append((f"{measure.after(measure.tasks)}, those that finished", late))
@@ -89,7 +89,7 @@ def _panel(
                 hoverinfo="skip",
             )
         )
-    whole = [math.isfinite(row.figure.mean) for _, _, row in points]
+    whole = [row.complete for _, _, row in points]
     traces.append(
         go.Scatter(
             x=[position for position, _, _ in points],

@@ -44,6 +44,7 @@ class SettingRow:
     setting: str
     method: str
     seeds: int
+    complete: bool  # finished with all of the sweep's seeds, and with a figure
     status: str
     figure: Spread
     averages: Mapping[str, Spread]
@@ -93,15 +94,16 @@ def compare(trials: Sequence[Mapping[str, Any]], seeds: int) -> Comparison:
     """Put the rows of trials.parquet together by setting; each has as many trials as `seeds`."""
     labels = dict.fromkeys(row["setting"] for row in trials)
     names = short_names([key for row in trials for key in json.loads(row["values"])])
-    rows = [_setting([r for r in trials if r["setting"] == label], names) for label in labels]
+    rows = [
+        _setting([r for r in trials if r["setting"] == label], names, seeds) for label in labels
+    ]
 
     def rank(row: SettingRow) -> tuple[bool, float]:
-        whole = row.seeds == seeds and not math.isnan(row.figure.mean)
-        return not whole, -row.figure.mean if not math.isnan(row.figure.mean) else math.inf
+        figure = row.figure.mean
+        return not row.complete, math.inf if math.isnan(figure) else -figure
 
     rows.sort(key=rank)
-    first = rows[0] if rows else None
-    best = first.setting if first is not None and not rank(first)[0] else None
+    best = rows[0].setting if rows and rows[0].complete else None
     return Comparison(tuple(rows), best)
 
 
@@ -118,17 +120,21 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _setting(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> SettingRow:
+def _setting(
+    trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], seeds: int
+) -> SettingRow:
     done = [row for row in trials if row["status"] == "finished"]
     others = [row["status"] for row in trials if row["status"] != "finished"]
     first = (done or trials)[0]
+    figure = Spread.of([row["figure"] for row in done])
     counted = [f"{others.count(status)} {status}" for status in dict.fromkeys(others)]
     return SettingRow(
         setting=first["setting"],
         method=first["method"],
         seeds=len(done),
+        complete=len(done) == seeds and not math.isnan(figure.mean),
         status=", ".join(counted),
-        figure=Spread.of([row["figure"] for row in done]),
+        figure=figure,
         averages=_by_recall("average_", trials, done),
         forgetting=_by_recall("forgetting_", trials, done),
         shown=_shown([json.loads(row["shown"]) for row in done if row.get("shown")]),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from system.config import check_seed
 from system.errors import ConfigError
 from system.parsing import parse_dataclass
 from tuning.pbt_config import PbtConfig
@@ -65,6 +66,8 @@ class TuneConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}={list(values)} must name at least one, and none twice")
+        for seed in self.seeds:
+            check_seed(seed)
         for name in self.only:
             if name not in self.methods:
                 raise ValueError(f"only={list(self.only)}: {name!r} is not among the methods")
@@ -104,9 +107,10 @@ class TuneConfig:
         """The space; ConfigError names the key that is wrong."""
         return parse_space(self.space)
 
-    def rates_for(self, method: str) -> tuple[float, ...]:
-        """The learning rates to choose from for a method."""
-        return self.learning_rates.get(method, self.learning_rates.get(DEFAULT, ()))
+    def rates_for(self, label: str, method: str) -> tuple[float, ...]:
+        """The learning rates to choose from for a method, by the name it is tried under first."""
+        known = (self.learning_rates.get(key) for key in (label, method, DEFAULT))
+        return next((rates for rates in known if rates is not None), ())
 
 
 def tune_config(values: Mapping[str, Any]) -> TuneConfig:

@@ -35,7 +35,7 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
     for base in plan.bases if plan.config.learning_rates else ():
         experiment = plan.trial(base, seed).experiment
         name = experiment.to_dict()["method"]["name"]
-        rates = plan.config.rates_for(base.label) or plan.config.rates_for(name)
+        rates = plan.config.rates_for(base.label, name)
         choice = kind_of(experiment).rate_choice(experiment) if rates else None
         if choice is None:
             continue

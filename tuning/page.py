@@ -6,8 +6,8 @@ from typing import Any
 from system.report.metrics_view import METRIC_LABELS, direction_of
 from system.report.page_shell import render_page
 from system.storage.files import Folder
-from system.storage.run_directory import REPORT
-from tuning.analysis import SWEEP, TRIALS_TABLE
+from system.storage.run_directory import REPORT, SWEEP
+from tuning.analysis import TRIALS_TABLE
 from tuning.charts import build_charts
 from tuning.comparison import cells, columns, compare
 from tuning.learning_rates import LEARNING_RATES

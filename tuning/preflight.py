@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 
 from system.errors import ConfigError, PromptideError
+from system.prompts.grounding_method import GROUNDING_METHODS
+from system.prompts.method import METHODS
 from system.storage.run_directory import CONFIG
+from tuning.config import DEFAULT
+from tuning.judge import Rule
 from tuning.population import rungs
+from tuning.proposals import require_optuna
 from tuning.settings import Setting, SweepPlan, at_point
 from tuning.trial_kind import kind_of
 
@@ -25,7 +30,9 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
             "give the sweep another run_name"
         )
     config = plan.config
+    _check_rates(plan)
     if config.search == "optuna":
+        require_optuna()
         points = config.parsed_space().sample(SAMPLED, config.search_seed)
         settings = [at_point(plan.bases[0], point, n) for n, point in enumerate(points)]
     else:
@@ -43,9 +50,33 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
             f"the trials' streams have {lengths} tasks; give benchmark.tasks the same number "
             "everywhere, or their averages cannot be compared"
         )
+    rule = Rule(
+        "none" if config.scheduler == "pbt" else config.scheduler,
+        config.grace_tasks,
+        config.reduction,
+        lengths[0],
+    )
     if config.scheduler == "pbt":
         _check_population(plan, settings, lengths[0])
+    elif rule.kind != "none" and not rule.rungs:
+        raise ConfigError(
+            f"tune.grace_tasks={config.grace_tasks}: a stream of {lengths[0]} tasks ends before "
+            f"tune.scheduler={config.scheduler} compares any trial; lower it, or use "
+            "tune.scheduler=none"
+        )
     return found[0]
+
+
+def _check_rates(plan: SweepPlan) -> None:
+    """Raises ConfigError for learning rates of a method that nobody tries."""
+    labels = (base.label for base in plan.bases)
+    known = {DEFAULT, *plan.config.methods, *labels, *METHODS, *GROUNDING_METHODS}
+    for name in plan.config.learning_rates:
+        if name not in known:
+            raise ConfigError(
+                f"tune.learning_rates.{name}: no method of that name is tried; one of "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 def _check_population(plan: SweepPlan, settings: Sequence[Setting], tasks: int) -> None:

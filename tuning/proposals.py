@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
+from types import ModuleType
 from typing import Any
 
 from system.errors import ConfigError
@@ -13,6 +15,19 @@ from tuning.space import LISTED, Dimension, Space, rounded
 PROPOSALS = "proposals.json"
 Enter = Callable[[Setting], list[Trial]]  # puts a setting's trials on the board
 Parameters = Callable[[Trial], float]  # how many numbers a finished trial trained
+
+
+def require_optuna() -> ModuleType:
+    """The package, which is an extra. Raises ConfigError where it is missing."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(
+            "tune.search=optuna needs the package optuna: pip install 'promptide[optuna]', or "
+            "choose tune.search=random"
+        ) from error
+    found: ModuleType = optuna
+    return found
 
 
 class Proposals:
@@ -36,13 +51,7 @@ class Proposals:
         board: Board,
         parameters: Parameters | None = None,
     ) -> None:
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError(
-                "tune.search=optuna needs the package optuna: pip install 'promptide[optuna]', or "
-                "choose tune.search=random"
-            ) from error
+        optuna = require_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         self.space, self.base, self.samples, self.seed = space, base, samples, seed
@@ -57,9 +66,15 @@ class Proposals:
         """Put the settings that were proposed before on the board again."""
         if not self.folder.exists(PROPOSALS):
             return
-        for made in self.folder.read_json(PROPOSALS)[: self.samples]:
+        kept = self.folder.read_json(PROPOSALS)
+        if not isinstance(kept, dict) or kept["space"] != self._space:
+            raise ConfigError(
+                f"{self.folder.file_uri(PROPOSALS)} was proposed from another tune.space; give "
+                "this sweep another run_name, or the old space to go on with that one"
+            )
+        for made in kept["proposals"][: self.samples]:
             self.study.enqueue_trial(made["parameters"])
-            self._propose(enter)
+            self._enter(self._propose(), enter)
         for trials in self.trials.values():
             self.settled(trials[0])
 
@@ -67,9 +82,11 @@ class Proposals:
         """The next trial: of a new setting, as long as there are any."""
         if len(self.made) == self.samples:
             return None
-        trials = self._propose(enter)
-        self.folder.write_json(PROPOSALS, self.made)
-        return trials[0]
+        setting = self._propose()
+        # First: what was entered without it would be proposed anew, with other values.
+        kept = {"space": self._space, "proposals": self.made}
+        self.folder.write_json(PROPOSALS, kept)
+        return self._enter(setting, enter)[0]
 
     def settled(self, trial: Trial) -> None:
         """Tell the study what came of a setting, once none of its trials goes on."""
@@ -81,7 +98,8 @@ class Proposals:
             return
         state = self._optuna.trial.TrialState
         asked = self.open.pop(label)
-        courses = [self.board.entries[name].course.figures for name in names]
+        stops = self.board.stops()
+        courses = [self.board.entries[name].course.figures[: stops.get(name)] for name in names]
         finals = [course[-1] for course in courses if course and course[-1] is not None]
         if found == {"finished"} and len(finals) == len(names):
             values = [sum(finals) / len(finals)]
@@ -89,12 +107,19 @@ class Proposals:
                 values.append(self.parameters(self.trials[label][0]))
             self.study.tell(asked, values)
         elif "stopped" in found and finals:
-            asked.report(finals[0], len(courses[0]))
+            figures = next(c for c, n in zip(courses, names, strict=True) if n in stops and c)
+            asked.report(figures[-1], len(figures))
             self.study.tell(asked, state=state.PRUNED)
         else:
             self.study.tell(asked, state=state.FAIL)
 
-    def _propose(self, enter: Enter) -> list[Trial]:
+    @property
+    def _space(self) -> list[Any]:
+        """As JSON gives it back."""
+        found: list[Any] = json.loads(json.dumps([asdict(d) for d in self.space.dimensions]))
+        return found
+
+    def _propose(self) -> Setting:
         # Seeded anew by their number, or those after an interruption would repeat the first ones.
         number = len(self.made)
         self.study.sampler = self._optuna.samplers.TPESampler(seed=self.seed + number)
@@ -103,6 +128,9 @@ class Proposals:
         self.made.append({"parameters": asked.params, "values": point})
         setting = at_point(self.base, point, number)
         self.open[setting.label] = asked
+        return setting
+
+    def _enter(self, setting: Setting, enter: Enter) -> list[Trial]:
         self.trials[setting.label] = enter(setting)
         return self.trials[setting.label]
 

@@ -15,6 +15,7 @@ from tuning.space import Values
 from tuning.trial_kind import Experiment, kind_named, kind_of
 
 TRIALS = "trials"
+RATE = "learning_rate"  # how its key ends
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class SweepPlan:
         config, kind = tune_config(values), kind_named(values)
         experiment: Experiment = kind.parse(values)
         kind.check_tune(experiment, config)
+        _check_overrides(overrides, config)
         return cls(tuple(overrides), file, values, config, experiment)
 
     @property
@@ -142,6 +144,26 @@ def at_point(base: Setting, point: Values, number: int) -> Setting:
     """A base with the values of one point of the space."""
     overrides = tuple(override(key, value) for key, value in point.items())
     return Setting(f"{base.label}-{number:03d}", (*base.overrides, *overrides), point)
+
+
+def _check_overrides(overrides: Sequence[str], config: TuneConfig) -> None:
+    """Raises ConfigError for what a command fixes and the sweep varies: one would overrule it."""
+    keys = [text.partition("=")[0].lstrip("+") for text in overrides]
+    searched = [dimension.key for dimension in config.parsed_space().dimensions]
+    for key in keys:
+        if key == "seed":
+            remedy = "the seeds of a sweep are tune.seeds=[...]"
+        elif key in searched:
+            remedy = f"the sweep searches it: list one value under tune.space.{key}"
+        elif key == "method" and config.methods:
+            remedy = "the sweep tries those of tune.methods; choose among them by tune.only=[...]"
+        elif key.endswith(f".{RATE}") and config.learning_rates:
+            remedy = (
+                f"the sweep chooses it from tune.learning_rates; take that out by ~tune.{RATE}s"
+            )
+        else:
+            continue
+        raise ConfigError(f"{key} is given, but {remedy}")
 
 
 def _names_method(overrides: Sequence[str]) -> bool:

@@ -33,7 +33,7 @@ class Dimension:
 
     def applies(self, point: Mapping[str, Any]) -> bool:
         """Whether a point that is complete up to here has this key."""
-        return all(point.get(key) == value for key, value in self.when.items())
+        return all(key in point and point[key] == value for key, value in self.when.items())
 
     def draw(self, rng: np.random.Generator) -> Any:
         """One value at random."""

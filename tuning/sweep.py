@@ -9,7 +9,7 @@ from actors.cluster import check_storage, ray_cluster
 from actors.shared_streams import SharedStreams
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
-from tuning.analysis import Outcome, write_analysis
+from tuning.analysis import Outcome, write_analysis, write_description
 from tuning.board import Board
 from tuning.judge import Rule
 from tuning.learning_rates import choose_learning_rates, rate_trials
@@ -123,13 +123,23 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
         ExitStack() as opened,
         SweepProgress(console, plan.measure(tasks)) as progress,
     ):
+        write_description(plan, tasks)
         sweep = Sweep(plan, tasks, progress, opened)
-        bases = choose_learning_rates(plan, candidates, sweep.run)
-        if plan.config.scheduler == "pbt":
-            PopulationRun(plan, bases[0], len(tasks)).run(sweep.board, sweep.run)
-        else:
-            sweep.fill(bases)
-            sweep.run(sweep.board, "trials")
-        outcome = write_analysis(plan, sweep.board, tasks)
-        write_sweep_page(plan.folder)
+        try:
+            bases = choose_learning_rates(plan, candidates, sweep.run)
+            if plan.config.scheduler == "pbt":
+                PopulationRun(plan, bases[0], len(tasks)).run(sweep.board, sweep.run)
+            else:
+                sweep.fill(bases)
+                sweep.run(sweep.board, "trials")
+        except (KeyboardInterrupt, SystemExit):
+            if sweep.board.entries:
+                _written(plan, sweep.board, tasks)  # what there is so far
+            raise
+        return _written(plan, sweep.board, tasks)
+
+
+def _written(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outcome:
+    outcome = write_analysis(plan, board, tasks)
+    write_sweep_page(plan.folder)
     return outcome

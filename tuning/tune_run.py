@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from actors.cluster import workers_that_fit
 from actors.shared_streams import SharedStreams
 from system.config import ClusterConfig
 from system.errors import ConfigError
@@ -50,20 +50,17 @@ class Packing:
         workers hold theirs, and so many trials run that all of them have their workers. Raises
         ConfigError with the arithmetic when not even one does, or not `max_concurrent`.
         """
-        have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         processes = max(cluster.workers, 1)
         need = {"CPU": processes * cluster.cpus_per_worker}
         if cluster.gpu:
             need["GPU"] = float(processes)
-        fit = min(int(have.get(name, 0) / amount) for name, amount in need.items())
-        wanted = max_concurrent or 1
+        workers, nodes = workers_that_fit(cluster)
+        fit, wanted = workers // processes, max_concurrent or 1
         if fit < wanted:
-            parts = " and ".join(
-                f"{wanted} x {processes} x {amount / processes:g} {name}s of {have.get(name, 0):g}"
-                for name, amount in need.items()
-            )
+            each = " and ".join(f"{amount / processes:g} {name}s" for name, amount in need.items())
             raise ConfigError(
-                f"{wanted} trials at a time need {parts} that the cluster has; lower "
+                f"{wanted} trials at a time need {wanted} x {processes} processes of {each}, and "
+                f"{workers} of them fit on the cluster's nodes, which have {nodes}; lower "
                 "tune.max_concurrent or cluster.workers (0: a trial trains in its own process)"
             )
         resources = need if cluster.workers == 0 else WAITING_TRIAL
@@ -139,15 +136,19 @@ class BoardScheduler(NotKept, FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.board = board
         self.streams = streams
+        self.halted: set[str] = set()
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Enter the report, and halt a trial that is stopped."""
+        """Enter the report, and halt what is stopped now: this trial, or one that was ahead."""
         name = trial.config["experiment"]["run_name"]
         self.board.report(name, result[TASKS_DONE], result[FIGURE])
-        if self.streams is not None and name in self.board.stops():
-            self.streams.halt(name)
+        running = {n for n, entry in self.board.entries.items() if entry.state == "running"}
+        for stopped in (running & self.board.stops().keys()) - self.halted:
+            if self.streams is not None:
+                self.streams.halt(stopped)
+                self.halted.add(stopped)
         return str(TrialScheduler.CONTINUE)
 
 

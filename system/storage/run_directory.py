@@ -20,6 +20,7 @@ EXAMPLES = "examples.parquet"
 BOX_EXAMPLES = "box_examples.parquet"  # instead of the former where boxes are learned
 OUTCOME = "outcome.json"  # what only the workers can tell at the end
 REPORT = "report.html"
+SWEEP = "sweep.json"  # tells a sweep's directory from a run's
 CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
 #: Sections that may change between two starts of the same run without changing its figures.
@@ -74,9 +75,15 @@ class RunDirectory:
         """Write `config.yaml`, or check that the run there is the same one.
 
         Returns whether the run was begun before. Raises ConfigError naming the keys in which the
-        two differ, StorageError if the storage cannot be written and read back.
+        two differ, or for a sweep's directory, StorageError if the storage cannot be written and
+        read back.
         """
         Folder.of(experiment.storage_path).probe()
+        if self.folder.exists(SWEEP):
+            raise ConfigError(
+                f"run_name={experiment.run_name!r} is a sweep in {experiment.storage_path}; give "
+                "this run another run_name, or go on with it by `promptide sweep`"
+            )
         values = experiment.to_dict()
         if not self.folder.exists(CONFIG):
             self.folder.write(CONFIG, OmegaConf.to_yaml(_plain(values)).encode())

@@ -6,7 +6,7 @@ import pytest
 
 from system.config import ExperimentConfig, compose
 from system.errors import ConfigError, StorageError
-from system.storage.run_directory import CONFIG, RunDirectory
+from system.storage.run_directory import CONFIG, SWEEP, RunDirectory
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:
@@ -24,6 +24,15 @@ def test_first_claim_writes_the_resolved_config(tmp_path: Path) -> None:
     assert directory.folder.path == f"{tmp_path}/runs/one"
     assert ExperimentConfig.from_dict(directory.config()) == config
     assert directory.folder.names() == [CONFIG]
+
+
+def test_a_run_does_not_move_into_a_sweeps_directory(tmp_path: Path) -> None:
+    """`run` for `sweep` is one wrong word, and the sweep could not be gone on with any more."""
+    config = experiment(tmp_path)
+    RunDirectory.of(config).folder.write_json(SWEEP, {})
+    with pytest.raises(ConfigError, match="run_name='one' is a sweep in"):
+        claim(config)
+    assert RunDirectory.of(config).folder.names() == [SWEEP]
 
 
 def test_the_same_config_goes_on(tmp_path: Path) -> None:

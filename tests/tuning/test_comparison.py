@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tuning.charts_cost import parameters_front
 from tuning.comparison import Spread, compare, short_names, to_latex, to_markdown
 from tuning.measure import Measure
 
@@ -65,6 +66,8 @@ def test_best_first_and_only_those_with_all_seeds_can_be_best() -> None:
     comparison = compare(rows, seeds=2)
     assert [row.setting for row in comparison.rows] == ["strong", "weak", "lucky"]
     assert comparison.best == "strong"
+    assert [row.complete for row in comparison.rows] == [True, True, False]
+    assert [row.setting for row in parameters_front(comparison.rows)] == ["strong"]
     assert comparison.rows[2].status == "1 failed"
     assert comparison.rows[2].figure.mean == 90.0
 

@@ -22,6 +22,7 @@ def test_the_best_rate(figures: dict[float, float | None], best: float | None) -
 
 def test_a_method_has_its_own_rates_or_the_default() -> None:
     config = TuneConfig(learning_rates={"default": (0.1,), "lora": (0.001, 0.01)})
-    assert config.rates_for("lora") == (0.001, 0.01)
-    assert config.rates_for("lpi") == (0.1,)
-    assert TuneConfig(learning_rates={"lora": (0.1,)}).rates_for("lpi") == ()
+    assert config.rates_for("lora", "lora") == (0.001, 0.01)
+    assert config.rates_for("lpi", "lpi") == (0.1,)
+    assert config.rates_for("lora_deep", "lora") == (0.001, 0.01)  # a variant of it
+    assert TuneConfig(learning_rates={"lora": (0.1,)}).rates_for("lpi", "lpi") == ()

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from actors.model_run import Trained
-from system.errors import ConfigError, DataError, PromptideError
+from system.errors import ConfigError, DataError, PromptideError, TrialsFailedError
 from system.loggers.model_loggers import ModelLoggers
 from system.stages.model_stage import ModelExperiment, Show
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
 from tests.loggers.event_files import scalars
 from tests.stages.mask_files import SIDE, prepare_shapes
-from tuning.analysis import write_analysis
+from tuning.analysis import BEST, write_analysis
 from tuning.board import Board
 from tuning.judge import Rule
 from tuning.model_trial import SECONDS, ModelTrials
@@ -270,7 +270,9 @@ def test_a_sweep_that_finished_nothing_has_its_tables_all_the_same(
     first, second = sweep.trials(sweep.settings(sweep.bases))
     for trial in (first, second):
         board.add(trial, TrialRecord([], None, "disk full"))
+    sweep.folder.write(BEST, b"of an earlier start")
     rows = write_analysis(sweep, board, ("mask_vae",)).trials.to_pylist()
+    assert not sweep.folder.exists(BEST)
     assert [(row["figure"], row["trainable_parameters"]) for row in rows] == [(None, None)] * 2
 
     run(experiment(sweep), "a")
@@ -279,4 +281,6 @@ def test_a_sweep_that_finished_nothing_has_its_tables_all_the_same(
     outcome = write_analysis(sweep, board, ("mask_vae",))
     assert [row["figure"] for row in outcome.trials.to_pylist()] == [0.5, None]
     assert outcome.comparison.best is None  # one seed of two
+    with pytest.raises(TrialsFailedError, match="1 of 2 trials failed"):
+        outcome.require_success()
     write_sweep_page(sweep.folder)

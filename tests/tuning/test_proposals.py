@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from system.config import compose
+from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.board import Board
 from tuning.charts_cost import pareto_front
@@ -13,7 +14,7 @@ from tuning.judge import Rule
 from tuning.proposals import Parameters, Proposals
 from tuning.records import TrialRecord
 from tuning.settings import Setting, Trial
-from tuning.space import parse_space
+from tuning.space import Space, parse_space
 
 pytest.importorskip("optuna")
 
@@ -36,11 +37,12 @@ class Study:
         folder: Path,
         records: dict[str, TrialRecord] | None = None,
         parameters: Parameters | None = None,
+        space: Space = SPACE,
     ) -> None:
         self.records = records or {}
         self.board = Board(Rule("none", 1, 2, 1))
         base = Setting("lpi", ())
-        self.proposals = Proposals(SPACE, base, 6, 0, Folder.of(folder), self.board, parameters)
+        self.proposals = Proposals(space, base, 6, 0, Folder.of(folder), self.board, parameters)
         self.experiment = compose([])
         self.entered: list[Setting] = []
         self.proposals.restore(self.enter)
@@ -117,3 +119,24 @@ def test_with_two_objectives_the_study_knows_both_and_its_front(tmp_path: Path) 
     assert set(front) <= best  # Optuna names equals too
     again = Study(tmp_path / "two", records, parameters=rank)
     assert [(t.values[0], t.values[1]) for t in again.proposals.study.trials] == told
+
+
+def test_what_was_entered_is_on_storage_before(tmp_path: Path) -> None:
+    """A driver killed in between would propose other values for a directory that has its config."""
+    first = Study(tmp_path)
+    first.run(1)
+
+    def killed(setting: Setting) -> list[Trial]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.proposals.propose(killed)
+    again = Study(tmp_path, {first.entered[0].label: TrialRecord([9.0], DONE, None)})
+    assert [setting.label for setting in again.entered] == ["lpi-000", "lpi-001"]
+
+
+def test_proposals_of_another_space_are_refused(tmp_path: Path) -> None:
+    """Optuna would end in a traceback, or hand out values that the space has not."""
+    Study(tmp_path).run(2)
+    with pytest.raises(ConfigError, match=r"proposals\.json was proposed from another tune\.space"):
+        Study(tmp_path, space=parse_space({"x": {"uniform": [0, 1]}}))

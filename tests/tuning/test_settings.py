@@ -17,6 +17,7 @@ from system.prompts.grounding_method import GROUNDING_METHODS, GroundingSetting
 from system.prompts.grounding_stream import build_grounding_stream
 from system.prompts.method import build_method
 from tuning.learning_rates import LEARNING_RATES
+from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.preflight import check_sweep
 from tuning.settings import TRIALS, Setting, SweepPlan, Trial
 
@@ -117,6 +118,7 @@ def test_only_some_methods_on_request() -> None:
         ("{space:{method:{choice:[lpi]}},methods:{lpi:[]}}", r"method is in space, and methods"),
         ("{search:random}", "search=random has an empty space"),
         ("{seeds:[]}", r"seeds=\[\] must name at least one"),
+        ("{seeds:[0,-1]}", "seed=-1 must be from 0"),
         ("{seeds:[1,1]}", r"seeds=\[1, 1\].*none twice"),
         ("{samples:0}", "samples=0 must be at least 1"),
         ("{reduction:1}", "reduction=1 must be at least 2"),
@@ -235,7 +237,48 @@ def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> Non
     """But Diff-Prompt alone, which is within the join here."""
     sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
     assert set(sweep.config.methods) == set(GROUNDING_METHODS) - {"diff_prompt"}
-    assert all(sweep.config.rates_for(name) for name in sweep.config.methods)
+    assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune=lpi", "seed=3"], r"seed is given, but .* tune\.seeds"),
+        (["tune=lpi", "method.rank=2"], r"method\.rank is given, but .*tune\.space\.method\.rank"),
+        (["experiment=compare", "method=lpi"], r"method is given, but .* tune\.only"),
+        (
+            ["experiment=compare", "stage.optimiser.learning_rate=1"],
+            r"learning_rate is given, but .*~tune\.learning_rates",
+        ),
+    ],
+)
+def test_what_the_sweep_would_overrule_is_refused(overrides: list[str], message: str) -> None:
+    """A user who fixed the rank must not get figures of another one."""
+    with pytest.raises(ConfigError, match=message):
+        SweepPlan.compose(overrides)
+
+
+def test_a_rate_can_be_fixed_for_all_methods() -> None:
+    """As the error above says."""
+    fixed = "stage.optimiser.learning_rate=0.5"
+    sweep = SweepPlan.compose(["experiment=compare", "~tune.learning_rates", fixed])
+    assert stream(sweep.trial(sweep.bases[-1], 0)).stage.optimiser.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ("learning_rates:{lip:[0.1]}", r"tune\.learning_rates\.lip: no method of that name"),
+        ("grace_tasks:9", r"tune\.grace_tasks=9: a stream of 3 tasks ends before"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    tmp_path: Path, tune: str, message: str
+) -> None:
+    """A misspelt method would learn at the default rate, a late scheduler stop nobody."""
+    prepare_small_stream(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        check_sweep(SweepPlan.compose(overrides(tmp_path, "s", f"+tune={{scheduler:asha,{tune}}}")))
 
 
 def test_nothing_to_sweep_over() -> None:
@@ -258,4 +301,4 @@ def test_the_comparison_names_every_registered_method() -> None:
     sweep = SweepPlan.compose(["experiment=compare"])
     left_out = {"fine_tune_per_task"}  # a ceiling by itself: see experiment=ceiling
     assert set(sweep.config.methods) == set(METHODS) - left_out
-    assert all(sweep.config.rates_for(name) for name in sweep.config.methods)
+    assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)

@@ -140,3 +140,19 @@ def test_a_wrong_space_is_one_line_that_names_the_key(
     with pytest.raises(ConfigError, match=message) as caught:
         parse_space(section)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_not_there_is_not_null() -> None:
+    """Else a method without interaction would get the rank of one."""
+    space = parse_space(
+        {
+            "method": {"grid": ["lpi", "maple"]},
+            "depth": {"grid": [0, None], "when": {"method": "lpi"}},
+            "rank": {"grid": [1], "when": {"depth": None}},
+        }
+    )
+    assert space.grid() == [
+        {"method": "lpi", "depth": 0},
+        {"method": "lpi", "depth": None, "rank": 1},
+        {"method": "maple"},
+    ]
