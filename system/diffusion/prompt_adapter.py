@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-CHANNELS = (1, 1, 2, 4, 8, 16)  # of the mask and after each convolution
+CHANNELS = (1, 2, 4, 8, 16)  # after each convolution of an adapter as wide as published
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class PromptAdapterConfig:
     width: int
     prompt_length: int = 8  # half of it specific, half global
     image_size: int = 224
+    channels: int = 1  # times the published ones
     specific: bool = True  # without: only the global half is there, and learns
     general: bool = True  # without: only the specific half
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "image_size"):
+        for name in ("layers", "width", "image_size", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.prompt_length < 2 or self.prompt_length % 2:
@@ -53,10 +54,11 @@ class PromptAdapter(nn.Module):
         modules: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for inside, outside in pairwise(CHANNELS):
+            channels = [config.channels * count for count in CHANNELS]
+            for inside, outside in pairwise([1, *channels]):  # a mask has one
                 modules += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.SiLU()]
                 side = math.ceil(side / 2)
-            flat = CHANNELS[-1] * side**2
+            flat = channels[-1] * side**2
             modules += [nn.Flatten(), nn.Linear(flat, half * config.width)]
             self.model = nn.Sequential(*modules) if config.specific else None
             count = config.layers if config.general else 0

@@ -45,6 +45,7 @@ class DiffPromptConfig:
     fresh_noise: bool = False  # new latents each epoch, instead of one set a run
     specific: tuple[Modality, ...] = MODALITIES
     general: tuple[Modality, ...] = MODALITIES
+    adapter_width: int = 1  # its convolutions' channels, times the published 1, 2, 4, 8, 16
 
     def __post_init__(self) -> None:
         if self.prompt_length < 2 or self.prompt_length % 2:
@@ -54,6 +55,8 @@ class DiffPromptConfig:
             )
         if self.depth is not None and self.depth < 1:
             raise ValueError(f"depth={self.depth} must be at least 1, or null")
+        if self.adapter_width < 1:
+            raise ValueError(f"adapter_width={self.adapter_width} must be at least 1")
         if not self.specific and not self.general:
             raise ValueError("specific=[] and general=[] leave no prompt; name a tower in either")
         for name in ("specific", "general"):
@@ -157,6 +160,7 @@ class DiffPrompt(GroundingMethod):
                 image_size=setting.masks.image_size if setting.masks else 1,
                 specific=specific,
                 general=general,
+                channels=self.config.adapter_width,
             )
             seed = np_seed(setting.seed, MODALITIES.index(modality), place)
             adapters.append(PromptAdapter(sizes, seed))

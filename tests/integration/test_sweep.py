@@ -1,6 +1,7 @@
 """A sweep of whole streams on Ray Tune: stopped early, killed, started again, compared."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -109,3 +110,28 @@ def test_a_killed_sweep_goes_on_to_the_same_end(swept: Path) -> None:
     assert (first / "metrics.json").stat().st_mtime_ns == finished_at
     assert table(swept, "killed") == table(swept, "undisturbed")
     assert best(swept, "killed") == best(swept, "undisturbed")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_sweep_killed_at_random_points_goes_on_to_the_same_end(swept: Path, number: int) -> None:
+    """Two trials at a time, SIGKILL of the driver wherever it happens to be, again and again."""
+    name, rng = f"random-{number}", random.Random(number)
+    more = ["tune.max_concurrent=2"]
+    command = [sys.executable, "-m", "system.app", "sweep", *sweep_overrides(swept, name, *more)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    killed = 0
+    for _ in range(3):
+        driver = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(5, 18))
+        killed += driver.poll() is None
+        driver.kill()
+        driver.wait()
+    assert killed, "it was too late to kill it"
+    again = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert table(swept, name) == table(swept, "undisturbed")
+    assert best(swept, name) == best(swept, "undisturbed")
