@@ -16,8 +16,8 @@ from system.parsing import parse_dataclass
 from system.prompts.grounding_method import GROUNDING_METHODS, GroundingSetting
 from system.prompts.grounding_stream import build_grounding_stream
 from system.prompts.method import build_method
-from tuning.learning_rates import LEARNING_RATES
 from tests.integration.small_stream import overrides, prepare_small_stream
+from tuning.learning_rates import LEARNING_RATES
 from tuning.preflight import check_sweep
 from tuning.settings import TRIALS, Setting, SweepPlan, Trial
 
