@@ -6,8 +6,11 @@ token as a Kubernetes secret and hand it to all pods, the one that submits among
 
 import importlib.metadata
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 from system.errors import ConfigError
 from system.parsing import parse_dataclass
@@ -16,6 +19,9 @@ from system.submission.job import Job
 from system.submission.target import TARGETS
 from system.submission.yaml_text import yaml_text
 
+#: From here on `ray job submit`, which the operator calls in a shell of its own, quotes the words
+#: again for the job's shell; before, `$`, `;` and `*` in a word reach that shell bare.
+QUOTING_RAY = Version("2.56")
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
 
 
@@ -34,6 +40,13 @@ class KubeRayOptions:
     def __post_init__(self) -> None:
         if self.keep_seconds < 0:
             raise ValueError(f"keep_seconds={self.keep_seconds} must be at least 0")
+        if self.ray_version is not None:
+            try:
+                Version(self.ray_version)
+            except InvalidVersion:
+                raise ValueError(
+                    f"ray_version={self.ray_version!r} must be a version such as 2.60.0"
+                ) from None
         for claim, folder in (self.claims or {}).items():
             if not folder.startswith("/"):
                 raise ValueError(f"claims.{claim}={folder!r} must be an absolute folder")
@@ -73,6 +86,8 @@ def manifest(job: Job, options: KubeRayOptions) -> dict[str, Any]:
     entrypoint = job.config.entrypoint
     if entrypoint.memory_gb:
         raise ConfigError("submit.entrypoint.memory_gb has no place in a RayJob; set it to 0")
+    ray_version = options.ray_version or importlib.metadata.version("ray")
+    _check_quoting(job, ray_version)
     spec: dict[str, Any] = {
         "entrypoint": job.command.line,
         "runtimeEnvYAML": yaml_text(job.runtime_env()),
@@ -88,7 +103,7 @@ def manifest(job: Job, options: KubeRayOptions) -> dict[str, Any]:
     if entrypoint.resources:
         spec["entrypointResources"] = json.dumps(entrypoint.resources)
     spec["rayClusterSpec"] = {
-        "rayVersion": options.ray_version or importlib.metadata.version("ray"),
+        "rayVersion": ray_version,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             "rayStartParams": {},
@@ -102,6 +117,18 @@ def manifest(job: Job, options: KubeRayOptions) -> dict[str, Any]:
         "metadata": {"name": options.name, "namespace": options.namespace},
         "spec": spec,
     }
+
+
+def _check_quoting(job: Job, ray_version: str) -> None:
+    if Version(ray_version) >= QUOTING_RAY:
+        return
+    for word in shlex.split(job.command.line):
+        if shlex.quote(word) != word:
+            raise ConfigError(
+                f"{word!r} would not reach the command as it is: `ray job submit` quotes words "
+                f"since Ray {QUOTING_RAY}, and submit.options.ray_version={ray_version} is older; "
+                "take a newer image, or a file on shared storage behind --config"
+            )
 
 
 def _workers(job: Job, options: KubeRayOptions) -> list[dict[str, Any]]:
