@@ -1,5 +1,6 @@
 """`promptide submit`: a command sent as a job or rendered as a file, and jobs looked after."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -65,8 +66,8 @@ def send(name: str, rest: Sequence[str], file: str | None, console: Console) -> 
         return
     sent = target.send(job)
     _line(f"job: {sent}", console)
-    looking = " ".join(word for word in words if is_submission(word))
-    follow = f"promptide submit logs {sent} -f {looking}".rstrip()
+    looking = [word for word in words if is_submission(word)]
+    follow = shlex.join(["promptide", "submit", "logs", sent, "-f", *looking])
     if WAIT not in flags:
         _line(f"follow it: {follow}", console)
         return

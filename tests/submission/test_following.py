@@ -1,14 +1,17 @@
 """A job is followed to its end, whatever happens to the connection."""
 
+import shlex
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from system import app
 from system.errors import ConfigError
 from system.submission import ray_api
 from system.submission.ray_api import JobServer
+from system.submission.targets.ray_jobs import RayJobs
 
 CHUNKS = ["one\ntwo\n", "three\n", "four\n"]
 
@@ -58,3 +61,15 @@ def test_a_cluster_that_stays_away_is_told_in_the_end(monkeypatch: pytest.Monkey
     monkeypatch.setattr(ray_api, "PATIENCE", 0.0)
     with pytest.raises(ConfigError, match="no Ray dashboard answers"):
         server(Client([1], away=10**9), monkeypatch).follow("job", lambda _: None)
+
+
+def test_the_line_that_follows_a_job_can_be_pasted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting with a blank would fall apart in the shell."""
+    monkeypatch.setattr(RayJobs, "send", lambda *_: "job-1")
+    setting = "submit.entrypoint.resources={far: 1}"
+    assert app.main(["submit", "run", "submit=local", setting]) == 0
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "follow it" in text]
+    words = shlex.split(line.removeprefix("follow it: "))
+    assert words == ["promptide", "submit", "logs", "job-1", "-f", "submit=local", setting]
