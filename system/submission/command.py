@@ -13,9 +13,12 @@ from system.overrides import override
 from system.storage.locations import absolute
 from system.submission.config import SubmitConfig
 
-#: Keys whose files have to outlive the job, and those that a single command adds.
+#: Keys whose files have to outlive the job.
 PLACES = ("storage_path", "data_path", "adapters")
-FURTHER_PLACES = {"pretrain": ("backbone.path",)}
+#: Keys that may name files of this machine, or a model of a hub: a path if something is there.
+INPUTS = ("backbone.path", "grounder.path", "benchmark.options.root", "benchmark.similarity")
+#: Commands without data and Ray, whose answer depends on whether anything is overridden.
+AS_TYPED = ("parameters",)
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,12 @@ class JobCommand:
         """
         overrides = [text for text in arguments if "=" in text or text.startswith("~")]
         values = composed_values(overrides, file)
-        more = [] if in_place else list(_kept_places(name, values, config))
-        if not any(text.lstrip("+").startswith("cluster.address=") for text in overrides):
-            more.append("cluster.address=auto")
+        more: list[str] = []
+        if name not in AS_TYPED:
+            if not in_place:
+                more += [*_kept_places(name, values, config), *_found_inputs(name, values, config)]
+            if not any(text.lstrip("+").startswith("cluster.address=") for text in overrides):
+                more.append("cluster.address=auto")
         if file is not None and not in_place:
             file = _sent_file(file, values, config)
         python = config.python
@@ -89,11 +95,9 @@ def check_room(values: Mapping[str, Any], config: SubmitConfig) -> None:
 
 
 def _kept_places(name: str, values: Mapping[str, Any], config: SubmitConfig) -> Iterator[str]:
-    for key in (*PLACES, *FURTHER_PLACES.get(name, ())):
-        value: Any = values
-        for part in key.split("."):
-            value = value[part]
-        if value is None or ":" in value or Path(value).expanduser().is_absolute():
+    for key in (*PLACES, *_made_by(name, values)):
+        value = _relative(key, values)
+        if value is None:
             continue
         if not config.same_machine:
             raise ConfigError(
@@ -103,20 +107,67 @@ def _kept_places(name: str, values: Mapping[str, Any], config: SubmitConfig) -> 
         yield override(key, absolute(value))
 
 
+def _found_inputs(name: str, values: Mapping[str, Any], config: SubmitConfig) -> Iterator[str]:
+    made = _made_by(name, values)
+    for key in INPUTS:
+        value = _relative(key, values)
+        if key in made or value is None or not Path(value).exists():
+            continue
+        if config.same_machine:
+            yield override(key, absolute(value))
+            continue
+        inside = _inside_what_is_sent(value, values, config)
+        if inside is None:
+            raise ConfigError(
+                f"{key}={value!r} is a path of this machine that is not sent with the job; give "
+                "one that all nodes share"
+            )
+        if inside != Path(value):
+            yield override(key, str(inside))
+
+
+def _made_by(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys that name what the command itself makes."""
+    if name != "pretrain":
+        return ()
+    return ("backbone.path",) if values.get("grounder") is None else ("grounder.path",)
+
+
+def _relative(key: str, values: Mapping[str, Any]) -> str | None:
+    """The relative local path at a key; None for anything else."""
+    value: Any = values
+    for part in key.split("."):
+        value = None if value is None else value.get(part)
+    if value is None or ":" in value or Path(value).expanduser().is_absolute():
+        return None
+    return str(value)
+
+
+def _inside_what_is_sent(path: str, values: Mapping[str, Any], config: SubmitConfig) -> Path | None:
+    """Where a relative path is in the job's copy of the working directory."""
+    inside = Path(path).resolve()
+    if not inside.is_relative_to(config.folder) or any(
+        inside.is_relative_to(config.folder / folder) for folder in _left_out(values, config)
+    ):
+        return None
+    return inside.relative_to(config.folder)
+
+
+def _left_out(values: Mapping[str, Any], config: SubmitConfig) -> list[str]:
+    found = [folder.strip("/") for folder in config.excludes]
+    return found + [str(values[key]).removeprefix("./").rstrip("/") for key in PLACES[:2]]
+
+
 def _sent_file(file: str, values: Mapping[str, Any], config: SubmitConfig) -> str:
     path = Path(file).expanduser()
     if config.same_machine:
         return str(path.resolve())
     if path.is_absolute():
         return file  # on storage that the nodes share
-    left_out = [folder.strip("/") for folder in config.excludes]
-    left_out += [str(values[key]).removeprefix("./").rstrip("/") for key in PLACES[:2]]
-    inside = path.resolve()
-    if not inside.is_relative_to(config.folder) or any(
-        inside.is_relative_to(config.folder / folder) for folder in left_out
-    ):
+    inside = _inside_what_is_sent(file, values, config)
+    if inside is None:
         raise ConfigError(
             f"--config {file} is not sent with the job: copy it into submit.working_dir="
-            f"{config.working_dir}, outside of {', '.join(left_out)}"
+            f"{config.working_dir}, outside of {', '.join(_left_out(values, config))}"
         )
-    return str(inside.relative_to(config.folder))
+    return str(inside)

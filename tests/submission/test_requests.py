@@ -52,6 +52,46 @@ def test_on_the_same_machine_relative_places_are_those_of_the_caller(
     assert f'data_path="{tmp_path / "data"}"' in sent
     made = job("backbone.path=my_clip", submit=["submit=local"], name="pretrain")
     assert f'backbone.path="{tmp_path / "my_clip"}"' in words(made)
+    grounder = ["grounder=tiny_grounder", "grounder.path=my_grounder"]
+    made = job(*grounder, "backbone=clip", submit=["submit=local"], name="pretrain")
+    assert f'grounder.path="{tmp_path / "my_grounder"}"' in words(made)
+    assert "openai" not in made.command.line  # a hub's id is no path
+
+
+def test_inputs_are_found_where_the_caller_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job's copy has no data folder, and `root=data/coco` would be missing in it."""
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "benchmark.options.root": "data/coco",
+        "backbone.path": "data/clip",
+        "grounder.path": "data/glip",
+        "benchmark.similarity": "near/similarity.csv",
+    }
+    for path in given.values():
+        Path(path).mkdir(parents=True)
+    typed = ["benchmark=coco", "backbone=clip", "grounder=glip_style"]
+    typed += [f"{key}={path}" for key, path in given.items()]
+    sent = words(job(*typed, submit=["submit=local"]))
+    for key, path in given.items():
+        assert f'{key}="{tmp_path / path}"' in sent
+    hub = job("backbone=clip", "grounder=tiny_grounder", submit=["submit=local"]).command.line
+    assert "backbone.path" not in hub
+    assert "grounder.path" not in hub
+    for key in ("benchmark.options.root", "backbone.path", "grounder.path"):
+        groups = [word for word in typed if "." not in word]
+        with pytest.raises(ConfigError, match=f"{key}.*not sent"):
+            job(*SHARED, *groups, f"{key}={given[key]}")
+    assert words(job(*SHARED, "benchmark.similarity=near/similarity.csv"))[-2:] == [
+        "benchmark.similarity=near/similarity.csv",  # goes along
+        "cluster.address=auto",
+    ]
+
+
+def test_parameters_are_counted_as_typed() -> None:
+    """Any override narrows its table, which is of all methods otherwise."""
+    assert words(job(name="parameters")) == ["python", "-m", "system.app", "parameters"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +101,11 @@ def test_on_the_same_machine_relative_places_are_those_of_the_caller(
         ([SHARED[0]], "run", "data_path"),
         ([*SHARED, "adapters=runs/demo/adapters"], "evaluate", "adapters"),
         ([*SHARED, "backbone.path=my_clip"], "pretrain", "backbone.path"),
+        (
+            [*SHARED, "grounder=tiny_grounder", "grounder.path=my_grounder"],
+            "pretrain",
+            "grounder.path",
+        ),
     ],
 )
 def test_elsewhere_relative_places_are_refused(arguments: list[str], name: str, named: str) -> None:
