@@ -53,8 +53,11 @@ class JobCommand:
                 more += [*_kept_places(name, values, config), *_found_inputs(name, values, config)]
             if not any(text.lstrip("+").startswith("cluster.address=") for text in overrides):
                 more.append("cluster.address=auto")
-        if file is not None and not in_place:
-            file = _sent_file(file, values, config)
+        if file is not None:
+            if in_place:  # of submit.working_dir, which need not be where the file is named from
+                file = str(Path(file).expanduser().resolve())
+            else:
+                file = _sent_file(file, values, config)
         python = config.python
         if python is None:  # a job with packages of its own has its own Python too
             has_own = config.install.extras is not None or config.install.lock is not None

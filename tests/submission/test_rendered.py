@@ -156,7 +156,7 @@ SLURM = [
     "submit=slurm",
     "submit.env=[WANDB_API_KEY]",
     "submit.nodes.gpus=1",
-    "submit.setup=['echo set up']",
+    "submit.setup=['echo set up \"$CONDA_PREFIX_1\"']",  # not set, as when conda activates
     "submit.options={partition:gpu,account:lab,directives:['--constraint=a100']}",
 ]
 
@@ -180,27 +180,10 @@ def test_the_slurm_script_starts_a_node_each_and_the_command(
 ) -> None:
     """Run by bash, with stand-ins for Slurm's and Ray's programs that note what they are asked."""
     notes = tmp_path / "notes"
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    words = '"$(basename "$0")" "${RAY_AUTH_TOKEN:-none}" "$@" "${RAY_ADDRESS:-}"'
-    asks = f'printf "%s\\n" "$(printf "%q " {words})" >> {notes}'
     all_there = f'until [ "$(grep -c ^ray {notes})" = "$2" ]; do sleep 0.1; done'
-    _program(programs / "scontrol", "printf 'n1\\nn2\\nn3\\n'")
-    _program(programs / "srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
-    _program(programs / "hostname", "echo 10.0.0.1 fe80::1")
-    _program(programs / "ray", f"{asks}; exec sleep 60")
-    _program(
-        programs / "python",
-        'if [ "$1" = -c ]; then echo the-token; elif [ "$1" = - ]; then cat > /dev/null; '
-        f"{all_there}; else {asks}; exit 7; fi",
-    )
+    environment = _stand_ins(tmp_path, notes, all_there)
     script = tmp_path / "job.sh"
     script.write_text(rendered(capsys, *SLURM, "submit.nodes.count=3"))
-    environment = {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "SLURM_JOB_NODELIST": "n[1-3]",
-        "WANDB_API_KEY": "hush-4711",
-    }
     done = subprocess.run(
         ["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60
     )
@@ -222,6 +205,43 @@ def test_the_slurm_script_starts_a_node_each_and_the_command(
     )
     assert without.returncode != 0
     assert "WANDB_API_KEY" in without.stderr
+
+
+def test_nodes_that_do_not_come_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    environment = _stand_ins(tmp_path, tmp_path / "notes", "exec sleep 60")
+    script = tmp_path / "job.sh"
+    script.write_text(rendered(capsys, *SLURM, "submit.options.start_seconds=1"))
+    done = subprocess.run(
+        ["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 124
+    assert "error: 1 seconds (submit.options.start_seconds)" in done.stderr
+    assert "system.app" not in (tmp_path / "notes").read_text()
+
+
+def _stand_ins(folder: Path, notes: Path, waits: str) -> dict[str, str]:
+    """An environment with programs for Slurm's and Ray's; `waits`: until all nodes are there."""
+    programs = folder / "bin"
+    programs.mkdir()
+    notes.touch()
+    words = '"$(basename "$0")" "${RAY_AUTH_TOKEN:-none}" "$@" "${RAY_ADDRESS:-}"'
+    asks = f'printf "%s\\n" "$(printf "%q " {words})" >> {notes}'
+    _program(programs / "scontrol", "printf 'n1\\nn2\\nn3\\n'")
+    _program(programs / "srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
+    _program(programs / "hostname", "echo fe80::1 10.0.0.1 10.0.0.2")
+    _program(programs / "ray", f"{asks}; exec sleep 60")
+    _program(
+        programs / "python",
+        'if [ "$1" = -c ]; then echo the-token; elif [ "$1" = - ]; then cat > /dev/null; '
+        f"{waits}; else {asks}; exit 7; fi",
+    )
+    return {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "n[1-3]",
+        "WANDB_API_KEY": "hush-4711",
+    }
 
 
 def _program(file: Path, body: str) -> None:

@@ -122,6 +122,8 @@ def test_a_config_file_is_sent_or_refused(tmp_path: Path, monkeypatch: pytest.Mo
         Path(file).touch()
     sent = JobCommand.checked("run", [], "best.yaml", config, False)
     assert sent.words[-2:] == ("--config", "best.yaml")
+    in_place = JobCommand.checked("run", [], "best.yaml", config, True)  # submit.working_dir's
+    assert in_place.words[-1] == str(tmp_path / "best.yaml")
     with pytest.raises(ConfigError, match="not sent with the job"):
         JobCommand.checked("run", [], "runs/sweep/best.yaml", config, False)
 
