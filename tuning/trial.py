@@ -13,6 +13,7 @@ from ray import tune
 
 from actors.shared_streams import SharedStreams
 from system.errors import PromptideError
+from system.loggers.open_loggers import require_destinations
 from system.stages.task_source import StreamHaltedError
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
@@ -26,7 +27,8 @@ class SweepTrial(tune.Trainable):
 
     `config`: {"experiment": a plain dict as its kind parses it, "metric": names, "streams": the
     name of the sweep's `SharedStreams`, None if its trials lease no tasks, "tasks": after how many
-    it ends for now}. A process whose trial has ended takes the next one at once.
+    it ends for now, "logs": the `destinations` that the sweep's own process has}. A process whose
+    trial has ended takes the next one at once.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -89,6 +91,7 @@ def run_trial(config: Mapping[str, Any], streams: SharedStreams | None, reports:
     with sole_writer(folder, on_lost=lost):
         folder.delete(FAILURE)
         try:
+            require_destinations(experiment, config["logs"])
             kind.run(experiment, config["metric"], config["tasks"], reports, streams)
         except StreamHaltedError:
             reports.put({"done": True})  # the sweep stopped it

@@ -21,6 +21,7 @@ from actors.cluster import workers_that_fit
 from actors.shared_streams import SharedStreams
 from system.config import ClusterConfig
 from system.errors import ConfigError
+from system.loggers.open_loggers import destinations
 from system.storage.files import Folder
 from tuning.board import Board
 from tuning.figures import FIGURE, TASKS_DONE
@@ -105,6 +106,7 @@ class TrialQueue(NotKept, Searcher):
             "metric": self.metric_names,
             "streams": self.streams,
             "tasks": self.board.rule.tasks,
+            "logs": destinations(trial.experiment),
         }
 
     def on_trial_complete(

@@ -59,8 +59,17 @@ class Logger(Protocol):
 class LoggerKind(Protocol):
     """A place to log to."""
 
+    variables: tuple[str, ...]  # of the environment, that say where
+
     def check(self, experiment: LoggedConfig) -> None:
         """Raises ConfigError for what is missing, before anything expensive starts."""
+        ...
+
+    def destination(self, experiment: LoggedConfig) -> str:
+        """Where the variables of this process send a run: the same words for the same place.
+
+        Without secrets; known to one that passed `check`.
+        """
         ...
 
     def open(self, run: LoggedRun) -> Logger:

@@ -21,6 +21,7 @@ from system.loggers.points import Point
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+URI, NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 DATABASE = "mlflow.db"
 EXPERIMENT = "promptide"
 STATE = "mlflow.json"  # in the run directory: which run of MLflow's this is, what it has
@@ -80,9 +81,16 @@ class MlflowLog:
 class Mlflow:
     """What `loggers=[mlflow]` does."""
 
+    variables: tuple[str, ...] = (URI, NAME)
+
     def check(self, experiment: LoggedConfig) -> None:
         """Reach the store once; trials that start together then find it made."""
         connect(experiment)
+
+    def destination(self, experiment: LoggedConfig) -> str:
+        """The store, by its hash if it is not the local file, and the experiment."""
+        where = fingerprint(store(experiment))[:12] if os.environ.get(URI) else DATABASE
+        return f"store {where}, experiment {_experiment_name()}"
 
     def open(self, run: LoggedRun) -> MlflowLog:
         """The MLflow run of this run."""
@@ -91,13 +99,13 @@ class Mlflow:
 
 def store(experiment: LoggedConfig) -> str:
     """The URI of the store. Raises ConfigError where there can be no local file."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = os.environ.get(URI)
     if uri:
         return uri
     if "://" in experiment.storage_path:
         raise ConfigError(
             f"loggers=[mlflow] cannot keep its database in storage_path={experiment.storage_path}; "
-            "set MLFLOW_TRACKING_URI"
+            f"set {URI}"
         )
     return f"sqlite:///{experiment.storage_path}/{DATABASE}"
 
@@ -120,16 +128,20 @@ def connect(experiment: LoggedConfig) -> "tuple[MlflowClient, str]":
     uri = store(experiment)
     if uri.startswith("sqlite:///"):
         os.makedirs(os.path.dirname(uri.removeprefix("sqlite:///")) or ".", exist_ok=True)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    name = _experiment_name()
     try:
         client: Any = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(name)
         return client, str(found.experiment_id if found else client.create_experiment(name))
     except (MlflowException, OSError, ImportError) as error:
         first = str(error).splitlines()[0]
-        said = f"MLflow's store {uri} cannot be used ({first}); check MLFLOW_TRACKING_URI"
+        said = f"MLflow's store {uri} cannot be used ({first}); check {URI}"
         # Not from the error: tracebacks of trials are kept, and its message has the URI too.
         raise ConfigError(without_credentials(said)) from None
+
+
+def _experiment_name() -> str:
+    return os.environ.get(NAME) or EXPERIMENT
 
 
 LOGGERS.register("mlflow")(Mlflow())

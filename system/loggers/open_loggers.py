@@ -1,7 +1,8 @@
 """All loggers of one run, open while it goes on: whatever a run tells them goes through here."""
 
 import logging
-from collections.abc import Callable, Iterable
+import platform
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,26 @@ def check_loggers(experiment: LoggedConfig) -> None:
     """Raises ConfigError for a logger that is unknown, not installed or out of reach."""
     for name in _names(experiment):
         LOGGERS.get(name).check(experiment)
+
+
+def destinations(experiment: LoggedConfig) -> dict[str, str]:
+    """Where each logger sends a run from this process, for `require_destinations` in another."""
+    return {name: LOGGERS.get(name).destination(experiment) for name in _names(experiment)}
+
+
+def require_destinations(experiment: LoggedConfig, meant: Mapping[str, str]) -> None:
+    """Raises ConfigError if the variables of this process send a run elsewhere than `meant`.
+
+    The nodes of a running cluster have not those of the command that uses it.
+    """
+    for name, here in destinations(experiment).items():
+        if here != meant[name]:
+            variables = ", ".join(LOGGERS.get(name).variables)
+            raise ConfigError(
+                f"{name} is meant to log to: {meant[name]}; on node {platform.node()} it would to: "
+                f"{here}. Set there what is set here of {variables}: with submit.env, or where Ray "
+                "is started"
+            )
 
 
 class OpenLoggers(Generic[C]):

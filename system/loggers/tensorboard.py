@@ -39,8 +39,14 @@ class TensorBoardLog:
 class TensorBoard:
     """Needs no setting and no service."""
 
+    variables: tuple[str, ...] = ()
+
     def check(self, experiment: LoggedConfig) -> None:
         """Nothing can be missing."""
+
+    def destination(self, experiment: LoggedConfig) -> str:
+        """Always the same."""
+        return "the run directory"
 
     def open(self, run: LoggedRun) -> TensorBoardLog:
         """The event files of the run."""

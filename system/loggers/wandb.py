@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from system.errors import ConfigError
+from system.loggers.credentials import without_credentials
 from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
@@ -30,7 +31,7 @@ class WandbLog:
         self.id = str(state.get("run") or uuid.uuid4().hex[:12])
         self.batches: list[int] = list(state.get("batches", []))
         self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            project=project(),
             name=run.name,
             id=self.id,
             resume="allow",
@@ -71,10 +72,24 @@ class WandbLog:
 class Wandb:
     """What `loggers=[wandb]` does."""
 
+    variables: tuple[str, ...] = (
+        "WANDB_API_KEY",
+        "WANDB_MODE",
+        "WANDB_PROJECT",
+        "WANDB_ENTITY",
+        "WANDB_BASE_URL",
+    )
+
     def check(self, experiment: LoggedConfig) -> None:
         """Whether it is installed, where it logs to, and where its files can be."""
         imported()
         local_folder(LoggedRun(experiment))
+
+    def destination(self, experiment: LoggedConfig) -> str:
+        """The mode and the project; whose key it is does not matter."""
+        entity = os.environ.get("WANDB_ENTITY") or "the default entity"
+        server = os.environ.get("WANDB_BASE_URL") or "the default server"
+        return without_credentials(f"{mode()}, project {project()} of {entity} at {server}")
 
     def open(self, run: LoggedRun) -> WandbLog:
         """The run there of this run."""
@@ -90,6 +105,11 @@ def imported() -> Any:
             "loggers=[wandb] needs Weights & Biases: pip install 'promptide[wandb]'"
         ) from error
     return wandb
+
+
+def project() -> str:
+    """The project there."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def mode() -> str:

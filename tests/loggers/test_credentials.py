@@ -8,7 +8,7 @@ import pytest
 
 from system.errors import ConfigError
 from system.loggers.credentials import without_credentials
-from system.loggers.open_loggers import check_loggers
+from system.loggers.open_loggers import check_loggers, destinations
 from system.loggers.run_loggers import RunLoggers
 from tests.loggers.test_loggers import experiment, logged
 
@@ -89,3 +89,30 @@ def test_the_run_directory_does_not_hold_the_stores_uri(
     other = json.loads(file.read_text())
     assert other["run"] != state["run"]
     assert SECRET not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("logger", "variables", "same"),
+    [
+        ("mlflow", {"MLFLOW_TRACKING_URI": f"https://me:{SECRET}@host"}, False),
+        ("mlflow", {"MLFLOW_EXPERIMENT_NAME": "other"}, False),
+        ("wandb", {"WANDB_API_KEY": SECRET}, False),
+        ("wandb", {"WANDB_API_KEY": SECRET, "WANDB_MODE": "offline"}, True),
+        ("wandb", {"WANDB_PROJECT": "other"}, False),
+        ("wandb", {"WANDB_BASE_URL": f"https://me:{SECRET}@host"}, False),
+    ],
+)
+def test_a_destination_tells_places_apart_and_no_secret(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logger: str,
+    variables: dict[str, str],
+    same: bool,
+) -> None:
+    """Ray Tune writes it into its logs."""
+    of = experiment(tmp_path, logger)
+    before = destinations(of)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (destinations(of) == before) is same
+    assert SECRET not in str(destinations(of))

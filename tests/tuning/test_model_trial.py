@@ -14,6 +14,7 @@ import pytest
 from actors.model_run import Trained
 from system.errors import ConfigError, DataError, PromptideError, TrialsFailedError
 from system.loggers.model_loggers import ModelLoggers
+from system.loggers.open_loggers import destinations
 from system.stages.model_stage import ModelExperiment, Show
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
@@ -141,7 +142,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def run(experiment: ModelExperiment, *metric: str) -> list[Any]:
     reports: Reports = queue.Queue()
-    config = {"experiment": experiment.to_dict(), "metric": metric, "tasks": 1}
+    config = {
+        "experiment": experiment.to_dict(),
+        "metric": metric,
+        "tasks": 1,
+        "logs": destinations(experiment),
+    }
     run_trial(config, None, reports)
     return list(reports.queue)
 
