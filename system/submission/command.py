@@ -39,10 +39,12 @@ class JobCommand:
         file: str | None,
         config: SubmitConfig,
         in_place: bool,
+        sends: bool = True,
     ) -> "JobCommand":
         """Compose the command's config, and see that the job finds and keeps its files.
 
-        `in_place` jobs run in the working directory itself; others in a copy that is thrown away.
+        `in_place` jobs run in the working directory itself; others in a copy that is
+        thrown away, or if nothing `sends` it, in what the nodes have.
         Raises ConfigError naming the key.
         """
         overrides = [text for text in arguments if "=" in text or text.startswith("~")]
@@ -50,14 +52,15 @@ class JobCommand:
         more: list[str] = []
         if name not in AS_TYPED:
             if not in_place:
-                more += [*_kept_places(name, values, config), *_found_inputs(name, values, config)]
+                more += _kept_places(name, values, config)
+                more += _found_inputs(name, values, config, sends)
             if not any(text.lstrip("+").startswith("cluster.address=") for text in overrides):
                 more.append("cluster.address=auto")
         if file is not None:
             if in_place:  # of submit.working_dir, which need not be where the file is named from
                 file = str(Path(file).expanduser().resolve())
             else:
-                file = _sent_file(file, values, config)
+                file = _sent_file(file, values, config, sends)
         python = config.python
         if python is None:  # a job with packages of its own has its own Python too
             has_own = config.install.extras is not None or config.install.lock is not None
@@ -110,7 +113,9 @@ def _kept_places(name: str, values: Mapping[str, Any], config: SubmitConfig) -> 
         yield override(key, absolute(value))
 
 
-def _found_inputs(name: str, values: Mapping[str, Any], config: SubmitConfig) -> Iterator[str]:
+def _found_inputs(
+    name: str, values: Mapping[str, Any], config: SubmitConfig, sends: bool
+) -> Iterator[str]:
     made = _made_by(name, values)
     for key in INPUTS:
         value = _relative(key, values)
@@ -119,7 +124,7 @@ def _found_inputs(name: str, values: Mapping[str, Any], config: SubmitConfig) ->
         if config.same_machine:
             yield override(key, absolute(value))
             continue
-        inside = _inside_what_is_sent(value, values, config)
+        inside = _inside_what_is_sent(value, values, config) if sends else None
         if inside is None:
             raise ConfigError(
                 f"{key}={value!r} is a path of this machine that is not sent with the job; give "
@@ -161,12 +166,17 @@ def _left_out(values: Mapping[str, Any], config: SubmitConfig) -> list[str]:
     return found + [str(values[key]).removeprefix("./").rstrip("/") for key in PLACES[:2]]
 
 
-def _sent_file(file: str, values: Mapping[str, Any], config: SubmitConfig) -> str:
+def _sent_file(file: str, values: Mapping[str, Any], config: SubmitConfig, sends: bool) -> str:
     path = Path(file).expanduser()
     if config.same_machine:
         return str(path.resolve())
     if path.is_absolute():
         return file  # on storage that the nodes share
+    if not sends:
+        raise ConfigError(
+            f"--config {file} is relative, and submit.target={config.target} sends no files; give "
+            "a path that all nodes share"
+        )
     inside = _inside_what_is_sent(file, values, config)
     if inside is None:
         raise ConfigError(

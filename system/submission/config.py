@@ -1,12 +1,13 @@
 """The section `submit`: where a command is sent, and what goes with it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config import composed_values
+from system.config import CONFIG_DIRECTORY, composed_values
 from system.errors import ConfigError
+from system.overrides import override
 from system.parsing import parse_dataclass
 
 GIGABYTE = 1 << 30
@@ -98,6 +99,43 @@ def is_submission(argument: str) -> bool:
     """Whether an override says how to send, and not what."""
     key = argument.lstrip("+~").partition("=")[0]
     return key == "submit" or key.startswith("submit.")
+
+
+def differing(config: SubmitConfig, keys: Collection[str]) -> Iterator[str]:
+    """Overrides of configs/submit.yaml that give `keys` the values they have in `config`."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(OmegaConf.load(CONFIG_DIRECTORY / "submit.yaml"))
+    assert isinstance(plain, dict)
+    values = {**plain["submit"], "target": config.target}
+    default = parse_dataclass(SubmitConfig, values, "submit")
+    for field in fields(SubmitConfig):
+        if field.name in keys:
+            name = field.name
+            yield from _overrides(f"submit.{name}", getattr(config, name), getattr(default, name))
+
+
+def check_taken(config: SubmitConfig, taken: Collection[str]) -> None:
+    """Whether a target is given only keys that it takes. Raises ConfigError naming another."""
+    others = {field.name for field in fields(SubmitConfig)} - {"target", "options", *taken}
+    for text in differing(config, others):
+        raise ConfigError(
+            f"{text} has no effect where submit.target={config.target}, which takes target, "
+            f"options, {', '.join(sorted(taken))}; leave it out"
+        )
+
+
+def _overrides(key: str, value: Any, default: Any) -> Iterator[str]:
+    if value == default:
+        return
+    if is_dataclass(value):
+        for field in fields(value):
+            name = field.name
+            yield from _overrides(f"{key}.{name}", getattr(value, name), getattr(default, name))
+    elif isinstance(value, dict):  # Hydra's have no quoted keys
+        yield f"{key}={{{','.join(f'{name}:{value[name]}' for name in value)}}}"
+    else:
+        yield override(key, value)
 
 
 def required_address(config: SubmitConfig) -> str:

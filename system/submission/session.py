@@ -9,7 +9,12 @@ from rich.console import Console
 
 from system.errors import ConfigError, PromptideError
 from system.submission.command import JobCommand
-from system.submission.config import compose_submission, is_submission, required_address
+from system.submission.config import (
+    check_taken,
+    compose_submission,
+    is_submission,
+    required_address,
+)
 from system.submission.job import Job
 from system.submission.ray_api import JobServer
 from system.submission.target import TARGETS
@@ -57,8 +62,10 @@ def send(name: str, rest: Sequence[str], file: str | None, console: Console) -> 
     flags, words = _flags(rest, (WAIT, RENDER))
     config = compose_submission([word for word in words if is_submission(word)])
     target = TARGETS.get(config.target)
+    check_taken(config, target.takes)
     arguments = [word for word in words if not is_submission(word)]
-    job = Job(JobCommand.checked(name, arguments, file, config, target.in_place), config)
+    sends = "working_dir" in target.takes
+    job = Job(JobCommand.checked(name, arguments, file, config, target.in_place, sends), config)
     if RENDER in flags:
         if WAIT in flags:
             raise ConfigError("--render sends nothing that --wait could wait for")

@@ -11,6 +11,8 @@ class Target(Protocol):
 
     #: Whether the command runs in the working directory itself, and not in a copy of it.
     in_place: bool
+    #: The keys of `submit` that it reads, beside `target` and `options`; others are refused.
+    takes: frozenset[str]
 
     def render(self, job: Job) -> str:
         """The file that `--render` shows; it holds no value of an environment variable."""

@@ -56,6 +56,7 @@ class KubeRay:
     """What `submit=kuberay` does."""
 
     in_place = False
+    takes = frozenset(["id", "python", "same_machine", "env", "entrypoint", "install", "nodes"])
 
     def render(self, job: Job) -> str:
         """The manifest."""

@@ -1,5 +1,6 @@
 """A cluster YAML for Ray's cluster launcher (`ray up`); the command then goes there as a job."""
 
+import importlib.metadata
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 from system.errors import ConfigError
 from system.parsing import parse_dataclass
 from system.submission.command import check_room
+from system.submission.config import differing
 from system.submission.job import Job
+from system.submission.requirements import job_requirements
 from system.submission.target import TARGETS
 from system.submission.token import DEFAULT_FILE
 from system.submission.yaml_text import yaml_text
 
+#: What the command is sent with, once the cluster is there.
+OF_THE_JOB = ["id", "python", "same_machine", "working_dir", "excludes", "env", "entrypoint"]
 HEAD, WORKER = "head", "worker"
 PORT = 6379
 #: Every process of the cluster and every login asks for the token that file_mounts copies.
@@ -29,6 +34,7 @@ class LauncherOptions:
     image: str | None
     token_file: str
     node_types: dict[str, Any] | None
+    ray_version: str | None
 
     def __post_init__(self) -> None:
         if "type" not in self.provider:
@@ -41,12 +47,13 @@ class Launcher:
     """What `submit=launcher` does."""
 
     in_place = False
+    takes = frozenset((*OF_THE_JOB, "setup", "install", "nodes"))
 
     def render(self, job: Job) -> str:
         """The cluster YAML, as Ray's schema has it."""
         options = parse_dataclass(LauncherOptions, job.config.options, "submit.options")
         check_room(job.command.values, job.config)
-        command = shlex.join(job.command.words)
+        command = shlex.join((*job.command.words, *differing(job.config, OF_THE_JOB)))
         return yaml_text(
             cluster(job, options),
             "Token authentication: `ray get-auth-token --generate` makes the token once; it is",
@@ -73,7 +80,7 @@ def cluster(job: Job, options: LauncherOptions) -> dict[str, Any]:
         "provider": options.provider,
         "auth": {"ssh_user": options.ssh_user},
         "file_mounts": {DEFAULT_FILE: options.token_file},
-        "setup_commands": list(job.config.setup),
+        "setup_commands": [*job.config.setup, *_install(job, options)],
         "head_start_ray_commands": [
             "ray stop",
             f"{WITH_TOKEN}; ulimit -n 65536; ray start --head --port={PORT} "
@@ -101,6 +108,16 @@ def cluster(job: Job, options: LauncherOptions) -> dict[str, Any]:
             },
         }
     return found
+
+
+def _install(job: Job, options: LauncherOptions) -> list[str]:
+    """The line that gives a node Ray, as it is here, and the job's packages."""
+    packages = job_requirements(job.config.install) or []
+    if options.image is None:  # an image has its own
+        version = options.ray_version or importlib.metadata.version("ray")
+        packages = [f"ray[default,train,tune]=={version}", *packages]
+    python = job.command.python
+    return [shlex.join((python, "-m", "pip", "install", *packages))] if packages else []
 
 
 TARGETS.register("launcher")(Launcher())

@@ -23,6 +23,19 @@ class RayJobs:
     """What `submit=local` and `submit=ray_address` do."""
 
     in_place = False
+    takes = frozenset(
+        [
+            "address",
+            "id",
+            "python",
+            "same_machine",
+            "working_dir",
+            "excludes",
+            "env",
+            "entrypoint",
+            "install",
+        ]
+    )
 
     def render(self, job: Job) -> str:
         """The request, for a look before it is sent."""

@@ -50,22 +50,13 @@ class Slurm:
     """What `submit=slurm` does."""
 
     in_place = True
+    takes = frozenset(["python", "working_dir", "env", "setup", "nodes"])
 
     def render(self, job: Job) -> str:
         """The script."""
         options = parse_dataclass(SlurmOptions, job.config.options, "submit.options")
         config = job.config
         check_room(job.command.values, config)
-        if config.install.extras is not None or config.install.lock is not None:
-            raise ConfigError(
-                "submit.install has no place in a Slurm script: install into the environment of "
-                "submit.python, or write it as lines of submit.setup"
-            )
-        if any(vars(config.entrypoint).values()):
-            raise ConfigError(
-                "submit.entrypoint has no place in a Slurm script, where the command runs in the "
-                "batch step of the head node; set its amounts to 0"
-            )
         environment = Environment(
             loader=PackageLoader("system.submission"),
             undefined=StrictUndefined,
