@@ -57,8 +57,10 @@ class OpenLoggers(Generic[C]):
             try:
                 self.open[name] = LOGGERS.get(name).open(run)
             except PromptideError:
+                self._close()  # those that are open, or their server shows them running for ever
                 raise
             except Exception as error:
+                self._close()
                 said = without_credentials(str(error))
                 # Not from the error: tracebacks of trials are kept, and it may hold a password.
                 raise ConfigError(
@@ -72,6 +74,9 @@ class OpenLoggers(Generic[C]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._each(lambda logger: logger.close(self.finished))
 
     def tell(self, points: Iterable[Point], batch: int) -> None:

@@ -80,18 +80,18 @@ class JobCommand:
 
 
 def check_room(values: Mapping[str, Any], config: SubmitConfig) -> None:
-    """Whether a cluster of `submit.nodes` has room for the workers.
+    """Whether a cluster of `submit.nodes` has room for the workers, each on one node.
 
     Raises ConfigError with the arithmetic, instead of a cluster that is paid for and waits.
     """
     cluster, nodes = values["cluster"], config.nodes
-    workers = max(int(cluster["workers"]), 1)
-    need = workers * float(cluster["cpus_per_worker"])
-    if need > nodes.count * nodes.cpus:
+    workers, each = max(int(cluster["workers"]), 1), float(cluster["cpus_per_worker"])
+    fit = nodes.count * int(nodes.cpus / each + 1e-9)
+    if workers > fit:
         raise ConfigError(
-            f"cluster.workers={workers} x cluster.cpus_per_worker={cluster['cpus_per_worker']:g} "
-            f"need {need:g} CPUs, submit.nodes.count={nodes.count} x submit.nodes.cpus={nodes.cpus}"
-            f" are {nodes.count * nodes.cpus}"
+            f"cluster.workers={workers} need cluster.cpus_per_worker={each:g} CPUs each, and {fit} "
+            f"of them fit on submit.nodes.count={nodes.count} nodes of "
+            f"submit.nodes.cpus={nodes.cpus}"
         )
     if cluster["gpu"] and workers > nodes.count * nodes.gpus:
         raise ConfigError(

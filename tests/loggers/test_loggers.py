@@ -8,9 +8,11 @@ import pytest
 
 from system.config import ExperimentConfig, compose
 from system.errors import ConfigError
+from system.loggers.logger import LOGGERS
 from system.loggers.open_loggers import check_loggers
 from system.loggers.points import Point, task_points
 from system.loggers.run_loggers import RunLoggers
+from system.loggers.tensorboard import TensorBoardLog
 from tests.loggers.event_files import scalars
 
 TASKS = 2
@@ -224,3 +226,21 @@ def test_a_tracker_that_goes_away_does_not_end_the_run(
     assert "the server is gone" in caplog.text
     found = scalars(tmp_path / "logged" / "tensorboard")
     assert [point for point in found if point[0] == "train/loss"] == CURVE
+
+
+def test_a_logger_that_does_not_open_closes_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their server would show a run that goes on for ever."""
+    closed: list[bool] = []
+    monkeypatch.setattr(TensorBoardLog, "close", lambda _, finished: closed.append(finished))
+
+    class Broken:
+        def open(self, _: object) -> object:
+            raise ConnectionError("no route")
+
+    found = LOGGERS.get("tensorboard")
+    monkeypatch.setattr(LOGGERS, "get", lambda name: found if name == "tensorboard" else Broken())
+    with pytest.raises(ConfigError, match="no route"), RunLoggers(experiment(tmp_path, "mlflow")):
+        pass
+    assert closed == [False]

@@ -186,6 +186,12 @@ def test_a_request_can_be_looked_at_before_it_is_sent(capsys: pytest.CaptureFixt
         ("run submit=kuberay --render", "submit.options.image"),
         ("run submit=slurm submit.options.time=soon --render", "time"),
         ("run submit=slurm submit.nodes.cpus=1 cluster.workers=8 --render", "submit.nodes.cpus"),
+        # six CPUs in all, and no node for a worker of four
+        (
+            "run submit=slurm submit.nodes.count=3 submit.nodes.cpus=2 cluster.workers=1"
+            " cluster.cpus_per_worker=4 --render",
+            "0 of them fit",
+        ),
         ("run submit=slurm cluster.gpu=true --render", "submit.nodes.gpus"),
         ("run submit=slurm submit.entrypoint.cpus=1 --render", "submit.entrypoint"),
         ("run submit=slurm submit.install.extras=[] --render", "submit.install"),
