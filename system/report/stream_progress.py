@@ -158,9 +158,12 @@ class StreamProgress(Bars):
             self._write_epoch(self._shown)
         if self._committed is None and committed:
             self.line(f"{committed} of {len(tasks)} tasks were learned before")
-        elif self._committed is not None and committed > self._committed:
-            name = tasks[committed - 1]["task"]
-            self.line(joined(f"task {committed}/{len(tasks)} {name}: learned", left))
+        elif self._committed is not None:
+            # More than one, where the looks are further apart than short tasks take.
+            for number in range(self._committed + 1, committed + 1):
+                name = tasks[number - 1]["task"]
+                known = left if number == committed else ""
+                self.line(joined(f"task {number}/{len(tasks)} {name}: learned", known))
         if position is None:
             return
         if position.epoch is None:

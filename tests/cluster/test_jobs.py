@@ -72,7 +72,7 @@ def test_a_run_is_followed_to_its_end_and_trains_on_the_second_node(
     done = cluster.promptide("submit", *command, where(cluster), "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
     job = submitted(done.stdout)
-    assert "task 1/3 animal: learned" in done.stdout
+    assert "task 3/3 person: learned" in done.stdout
     assert f"job {job}: SUCCEEDED" in done.stdout
     metrics = json.loads((root / "runs" / "sent" / "metrics.json").read_text())
     assert metrics["replayed_rows"] == 0

@@ -79,6 +79,19 @@ def test_log_file_gets_one_plain_line_an_epoch_and_phase() -> None:
     ]
 
 
+def test_each_task_has_its_line_however_short_it_was() -> None:
+    """Several may end between two looks, and a log without one looks like a task left out."""
+    file = io.StringIO()
+    with StreamProgress(Console(file=file, force_terminal=False), Clock()) as progress:
+        progress.update(status(0))
+        progress.update(status(3))
+    assert [line.partition(",")[0] for line in file.getvalue().splitlines()] == [
+        "task 1/3 food: learned",
+        "task 2/3 animal: learned",
+        "task 3/3 person: learned",
+    ]
+
+
 def test_lines_are_flushed_at_once() -> None:
     """Else a followed log shows an epoch only when the run is over."""
 
