@@ -85,8 +85,8 @@ class TaskStreamServer:
         """Forget a stream; the next call for it opens it again, perhaps with another `until`."""
         served = self._served(settings)
         async with served.turn:
-            served.stream = None
-            self._streams.pop(settings.journal_uri, None)
+            if self._streams.get(settings.journal_uri) is served:
+                del self._streams[settings.journal_uri]
 
     def _served(self, settings: StreamSettings) -> _Served:
         served = self._streams.get(settings.journal_uri)

@@ -81,7 +81,7 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
     table = pa.Table.from_pylist(rows, schema=trials_schema(recalls))
     folder = plan.folder
     folder.write_table(TRIALS_TABLE, table)
-    measure = write_description(plan, tasks)
+    measure = plan.measure(tasks)
     # read back from the table, so that what a kind of trial has not is null
     comparison = compare(table.to_pylist(), seeds=len(plan.config.seeds))
     folder.write(MARKDOWN, to_markdown(comparison, measure).encode())
@@ -98,8 +98,8 @@ def write_analysis(plan: SweepPlan, board: Board, tasks: Sequence[str]) -> Outco
     return Outcome(table, comparison, measure, folder)
 
 
-def write_description(plan: SweepPlan, tasks: Sequence[str]) -> Measure:
-    """Write what is swept, by which the directory is known as a sweep's; what trials go by."""
+def write_description(plan: SweepPlan, tasks: Sequence[str]) -> None:
+    """Write what is swept, by which the directory is known as a sweep's: at its start."""
     measure = plan.measure(tasks)
     description = {
         "run": plan.experiment.run_name,
@@ -116,7 +116,6 @@ def write_description(plan: SweepPlan, tasks: Sequence[str]) -> Measure:
         "command": list(plan.overrides),
     }
     plan.folder.write_json(SWEEP, description)
-    return measure
 
 
 def best_config(plan: SweepPlan, trial: Trial) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from system.config import check_seed
 from system.errors import ConfigError
 from system.parsing import parse_dataclass
+from tuning.judge import Rule
 from tuning.pbt_config import PbtConfig
 from tuning.space import Space, parse_space
 
@@ -106,6 +107,11 @@ class TuneConfig:
     def parsed_space(self) -> Space:
         """The space; ConfigError names the key that is wrong."""
         return parse_space(self.space)
+
+    def rule(self, tasks: int) -> Rule:
+        """What ends trials of so many tasks while they run; a population's end between rounds."""
+        kind = "none" if self.scheduler == "pbt" else self.scheduler
+        return Rule(kind, self.grace_tasks, self.reduction, tasks)
 
     def rates_for(self, label: str, method: str) -> tuple[float, ...]:
         """The learning rates to choose from for a method, by the name it is tried under first."""

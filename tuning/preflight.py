@@ -7,7 +7,6 @@ from system.prompts.grounding_method import GROUNDING_METHODS
 from system.prompts.method import METHODS
 from system.storage.run_directory import CONFIG
 from tuning.config import DEFAULT
-from tuning.judge import Rule
 from tuning.population import rungs
 from tuning.proposals import require_optuna
 from tuning.settings import Setting, SweepPlan, at_point
@@ -50,12 +49,7 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
             f"the trials' streams have {lengths} tasks; give benchmark.tasks the same number "
             "everywhere, or their averages cannot be compared"
         )
-    rule = Rule(
-        "none" if config.scheduler == "pbt" else config.scheduler,
-        config.grace_tasks,
-        config.reduction,
-        lengths[0],
-    )
+    rule = config.rule(lengths[0])
     if config.scheduler == "pbt":
         _check_population(plan, settings, lengths[0])
     elif rule.kind != "none" and not rule.rungs:

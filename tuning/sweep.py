@@ -11,7 +11,6 @@ from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.analysis import Outcome, write_analysis, write_description
 from tuning.board import Board
-from tuning.judge import Rule
 from tuning.learning_rates import choose_learning_rates, rate_trials
 from tuning.page import write_sweep_page
 from tuning.population_run import PopulationRun
@@ -36,11 +35,7 @@ class Sweep:
         self._packing: Packing | None = None
         self._streams: SharedStreams | None = None
         self.progress = progress
-        config = plan.config
-        # The rule of a board ends no trial of a population, which is compared between its rounds.
-        kind = "none" if config.scheduler == "pbt" else config.scheduler
-        rule = Rule(kind, config.grace_tasks, config.reduction, len(tasks))
-        self.board = Board(rule)
+        self.board = Board(plan.config.rule(len(tasks)))
         self.proposals: Proposals | None = None
 
     def enter(self, trials: Sequence[Trial]) -> None:

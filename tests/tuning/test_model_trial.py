@@ -20,7 +20,7 @@ from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
 from tests.loggers.event_files import scalars
 from tests.stages.mask_files import SIDE, prepare_shapes
-from tuning.analysis import BEST, write_analysis
+from tuning.analysis import BEST, write_analysis, write_description
 from tuning.board import Board
 from tuning.judge import Rule
 from tuning.model_trial import SECONDS, ModelTrials
@@ -276,6 +276,7 @@ def test_a_sweep_that_finished_nothing_has_its_tables_all_the_same(
     first, second = sweep.trials(sweep.settings(sweep.bases))
     for trial in (first, second):
         board.add(trial, TrialRecord([], None, "disk full"))
+    write_description(sweep, ("mask_vae",))
     sweep.folder.write(BEST, b"of an earlier start")
     rows = write_analysis(sweep, board, ("mask_vae",)).trials.to_pylist()
     assert not sweep.folder.exists(BEST)
