@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of part, found in the modules of one package.
+    """Names of one kind of part, found in the modules of one package and those below it.
 
     The package's modules are imported at the first look-up, so a new file needs no list to be
     extended, and a name can be asked for without importing what it is not.
@@ -59,6 +59,6 @@ class Registry(Generic[T]):
         if self._loaded:
             return
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+            importlib.import_module(module.name)
         self._loaded = True
