@@ -113,10 +113,10 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     from actors.live_stream import reachable
     from actors.stream_run import run_stream
     from system.loggers.run_loggers import RunLoggers
+    from system.objectives.objective import OBJECTIVES
     from system.preflight import check_experiment
     from system.report.page import write_report
     from system.report.terminal import StreamProgress, print_final_table
-    from system.stages.stream_objective import OBJECTIVES
     from system.storage.results import finish_run, write_so_far
     from system.storage.run_directory import RunDirectory
     from system.storage.writer_lock import sole_writer

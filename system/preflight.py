@@ -8,7 +8,7 @@ from system.data.manifest import Manifest
 from system.data.task_order import TaskOrder
 from system.errors import ConfigError
 from system.loggers.open_loggers import check_loggers
-from system.stages.stream_objective import OBJECTIVES
+from system.objectives.objective import OBJECTIVES
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.run_directory import RunDirectory
 

@@ -10,9 +10,9 @@ from actors.stream_settings import StreamSettings
 from system.config import ExperimentConfig, experiment_of
 from system.errors import ConfigError
 from system.loggers.run_loggers import RunLoggers
+from system.objectives.objective import OBJECTIVES, StreamObjective
 from system.preflight import check_experiment
 from system.stages.model_stage import stage_of
-from system.stages.stream_objective import OBJECTIVES, StreamObjective
 from system.stages.task_source import ConsumerStatus, StreamHaltedError
 from system.storage.results import finish_run
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.diff_prompt import DiffPrompt, DiffPromptConfig
-from system.prompts.grounding_low_rank import GroundingLowRank
 from system.prompts.grounding_method import (
     GROUNDING_METHODS,
     GroundingMethod,
@@ -27,7 +26,8 @@ from system.prompts.grounding_method import (
     GroundingSetting,
     InStream,
 )
-from system.prompts.low_rank import LowRankConfig
+from system.prompts.lpi import LowRankConfig
+from system.prompts.on_grounders.lpi import GroundingLowRank
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from system.config import ExperimentConfig
 from system.data.faults import Fault
 from system.data.manifest import SplitGrant
 from system.evaluation.accuracy_matrix import MatrixRow
+from system.objectives.objective import OBJECTIVES, Worker
 from system.stages.phase_clock import PhaseClock
 from system.stages.quarantine import putting_aside
 from system.stages.rank_log import RankLog
 from system.stages.repeating import renewing
 from system.stages.stream_end import final_figures, plain_row
-from system.stages.stream_objective import OBJECTIVES, Worker
 from system.stages.task_checkpoint import latest_checkpoint
 from system.stages.task_source import Lease, TaskSource
 from system.stages.worker_group import WorkerGroup

@@ -6,8 +6,8 @@ from system.config import ExperimentConfig
 from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError, StorageError
 from system.evaluation.accuracy_matrix import AccuracyMatrix
+from system.objectives.objective import OBJECTIVES, Worker
 from system.stages.model_stage import show_nothing
-from system.stages.stream_objective import OBJECTIVES, Worker
 from system.stages.worker_group import WorkerGroup
 from system.storage.adapters import AdapterFolder, require_same_backbone
 from system.storage.files import Folder

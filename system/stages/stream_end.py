@@ -6,8 +6,8 @@ from typing import Any
 
 from system.evaluation.accuracy_matrix import MatrixRow
 from system.evaluation.router import Router
+from system.objectives.objective import Evaluation
 from system.prompts.stream_method import StreamMethod
-from system.stages.stream_objective import Evaluation
 
 
 def final_figures(

@@ -10,7 +10,7 @@ from actors.stream_state import TaskStream
 from system.config import compose
 from system.errors import ConfigError, StorageError
 from system.frozen_models import BackboneConfig
-from system.stages import retrieval_objective
+from system.objectives.retrieval import objective as retrieval_objective
 from system.stages.task_source import (
     Lease,
     NotLeasedError,

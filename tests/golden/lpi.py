@@ -15,7 +15,7 @@ from system.evaluation.accuracy_matrix import AccuracyMatrix, MatrixRow, Summary
 from system.evaluation.recall import ranks_from_scores, recall_at_k
 from system.evaluation.router import route_by_centers
 from system.losses import contrastive_loss, layer_alignment, nt_bxent, task_contrast
-from system.prompts.low_rank import low_rank_prompt
+from system.prompts.lpi import low_rank_prompt
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]

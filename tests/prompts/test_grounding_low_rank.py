@@ -14,10 +14,10 @@ from system.backbones.dual_encoder import MODALITIES, Modality
 from system.backbones.grounder import Entries, Grounder, GrounderShape, Tokens
 from system.errors import ConfigError
 from system.losses import layer_alignment, task_contrast
-from system.prompts.grounding_low_rank import GroundingLowRank
 from system.prompts.grounding_method import GROUNDING_METHODS, GroundingSetting
 from system.prompts.interaction import OTHER
-from system.prompts.low_rank import LowRankConfig
+from system.prompts.lpi import LowRankConfig
+from system.prompts.on_grounders.lpi import GroundingLowRank
 
 SHAPE = GrounderShape(
     vision_widths=(4, 4, 8, 16),

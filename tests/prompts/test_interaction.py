@@ -16,7 +16,7 @@ from system.prompts.interaction import (
     low_rank_map,
     matched,
 )
-from system.prompts.low_rank import LowRankPrompts
+from system.prompts.lpi import LowRankPrompts
 from tests.prompts.method_parts import LAYERS, TEXTS, backbone, build, images, tokens
 
 WIDTHS: dict[Modality, int] = {"vision": 5, "text": 4}

@@ -7,10 +7,10 @@ import torch
 
 from system.errors import ConfigError
 from system.parsing import parse_dataclass
-from system.prompts.low_rank import LowRankConfig
+from system.prompts.lpi import LowRankConfig
 from system.prompts.lpi_diff_prompt import LpiDiffPromptConfig
 from system.prompts.weight_schedule import weight_at
-from tests.prompts.test_low_rank import at_task
+from tests.prompts.test_lpi import at_task
 
 TERMS = ("layer_alignment", "task_contrast")
 

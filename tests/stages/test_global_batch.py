@@ -6,7 +6,7 @@ import torch
 from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import DualEncoder, Modality, unit
 from system.losses import contrastive_loss
-from system.prompts.low_rank import LowRankConfig, LowRankPrompts
+from system.prompts.lpi import LowRankConfig, LowRankPrompts
 from system.prompts.method import MethodSetting
 from system.stages.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.stages.worker_group import WorkerGroup

@@ -13,7 +13,7 @@ from system.data.coco import prepare_coco
 from system.data.manifest import Manifest, SplitGrant
 from system.evaluation.accuracy_matrix import MatrixRow
 from system.evaluation.router import Router
-from system.prompts.low_rank import LowRankConfig, LowRankPrompts
+from system.prompts.lpi import LowRankConfig, LowRankPrompts
 from system.prompts.method import MethodSetting
 from system.stages.encoding import Encoder
 from system.stages.stream_evaluation import StreamEvaluation, TestSet

@@ -16,6 +16,7 @@ from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError, DataError
 from system.evaluation.rec_figures import METRICS
 from system.frozen_models import GrounderConfig
+from system.objectives.objective import OBJECTIVES, StreamObjective, StreamWork, Worker
 from system.prompts.grounding_method import GroundingSetting
 from system.prompts.grounding_stream import (
     GroundingStream,
@@ -37,7 +38,6 @@ from system.stages.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
-from system.stages.stream_objective import OBJECTIVES, StreamObjective, StreamWork, Worker
 from system.stages.task_similarity import NameFeatures
 from system.stages.task_source import Lease
 from system.storage.adapters import AdapterHeader

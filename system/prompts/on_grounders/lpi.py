@@ -1,6 +1,6 @@
 """LPI on a grounder: low-rank prompts in the blocks of its Swin and the layers of its BERT.
 
-Yan et al., ACM MM 2024 (arXiv 2501.14369), as in system/prompts/low_rank.py: a layer factor that
+Yan et al., ACM MM 2024 (arXiv 2501.14369), as in system/prompts/lpi.py: a layer factor that
 both towers share, a position and a feature factor for each, and the interaction between the towers'
 prompts of one layer as an option.
 
@@ -32,7 +32,7 @@ from system.prompts.grounding_method import (
     GroundingSetting,
     InStream,
 )
-from system.prompts.low_rank import LowRankConfig, TaskFactors, low_rank_prompt, prompt_terms
+from system.prompts.lpi import LowRankConfig, TaskFactors, low_rank_prompt, prompt_terms
 from system.prompts.method import prompt_lengths
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import MODALITIES, Modality, unit
 from system.errors import ConfigError
 from system.losses import contrastive_loss
-from system.prompts.low_rank import LowRankPrompts, low_rank_prompt
+from system.prompts.lpi import LowRankPrompts, low_rank_prompt
 from system.prompts.method import METHODS, MethodSetting
 from tests.prompts.method_parts import LAYERS, TEXTS, backbone, build, images, tokens, weights
 

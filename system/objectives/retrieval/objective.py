@@ -17,13 +17,13 @@ from system.data.manifest import Manifest, SplitGrant
 from system.errors import DataError
 from system.evaluation.examples import retrieval_examples
 from system.evaluation.recall import METRICS
+from system.objectives.objective import OBJECTIVES, StreamObjective, StreamWork, Worker
 from system.prompts.method import METHODS, Method, build_method
 from system.prompts.stream_method import StreamMethod
 from system.stages.encoding import Encoder
 from system.stages.learned_stream import LearnedStream
 from system.stages.retrieval_training import RetrievalTraining
 from system.stages.stream_evaluation import StreamEvaluation, TestSet
-from system.stages.stream_objective import OBJECTIVES, StreamObjective, StreamWork, Worker
 from system.stages.task_similarity import NameFeatures
 from system.stages.task_source import Lease
 from system.storage.adapters import AdapterHeader

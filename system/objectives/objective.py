@@ -166,4 +166,4 @@ class StreamObjective(ABC):
         """The work of one worker, its model loaded."""
 
 
-OBJECTIVES: Registry[StreamObjective] = Registry("stream objective", "system.stages")
+OBJECTIVES: Registry[StreamObjective] = Registry("stream objective", "system.objectives")

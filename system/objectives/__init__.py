@@ -1,0 +1,1 @@
+"""What a stream of tasks learns: one objective a folder."""

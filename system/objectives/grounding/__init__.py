@@ -1,0 +1,1 @@
+"""Referring expressions on a grounder."""

@@ -1,0 +1,1 @@
+"""Methods on a grounder that bear the name of a method on a dual encoder."""
