@@ -1,10 +1,12 @@
-"""Parts that register themselves by name: one file adds a method, a backbone or a dataset."""
+"""Parts that are found by name: one file adds a method, a backbone or a dataset."""
 
 import difflib
 import importlib
-import pkgutil
+import importlib.util
+import re
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Generic, TypeVar, cast
 
 from system.errors import ConfigError
 
@@ -12,53 +14,67 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of part, found in the modules of one package and those below it.
+    """The parts of one kind: each is a constant of its own module, whose name is the part's.
 
-    The package's modules are imported at the first look-up, so a new file needs no list to be
-    extended, and a name can be asked for without importing what it is not.
+    A part is any module below `package` that assigns `constant` at its top level. Listing reads the
+    sources and imports nothing; a look-up imports the one module that it asks for. So a file that
+    cannot be imported breaks no other part, and nothing has to be extended for a new file.
     """
 
     def __init__(
-        self, kind: str, package: str, elsewhere: Callable[[str], str | None] | None = None
+        self,
+        kind: str,
+        package: str,
+        constant: str,
+        *,
+        file: str | None = None,
+        elsewhere: Callable[[str], str | None] | None = None,
     ) -> None:
-        """`elsewhere` knows what to say of a name that is right, but in another place."""
+        """`file` names the module of parts that are folders: the folder's name is then the part's.
+
+        `elsewhere` returns advice for a name that belongs to a part of another kind.
+        """
         self.kind = kind
         self.package = package
+        self.constant = constant
+        self._file = file
         self._elsewhere = elsewhere
-        self._parts: dict[str, T] = {}
-        self._loaded = False
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters a part under `name`; a name can be taken once."""
-
-        def enter(part: T) -> T:
-            assert name not in self._parts, f"{self.kind} {name!r} is registered twice"
-            self._parts[name] = part
-            return part
-
-        return enter
+        self._modules: dict[str, str] | None = None
 
     def get(self, name: str) -> T:
         """The part of that name. Raises ConfigError with the known names and the nearest one."""
-        self._load()
-        if name not in self._parts:
+        modules = self._found()
+        if name not in modules:
             advice = self._elsewhere(name) if self._elsewhere else None
             if advice:
                 raise ConfigError(advice)
-            near = difflib.get_close_matches(str(name), self._parts, n=1)
+            near = difflib.get_close_matches(str(name), modules, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            known = ", ".join(sorted(self._parts))
+            known = ", ".join(sorted(modules))
             raise ConfigError(f"unknown {self.kind} {name!r}{hint} Known: {known}.")
-        return self._parts[name]
+        return cast(T, getattr(importlib.import_module(modules[name]), self.constant))
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
-        return iter(sorted(self._parts))
+        return iter(sorted(self._found()))
 
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        package = importlib.import_module(self.package)
-        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
-            importlib.import_module(module.name)
-        self._loaded = True
+    def __contains__(self, name: object) -> bool:
+        return name in self._found()
+
+    def _found(self) -> dict[str, str]:
+        """The module of each part, by the part's name."""
+        if self._modules is None:
+            spec = importlib.util.find_spec(self.package)
+            assert spec is not None
+            root = Path(next(iter(spec.submodule_search_locations or ())))
+            assigned = re.compile(rf"^{self.constant}\b[^=\n]*=(?!=)", re.MULTILINE)
+            found: dict[str, str] = {}
+            for path in sorted(root.rglob(f"{self._file or '*'}.py")):
+                if not assigned.search(path.read_text(encoding="utf-8")):
+                    continue
+                name = path.parent.name if self._file else path.stem
+                assert name not in found, f"{self.kind} {name!r} exists twice: {path}"
+                found[name] = ".".join(
+                    (self.package, *path.relative_to(root).with_suffix("").parts)
+                )
+            self._modules = found
+        return self._modules

@@ -1,4 +1,4 @@
-"""A file adds a part by registering a name; a wrong name gets the nearest one."""
+"""A file adds a part under its module's name; a wrong name gets the nearest one."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,42 +17,49 @@ MakeRegistry = Callable[[dict[str, str]], Registry[str]]
 
 @pytest.fixture
 def make_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRegistry]:
-    """A registry over a package that is written to disk: module name -> what it registers."""
+    """A registry over a package that is written to disk: module -> its source."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(modules: dict[str, str]) -> Registry[str]:
         package = tmp_path / "shelf_of_parts"
-        package.mkdir()
-        (package / "__init__.py").write_text(
-            "from system.registry import Registry\nSHELF = Registry('part', 'shelf_of_parts')\n"
-        )
-        for module, name in modules.items():
-            (package / f"{module}.py").write_text(
-                "from shelf_of_parts import SHELF\n"
-                f"SHELF.register({name!r})({'made by ' + module!r})\n"
-            )
-        import shelf_of_parts  # type: ignore[import-not-found]
-
-        shelf: Registry[str] = shelf_of_parts.SHELF
-        return shelf
+        (package / "inner").mkdir(parents=True)
+        for folder in (package, package / "inner"):
+            (folder / "__init__.py").write_text("")
+        for module, text in modules.items():
+            (package / f"{module}.py").write_text(text)
+        return Registry("part", "shelf_of_parts", "PART")
 
     yield make
     for name in [name for name in sys.modules if name.split(".")[0] == "shelf_of_parts"]:
         del sys.modules[name]
 
 
+BOLT, NUT = "PART = 'a bolt'\n", "PART: str = 'a nut'\n"
+
+
 def test_a_new_file_is_found_without_a_list(make_registry: MakeRegistry) -> None:
-    shelf = make_registry({"first": "bolt", "second": "nut"})
-    assert shelf.get("nut") == "made by second"
+    shelf = make_registry({"bolt": BOLT, "inner/nut": NUT, "tools": "part = PARTS = 1\n"})
+    assert shelf.get("nut") == "a nut"
     assert list(shelf) == ["bolt", "nut"]
+    assert "bolt" in shelf
+    assert "tools" not in shelf
 
 
-def test_modules_are_imported_only_at_the_first_look_up(make_registry: MakeRegistry) -> None:
+def test_listing_imports_nothing_and_a_look_up_one_module(make_registry: MakeRegistry) -> None:
     """Or one part's heavy import would slow down every command."""
-    shelf = make_registry({"first": "bolt"})
-    assert "shelf_of_parts.first" not in sys.modules
-    assert shelf.get("bolt")
-    assert "shelf_of_parts.first" in sys.modules
+    shelf = make_registry({"bolt": BOLT, "inner/nut": NUT})
+    assert list(shelf) == ["bolt", "nut"]
+    assert shelf.get("bolt") == "a bolt"
+    assert "shelf_of_parts.bolt" in sys.modules
+    assert "shelf_of_parts.inner.nut" not in sys.modules
+
+
+def test_a_file_that_cannot_be_imported_breaks_itself_alone(make_registry: MakeRegistry) -> None:
+    """Or a user's half-written method would stop every run."""
+    shelf = make_registry({"bolt": BOLT, "nut": f"import no_such_module\n{NUT}"})
+    assert shelf.get("bolt") == "a bolt"
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        shelf.get("nut")
 
 
 @pytest.mark.parametrize(
@@ -67,13 +74,13 @@ def test_an_unknown_name_tells_the_known_ones(
     make_registry: MakeRegistry, asked: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_registry({"first": "bolt", "second": "nut"}).get(asked)
+        make_registry({"bolt": BOLT, "nut": NUT}).get(asked)
 
 
 def test_a_name_is_taken_once(make_registry: MakeRegistry) -> None:
-    """Two files of one name: which one is used would depend on the order of import."""
-    with pytest.raises(AssertionError, match="part 'bolt' is registered twice"):
-        make_registry({"first": "bolt", "second": "bolt"}).get("bolt")
+    """Two files of one name: which one is used would depend on the order of the files."""
+    with pytest.raises(AssertionError, match="part 'bolt' exists twice"):
+        make_registry({"bolt": BOLT, "inner/bolt": BOLT}).get("bolt")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import BACKBONES
 from system.backbones.tower_pair import TowerPair
 from system.errors import ConfigError
 
@@ -40,7 +39,6 @@ class ClipBackbone(TowerPair):
         return [begin] * (1 + placeholders)
 
 
-@BACKBONES.register("clip")
 def load_clip(path: str, computation: Computation = Computation()) -> ClipBackbone:  # noqa: B008
     """CLIP, its tokenizer and its image processor from a hub id or a local directory.
 
@@ -76,3 +74,6 @@ def _check_begin_and_end(path: str, text: Any, tokenizer: Any) -> None:
             f"{tokenizer.bos_token_id} and ends it with {tokenizer.eos_token_id}, but the model "
             f"reads its text feature at token {expected}; they do not belong together"
         )
+
+
+BACKBONE = load_clip

@@ -129,7 +129,7 @@ class BackboneLoader(Protocol):
         ...
 
 
-BACKBONES: Registry[BackboneLoader] = Registry("backbone", "system.backbones")
+BACKBONES: Registry[BackboneLoader] = Registry("backbone", "system.backbones", "BACKBONE")
 
 
 def unit(features: Tensor) -> Tensor:

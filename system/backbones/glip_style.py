@@ -19,7 +19,6 @@ from system.backbones.glip_config import Pictures
 from system.backbones.glip_files import load_glip_parts
 from system.backbones.glip_network import Dense, GlipNetwork, word_mean
 from system.backbones.grounder import (
-    GROUNDERS,
     Entries,
     Grounder,
     GrounderShape,
@@ -188,7 +187,6 @@ class GlipStyle(Grounder):
         return [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
 
 
-@GROUNDERS.register("glip_style")
 def load_glip(path: str, computation: Computation = Computation()) -> GlipStyle:  # noqa: B008
     """A grounder from a local directory; see `load_glip_parts` for its errors."""
     parts = load_glip_parts(path)
@@ -199,3 +197,6 @@ def _sides(images: Tensor) -> Tensor:
     """Width, height, width, height in pixels (4,): what shares are of."""
     height, width = images.shape[-2:]
     return torch.tensor([width, height, width, height], device=images.device, dtype=torch.float32)
+
+
+GROUNDER = load_glip

@@ -147,7 +147,7 @@ class GrounderLoader(Protocol):
         ...
 
 
-GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.backbones")
+GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.backbones", "GROUNDER")
 
 
 def level_means(levels: Sequence[Tensor]) -> Tensor:

@@ -20,7 +20,6 @@ from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
 from system.backbones.fingerprint import SWIN_SETTINGS, TOWER_SETTINGS, digest, named
 from system.backbones.grounder import (
-    GROUNDERS,
     Entries,
     Grounder,
     GrounderShape,
@@ -236,7 +235,6 @@ class GroundingDino(Grounder):
         return masks[:, None], positions
 
 
-@GROUNDERS.register("grounding_dino")
 def load_grounding_dino(
     path: str,
     computation: Computation = Computation(),  # noqa: B008 - frozen
@@ -291,3 +289,6 @@ def _inputs(batch: GroundingBatch) -> dict[str, Tensor]:
         "input_ids": batch.tokens.ids,
         "attention_mask": batch.tokens.mask,
     }
+
+
+GROUNDER = load_grounding_dino

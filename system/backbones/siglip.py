@@ -7,7 +7,6 @@ from typing import Any
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import BACKBONES
 from system.backbones.tower_pair import TowerPair
 from system.errors import ConfigError
 
@@ -54,7 +53,6 @@ class SiglipBackbone(TowerPair):
         return super()._words(texts)
 
 
-@BACKBONES.register("siglip")
 def load_siglip(path: str, computation: Computation = Computation()) -> SiglipBackbone:  # noqa: B008
     """SigLIP, its tokenizer and its image processor from a hub id or a local directory.
 
@@ -97,3 +95,6 @@ def _check_features(path: str, config: Any) -> None:
             f"{vision.hidden_size}, pooled: {vision.vision_use_head}; text: "
             f"{text.projection_size}); take a whole SigLIP"
         )
+
+
+BACKBONE = load_siglip

@@ -10,7 +10,6 @@ from system.data.annotations import safe_image_path
 from system.data.captions import clean_caption
 from system.data.coco_store import CocoStore
 from system.data.coco_tasks import TaskRule, coco_record
-from system.data.datasets import DATASETS
 from system.data.faults import Faults, OnError
 from system.data.manifest import Manifest
 from system.data.places import dataset_folder, dataset_root
@@ -169,7 +168,6 @@ def prepare_coco(
     )
 
 
-@DATASETS.register("coco")
 def prepare_configured_coco(
     benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
 ) -> Manifest:
@@ -182,3 +180,6 @@ def prepare_configured_coco(
         raise ConfigError("benchmark.options.name: set benchmark.name instead")
     source = parse_dataclass(CocoSource, {**options, "name": benchmark}, "benchmark.options")
     return prepare_coco(source, output, progress=progress)
+
+
+DATASET = prepare_configured_coco

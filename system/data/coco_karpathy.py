@@ -9,7 +9,7 @@ from system.data.captions import clean_caption
 from system.data.coco_store import CocoStore
 from system.data.coco_tables import ImageEntry
 from system.data.coco_tasks import TaskRule, coco_record
-from system.data.datasets import DATASETS, PrepareProgress
+from system.data.datasets import PrepareProgress
 from system.data.faults import Faults, OnError
 from system.data.karpathy import KarpathyImage, read_karpathy
 from system.data.manifest import Manifest
@@ -49,7 +49,6 @@ class CocoKarpathySource:
         clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
 
 
-@DATASETS.register("coco_karpathy")
 def prepare_coco_karpathy(
     benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
 ) -> Manifest:
@@ -119,3 +118,6 @@ def _check_same(listed: KarpathyImage, image: ImageEntry) -> None:
             f"{image.where}: the files do not belong together",
             "image described twice",
         )
+
+
+DATASET = prepare_coco_karpathy

@@ -28,4 +28,4 @@ class Preparer(Protocol):
         ...
 
 
-DATASETS: Registry[Preparer] = Registry("dataset", "system.data")
+DATASETS: Registry[Preparer] = Registry("dataset", "system.data", "DATASET")

@@ -7,7 +7,7 @@ from typing import Any
 
 from system.data.annotations import load_annotation_json, safe_image_path
 from system.data.captions import checked_caption, clean_caption
-from system.data.datasets import DATASETS, PrepareProgress
+from system.data.datasets import PrepareProgress
 from system.data.faults import Faults, OnError
 from system.data.karpathy import KarpathyImage, read_karpathy
 from system.data.manifest import Manifest
@@ -46,7 +46,6 @@ class Flickr30kSource:
             raise ValueError("tasks needs task_overrides, the file that says each image's task")
 
 
-@DATASETS.register("flickr30k")
 def prepare_flickr30k(
     benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
 ) -> Manifest:
@@ -107,3 +106,6 @@ def _read_tasks(root: Path, source: Flickr30kSource) -> dict[str, str] | None:
         if not isinstance(task, str) or not task:
             raise DataError(f"{path}: field {name!r} is {task!r}, not the name of a task")
     return content
+
+
+DATASET = prepare_flickr30k

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from system.data.annotations import safe_image_path
 from system.data.captions import checked_caption, clean_caption
-from system.data.datasets import DATASETS, PrepareProgress
+from system.data.datasets import PrepareProgress
 from system.data.entities_files import NOT_VISUAL, Box, Boxes, Phrase, read_boxes, read_sentences
 from system.data.faults import Faults, OnError
 from system.data.manifest import Manifest
@@ -75,7 +75,6 @@ class EntitiesSource:
         return (self.task_name,) if self.task_by == "dataset" else self.tasks or PHRASE_TYPES
 
 
-@DATASETS.register("flickr30k_entities")
 def prepare_flickr30k_entities(
     benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
 ) -> Manifest:
@@ -198,3 +197,6 @@ def _enclosing(boxes: Sequence[Box]) -> Box:
     right = max(box[0] + box[2] for box in boxes)
     bottom = max(box[1] + box[3] for box in boxes)
     return left, top, right - left, bottom - top
+
+
+DATASET = prepare_flickr30k_entities

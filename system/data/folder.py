@@ -7,7 +7,7 @@ from typing import Any
 
 from system.data.annotations import safe_image_path
 from system.data.captions_file import UNKNOWN_SPLIT, CaptionsFile
-from system.data.datasets import DATASETS, PrepareProgress
+from system.data.datasets import PrepareProgress
 from system.data.faults import Faults
 from system.data.folder_options import SPLITS, Columns, FolderSource
 from system.data.folder_rows import FolderRows
@@ -21,7 +21,6 @@ from system.errors import DataError
 from system.parsing import parse_dataclass
 
 
-@DATASETS.register("folder")
 def prepare_folder(
     benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
 ) -> Manifest:
@@ -126,3 +125,6 @@ def _checked_splits(
                 "add a split column"
             )
     return {split: splits[split] for split in drawn}
+
+
+DATASET = prepare_folder

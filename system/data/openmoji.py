@@ -20,7 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from system.data.coco import CocoSource, CocoSplit, prepare_coco
-from system.data.datasets import DATASETS, PrepareProgress
+from system.data.datasets import PrepareProgress
 from system.data.manifest import Manifest
 from system.data.pictograms import (
     ATTRIBUTION,
@@ -283,7 +283,6 @@ def coco_source(name: str, root: Path, tasks: tuple[str, ...]) -> CocoSource:
     return CocoSource(name, str(root), splits, tasks)
 
 
-@DATASETS.register("openmoji")
 def prepare_openmoji(
     benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
 ) -> Manifest:
@@ -305,3 +304,6 @@ def prepare_openmoji(
         generate(folder, config, tell)
         source = coco_source(benchmark, folder, config.tasks)
         return prepare_coco(source, output, progress=progress)
+
+
+DATASET = prepare_openmoji

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from system.data.annotations import safe_image_path
 from system.data.captions import checked_caption, clean_caption
-from system.data.datasets import DATASETS
 from system.data.faults import Faults, OnError
 from system.data.manifest import Manifest
 from system.data.mdetr_refs import MdetrRelease
@@ -125,7 +124,6 @@ def prepare_refcoco(
     )
 
 
-@DATASETS.register("refcoco")
 def prepare_configured_refcoco(
     benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
 ) -> Manifest:
@@ -198,3 +196,6 @@ def _clean_row(
             expressions += [Expression(len(instances), text) for text in texts]
             instances.append(referred.instance)
     return instances, expressions
+
+
+DATASET = prepare_configured_refcoco

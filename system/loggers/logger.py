@@ -77,7 +77,7 @@ class LoggerKind(Protocol):
         ...
 
 
-LOGGERS: Registry[LoggerKind] = Registry("logger", "system.loggers")
+LOGGERS: Registry[LoggerKind] = Registry("logger", "system.loggers", "LOGGER")
 
 
 def _flat(values: dict[str, Any], where: str = "") -> list[tuple[str, Any]]:

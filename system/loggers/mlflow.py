@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from system.errors import ConfigError
 from system.loggers.credentials import without_credentials
-from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
+from system.loggers.logger import LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
 if TYPE_CHECKING:
@@ -144,4 +144,4 @@ def _experiment_name() -> str:
     return os.environ.get(NAME) or EXPERIMENT
 
 
-LOGGERS.register("mlflow")(Mlflow())
+LOGGER = Mlflow()

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
+from system.loggers.logger import LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
 FOLDER = "tensorboard"
@@ -53,4 +53,4 @@ class TensorBoard:
         return TensorBoardLog(run)
 
 
-LOGGERS.register("tensorboard")(TensorBoard())
+LOGGER = TensorBoard()

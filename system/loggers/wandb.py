@@ -12,7 +12,7 @@ from typing import Any
 
 from system.errors import ConfigError
 from system.loggers.credentials import without_credentials
-from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun
+from system.loggers.logger import LoggedConfig, LoggedRun
 from system.loggers.points import Point
 
 PROJECT = "promptide"
@@ -137,4 +137,4 @@ def local_folder(run: LoggedRun) -> str | None:
     return None
 
 
-LOGGERS.register("wandb")(Wandb())
+LOGGER = Wandb()

@@ -166,4 +166,6 @@ class StreamObjective(ABC):
         """The work of one worker, its model loaded."""
 
 
-OBJECTIVES: Registry[StreamObjective] = Registry("stream objective", "system.objectives")
+OBJECTIVES: Registry[StreamObjective] = Registry(
+    "stream objective", "system.objectives", "OBJECTIVE", file="objective"
+)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.grounding_depth import check_positive
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -70,4 +69,4 @@ class ClipAdapter(GroundingMethod):
         return self.ratio * branch + (1 - self.ratio) * features
 
 
-GROUNDING_METHODS.register("clip_adapter")(GroundingMethodFactory(ClipAdapterConfig, ClipAdapter))
+GROUNDING_METHOD = GroundingMethodFactory(ClipAdapterConfig, ClipAdapter)

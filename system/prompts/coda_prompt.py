@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
 from system.prompts.keys import feature_query, require_room
-from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting, prompt_lengths
+from system.prompts.method import Method, MethodFactory, MethodSetting, prompt_lengths
 from system.prompts.stream_method import task_generator
 
 Kind = Literal["component", "key", "attention"]
@@ -185,4 +185,4 @@ class CodaPrompt(Method):
         return torch.stack([orthogonal_rows(layer, count, generator) for layer in older])
 
 
-METHODS.register("coda_prompt")(MethodFactory(CodaPromptConfig, CodaPrompt))
+METHOD = MethodFactory(CodaPromptConfig, CodaPrompt)

@@ -14,7 +14,6 @@ from torch import Tensor
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.grounding_depth import check_positive
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -49,4 +48,4 @@ class Coop(GroundingMethod):
         return Entries(context=self.context[None])
 
 
-GROUNDING_METHODS.register("coop")(GroundingMethodFactory(CoopConfig, Coop))
+GROUNDING_METHOD = GroundingMethodFactory(CoopConfig, Coop)

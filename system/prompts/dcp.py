@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
 from system.prompts.interaction import OTHER
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import MethodFactory, MethodSetting
 from system.prompts.shared_prompts import SharedPrompts, depth_within, normal, uniform
 
 MLP_RATIO = 4
@@ -157,4 +157,4 @@ def _heads(modality: Modality, width: int, head_width: int) -> int:
     return max(1, width // head_width)
 
 
-METHODS.register("dcp")(MethodFactory(DcpConfig, Dcp))
+METHOD = MethodFactory(DcpConfig, Dcp)

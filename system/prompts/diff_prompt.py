@@ -18,7 +18,6 @@ from system.diffusion.prompt_adapter import PromptAdapter, PromptAdapterConfig
 from system.diffusion.sampling import np_seed, prompt_steps
 from system.errors import ConfigError
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -167,4 +166,4 @@ class DiffPrompt(GroundingMethod):
         return adapters
 
 
-GROUNDING_METHODS.register("diff_prompt")(GroundingMethodFactory(DiffPromptConfig, DiffPrompt))
+GROUNDING_METHOD = GroundingMethodFactory(DiffPromptConfig, DiffPrompt)

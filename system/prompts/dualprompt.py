@@ -28,7 +28,7 @@ from system.prompts.keys import (
     require_room,
     unit_directions,
 )
-from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting, prompt_lengths
+from system.prompts.method import Method, MethodFactory, MethodSetting, prompt_lengths
 from system.prompts.stream_method import task_generator
 
 
@@ -165,4 +165,4 @@ class DualPrompt(Method):
         return torch.randn(size, generator=generator) * self.config.init_std
 
 
-METHODS.register("dualprompt")(MethodFactory(DualPromptConfig, DualPrompt))
+METHOD = MethodFactory(DualPromptConfig, DualPrompt)

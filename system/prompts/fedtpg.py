@@ -17,7 +17,6 @@ from system.backbones.grounder import Entries, Grounder, Tokens
 from system.errors import ConfigError
 from system.prompts.grounding_depth import check_positive
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -83,4 +82,4 @@ class FedTpg(GroundingMethod):
         return Entries(context=self.translator(words, tokens.mask == 0))
 
 
-GROUNDING_METHODS.register("fedtpg")(GroundingMethodFactory(FedTpgConfig, FedTpg))
+GROUNDING_METHOD = GroundingMethodFactory(FedTpgConfig, FedTpg)

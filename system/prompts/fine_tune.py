@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.prompts.backbone_copy import BackboneCopy
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import MethodFactory, MethodSetting
 from system.prompts.shared_method import SharedMethod
 
 
@@ -49,4 +49,4 @@ class FineTune(SharedMethod):
         return copy
 
 
-METHODS.register("fine_tune")(MethodFactory(FineTuneConfig, FineTune))
+METHOD = MethodFactory(FineTuneConfig, FineTune)

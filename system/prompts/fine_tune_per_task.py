@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.prompts.backbone_copy import BackboneCopy
-from system.prompts.method import METHODS, Method, MethodFactory, MethodSetting
+from system.prompts.method import Method, MethodFactory, MethodSetting
 
 
 @dataclass(frozen=True)
@@ -56,4 +56,4 @@ class FineTunePerTask(Method):
         return copy
 
 
-METHODS.register("fine_tune_per_task")(MethodFactory(FineTunePerTaskConfig, FineTunePerTask))
+METHOD = MethodFactory(FineTunePerTaskConfig, FineTunePerTask)

@@ -106,5 +106,5 @@ def _on_a_stream(name: str) -> str | None:
 
 
 GROUNDING_METHODS: Registry[GroundingMethodFactory] = Registry(
-    "grounding method", "system.prompts", _on_a_stream
+    "grounding method", "system.prompts", "GROUNDING_METHOD", elsewhere=_on_a_stream
 )

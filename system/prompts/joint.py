@@ -7,7 +7,7 @@ tasks' training images again, which it declares: the access log counts them, and
 """
 
 from system.prompts.fine_tune import FineTune, FineTuneConfig
-from system.prompts.method import METHODS, MethodFactory
+from system.prompts.method import MethodFactory
 
 
 class Joint(FineTune):
@@ -16,4 +16,4 @@ class Joint(FineTune):
     trains_on = "all"
 
 
-METHODS.register("joint")(MethodFactory(FineTuneConfig, Joint))
+METHOD = MethodFactory(FineTuneConfig, Joint)

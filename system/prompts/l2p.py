@@ -27,7 +27,7 @@ from system.prompts.keys import (
     token_query,
     unit_directions,
 )
-from system.prompts.method import METHODS, MethodFactory, MethodSetting, prompt_lengths
+from system.prompts.method import MethodFactory, MethodSetting, prompt_lengths
 from system.prompts.shared_method import SharedMethod
 from system.prompts.stream_method import task_generator
 
@@ -161,4 +161,4 @@ class LearningToPrompt(SharedMethod):
         return features, pull(similarity, chosen)
 
 
-METHODS.register("l2p")(MethodFactory(L2PConfig, LearningToPrompt))
+METHOD = MethodFactory(L2PConfig, LearningToPrompt)

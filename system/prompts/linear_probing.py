@@ -14,7 +14,6 @@ from torch.nn.functional import linear
 
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -62,6 +61,4 @@ def _identity(width: int) -> nn.Linear:
     return layer
 
 
-GROUNDING_METHODS.register("linear_probing")(
-    GroundingMethodFactory(LinearProbingConfig, LinearProbing)
-)
+GROUNDING_METHOD = GroundingMethodFactory(LinearProbingConfig, LinearProbing)

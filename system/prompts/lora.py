@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import ConfigError
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import MethodFactory, MethodSetting
 from system.prompts.shared_method import SharedMethod
 from system.prompts.stream_method import task_generator
 
@@ -107,4 +107,4 @@ def _peft() -> Any:
     return peft
 
 
-METHODS.register("lora")(MethodFactory(LoraMethodConfig, LoraAdapters))
+METHOD = MethodFactory(LoraMethodConfig, LoraAdapters)

@@ -22,7 +22,6 @@ from system.errors import ConfigError
 from system.losses import layer_alignment, task_contrast
 from system.prompts.interaction import InteractionConfig, LowRankInteraction
 from system.prompts.method import (
-    METHODS,
     MethodFactory,
     MethodSetting,
     PromptMethod,
@@ -297,4 +296,4 @@ class LowRankPrompts(PromptMethod):
         return self._before_interaction(modality, task)
 
 
-METHODS.register("lpi")(MethodFactory(LowRankConfig, LowRankPrompts))
+METHOD = MethodFactory(LowRankConfig, LowRankPrompts)

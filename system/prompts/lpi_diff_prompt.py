@@ -20,7 +20,6 @@ from torch import Tensor
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.diff_prompt import DiffPrompt, DiffPromptConfig
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -76,6 +75,4 @@ def beside(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
     return joined
 
 
-GROUNDING_METHODS.register("lpi_diff_prompt")(
-    GroundingMethodFactory(LpiDiffPromptConfig, LpiDiffPrompt)
-)
+GROUNDING_METHOD = GroundingMethodFactory(LpiDiffPromptConfig, LpiDiffPrompt)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import Modality
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import MethodFactory, MethodSetting
 from system.prompts.shared_prompts import SharedPrompts, depth_within, normal, uniform
 
 
@@ -79,4 +79,4 @@ class Maple(SharedPrompts):
         return {"vision": vision, "text": self.text[: self.entered["text"]]}
 
 
-METHODS.register("maple")(MethodFactory(MapleConfig, Maple))
+METHOD = MethodFactory(MapleConfig, Maple)

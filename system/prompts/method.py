@@ -96,7 +96,9 @@ def _on_a_grounder(name: str) -> str | None:
     )
 
 
-METHODS: Registry[MethodFactory] = Registry("method", "system.prompts", _on_a_grounder)
+METHODS: Registry[MethodFactory] = Registry(
+    "method", "system.prompts", "METHOD", elsewhere=_on_a_grounder
+)
 
 
 def build_method(

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.prompts.method import (
-    METHODS,
     MethodFactory,
     MethodSetting,
     PromptMethod,
@@ -86,4 +85,4 @@ class SPrompts(PromptMethod):
         return own[None]
 
 
-METHODS.register("s_prompts")(MethodFactory(SPromptsConfig, SPrompts))
+METHOD = MethodFactory(SPromptsConfig, SPrompts)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.grounding_depth import check_positive, depth_in
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -52,4 +51,4 @@ class Vpt(GroundingMethod):
         return Entries(vision=[prompt[None] for prompt in self.vision])
 
 
-GROUNDING_METHODS.register("vpt")(GroundingMethodFactory(VptConfig, Vpt))
+GROUNDING_METHOD = GroundingMethodFactory(VptConfig, Vpt)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
-from system.prompts.method import METHODS, MethodFactory, MethodSetting
+from system.prompts.method import MethodFactory, MethodSetting
 from system.prompts.shared_method import SharedMethod
 
 
@@ -39,4 +39,4 @@ class ZeroShot(SharedMethod):
         return features
 
 
-METHODS.register("zero_shot")(MethodFactory(ZeroShotConfig, ZeroShot))
+METHOD = MethodFactory(ZeroShotConfig, ZeroShot)

@@ -10,11 +10,11 @@ from system.overrides import override
 from system.report.rec_page import COLUMNS, print_rec_table, rec_page
 from system.report.rec_pictures import rec_pictures
 from system.stages.alignment_files import RESULT, load_result
-from system.stages.alignment_plan import KIND, AlignmentExperiment, AlignmentPlan
+from system.stages.alignment_plan import AlignmentExperiment, AlignmentPlan
 from system.stages.alignment_run import Alignment
 from system.stages.model_checkpoint import epochs_done
 from system.stages.model_epochs import trained
-from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Tell, started
+from system.stages.model_stage import ModelExperiment, Tell, started
 from system.stages.model_worker import worker_of
 from system.storage.adapters import AdapterFolder
 from system.storage.files import Folder
@@ -100,4 +100,4 @@ class AlignmentStage:
         tell(f"report: {directory.folder.file_uri(REPORT)}")
 
 
-MODEL_STAGES.register(KIND)(AlignmentStage())
+STAGE = AlignmentStage()

@@ -30,7 +30,7 @@ from system.stages.mask_vae_training import (
 )
 from system.stages.model_checkpoint import epochs_done
 from system.stages.model_epochs import train_epochs
-from system.stages.model_stage import MODEL_STAGES, ModelExperiment, Show, Tell, started, tell_model
+from system.stages.model_stage import ModelExperiment, Show, Tell, started, tell_model
 from system.stages.model_worker import worker_of
 from system.stages.rank_log import RankLog
 from system.stages.worker_group import WorkerGroup
@@ -160,7 +160,7 @@ class MaskVaeStage:
         tell_model(tell, figures, plan.folder, folder)
 
 
-MODEL_STAGES.register(KIND)(MaskVaeStage())
+STAGE = MaskVaeStage()
 
 
 def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> None:

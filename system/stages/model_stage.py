@@ -138,7 +138,7 @@ class ModelStage(Protocol):
         ...
 
 
-MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system.stages")
+MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system.stages", "STAGE")
 
 
 def stage_of(experiment: ModelExperiment) -> ModelStage:

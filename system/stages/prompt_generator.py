@@ -29,7 +29,6 @@ from system.stages.latent_store import LatentStore
 from system.stages.model_checkpoint import epochs_done
 from system.stages.model_epochs import train_epochs, trained
 from system.stages.model_stage import (
-    MODEL_STAGES,
     ModelExperiment,
     Show,
     Tell,
@@ -154,7 +153,7 @@ class PromptGeneratorStage:
         tell_model(tell, figures, plan.folder, folder)
 
 
-MODEL_STAGES.register(KIND)(PromptGeneratorStage())
+STAGE = PromptGeneratorStage()
 
 
 def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) -> None:

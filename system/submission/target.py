@@ -23,4 +23,4 @@ class Target(Protocol):
         ...
 
 
-TARGETS: Registry[Target] = Registry("submit.target", "system.submission.targets")
+TARGETS: Registry[Target] = Registry("submit.target", "system.submission.targets", "TARGET")

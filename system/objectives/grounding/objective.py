@@ -16,7 +16,7 @@ from system.data.manifest import Manifest, SplitGrant
 from system.errors import ConfigError, DataError
 from system.evaluation.rec_figures import METRICS
 from system.frozen_models import GrounderConfig
-from system.objectives.objective import OBJECTIVES, StreamObjective, StreamWork, Worker
+from system.objectives.objective import StreamObjective, StreamWork, Worker
 from system.prompts.grounding_method import GroundingSetting
 from system.prompts.grounding_stream import (
     GroundingStream,
@@ -220,4 +220,4 @@ def _grounder(experiment: ExperimentConfig) -> GrounderConfig:
     return experiment.grounder
 
 
-OBJECTIVES.register("grounding")(GroundingObjective())
+OBJECTIVE = GroundingObjective()

@@ -17,7 +17,7 @@ from system.data.manifest import Manifest, SplitGrant
 from system.errors import DataError
 from system.evaluation.examples import retrieval_examples
 from system.evaluation.recall import METRICS
-from system.objectives.objective import OBJECTIVES, StreamObjective, StreamWork, Worker
+from system.objectives.objective import StreamObjective, StreamWork, Worker
 from system.prompts.method import METHODS, Method, build_method
 from system.prompts.stream_method import StreamMethod
 from system.stages.encoding import Encoder
@@ -168,4 +168,4 @@ class RetrievalObjective(StreamObjective):
         return RetrievalWork(worker)
 
 
-OBJECTIVES.register("retrieval")(RetrievalObjective())
+OBJECTIVE = RetrievalObjective()

@@ -26,7 +26,6 @@ from system.backbones.dual_encoder import MODALITIES, Modality
 from system.backbones.grounder import Entries, Grounder, GrounderShape, Tokens
 from system.errors import ConfigError
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -132,4 +131,4 @@ def _interacting(depth: int | None, most: int) -> int:
     return most if depth is None else depth
 
 
-GROUNDING_METHODS.register("lpi")(GroundingMethodFactory(LowRankConfig, GroundingLowRank))
+GROUNDING_METHOD = GroundingMethodFactory(LowRankConfig, GroundingLowRank)

@@ -14,7 +14,6 @@ from system.backbones.grounder import Entries, Grounder, Tokens
 from system.errors import ConfigError
 from system.prompts.grounding_depth import depth_in
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -57,4 +56,4 @@ class GroundingMaple(GroundingMethod):
         )
 
 
-GROUNDING_METHODS.register("maple")(GroundingMethodFactory(MapleConfig, GroundingMaple))
+GROUNDING_METHOD = GroundingMethodFactory(MapleConfig, GroundingMaple)

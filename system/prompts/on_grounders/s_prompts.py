@@ -13,7 +13,6 @@ from torch import Tensor
 
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -45,4 +44,4 @@ class GroundingSPrompts(GroundingMethod):
         )
 
 
-GROUNDING_METHODS.register("s_prompts")(GroundingMethodFactory(SPromptsConfig, GroundingSPrompts))
+GROUNDING_METHOD = GroundingMethodFactory(SPromptsConfig, GroundingSPrompts)

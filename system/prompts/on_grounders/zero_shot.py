@@ -6,7 +6,6 @@ from torch import Tensor
 
 from system.backbones.grounder import Entries, Grounder, Tokens
 from system.prompts.grounding_method import (
-    GROUNDING_METHODS,
     GroundingMethod,
     GroundingMethodFactory,
     GroundingSetting,
@@ -28,4 +27,4 @@ class GroundingZeroShot(GroundingMethod):
         return Entries()
 
 
-GROUNDING_METHODS.register("zero_shot")(GroundingMethodFactory(ZeroShotConfig, GroundingZeroShot))
+GROUNDING_METHOD = GroundingMethodFactory(ZeroShotConfig, GroundingZeroShot)

@@ -16,7 +16,6 @@ from system.errors import ConfigError
 from system.parsing import parse_dataclass
 from system.submission.command import check_room
 from system.submission.job import Job
-from system.submission.target import TARGETS
 from system.submission.yaml_text import yaml_text
 
 #: From here on `ray job submit`, which the operator calls in a shell of its own, quotes the words
@@ -180,4 +179,4 @@ def _pod(name: str, job: Job, options: KubeRayOptions, ports: dict[str, int]) ->
     return {"spec": spec}
 
 
-TARGETS.register("kuberay")(KubeRay())
+TARGET = KubeRay()

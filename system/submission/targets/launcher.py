@@ -11,7 +11,6 @@ from system.submission.command import check_room
 from system.submission.config import differing
 from system.submission.job import Job
 from system.submission.requirements import job_requirements
-from system.submission.target import TARGETS
 from system.submission.token import DEFAULT_FILE
 from system.submission.yaml_text import yaml_text
 
@@ -120,4 +119,4 @@ def _install(job: Job, options: LauncherOptions) -> list[str]:
     return [shlex.join((python, "-m", "pip", "install", *packages))] if packages else []
 
 
-TARGETS.register("launcher")(Launcher())
+TARGET = Launcher()

@@ -9,7 +9,6 @@ from system.submission.config import required_address
 from system.submission.job import Job
 from system.submission.ray_api import JobServer
 from system.submission.sealed_environment import seal, values_of
-from system.submission.target import TARGETS
 from system.submission.token import ray_token
 from system.submission.yaml_text import yaml_text
 
@@ -73,4 +72,4 @@ class RayJobs:
         return server.submit(job.command.line, runtime_env, job.config.entrypoint, job.config.id)
 
 
-TARGETS.register("ray_jobs")(RayJobs())
+TARGET = RayJobs()

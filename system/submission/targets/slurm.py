@@ -11,7 +11,6 @@ from system.errors import ConfigError
 from system.parsing import parse_dataclass
 from system.submission.command import check_room
 from system.submission.job import Job
-from system.submission.target import TARGETS
 
 TIME = re.compile(
     r"(\d+-)?\d+(:\d{1,2}){0,2}"
@@ -110,4 +109,4 @@ def _ray(python: str) -> str:
     return str(path.parent / "ray") if path.parent.name else "ray"
 
 
-TARGETS.register("slurm")(Slurm())
+TARGET = Slurm()
