@@ -1,1 +1,1 @@
-"""Ray actors: the task stream."""
+"""The task stream as a Ray actor, and what starts and watches Ray Train."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from system.config import ClusterConfig
+from system.config.schema import ClusterConfig
 from system.errors import ClusterError, ConfigError, PromptideError, StorageError
 from system.storage.files import Folder
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from actors.journal import begun_with
+from actors.journal.journal import begun_with
 from actors.stream_settings import StreamSettings
-from system.config import ExperimentConfig
+from system.config.schema import ExperimentConfig
 from system.errors import StorageError
 from system.storage.adapters import AdapterFolder, task_file
 from system.storage.run_directory import RunDirectory

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 import ray
 from ray.exceptions import RayError
 
+from actors.handle import TaskStreamHandle, find_task_stream
 from actors.pending_order import append_in_order
 from actors.shared_streams import NAMESPACE
-from actors.stream_run import stream_name
+from actors.state.task_stream_state import TaskStream
+from actors.stream_driver import stream_name
 from actors.stream_settings import StreamSettings
-from actors.stream_state import TaskStream
-from actors.task_stream import TaskStreamHandle, find_task_stream
-from system.config import ExperimentConfig
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
-from system.preflight import check_tasks, prepared
-from system.stages.task_source import StreamClosedError, StreamFullError, StreamStatus
 from system.storage.files import Folder
 from system.storage.run_directory import CLUSTER, CONFIG, RunDirectory
 from system.storage.writer_lock import sole_writer, writer_of
+from system.stream.preflight import check_tasks, prepared
+from system.stream.task_source import StreamClosedError, StreamFullError, StreamStatus
 
 SECONDS_BETWEEN_TRIES = 2.0  # of an append that waits for room
 

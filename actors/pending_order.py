@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
-from system.config import ExperimentConfig
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
-from system.preflight import stream_order
-from system.stages.task_source import StreamStatus, TaskSource
+from system.stream.preflight import stream_order
+from system.stream.task_source import StreamStatus, TaskSource
 
 
 def arrange(stream: TaskSource, experiment: ExperimentConfig) -> list[str]:

@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 SECONDS_BETWEEN_POSTS = 0.5
-Standing = tuple[str, int, int, str]  # as `Show` in system/stages/model_stage.py takes it
+Standing = tuple[str, int, int, str]  # as `Show` in system/engine/model_stage.py takes it
 
 
 class _Board:

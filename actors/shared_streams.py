@@ -9,9 +9,9 @@ from uuid import uuid4
 import ray
 from ray.actor import ActorHandle
 
+from actors.handle import TaskStreamHandle
 from actors.stream_server import TaskStreamActor, TaskStreamServer
 from actors.stream_settings import StreamSettings
-from actors.task_stream import TaskStreamHandle
 
 NAMESPACE = "promptide"
 SECONDS_TO_HALT = 1.0

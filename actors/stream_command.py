@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from system.config import compose
+from system.config.schema import compose
 from system.errors import ConfigError
-from system.report.stream_table import print_stream
+from system.report.terminal.stream_table import print_stream
 from system.storage.run_directory import RunDirectory
 
 ACTIONS = ("append", "close", "status")

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from actors.journal import begun_with
-from actors.stream_state import TaskStream
-from system.data.manifest import Manifest
-from system.stages.task_source import StreamConfig
+from actors.journal.journal import begun_with
+from actors.state.task_stream_state import TaskStream
+from system.data.shards.manifest import Manifest
 from system.storage.locations import absolute
 from system.storage.run_directory import RunDirectory
+from system.stream.task_source import StreamConfig
 
 if TYPE_CHECKING:  # it needs torch, which would take the actor seconds at each start
-    from system.config import ExperimentConfig
+    from system.config.schema import ExperimentConfig
 
 
 @dataclass(frozen=True)

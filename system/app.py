@@ -14,8 +14,8 @@ from system.submission.sealed_environment import unseal
 from system.submission.stopping import hear_stop
 
 if TYPE_CHECKING:
-    from system.config import ExperimentConfig
-    from system.stages.model_stage import ModelExperiment
+    from system.config.schema import ExperimentConfig
+    from system.engine.model_stage import ModelExperiment
 
 USAGE = """promptide COMMAND [key=value ...]
 
@@ -44,9 +44,9 @@ def prepare(overrides: Sequence[str], file: str | None, console: Console) -> Non
 
 def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console: Console) -> None:
     """Write the task shards of a benchmark; what is there already is not made again."""
-    from system.data.datasets import DATASETS
-    from system.data.faults import QUARANTINE_NAME
-    from system.report.terminal import PrepareProgress
+    from system.data.prepare.dataset import DATASETS
+    from system.data.shards.faults import QUARANTINE_NAME
+    from system.report.terminal.progress import PrepareProgress
 
     benchmark = experiment.benchmark
     folder = experiment.benchmark_folder()
@@ -64,9 +64,9 @@ def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console:
 def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
     """Make a small backbone, or the grounder if one is chosen, where its path points to."""
     from system.backbones.pretrain import PretrainConfig, pretrain
-    from system.backbones.pretrain_grounder import GrounderPretrainConfig, pretrain_grounder
-    from system.parsing import parse_dataclass
-    from system.report.terminal import PretrainProgress
+    from system.config.parse import parse_dataclass
+    from system.grounders.pretrain_grounder import GrounderPretrainConfig, pretrain_grounder
+    from system.report.terminal.progress import PretrainProgress
 
     chosen = experiment.grounder or experiment.backbone
     kind = "backbone" if experiment.grounder is None else "grounder"
@@ -88,7 +88,7 @@ def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
 
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Learn a stream of tasks or train a model, or go on with a run that was interrupted."""
-    from system.stages.model_stage import ModelExperiment
+    from system.engine.model_stage import ModelExperiment
 
     experiment = _experiment(overrides, file)
     if isinstance(experiment, ModelExperiment):
@@ -99,8 +99,8 @@ def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
 
 def _experiment(overrides: Sequence[str], file: str | None) -> "ExperimentConfig | ModelExperiment":
     """The experiment of a command, of a stream or of a model."""
-    from system.config import composed_values, experiment_of
-    from system.stages.model_stage import model_experiment
+    from system.config.schema import composed_values, experiment_of
+    from system.engine.model_stage import model_experiment
 
     values = composed_values(overrides, file)
     # a model's stage has a name, the stream's has none
@@ -111,15 +111,15 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     """Learn a stream of tasks."""
     from actors.cluster import check_resources, check_storage, ray_cluster
     from actors.live_stream import reachable
-    from actors.stream_run import run_stream
+    from actors.stream_driver import run_stream
     from system.loggers.run_loggers import RunLoggers
     from system.objectives.objective import OBJECTIVES
-    from system.preflight import check_experiment
-    from system.report.page import write_report
-    from system.report.terminal import StreamProgress, print_final_table
-    from system.storage.results import finish_run, write_so_far
+    from system.report.pages.run_page import write_report
+    from system.report.terminal.progress import StreamProgress, print_final_table
     from system.storage.run_directory import RunDirectory
     from system.storage.writer_lock import sole_writer
+    from system.stream.preflight import check_experiment
+    from system.stream.run_results import finish_run, write_so_far
 
     started = time.perf_counter()
     directory = RunDirectory.of(experiment)
@@ -167,12 +167,12 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
 def train_model(experiment: "ModelExperiment", console: Console) -> None:
     """Train a stage's model and those it builds on, but none that is there already."""
     from actors.cluster import check_resources, check_storage, ray_cluster
-    from actors.model_run import run_model
+    from actors.model_driver import run_model
+    from system.engine.model_making import sole_maker
+    from system.engine.model_stage import stage_of
     from system.loggers.model_loggers import ModelLoggers
     from system.loggers.open_loggers import check_loggers
-    from system.report.terminal import ModelProgress
-    from system.stages.model_making import sole_maker
-    from system.stages.model_stage import stage_of
+    from system.report.terminal.progress import ModelProgress
     from system.storage.run_directory import METRICS, RunDirectory
     from system.storage.writer_lock import sole_writer
 
@@ -207,10 +207,10 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
 
 def report(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Write the HTML page of a run, a trained model or a sweep."""
-    from system.report.page import write_report
-    from system.stages.model_stage import ModelExperiment
+    from system.engine.model_stage import ModelExperiment
+    from system.report.pages.run_page import write_report
     from system.storage.run_directory import RunDirectory
-    from tuning.page import is_sweep, write_sweep_page
+    from tuning.report.sweep_page import is_sweep, write_sweep_page
 
     experiment = _experiment(overrides, file)
     folder = RunDirectory.of(experiment).folder
@@ -223,7 +223,7 @@ def report(overrides: Sequence[str], file: str | None, console: Console) -> None
 
 def report_model(experiment: "ModelExperiment", console: Console) -> None:
     """Write the page of a model that is trained."""
-    from system.stages.model_stage import stage_of
+    from system.engine.model_stage import stage_of
 
     stage = stage_of(experiment)
     if not stage.finished(experiment):
@@ -236,18 +236,18 @@ def report_model(experiment: "ModelExperiment", console: Console) -> None:
 
 def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
     """Evaluate saved adapters on the test splits, without training."""
-    from system.preflight import prepared
-    from system.report.evaluation_table import print_evaluation
-    from system.stages.evaluate_adapters import evaluate_adapters
+    from system.report.terminal.evaluation_table import print_evaluation
+    from system.stream.evaluate_adapters import evaluate_adapters
+    from system.stream.preflight import prepared
 
     print_evaluation(evaluate_adapters(experiment, prepared(experiment)), console)
 
 
 def sweep(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Run many experiments and compare them, or go on with a sweep that was interrupted."""
-    from tuning.settings import SweepPlan
-    from tuning.sweep import run_sweep
-    from tuning.terminal import print_outcome
+    from tuning.report.sweep_terminal import print_outcome
+    from tuning.run.sweep import run_sweep
+    from tuning.search.settings import SweepPlan
 
     outcome = run_sweep(SweepPlan.compose(overrides, file), console)
     print_outcome(outcome, console)
@@ -263,8 +263,8 @@ def stream(arguments: Sequence[str], file: str | None, console: Console) -> None
 
 def parameters(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """What each method trains at the published sizes."""
-    from tuning.parameters import count_all
-    from tuning.terminal import print_parameters
+    from tuning.report.parameters import count_all
+    from tuning.report.sweep_terminal import print_parameters
 
     print_parameters(count_all(overrides, file), console)
 
@@ -317,7 +317,7 @@ def _run_command(name: str, arguments: Sequence[str], console: Console) -> None:
     if name not in COMMANDS and name not in WIDE_COMMANDS:
         known = ", ".join((*COMMANDS, *WIDE_COMMANDS))
         raise ConfigError(f"unknown command {name!r}; one of: {known}")
-    from system.config import compose
+    from system.config.schema import compose
 
     overrides, file = _split_config_file(arguments)
     if name in WIDE_COMMANDS:

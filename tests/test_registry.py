@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from system.errors import ConfigError
-from system.prompts.grounding_method import GROUNDING_METHODS
-from system.prompts.method import METHODS
+from system.methods.grounding_method import GROUNDING_METHODS
+from system.methods.method import METHODS
 from system.registry import Registry
 
 MakeRegistry = Callable[[dict[str, str]], Registry[str]]

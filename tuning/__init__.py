@@ -1,1 +1,1 @@
-"""Sweeps over whole streams: search spaces, trials on Ray Tune, their comparison."""
+"""Sweeps: many runs as trials of Ray Tune."""

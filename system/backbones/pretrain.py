@@ -20,10 +20,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from system.backbones.pretraining import CHECKPOINT, Progress, train, update, write_json
-from system.data.pictograms import Catalogue, catalogue
-from system.data.scene_captions import vocabulary
-from system.data.scenes import SIZE
-from system.data.web_scenes import WebHabit, web_scene
+from system.data.embedded.pictograms import Catalogue, catalogue
+from system.data.embedded.scene_captions import vocabulary
+from system.data.embedded.scenes import SIZE
+from system.data.embedded.web_scenes import WebHabit, web_scene
 from system.errors import ConfigError
 
 if TYPE_CHECKING:

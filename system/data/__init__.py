@@ -1,1 +1,1 @@
-"""From published data sets to task shards, and from task shards to batches."""
+"""From published files to task shards, and from task shards to batches."""

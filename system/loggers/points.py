@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from system.evaluation.accuracy_matrix import ZERO_SHOT
+from system.results.accuracy_matrix import ZERO_SHOT
 
 #: Sections of metrics.json that hold one figure a metric.
 SECTIONS = ("average", "forgetting", "forward_transfer", "zero_shot", "oracle")

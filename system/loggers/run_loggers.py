@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from system.config import ExperimentConfig
+from system.config.schema import ExperimentConfig
 from system.loggers.open_loggers import OpenLoggers
 from system.loggers.points import final_points, task_points
 

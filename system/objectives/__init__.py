@@ -1,1 +1,1 @@
-"""What a stream of tasks learns: one objective a folder."""
+"""What a stream of tasks learns: one objective a folder, whose `objective` assigns `OBJECTIVE`."""

@@ -17,19 +17,19 @@ from torch import Tensor
 from system.registry import Registry
 
 if TYPE_CHECKING:
-    from system.config import ExperimentConfig
-    from system.data.given_similarity import GivenSimilarity
-    from system.data.manifest import Manifest, SplitGrant
-    from system.evaluation.accuracy_matrix import MatrixRow
-    from system.evaluation.router import Router
-    from system.prompts.stream_method import StreamMethod
-    from system.stages.learned_state import LearnedState
-    from system.stages.model_stage import ModelExperiment, Show
-    from system.stages.task_similarity import NameFeatures
-    from system.stages.task_source import Lease
-    from system.stages.task_training import TaskTraining
-    from system.stages.worker_group import WorkerGroup
+    from system.config.schema import ExperimentConfig
+    from system.data.shards.manifest import Manifest, SplitGrant
+    from system.engine.model_stage import ModelExperiment, Show
+    from system.engine.task_training import TaskTraining
+    from system.engine.worker_group import WorkerGroup
+    from system.methods.stream_method import StreamMethod
+    from system.results.accuracy_matrix import MatrixRow
     from system.storage.adapters import AdapterHeader
+    from system.stream.given_similarity import GivenSimilarity
+    from system.stream.learned_state import LearnedState
+    from system.stream.router import Router
+    from system.stream.task_similarity import NameFeatures
+    from system.stream.task_source import Lease
 
 
 class FrozenModel(Protocol):

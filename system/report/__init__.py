@@ -1,1 +1,1 @@
-"""What the user sees: the terminal's progress and final table, and report.html."""
+"""Pages, charts and terminal output: reads results, never trains."""

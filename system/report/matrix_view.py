@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from system.evaluation.accuracy_matrix import AccuracyMatrix
 from system.report.metrics_view import headline_metrics
+from system.results.accuracy_matrix import AccuracyMatrix
 
 
 @dataclass(frozen=True)

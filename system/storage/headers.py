@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
+from system.config.parse import parse_dataclass
 from system.errors import StorageError
-from system.parsing import parse_dataclass
 from system.storage.files import Folder
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem
 
+from system.config.parse import parse_dataclass
 from system.errors import StorageError
-from system.parsing import parse_dataclass
 from system.storage.files import Folder
 
 LOCK_NAME = "writer.json"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config import composed_values
+from system.config.overrides import override
+from system.config.schema import composed_values
 from system.errors import ConfigError
-from system.overrides import override
 from system.storage.locations import absolute
 from system.submission.config import SubmitConfig
 

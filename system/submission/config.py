@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config import CONFIG_DIRECTORY, composed_values
+from system.config.overrides import override
+from system.config.parse import parse_dataclass
+from system.config.schema import CONFIG_DIRECTORY, composed_values
 from system.errors import ConfigError
-from system.overrides import override
-from system.parsing import parse_dataclass
 
 GIGABYTE = 1 << 30
 

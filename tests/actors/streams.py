@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import ray
 
-from actors.stream_state import COMPACT_AFTER, TaskStream
-from actors.task_stream import TaskStreamHandle
-from system.data.manifest import Manifest, Shard, TaskEntry
-from system.data.schema import SCHEMA_VERSION
-from system.stages.task_source import StreamConfig
+from actors.handle import TaskStreamHandle
+from actors.state.task_stream_state import COMPACT_AFTER, TaskStream
+from system.data.shards.manifest import Manifest, Shard, TaskEntry
+from system.data.shards.schema import SCHEMA_VERSION
+from system.stream.task_source import StreamConfig
 
 TASKS = ("animals", "food", "travel")
 ROWS = {"train": 40, "val": 8, "test": 12}

@@ -3,6 +3,7 @@
 import pytest
 
 from actors.failures import Retries, StreamFailedError, cause
+from system.engine.task_training import DivergedError
 from system.errors import (
     BrokenStorageError,
     DataError,
@@ -10,7 +11,6 @@ from system.errors import (
     QuarantinedError,
     StorageError,
 )
-from system.stages.task_training import DivergedError
 
 DIED = StreamFailedError("rank 0 failed")
 

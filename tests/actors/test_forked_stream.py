@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.durable_files import DurableDirectory
 from actors.forked_stream import fork_run
+from actors.journal.durable_files import DurableDirectory
 from actors.stream_settings import StreamSettings
-from system.config import ExperimentConfig, compose
+from system.config.schema import ExperimentConfig, compose
 from system.errors import ConfigError, StorageError
-from system.evaluation.replay_audit import replayed_rows
+from system.results.replay_audit import replayed_rows
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
 from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from actors.pending_order import append_in_order, arrange
-from actors.stream_state import TaskStream
-from system.config import compose
+from actors.state.task_stream_state import TaskStream
+from system.config.frozen_models import BackboneConfig
+from system.config.schema import compose
 from system.errors import ConfigError, StorageError
-from system.frozen_models import BackboneConfig
 from system.objectives.retrieval import objective as retrieval_objective
-from system.stages.task_source import (
+from system.stream.task_source import (
     Lease,
     NotLeasedError,
     StreamClosedError,

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from actors.handle import TaskStreamHandle
 from actors.shared_streams import SharedStreams
 from actors.stream_server import TaskStreamServer
 from actors.stream_settings import StreamSettings
-from actors.task_stream import TaskStreamHandle
 from system.errors import ConfigError, StorageError
-from system.evaluation.replay_audit import replayed_rows
-from system.stages.task_source import NotLeasedError, StaleGenerationError, StreamHaltedError
+from system.results.replay_audit import replayed_rows
+from system.stream.task_source import NotLeasedError, StaleGenerationError, StreamHaltedError
 from tests.actors.streams import TASKS, kill_process, make_manifest, process_of
 
 

@@ -22,7 +22,7 @@ from system.backbones.pretrain import (
     web_batch,
 )
 from system.backbones.pretraining import CHECKPOINT, rate_at
-from system.data.pictograms import catalogue
+from system.data.embedded.pictograms import catalogue
 from system.errors import ConfigError, StorageError
 
 TINY = PretrainConfig(

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from system.backbones.dual_encoder import DualEncoder
-from system.config import compose
-from system.prompts.method import Method, build_method
-from system.stages.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
-from system.stages.optimisation import OptimiserConfig, build_optimiser
-from system.stages.worker_group import WorkerGroup
+from system.config.schema import compose
+from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.engine.optimisation import OptimiserConfig, build_optimiser
+from system.engine.worker_group import WorkerGroup
+from system.methods.method import Method, build_method
 
 BATCH, STEPS = 32, 12
 ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from system.data.faults import Faults
-from system.data.loading import training_batches
-from system.data.manifest import Manifest
-from system.data.schema import Expression, ImageRecord, Instance, Mask
-from system.data.shards import write_shards
+from system.data.prepare.shard_writer import write_shards
+from system.data.shards.faults import Faults
+from system.data.shards.loading import training_batches
+from system.data.shards.manifest import Manifest
+from system.data.shards.schema import Expression, ImageRecord, Instance, Mask
 from tests.benchmarks.peak_memory import peak_bytes
 
 SIDE = 224

@@ -9,11 +9,11 @@ from uuid import uuid4
 import pytest
 from rich.console import Console
 
+from actors.handle import TaskStreamHandle, start_task_stream
 from actors.shared_streams import SharedStreams
+from actors.state.task_stream_state import TaskStream
 from actors.stream_settings import StreamSettings
-from actors.stream_state import TaskStream
-from actors.task_stream import TaskStreamHandle, start_task_stream
-from system.stages.task_source import TaskSource
+from system.stream.task_source import TaskSource
 from tests.actors.streams import kill_process, make_manifest
 
 pytestmark = pytest.mark.benchmark

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from system.data.coco import CocoSource, CocoSplit, index_coco
-from system.data.faults import Faults
-from system.data.schema import ImageRecord
-from system.data.split_index import SplitIndex
+from system.data.datasets.coco import CocoSource, CocoSplit, index_coco
+from system.data.prepare.split_index import SplitIndex
+from system.data.shards.faults import Faults
+from system.data.shards.schema import ImageRecord
 
 TASKS = ("animal", "food")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from system.data.manifest import Manifest
+from system.data.shards.manifest import Manifest
 from tests.data.coco_files import png
 
 # chain -> its boxes, as published: xmin, ymin, xmax, ymax from 1 on, both corners inside

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from system.data.datasets import DATASETS
-from system.data.manifest import Manifest
+from system.data.prepare.dataset import DATASETS
+from system.data.shards.manifest import Manifest
 from tests.data.python2_pickle import python2_pickle
 
 TASKS = ("animal", "food")

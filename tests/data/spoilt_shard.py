@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.manifest import SplitGrant
+from system.data.shards.manifest import SplitGrant
 
 
 def spoil_images(grant: SplitGrant, rows: list[int]) -> list[str]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality
-from system.prompts.interaction import InteractionConfig, LowRankInteraction
-from system.prompts.maple import coupled
+from system.methods.interaction import InteractionConfig, LowRankInteraction
+from system.methods.prompts.maple import coupled
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]

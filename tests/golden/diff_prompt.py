@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from system.diffusion.mask_dit import MaskDiT, MaskDitConfig
-from system.diffusion.mask_vae import mask_vae_loss
-from system.diffusion.noise import DiffusionTraining, NoiseSchedule, ScheduleName
-from system.diffusion.prompt_adapter import PromptAdapter, PromptAdapterConfig
-from system.diffusion.sampling import ddim_path, prompt_steps
-from system.evaluation.rec import Overlap, best_hits, rec_recall
+from system.diff_prompt.mask_vae.mask_vae_network import mask_vae_loss
+from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
+from system.diff_prompt.prompt_generator.noise import DiffusionTraining, NoiseSchedule, ScheduleName
+from system.diff_prompt.prompt_generator.sampling import ddim_path, prompt_steps
+from system.methods.prompt_adapter import PromptAdapter, PromptAdapterConfig
+from system.results.rec import Overlap, best_hits, rec_recall
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]

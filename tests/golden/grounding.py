@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from system.prompts.clip_adapter import adapter_branch
-from system.prompts.fedtpg import FedTpgConfig, PromptTranslator
+from system.methods.prompts.fedtpg import FedTpgConfig, PromptTranslator
+from system.methods.weights.clip_adapter import adapter_branch
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from system.backbones.clip import ClipBackbone
-from system.evaluation.accuracy_matrix import AccuracyMatrix, MatrixRow, Summary
-from system.evaluation.recall import ranks_from_scores, recall_at_k
-from system.evaluation.router import route_by_centers
-from system.losses import contrastive_loss, layer_alignment, nt_bxent, task_contrast
-from system.prompts.lpi import low_rank_prompt
+from system.methods.losses import contrastive_loss, layer_alignment, nt_bxent, task_contrast
+from system.methods.prompts.lpi import low_rank_prompt
+from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow, Summary
+from system.results.recall import ranks_from_scores, recall_at_k
+from system.stream.router import route_by_centers
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]

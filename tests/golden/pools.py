@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from system.backbones.prompt_entry import PromptEntry
-from system.prompts.keys import cosines, mean_token
-from system.prompts.l2p import choose_prompts, chosen_prompts, pull
+from system.methods.keys import cosines, mean_token
+from system.methods.pools.l2p import choose_prompts, chosen_prompts, pull
 from tests.golden.runner import Fixture, check
 
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.stream_run import _trainer
+from actors.state.task_stream_state import TaskStream
+from actors.stream_driver import _trainer
 from actors.stream_settings import StreamSettings
-from actors.stream_state import TaskStream
-from system.config import ExperimentConfig
-from system.data.manifest import Manifest
+from system.config.schema import ExperimentConfig
+from system.data.shards.manifest import Manifest
 from system.errors import QuarantinedError
-from system.storage.results import finish_run
+from system.stream.run_results import finish_run
 from tests.integration.small_stream import small_experiment
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests.backbones.small_glip import write_small_glip
-from tests.stages.mask_files import TASKS, prepare_shapes
+from tests.diff_prompt.mask_files import TASKS, prepare_shapes
+from tests.grounders.small_glip import write_small_glip
 
 
 def prepare_small_rec(root: Path) -> None:

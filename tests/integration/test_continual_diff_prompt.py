@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config import ExperimentConfig, compose
+from system.config.schema import ExperimentConfig, compose
 from system.errors import ConfigError
-from system.preflight import check_experiment
+from system.stream.preflight import check_experiment
+from tests.diff_prompt.generator_parts import STAGE
 from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
 from tests.integration.small_stream import adapters, figures
-from tests.stages.generator_parts import STAGE
 
 METHOD = {
     "name": "lpi_diff_prompt",

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from system import app
+from system.engine.task_training import DivergedError
 from system.errors import PromptideError
-from system.stages.task_training import DivergedError
 from tests.integration.small_stream import adapters, figures, small_experiment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.stages.mask_files import SIDE, prepare_shapes
+from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 LONGEST = 600.0  # seconds until a stage has left its first checkpoint, on a loaded machine

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from actors.stream_state import TaskStream
+from actors.state.task_stream_state import TaskStream
 from tests.integration.in_process import learn
 from tests.integration.small_stream import TASKS, adapters, figures, prepare_small_stream
 

@@ -139,8 +139,8 @@ def test_commands_that_cannot_be_say_why(
 
 
 def test_status_is_a_table_that_can_be_read() -> None:
-    from system.report.stream_table import print_stream
-    from system.stages.task_source import StreamStatus
+    from system.report.terminal.stream_table import print_stream
+    from system.stream.task_source import StreamStatus
 
     since = "2026-01-02T03:04:05+00:00"
     states = {"animal": "sealed", "food": "leased", "person": "pending"}

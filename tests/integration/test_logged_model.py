@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.stages.mask_vae_training import MaskVaeTraining
+from system.diff_prompt.mask_vae.mask_vae_training import MaskVaeTraining
+from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.loggers.event_files import scalars
-from tests.stages.mask_files import SIDE, prepare_shapes
 
 pytestmark = pytest.mark.ray
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from system import app
 from system.errors import TrialsFailedError
-from tests.stages.mask_files import SIDE, prepare_shapes
+from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 
 pytestmark = pytest.mark.ray
 

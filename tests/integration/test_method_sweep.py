@@ -9,10 +9,10 @@ from rich.console import Console
 
 from system import app
 from system.errors import ConfigError
-from tests.backbones.small_grounding_dino import write_small_grounding_dino
-from tests.stages.mask_files import prepare_shapes
-from tuning.learning_rates import rate_trials
-from tuning.settings import SweepPlan
+from tests.diff_prompt.mask_files import prepare_shapes
+from tests.grounders.small_grounding_dino import write_small_grounding_dino
+from tuning.run.learning_rates import rate_trials
+from tuning.search.settings import SweepPlan
 
 
 def overrides(root: Path, *more: str) -> list[str]:

@@ -11,12 +11,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from system import app
-from system.config import ExperimentConfig, compose
+from system.config.schema import ExperimentConfig, compose
+from system.engine.task_training import TaskTraining
 from system.errors import DataError, StorageError
-from system.preflight import check_experiment, prepared
-from system.prompts.method import METHODS
-from system.stages.evaluate_adapters import evaluate_adapters
-from system.stages.task_training import TaskTraining
+from system.methods.method import METHODS
+from system.stream.evaluate_adapters import evaluate_adapters
+from system.stream.preflight import check_experiment, prepared
 from tests.integration.small_stream import adapters, figures, prepare_small_stream, stream_overrides
 
 pytestmark = pytest.mark.ray

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config import composed_values
-from system.stages.model_stage import ModelExperiment
+from system.config.schema import composed_values
+from system.engine.model_stage import ModelExperiment
+from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.report.page_reader import PageReader
-from tests.stages.mask_files import SIDE, prepare_shapes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.stages.mask_files import SIDE, prepare_shapes
+from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 LONGEST = 1200.0  # seconds until something shows, on a loaded machine
@@ -22,7 +22,7 @@ LONGEST = 1200.0  # seconds until something shows, on a loaded machine
 GATED = """
 import pathlib, sys, time
 from system import app
-from system.stages.mask_vae_training import MaskVaeTraining
+from system.diff_prompt.mask_vae.mask_vae_training import MaskVaeTraining
 epoch = MaskVaeTraining.epoch
 def gated(training):
     while training.epochs_done == 1 and not pathlib.Path(sys.argv[1]).exists():

@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from system.data.manifest import Manifest
+from system.data.shards.manifest import Manifest
 from system.errors import DataError
-from system.report.page import write_report
+from system.report.pages.run_page import write_report
 from tests.data.spoilt_shard import spoil_images
 from tests.integration.in_process import learn
 from tests.integration.small_stream import prepare_small_stream

@@ -15,7 +15,7 @@ from tests.integration.small_stream import prepare_small_stream, stream_override
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PROJECT = Path(__file__).resolve().parents[2]
-FILES = ("system/prompts/feature_shift.py", "configs/method/feature_shift.yaml")
+FILES = ("system/methods/feature_shift.py", "configs/method/feature_shift.yaml")
 
 
 def test_a_method_is_one_file_and_one_yaml(tmp_path: Path) -> None:

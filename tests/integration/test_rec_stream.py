@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from system.backbones.glip_style import load_glip
-from system.config import compose
+from system.config.schema import compose
+from system.engine.task_training import TaskTraining
 from system.errors import ConfigError, DataError, PromptideError
-from system.preflight import check_experiment, prepared
-from system.report.page import write_report
-from system.stages.evaluate_adapters import evaluate_adapters
-from system.stages.learned_grounding import LearnedGrounding
-from system.stages.task_training import TaskTraining
+from system.grounders.glip_style import load_glip
+from system.report.pages.run_page import write_report
+from system.stream.evaluate_adapters import evaluate_adapters
+from system.stream.learned_grounding import LearnedGrounding
+from system.stream.preflight import check_experiment, prepared
+from tests.diff_prompt.mask_files import TASKS
 from tests.integration.in_process import learn_experiment
 from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
 from tests.integration.small_stream import adapters, figures
 from tests.report.page_reader import PageReader
-from tests.stages.mask_files import TASKS
 
 METHODS = ("zero_shot", "s_prompts", "vpt", "clip_adapter")
 BOTH = ("method.interaction.depth=null", "method.prompt_length=2", "method.task_start=own")

@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config import compose
+from system.config.schema import compose
 from system.errors import ConfigError
+from tests.diff_prompt.generator_parts import STAGE
 from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
 from tests.integration.small_stream import adapters, figures
 from tests.report.page_reader import PageReader
-from tests.stages.generator_parts import STAGE
-from tuning.preflight import check_sweep
-from tuning.settings import SweepPlan
+from tuning.run.sweep_checks import check_sweep
+from tuning.search.settings import SweepPlan
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

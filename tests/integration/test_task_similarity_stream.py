@@ -11,7 +11,7 @@ from rich.console import Console
 
 from system import app
 from system.errors import ConfigError, DataError
-from system.preflight import check_experiment
+from system.stream.preflight import check_experiment
 from tests.integration.small_stream import TASKS, prepare_small_stream, small_experiment
 
 ALIKE = {"animal": {"animal": 1, "food": 0.9}, "food": {"animal": 0.9, "food": 1}}

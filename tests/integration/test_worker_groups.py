@@ -60,8 +60,8 @@ def test_a_finished_run_is_not_run_again(small_stream: Path) -> None:
 
 def test_evaluate_gives_the_runs_own_last_row(small_stream: Path) -> None:
     """Saved adapters are worth what the run reported."""
-    from system.preflight import prepared
-    from system.stages.evaluate_adapters import evaluate_adapters
+    from system.stream.evaluate_adapters import evaluate_adapters
+    from system.stream.preflight import prepared
 
     experiment = small_experiment(small_stream, "reference", "cluster.workers=0")
     matrix = evaluate_adapters(experiment, prepared(experiment))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from system.engine.model_stage import ModelExperiment, model_experiment
 from system.loggers.model_loggers import ModelLoggers
 from system.loggers.points import Point, epoch_points, figure_points
-from system.stages.model_stage import ModelExperiment, model_experiment
 from tests.loggers.event_files import scalars
 
 LOG = [{"epoch": e, "steps": 9, "loss": 4.0 - e, "kl": 0.5} for e in range(3)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from system.config import ExperimentConfig, compose
+from system.config.schema import ExperimentConfig, compose
 from system.errors import ConfigError, StorageError
 from system.storage.run_directory import CONFIG, SWEEP, RunDirectory
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from system.engine.shared_parts import make_parts
+from system.engine.worker_group import WorkerGroup
 from system.errors import StorageError
-from system.stages.shared_parts import make_parts
-from system.stages.worker_group import WorkerGroup
 from system.storage import tensor_parts
 from system.storage.files import Folder
 from system.storage.tensor_parts import TensorParts

@@ -1,1 +1,1 @@
-"""Referring expressions on a grounder."""
+"""Referring expressions: boxes on a frozen grounder."""

@@ -8,42 +8,42 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from system.backbones.grounder import Grounder
-from system.config import ExperimentConfig
-from system.data.expressions import read_expressions
-from system.data.given_similarity import GivenSimilarity
-from system.data.manifest import Manifest, SplitGrant
+from system.config.frozen_models import GrounderConfig
+from system.config.schema import ExperimentConfig
+from system.data.shards.expressions import read_expressions
+from system.data.shards.manifest import Manifest, SplitGrant
+from system.diff_prompt.latent_source import latent_source
+from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
+from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
-from system.evaluation.rec_figures import METRICS
-from system.frozen_models import GrounderConfig
-from system.objectives.objective import StreamObjective, StreamWork, Worker
-from system.prompts.grounding_method import GroundingSetting
-from system.prompts.grounding_stream import (
+from system.grounders.grounder import Grounder
+from system.methods.grounding_method import GroundingSetting
+from system.methods.grounding_stream import (
     GroundingStream,
     build_grounding_stream,
     grounding_stream_kind,
 )
-from system.prompts.stream_method import StreamMethod
-from system.stages.grounder_features import GrounderFeatures, grounder_names
-from system.stages.grounding_evaluation import GroundingEvaluation
-from system.stages.grounding_examples import grounding_examples
-from system.stages.grounding_training import GroundingTraining, require_batch
-from system.stages.latent_source import latent_source
-from system.stages.learned_grounding import LearnedGrounding
-from system.stages.model_stage import ModelExperiment
-from system.stages.prompt_latents import PromptLatents, SplitLatents
-from system.stages.rec_scoring import (
+from system.methods.stream_method import StreamMethod
+from system.objectives.grounding.grounder_features import GrounderFeatures, grounder_names
+from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
+from system.objectives.grounding.grounding_examples import grounding_examples
+from system.objectives.grounding.grounding_training import GroundingTraining, require_batch
+from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
     ChosenExpressions,
     RecScorer,
     chosen_expressions,
 )
-from system.stages.task_similarity import NameFeatures
-from system.stages.task_source import Lease
+from system.objectives.objective import StreamObjective, StreamWork, Worker
+from system.results.rec_figures import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import BOX_EXAMPLES
+from system.stream.given_similarity import GivenSimilarity
+from system.stream.learned_grounding import LearnedGrounding
+from system.stream.task_similarity import NameFeatures
+from system.stream.task_source import Lease
 
 
 class GroundingWork(StreamWork):

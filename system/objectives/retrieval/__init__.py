@@ -1,1 +1,1 @@
-"""Retrieval on a dual encoder."""
+"""Retrieval: images and captions in one space, recall both ways."""

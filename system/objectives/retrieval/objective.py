@@ -10,25 +10,25 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder
 from system.backbones.name_features import name_features
-from system.config import ExperimentConfig
-from system.data.given_similarity import GivenSimilarity
-from system.data.loading import read_texts, steps_per_epoch
-from system.data.manifest import Manifest, SplitGrant
+from system.config.schema import ExperimentConfig
+from system.data.shards.loading import read_texts, steps_per_epoch
+from system.data.shards.manifest import Manifest, SplitGrant
 from system.errors import DataError
-from system.evaluation.examples import retrieval_examples
-from system.evaluation.recall import METRICS
+from system.methods.method import METHODS, Method, build_method
+from system.methods.stream_method import StreamMethod
 from system.objectives.objective import StreamObjective, StreamWork, Worker
-from system.prompts.method import METHODS, Method, build_method
-from system.prompts.stream_method import StreamMethod
-from system.stages.encoding import Encoder
-from system.stages.learned_stream import LearnedStream
-from system.stages.retrieval_training import RetrievalTraining
-from system.stages.stream_evaluation import StreamEvaluation, TestSet
-from system.stages.task_similarity import NameFeatures
-from system.stages.task_source import Lease
+from system.objectives.retrieval.encoding import Encoder
+from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
+from system.objectives.retrieval.retrieval_examples import retrieval_examples
+from system.objectives.retrieval.retrieval_training import RetrievalTraining
+from system.results.recall import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES
+from system.stream.given_similarity import GivenSimilarity
+from system.stream.learned_stream import LearnedStream
+from system.stream.task_similarity import NameFeatures
+from system.stream.task_source import Lease
 
 
 class RetrievalWork(StreamWork):

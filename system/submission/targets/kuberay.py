@@ -12,8 +12,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.parsing import parse_dataclass
 from system.submission.command import check_room
 from system.submission.job import Job
 from system.submission.yaml_text import yaml_text

@@ -5,8 +5,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.parsing import parse_dataclass
 from system.submission.command import check_room
 from system.submission.config import differing
 from system.submission.job import Job

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.parsing import parse_dataclass
 from system.submission.config import required_address
 from system.submission.job import Job
 from system.submission.ray_api import JobServer

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.parsing import parse_dataclass
 from system.submission.command import check_room
 from system.submission.job import Job
 

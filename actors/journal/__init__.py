@@ -1,0 +1,1 @@
+"""The journal: small files, each written whole or not at all."""

@@ -1,0 +1,1 @@
+"""The task stream's state machine, changed by journal records alone."""

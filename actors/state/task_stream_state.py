@@ -1,0 +1,299 @@
+"""The task stream's state machine: every change is a journal record first, then memory.
+
+Memory is changed only by applying records, so a process that starts anew and applies the whole
+journal stands exactly where the dead one had acknowledged to stand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+from pyarrow import fs
+
+from actors.journal.journal import Journal
+from actors.state.cursor import Cursor, quoted
+from actors.state.stream_memory import StreamMemory
+from actors.state.stream_tasks import StreamTasks
+from system.data.shards.faults import Fault
+from system.data.shards.manifest import Manifest, SplitGrant
+from system.errors import DataError, ReplayRefusedError
+from system.stream.task_source import (
+    Lease,
+    NotLeasedError,
+    StaleGenerationError,
+    StreamConfig,
+    StreamHaltedError,
+    StreamStatus,
+)
+
+#: A renewal comes every few seconds; a group may stand still for so long, on a full machine, say.
+LEASE_SECONDS = 300.0
+
+#: So many records are one file each before a snapshot takes their place.
+COMPACT_AFTER = 1000
+
+
+class TaskStream:
+    """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
+
+    `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
+    `evaluation_split` is open for every task, and all others are treated as training data. A lease
+    that its holder does not renew for `LEASE_SECONDS` by `clock` expires. The journal is compacted
+    every `compact_after` records, later where the access log is long. No more than `until` tasks
+    are handed out. Not for several threads at once. Raises `ConfigError` (`tasks` repeats a task or
+    names one that the manifest lacks) and `StorageError` (see `Journal`).
+    """
+
+    def __init__(
+        self,
+        journal_uri: str,
+        manifest: Manifest,
+        tasks: Sequence[str] | None = None,
+        filesystem: fs.FileSystem | None = None,
+        evaluation_split: str = "test",
+        clock: Callable[[], float] = time.monotonic,
+        config: StreamConfig | None = None,
+        compact_after: int = COMPACT_AFTER,
+        until: int | None = None,
+    ) -> None:
+        config = config or StreamConfig()
+        self._evaluation_split = evaluation_split
+        self._manifest, self._fingerprint = manifest, manifest.fingerprint
+        known = [entry.name for entry in manifest.tasks]
+        self._tasks = StreamTasks(known, tasks, config.live, config.max_pending, until)
+        self._clock = clock
+        self._memory = StreamMemory(self._tasks, clock)
+        self._journal = Journal(
+            journal_uri, self._fingerprint, self._tasks.names, filesystem, config.live
+        )
+        self._compact_after = compact_after
+        self._tasks.begin(self._journal.header)
+        if self._journal.state is not None:
+            self._memory.restore(self._journal.state)
+        for record in self._journal.records:
+            self._memory.apply(record, self._journal.location)
+        for cursor in self._memory.cursors.values():
+            cursor.renewed = clock()  # nobody could renew a lease while this process was away
+
+    def register(self, consumer: str, replays: bool = False) -> int:
+        """See `TaskSource.register`; generations are never used twice, whoever the consumer."""
+        generation = self._memory.newest_generation + 1
+        entry = {"consumer": consumer, "generation": generation, "replays": replays}
+        self._record("register", entry)
+        return generation
+
+    def lease(self, consumer: str, generation: int) -> Lease | None:
+        """See `TaskSource.lease`."""
+        cursor = self._cursor(consumer, generation)
+        index = len(cursor.commits)
+        if cursor.halted or self._tasks.end_at(index):
+            return None
+        if index == len(self._tasks.names):
+            raise NotLeasedError(f"no task is there for consumer '{consumer}' yet: ask until ready")
+        task = self._tasks.names[index]
+        if cursor.leased != task:
+            self._record("lease", {"consumer": consumer, "generation": generation, "task": task})
+        return Lease(task, index, generation, committed=index)
+
+    def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
+        """See `TaskSource.ready`; nobody can change the stream during this call: no waiting."""
+        cursor, tasks = self._cursor(consumer, generation), self._tasks
+        index = len(cursor.commits)
+        return index < len(tasks.names) or cursor.halted or tasks.end_at(index)
+
+    def append(
+        self,
+        tasks: Sequence[str],
+        append_id: str | None = None,
+        order: Sequence[str] | None = None,
+    ) -> list[str]:
+        """See `TaskSource.append`."""
+        append_id = append_id or uuid4().hex
+        if not self._tasks.appended(append_id):
+            self._tasks.check_append(tasks, order)
+            entry: dict[str, Any] = {"id": append_id, "tasks": list(tasks)}
+            self._record("append", entry if order is None else {**entry, "order": list(order)})
+        return self._tasks.pending
+
+    def reorder(self, tasks: Sequence[str]) -> None:
+        """See `TaskSource.reorder`."""
+        self._tasks.check_order(tasks)
+        if list(tasks) != self._tasks.pending:
+            self._record("order", {"tasks": list(tasks)})
+
+    def close(self) -> None:
+        """See `TaskSource.close`."""
+        if self._tasks.open:
+            self._record("close", {})
+
+    def renew(self, consumer: str, generation: int) -> None:
+        """See `TaskSource.renew`."""
+        self._cursor(consumer, generation)
+
+    def open_split(
+        self,
+        consumer: str,
+        generation: int,
+        rank: int,
+        task: str,
+        split: str,
+        shards_rows: int | None = None,
+        open_id: str | None = None,
+    ) -> SplitGrant:
+        """See `TaskSource.open_split`; a call repeated with its `open_id` is recorded once."""
+        cursor = self._cursor(consumer, generation)
+        grant = self._grant(cursor, task, split)
+        replay = cursor.replays and task in cursor.commits
+        current = task == cursor.leased and not (cursor.trained and not cursor.replays)
+        repeated = open_id is not None and open_id in self._memory.opens
+        if split != self._evaluation_split and not (current or replay or repeated):
+            if task == cursor.expired:
+                cursor.require_lease(consumer, task, "opened")
+            state = " (trained)" if cursor.trained else ""
+            raise ReplayRefusedError(
+                f"split '{split}' of task '{task}' is refused to consumer '{consumer}': its "
+                f"current task is {quoted(cursor.leased)}{state}, and only the current task's may "
+                "be read, until it is trained"
+            )
+        rows = grant.rows if shards_rows is None else shards_rows
+        if rows < 0:
+            raise DataError(f"split '{split}' of task '{task}': cannot read {rows} rows")
+        if not repeated:
+            entry = {
+                "id": open_id or uuid4().hex,
+                "task": task,
+                "split": split,
+                "rows": rows,
+                "generation": generation,
+                "rank": rank,
+                "consumer": consumer,
+                "current_task": cursor.leased,
+            }
+            self._record("open", entry)
+        return grant
+
+    def quarantine(
+        self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
+    ) -> int:
+        """See `TaskSource.quarantine`."""
+        cursor = self._cursor(consumer, generation)
+        if not cursor.replays:
+            cursor.require_lease(consumer, task, "quarantined in part")
+        known = cursor.aside.get((task, split), {})
+        new = [[row, *astuple(broken[row])] for row in sorted(broken) if row not in known]
+        if new:
+            place = {"consumer": consumer, "generation": generation, "task": task, "split": split}
+            self._record("quarantine", {**place, "rows": new})
+        return len(new)
+
+    def quarantined(self, consumer: str) -> list[Fault]:
+        """See `TaskSource.quarantined`; empty for a consumer that never registered."""
+        aside = self._memory.cursors[consumer].aside if consumer in self._memory.cursors else {}
+        return [fault for rows in aside.values() for fault in rows.values()]
+
+    def trained(self, consumer: str, generation: int, task: str) -> None:
+        """See `TaskSource.trained`."""
+        cursor = self._cursor(consumer, generation)
+        if task in cursor.commits or (task == cursor.leased and cursor.trained):
+            return
+        cursor.require_lease(consumer, task, "marked as trained")
+        self._record("trained", {"consumer": consumer, "generation": generation, "task": task})
+
+    def commit(self, consumer: str, generation: int, task: str, payload: Mapping[str, Any]) -> None:
+        """See `TaskSource.commit`."""
+        cursor = self._cursor(consumer, generation)
+        if task in cursor.commits:
+            return
+        cursor.require_lease(consumer, task, "committed")
+        place = {"consumer": consumer, "generation": generation, "task": task}
+        self._record("commit", {**place, "payload": dict(payload)})
+
+    def committed(self, consumer: str) -> list[dict[str, Any]]:
+        """See `TaskSource.committed`; empty for a consumer that never registered."""
+        cursor = self._memory.cursors.get(consumer)
+        return list(cursor.commits.values()) if cursor else []
+
+    def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
+        """See `TaskSource.post_progress`."""
+        cursor = self._memory.cursors.get(consumer)
+        if cursor is None:
+            return
+        if cursor.halted:
+            raise StreamHaltedError(f"'{consumer}' was halted; what is committed stays")
+        cursor.progress = (self._clock(), dict(progress))
+
+    def halt(self, consumer: str) -> None:
+        """See `TaskSource.halt`."""
+        if consumer in self._memory.cursors:
+            self._memory.cursors[consumer].halted = True
+
+    def status(self) -> StreamStatus:
+        """See `TaskSource.status`."""
+        for name, cursor in self._memory.cursors.items():
+            self._expire(name, cursor)
+        now, tasks = self._clock(), self._tasks
+        return {
+            "journal": self._journal.location,
+            "benchmark": self._manifest.benchmark,
+            "fingerprint": self._fingerprint,
+            "tasks": list(tasks.names),
+            "open": tasks.open,
+            "given": list(tasks.since),
+            "pending": tasks.pending,
+            "max_pending": tasks.max_pending,
+            "consumers": {
+                name: cursor.status(tasks.names, tasks.since, now)
+                for name, cursor in self._memory.cursors.items()
+            },
+        }
+
+    def access_log(self) -> pa.Table:
+        """See `TaskSource.access_log`; the schema is `ACCESS_LOG_SCHEMA`."""
+        return self._memory.opens.table()
+
+    def begin_as(self, consumer: str, earlier: TaskStream, run: str) -> None:
+        """Stand where another run's stream does, whose consumer `run` is called `consumer` here."""
+        state = earlier._memory.state_as({run: consumer})
+        self._journal.compact(state)
+        self._memory.restore(state)
+
+    def compact(self) -> None:
+        """Replace the journal's records by what they amount to; it does so by itself in time."""
+        self._journal.compact(self._memory.state())
+
+    def _record(self, kind: str, payload: Mapping[str, Any]) -> None:
+        # The opens are what grows: so each of them is written again some ten times in all.
+        if self._journal.tail >= max(self._compact_after, len(self._memory.opens) // 10):
+            self.compact()
+        self._memory.apply(self._journal.append(kind, payload), self._journal.location)
+
+    def _expire(self, consumer: str, cursor: Cursor) -> None:
+        if cursor.leased is None or self._clock() - cursor.renewed <= LEASE_SECONDS:
+            return
+        lost = {"consumer": consumer, "generation": cursor.generation, "task": cursor.leased}
+        self._record("expire", lost)
+
+    def _cursor(self, consumer: str, generation: int) -> Cursor:
+        cursor = self._memory.cursors.get(consumer)
+        if cursor is None or generation != cursor.generation:
+            newest = cursor.generation if cursor else "none"
+            raise StaleGenerationError(
+                f"generation {generation} of consumer '{consumer}' is not the newest ({newest}): "
+                f"another worker group has taken over, or this one did not register"
+            )
+        self._expire(consumer, cursor)
+        cursor.renewed = self._clock()
+        return cursor
+
+    def _grant(self, cursor: Cursor, task: str, split: str) -> SplitGrant:
+        if task not in self._tasks.names:
+            raise DataError(
+                f"task '{task}' is not in the stream; its tasks are {self._tasks.names}"
+            )
+        grant = self._manifest.task(task).grant(split)
+        return replace(grant, without=frozenset(cursor.aside.get((task, split), ())))

@@ -1,0 +1,1 @@
+"""The experiment's dataclasses, how Hydra composes them, how mappings are parsed and checked."""

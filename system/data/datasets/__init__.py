@@ -1,0 +1,1 @@
+"""One file a published format: a module assigns `DATASET`."""

@@ -1,0 +1,185 @@
+"""Reader of MSCOCO's own files: captions, instances, images and, if there are, expressions."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.config.parse import parse_dataclass
+from system.data.formats.coco_store import CocoStore
+from system.data.formats.coco_tasks import TaskRule, coco_record
+from system.data.prepare.annotations import safe_image_path
+from system.data.prepare.captions import clean_caption
+from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.places import dataset_folder, dataset_root
+from system.data.prepare.shard_writer import ROW_GROUP_ROWS, SHARD_ROWS, Progress
+from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
+from system.data.shards.faults import Faults, OnError
+from system.data.shards.manifest import Manifest
+from system.errors import ConfigError
+from system.storage.locations import absolute
+
+
+@dataclass(frozen=True)
+class CocoSplit:
+    """Where one split's files lie, relative to the dataset's root."""
+
+    captions: str
+    instances: str
+    images: str
+    refs: str | None = None
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """A dataset in MSCOCO's format and how it becomes a benchmark.
+
+    `splits` maps "train", "val", "test" to files; `tasks` are super-categories in stream order;
+    `task_overrides` is a JSON file {file name or image id: task}, relative to the root, that wins
+    over the largest-area rule. MSCOCO publishes no captions of its test images, so `val_share` of
+    the training images can be made the split "val": see `is_held_out`.
+    """
+
+    name: str
+    root: str
+    splits: dict[str, CocoSplit]
+    tasks: tuple[str, ...]
+    caption_rule: str = "none"
+    task_overrides: str | None = None
+    val_share: float = 0.0
+    val_seed: int = 0
+    on_error: OnError = "stop"
+
+    def __post_init__(self) -> None:
+        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        if not self.splits:
+            raise ConfigError("benchmark.options.splits: at least one split is needed")
+        if not 0 <= self.val_share < 1:
+            raise ConfigError(
+                f"benchmark.options.val_share={self.val_share} must be at least 0 and below 1"
+            )
+        if self.val_share and ("val" in self.splits or "train" not in self.splits):
+            raise ConfigError(
+                "benchmark.options.val_share takes images from the split train and makes the split "
+                "val of them: set it to 0, or take val out of benchmark.options.splits"
+            )
+
+
+def is_held_out(image_id: int, share: float, seed: int) -> bool:
+    """Whether a training image is for validation: a share of them, by each image's own lot.
+
+    The lot is the first 8 bytes of SHA-256 of "<seed>:<image id>" as a big-endian fraction of
+    2^64; it does not depend on other images, so a smaller dataset splits as the whole one does.
+    """
+    lot = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()[:8]
+    return int.from_bytes(lot, "big") < share * 2**64
+
+
+def index_coco(
+    source: CocoSource, faults: Faults, progress: Progress | None = None
+) -> dict[str, SplitIndex]:
+    """Read and check all splits' annotations and find their images, without reading them.
+
+    Raises: ConfigError for a caption rule that is not there; DataError naming file and field for
+    what is wrong in the annotations, broken rows as `faults` says; StorageError.
+    """
+    root = dataset_root(source.root)
+    rule = TaskRule.read(source.tasks, root, source.task_overrides)
+    found: dict[str, SplitIndex] = {}
+    for split, files in source.splits.items():
+        found |= _index_split(source, split, files, root, rule, faults, progress)
+    return found
+
+
+def _index_split(
+    source: CocoSource,
+    split: str,
+    files: CocoSplit,
+    root: Path,
+    rule: TaskRule,
+    faults: Faults,
+    progress: Progress | None,
+) -> dict[str, SplitIndex]:
+    """Index one split of the files, which is two if images are held out of it."""
+    field = f"benchmark.options.splits.{split}"
+    folder = dataset_folder(root, files.images, f"splits.{split}.images")
+    names = (split, "val") if split == "train" and source.val_share else (split,)
+    builders = {name: SplitIndexBuilder(name, source.tasks, faults) for name in names}
+    with CocoStore(split, faults, progress) as store:
+        store.add_captions(root / files.captions, f"{field}.captions")
+        store.add_instances(root / files.instances, f"{field}.instances")
+        if files.refs is not None:
+            store.add_expressions(root / files.refs, f"{field}.refs")
+        for _ in range(store.only_captioned()):
+            builders[split].skip("without_instances")
+        total = len(store)
+        for done, image in enumerate(store.images(), 1):
+            if progress is not None:
+                progress(f"{split}: annotations", done, total)
+            held_out = len(names) > 1 and is_held_out(image.id, source.val_share, source.val_seed)
+            name = "val" if held_out else split
+            builder = builders[name]
+            with faults.row(name, image.file_name):
+                instances = store.instances(image)
+                task = rule.task_of(image, [instance for _, instance in instances], builder)
+                if task is None:
+                    continue
+                path = safe_image_path(folder, image.file_name, image.where)
+                captions, expressions = store.captions(image), store.expressions(image)
+                builder.add(
+                    path,
+                    coco_record(image, task, instances, captions, expressions, source.caption_rule),
+                )
+    return {name: builder.build() for name, builder in builders.items()}
+
+
+def prepare_coco(
+    source: CocoSource,
+    output: str,
+    *,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    shard_rows: int = SHARD_ROWS,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Turn a dataset in MSCOCO's format into task shards under `output` (path or URI).
+
+    All annotations of all splits are checked before the first shard is written.
+    Raises: ConfigError, DataError naming file and field, StorageError.
+    """
+    faults = Faults(source.on_error)
+    description: dict[str, object] = {
+        "format": "coco",
+        "root": absolute(source.root),
+        "caption_rule": source.caption_rule,
+    }
+    if source.val_share:
+        description |= {"val_share": source.val_share, "val_seed": source.val_seed}
+    return prepare_splits(
+        index_coco(source, faults, progress),
+        output,
+        benchmark=source.name,
+        tasks=source.tasks,
+        source=description,
+        faults=faults,
+        row_group_rows=row_group_rows,
+        shard_rows=shard_rows,
+        progress=progress,
+    )
+
+
+def prepare_configured_coco(
+    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
+) -> Manifest:
+    """Prepare a dataset in MSCOCO's format from a benchmark config.
+
+    `options` are the fields of `CocoSource` but its name.
+    Raises: ConfigError for options that are not there, and as `prepare_coco`.
+    """
+    if "name" in options:
+        raise ConfigError("benchmark.options.name: set benchmark.name instead")
+    source = parse_dataclass(CocoSource, {**options, "name": benchmark}, "benchmark.options")
+    return prepare_coco(source, output, progress=progress)
+
+
+DATASET = prepare_configured_coco

@@ -1,0 +1,123 @@
+"""Reader of MSCOCO in Karpathy's split: his captions file, the instances and images of 2014."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from system.config.parse import parse_dataclass
+from system.data.formats.coco_store import CocoStore
+from system.data.formats.coco_tables import ImageEntry
+from system.data.formats.coco_tasks import TaskRule, coco_record
+from system.data.formats.karpathy import KarpathyImage, read_karpathy
+from system.data.prepare.annotations import safe_image_path
+from system.data.prepare.captions import clean_caption
+from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.places import dataset_root
+from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
+from system.data.shards.faults import Faults, OnError
+from system.data.shards.manifest import Manifest
+from system.errors import DataError
+from system.storage.locations import absolute
+
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CocoKarpathySource:
+    """MSCOCO 2014 on disk and how it becomes a benchmark in Karpathy's split.
+
+    `captions` (dataset_coco.json) and `instances` are relative to `root`, which holds the folders
+    that the captions file names (train2014, val2014). `restval` are the images of val2014 that are
+    in neither val nor test: usually trained on. `tasks` are super-categories in stream order,
+    `task_overrides` as in `CocoSource`.
+    """
+
+    root: str
+    tasks: tuple[str, ...]
+    captions: str = "dataset_coco.json"
+    instances: tuple[str, ...] = (
+        "annotations/instances_train2014.json",
+        "annotations/instances_val2014.json",
+    )
+    restval: Literal["train", "leave_out"] = "train"
+    caption_rule: str = "none"
+    task_overrides: str | None = None
+    on_error: OnError = "stop"
+
+    def __post_init__(self) -> None:
+        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+
+
+def prepare_coco_karpathy(
+    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
+) -> Manifest:
+    """Prepare MSCOCO in Karpathy's split; `options` are the fields of `CocoKarpathySource`.
+
+    Raises: ConfigError, DataError naming file and field, StorageError.
+    """
+    source = parse_dataclass(CocoKarpathySource, options, "benchmark.options")
+    faults = Faults(source.on_error)
+    return prepare_splits(
+        _index(source, faults, progress),
+        output,
+        benchmark=benchmark,
+        tasks=source.tasks,
+        source={
+            "format": "coco_karpathy",
+            "root": absolute(source.root),
+            "caption_rule": source.caption_rule,
+            "restval": source.restval,
+        },
+        faults=faults,
+        progress=progress,
+    )
+
+
+def _index(
+    source: CocoKarpathySource, faults: Faults, progress: PrepareProgress | None
+) -> dict[str, SplitIndex]:
+    root = dataset_root(source.root)
+    rule = TaskRule.read(source.tasks, root, source.task_overrides)
+    builders = {split: SplitIndexBuilder(split, source.tasks, faults) for split in _SPLITS}
+    field = "benchmark.options"
+    with CocoStore("all", faults, progress) as store:
+        for number, name in enumerate(source.instances):
+            store.add_instances(root / name, f"{field}.instances[{number}]")
+        total = len(store)
+        listed = read_karpathy(root / source.captions, f"{field}.captions", faults)
+        for done, image in enumerate(listed, 1):
+            if progress is not None and done <= total:
+                progress("annotations", done, total)
+            split = "train" if image.split == "restval" else image.split
+            if image.split == "restval" and source.restval == "leave_out":
+                builders[split].skip("restval")
+                continue
+            with faults.row(split, image.file_name):
+                found = store.image(image.id)
+                if found is None:
+                    builders[split].skip("without_instances")
+                    continue
+                _check_same(image, found)
+                instances = store.instances(found)
+                task = rule.task_of(found, [i for _, i in instances], builders[split])
+                if task is None:
+                    continue
+                path = safe_image_path(root, f"{image.folder}/{image.file_name}", image.where)
+                record = coco_record(
+                    found, task, instances, image.captions, (), source.caption_rule
+                )
+                builders[split].add(path, record)
+    return {split: builder.build() for split, builder in builders.items()}
+
+
+def _check_same(listed: KarpathyImage, image: ImageEntry) -> None:
+    if listed.file_name != image.file_name:
+        raise DataError(
+            f"{listed.where}: image {listed.id} is {listed.file_name!r} but {image.file_name!r} in "
+            f"{image.where}: the files do not belong together",
+            "image described twice",
+        )
+
+
+DATASET = prepare_coco_karpathy

@@ -1,0 +1,111 @@
+"""Reader of Flickr30k for retrieval: Karpathy's split file and the folder of photographs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.config.parse import parse_dataclass
+from system.data.formats.karpathy import KarpathyImage, read_karpathy
+from system.data.prepare.annotations import load_annotation_json, safe_image_path
+from system.data.prepare.captions import checked_caption, clean_caption
+from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.places import dataset_folder, dataset_root
+from system.data.prepare.split_index import SplitIndexBuilder
+from system.data.shards.faults import Faults, OnError
+from system.data.shards.manifest import Manifest
+from system.data.shards.schema import ImageRecord
+from system.errors import DataError
+
+_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Flickr30kSource:
+    """Flickr30k on disk and how it becomes a benchmark.
+
+    `captions`, `images` and `task_overrides` are relative to `root`. Flickr30k has no categories:
+    either all images are one task, called `task_name`, or `task_overrides` is a JSON file
+    {file name: task}; then `tasks` orders them (null: as they first appear in that file), and
+    images of other tasks, or that the file does not name, are left out.
+    """
+
+    root: str
+    captions: str = "dataset_flickr30k.json"
+    images: str = "flickr30k-images"
+    caption_rule: str = "lpi"
+    task_name: str = "flickr30k"
+    task_overrides: str | None = None
+    tasks: tuple[str, ...] | None = None
+    on_error: OnError = "stop"
+
+    def __post_init__(self) -> None:
+        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        if self.tasks is not None and self.task_overrides is None:
+            raise ValueError("tasks needs task_overrides, the file that says each image's task")
+
+
+def prepare_flickr30k(
+    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
+) -> Manifest:
+    """Prepare Flickr30k for retrieval; `options` are the fields of `Flickr30kSource`.
+
+    Raises: ConfigError, DataError naming file and field, StorageError.
+    """
+    source = parse_dataclass(Flickr30kSource, options, "benchmark.options")
+    root = dataset_root(source.root)
+    folder = dataset_folder(root, source.images, "images")
+    task_of = _read_tasks(root, source)
+    if source.tasks is not None:
+        tasks = source.tasks
+    else:
+        tasks = (source.task_name,) if task_of is None else tuple(dict.fromkeys(task_of.values()))
+    faults = Faults(source.on_error)
+    builders = {split: SplitIndexBuilder(split, tasks, faults) for split in _SPLITS.values()}
+    for image in read_karpathy(root / source.captions, "benchmark.options.captions", faults):
+        split = _SPLITS[image.split]
+        task = task_of.get(image.file_name) if task_of is not None else source.task_name
+        if task is None or task not in tasks:
+            builders[split].skip("without_task" if task is None else "other_task")
+            continue
+        with faults.row(split, image.file_name):
+            path = safe_image_path(folder, image.file_name, image.where)
+            builders[split].add(path, _record(image, task, source.caption_rule))
+    return prepare_splits(
+        {split: builder.build() for split, builder in builders.items()},
+        output,
+        benchmark=benchmark,
+        tasks=tasks,
+        source={
+            "format": "flickr30k",
+            "root": str(root),
+            "captions": source.captions,
+            "caption_rule": source.caption_rule,
+            "task_overrides": source.task_overrides,
+        },
+        faults=faults,
+        progress=progress,
+    )
+
+
+def _record(image: KarpathyImage, task: str, rule: str) -> ImageRecord:
+    # The file gives no size: it is taken from the image.
+    captions = tuple(checked_caption(text, rule, where) for text, where in image.captions)
+    return ImageRecord(image.id, image.file_name, b"", 0, 0, captions, task, (), ())
+
+
+def _read_tasks(root: Path, source: Flickr30kSource) -> dict[str, str] | None:
+    if source.task_overrides is None:
+        return None
+    path = root / source.task_overrides
+    content = load_annotation_json(path, "benchmark.options.task_overrides")
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{path}: is not an object {{file name: task}} with at least one entry")
+    for name, task in content.items():
+        if not isinstance(task, str) or not task:
+            raise DataError(f"{path}: field {name!r} is {task!r}, not the name of a task")
+    return content
+
+
+DATASET = prepare_flickr30k

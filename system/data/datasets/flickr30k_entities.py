@@ -1,0 +1,209 @@
+"""Reader of Flickr30k Entities for phrase grounding: sentences, boxes, split lists, photographs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from system.config.parse import parse_dataclass
+from system.data.formats.entities_files import (
+    NOT_VISUAL,
+    Box,
+    Boxes,
+    Phrase,
+    read_boxes,
+    read_sentences,
+)
+from system.data.prepare.annotations import safe_image_path
+from system.data.prepare.captions import checked_caption, clean_caption
+from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.places import dataset_folder, dataset_root
+from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
+from system.data.shards.faults import Faults, OnError
+from system.data.shards.manifest import Manifest
+from system.data.shards.masks import mask_from_box
+from system.data.shards.schema import Expression, ImageRecord, Instance
+from system.errors import ConfigError, DataError
+
+#: The types that a phrase with boxes can have, in the order of the paper's tables.
+PHRASE_TYPES = (
+    "people",
+    "clothing",
+    "bodyparts",
+    "animals",
+    "vehicles",
+    "instruments",
+    "scene",
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class EntitiesSource:
+    """Flickr30k Entities on disk and how it becomes a benchmark; paths are relative to `root`.
+
+    `splits` maps "train", "val", "test" to lists of image ids. `boxes`: what a phrase with several
+    boxes refers to: "merge", the one box that encloses them, or "each", every one of them in turn.
+    `task_by`: "dataset" makes all images one task called `task_name`; "type" makes a task of each
+    phrase type in `tasks` (null: all eight), where a row is an image with its phrases of that type.
+    """
+
+    root: str
+    sentences: str = "Sentences"
+    annotations: str = "Annotations"
+    images: str = "flickr30k-images"
+    splits: dict[str, str] = field(
+        default_factory=lambda: {split: f"{split}.txt" for split in ("train", "val", "test")}
+    )
+    boxes: Literal["merge", "each"] = "merge"
+    task_by: Literal["type", "dataset"] = "dataset"
+    task_name: str = "flickr30k"
+    tasks: tuple[str, ...] | None = None
+    caption_rule: str = "diff_prompt"
+    on_error: OnError = "stop"
+
+    def __post_init__(self) -> None:
+        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        if not self.splits:
+            raise ConfigError("benchmark.options.splits: at least one split is needed")
+        if self.tasks is not None and self.task_by == "dataset":
+            raise ValueError("tasks needs task_by=type; with task_by=dataset set task_name")
+        unknown = set(self.tasks or ()) - set(PHRASE_TYPES)
+        if unknown:
+            raise ValueError(
+                f"tasks: {', '.join(sorted(unknown))} is no phrase type; those are "
+                f"{', '.join(PHRASE_TYPES)}"
+            )
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks in stream order."""
+        return (self.task_name,) if self.task_by == "dataset" else self.tasks or PHRASE_TYPES
+
+
+def prepare_flickr30k_entities(
+    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
+) -> Manifest:
+    """Prepare Flickr30k for phrase grounding; `options` are the fields of `EntitiesSource`.
+
+    Raises: ConfigError, DataError naming file and field, StorageError.
+    """
+    source = parse_dataclass(EntitiesSource, options, "benchmark.options")
+    faults = Faults(source.on_error)
+    root = dataset_root(source.root)
+    return prepare_splits(
+        {split: _index_split(source, root, split, faults) for split in source.splits},
+        output,
+        benchmark=benchmark,
+        tasks=source.task_names,
+        source={
+            "format": "flickr30k_entities",
+            "root": str(root),
+            "caption_rule": source.caption_rule,
+            "boxes": source.boxes,
+            "task_by": source.task_by,
+        },
+        faults=faults,
+        progress=progress,
+    )
+
+
+def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults) -> SplitIndex:
+    sentences = dataset_folder(root, source.sentences, "sentences")
+    annotations = dataset_folder(root, source.annotations, "annotations")
+    images = dataset_folder(root, source.images, "images")
+    builder = SplitIndexBuilder(split, source.task_names, faults)
+    for name, where in _listed(root / source.splits[split], f"benchmark.options.splits.{split}"):
+        with faults.row(split, f"{name}.jpg"):
+            path = safe_image_path(images, f"{name}.jpg", where)
+            captions, phrases = read_sentences(sentences / f"{name}.txt")
+            boxes = read_boxes(annotations / f"{name}.xml")
+            rows = list(_rows(source, name, captions, phrases, boxes))
+            if not rows:
+                builder.skip("without_boxes")
+            for row in rows:
+                builder.add(path, row)
+    return builder.build()
+
+
+def _listed(path: Path, field: str) -> Iterator[tuple[str, str]]:
+    """Go through a split list's image ids, each with where it stands."""
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{field}: the file {path} does not exist: fetch Flickr30k Entities or correct this "
+            "field"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a list of image ids ({error})") from error
+    seen: set[int] = set()
+    for number, line in enumerate(lines, 1):
+        name = line.strip()
+        if not name:
+            continue
+        if not name.isdecimal() or len(name) > 18:  # no more fits into 64 bits
+            raise DataError(f"{path}, line {number}: {name!r} is not the number of an image")
+        if int(name) in seen:
+            raise DataError(f"{path}, line {number}: image {name} is there twice")
+        seen.add(int(name))
+        yield name, f"{path}, line {number}"
+
+
+def _rows(
+    source: EntitiesSource,
+    name: str,
+    captions: Sequence[tuple[str, str]],
+    phrases: Sequence[Phrase],
+    boxes: Boxes,
+) -> Iterator[ImageRecord]:
+    """Build an image's row for each task that has a phrase with a box in it."""
+    cleaned = tuple(checked_caption(text, source.caption_rule, where) for text, where in captions)
+    grounded = [p for p in phrases if p.types[0] != NOT_VISUAL and p.chain in boxes.of_chain]
+    for phrase in grounded:
+        if phrase.types[0] not in PHRASE_TYPES:
+            raise DataError(f"{phrase.where}: {phrase.types[0]!r} is not the type of a phrase")
+    # A chain's phrases are the same object, so they share a type: that of the first one.
+    types: dict[str, str] = {}
+    for phrase in grounded:
+        types.setdefault(phrase.chain, phrase.types[0])
+    for task in source.task_names:
+        instances: list[Instance] = []
+        indices: dict[str, list[int]] = {}
+        for chain, type_ in types.items():
+            if source.task_by == "dataset" or type_ == task:
+                found = boxes.of_chain[chain]
+                own = [_enclosing(found)] if source.boxes == "merge" else found
+                indices[chain] = list(range(len(instances), len(instances) + len(own)))
+                instances += [
+                    Instance(box, type_, type_, mask_from_box(box, boxes.height, boxes.width))
+                    for box in own
+                ]
+        expressions = tuple(
+            Expression(index, checked_caption(phrase.text, source.caption_rule, phrase.where))
+            for phrase in grounded
+            for index in indices.get(phrase.chain, ())
+        )
+        if expressions:
+            yield ImageRecord(
+                int(name),
+                f"{name}.jpg",
+                b"",
+                boxes.width,
+                boxes.height,
+                cleaned,
+                task,
+                tuple(instances),
+                expressions,
+            )
+
+
+def _enclosing(boxes: Sequence[Box]) -> Box:
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right = max(box[0] + box[2] for box in boxes)
+    bottom = max(box[1] + box[3] for box in boxes)
+    return left, top, right - left, bottom - top
+
+
+DATASET = prepare_flickr30k_entities

@@ -1,0 +1,201 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg as a benchmark, from the UNC release or from MDETR's files.
+
+A row is an image and a task: it has the objects of that task that are referred to in the image, and
+the expressions that refer to them, which are its captions too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from system.config.parse import parse_dataclass
+from system.data.formats.mdetr_refs import MdetrRelease
+from system.data.formats.refcoco_checks import check_images_apart, check_tasks_there, shared_images
+from system.data.formats.referred_objects import ReferredObject, ReferredObjects
+from system.data.formats.unc_refs import UncRelease
+from system.data.prepare.annotations import safe_image_path
+from system.data.prepare.captions import checked_caption, clean_caption
+from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.places import dataset_folder, dataset_root
+from system.data.prepare.shard_writer import Progress
+from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
+from system.data.shards.faults import Faults, OnError
+from system.data.shards.manifest import Manifest
+from system.data.shards.schema import Expression, ImageRecord, Instance
+
+Release = Literal["refcoco", "refcoco+", "refcocog"]
+
+# The division that MDETR's files follow.
+_MDETR_SPLIT_BY: dict[str, str] = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+
+
+@dataclass(frozen=True)
+class RefCocoSource:
+    """A release of referring expressions and how it becomes a benchmark.
+
+    Paths are relative to `root`: `annotations` is the folder of the release's files, `images`
+    MSCOCO's train2014 folder, `instances` the instances file (null: `instances.json` beside the
+    refs of the UNC release; none for MDETR's, then a box stands for its mask). `splits` maps a name
+    of ours to the release's splits that it joins. With `task_by: dataset` all rows are one task.
+    `other_releases` are refs or MDETR files whose images are counted against these splits.
+    """
+
+    root: str
+    format: Literal["unc", "mdetr"]
+    release: Release
+    split_by: Literal["unc", "umd", "google"]
+    annotations: str
+    images: str
+    splits: dict[str, tuple[str, ...]]
+    tasks: tuple[str, ...]
+    task_by: Literal["super_category", "dataset"] = "super_category"
+    instances: str | None = None
+    caption_rule: str = "none"
+    on_error: OnError = "stop"
+    other_releases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        theirs = [name for joined in self.splits.values() for name in joined]
+        if not self.splits or not all(self.splits.values()) or len(set(theirs)) != len(theirs):
+            raise ValueError(
+                "splits must name at least one split, each made of one or more of the release's, "
+                "and none of these twice"
+            )
+        if not self.tasks or (self.task_by == "dataset" and len(self.tasks) != 1):
+            raise ValueError("tasks must name super-categories, or one task if task_by=dataset")
+        if self.format == "mdetr" and self.split_by != _MDETR_SPLIT_BY[self.release]:
+            raise ValueError(
+                f"split_by={self.split_by}: MDETR's files of {self.release} follow the split "
+                f"{_MDETR_SPLIT_BY[self.release]}"
+            )
+
+    def task_of(self, referred: ReferredObject) -> str:
+        """Name the task that an object belongs to."""
+        if self.task_by == "dataset":
+            return self.tasks[0]
+        return referred.instance.super_category
+
+
+def prepare_refcoco(
+    source: RefCocoSource, benchmark: str, output: str, progress: Progress | None
+) -> Manifest:
+    """Turn a release into task shards under `output` (path or URI).
+
+    The manifest's source names the release, its format and who split it, and counts the images that
+    each split shares with splits of other releases.
+    Raises: ConfigError, DataError naming file and field, StorageError.
+    """
+    root = dataset_root(source.root)
+    images = dataset_folder(root, source.images, "images")
+    name = f"{source.release}, split by {source.split_by}"
+    faults = Faults(source.on_error)
+    objects = _read_release(source, root, faults)
+    image_ids = {split: {o.image.id for o in of_split} for split, of_split in objects.items()}
+    check_images_apart(name, image_ids)
+    shared = {other: shared_images(root / other, image_ids) for other in source.other_releases}
+    splits = {
+        split: _index_split(source, images, split, objects.pop(split), faults)
+        for split in source.splits
+    }
+    check_tasks_there(
+        name,
+        {split: index.counts for split, index in splits.items()},
+        {split: " + ".join(theirs) for split, theirs in source.splits.items()},
+        source.tasks,
+    )
+    return prepare_splits(
+        splits,
+        output,
+        benchmark=benchmark,
+        tasks=source.tasks,
+        source={
+            "dataset": source.release,
+            "format": source.format,
+            "split_by": source.split_by,
+            "splits": {split: list(theirs) for split, theirs in source.splits.items()},
+            "root": str(root),
+            "caption_rule": source.caption_rule,
+            "shared_images": shared,
+        },
+        faults=faults,
+        progress=progress,
+    )
+
+
+def prepare_configured_refcoco(
+    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
+) -> Manifest:
+    """Prepare a release of referring expressions from a benchmark config.
+
+    `options` are the fields of `RefCocoSource`.
+    Raises: ConfigError for options that are not there, and as `prepare_refcoco`.
+    """
+    source = parse_dataclass(RefCocoSource, options, "benchmark.options")
+    return prepare_refcoco(source, benchmark, output, progress)
+
+
+def _read_release(source: RefCocoSource, root: Path, faults: Faults) -> dict[str, ReferredObjects]:
+    folder = dataset_folder(root, source.annotations, "annotations")
+    instances = None if source.instances is None else root / source.instances
+    release: UncRelease | MdetrRelease
+    if source.format == "unc":
+        release = UncRelease(folder, source.split_by, instances or folder / "instances.json")
+    else:
+        theirs = [name for joined in source.splits.values() for name in joined]
+        release = MdetrRelease(folder, source.release, theirs, instances)
+    return {split: release.objects(split, names, faults) for split, names in source.splits.items()}
+
+
+def _index_split(
+    source: RefCocoSource, images: Path, split: str, objects: ReferredObjects, faults: Faults
+) -> SplitIndex:
+    rows: dict[tuple[int, str], list[ReferredObject]] = {}
+    for referred in objects:
+        rows.setdefault((referred.image.id, source.task_of(referred)), []).append(referred)
+    builder = SplitIndexBuilder(split, source.tasks, faults)
+    for (_, task), of_row in rows.items():
+        if task not in source.tasks:
+            builder.skip("other_task")
+            continue
+        image = of_row[0].image
+        with faults.row(split, image.file_name):
+            path = safe_image_path(images, image.file_name, image.where)
+            instances, expressions = _clean_row(of_row, source.caption_rule, split, faults)
+            if not expressions:
+                continue  # each is in the list of faults
+            captions = dict.fromkeys(expression.text for expression in expressions)
+            record = ImageRecord(
+                image.id,
+                image.file_name,
+                b"",
+                image.width,
+                image.height,
+                tuple(captions),
+                task,
+                tuple(instances),
+                tuple(expressions),
+            )
+            builder.add(path, record)
+    return builder.build()
+
+
+def _clean_row(
+    objects: list[ReferredObject], rule: str, split: str, faults: Faults
+) -> tuple[list[Instance], list[Expression]]:
+    """Clean a row's expressions; an object whose expressions are all broken is left out."""
+    instances: list[Instance] = []
+    expressions: list[Expression] = []
+    for referred in objects:
+        texts = []
+        for text, where in referred.expressions:
+            with faults.row(split, where):
+                texts.append(checked_caption(text, rule, where))
+        if texts:
+            expressions += [Expression(len(instances), text) for text in texts]
+            instances.append(referred.instance)
+    return instances, expressions
+
+
+DATASET = prepare_configured_refcoco

@@ -1,0 +1,1 @@
+"""The benchmarks that promptide draws itself from pictograms."""

@@ -1,0 +1,102 @@
+"""Karpathy's split files of MSCOCO and Flickr30k: each image with its split and its captions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ijson
+
+from system.data.prepare.annotations import Entry
+from system.data.shards.faults import Faults
+from system.errors import DataError
+
+#: MSCOCO has "restval": images of val2014 that are in neither "val" nor "test".
+KARPATHY_SPLITS = ("train", "restval", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class KarpathyImage:
+    """One image: `id` as the data set numbers it, `folder` ("" if the file names none).
+
+    `captions` are pairs of the sentence as it was written and where it stands, for messages.
+    """
+
+    id: int
+    file_name: str
+    folder: str
+    split: str
+    captions: tuple[tuple[str, str], ...]
+    where: str
+
+
+def read_karpathy(path: Path, field: str, faults: Faults | None = None) -> Iterator[KarpathyImage]:
+    """Go through `dataset_coco.json` or `dataset_flickr30k.json`, one image in memory at a time.
+
+    `field` is the config field that names the file. The id is MSCOCO's (`cocoid`) where there is
+    one, else the file's own (`imgid`). Neither folder nor file name is checked against the disk:
+    that is for `safe_image_path`. Without `faults` a broken entry ends the reading.
+    Source: Karpathy & Fei-Fei (arXiv 1412.2306), the archive `caption_datasets`.
+    Raises: DataError naming file, entry and field for a file that is missing or not JSON, an id or
+    file name that is there twice and, through `faults`, an entry with a missing field, an unknown
+    split or no sentences.
+    """
+    ids: set[int] = set()
+    names: set[tuple[str, str]] = set()
+    faults = faults or Faults("stop")
+    for entry in _stream_images(path, field):
+        images: list[KarpathyImage] = []
+        with faults.row(str(entry.raw("split")), str(entry.raw("filename"))):
+            images.append(_image(entry))
+        for image in images:  # none, if it was broken
+            if image.id in ids:
+                raise DataError(f"{image.where}: image {image.id} is there twice")
+            if (image.folder, image.file_name) in names:
+                raise DataError(
+                    f"{image.where}: field 'filename' {image.file_name!r} is there twice"
+                )
+            ids.add(image.id)
+            names.add((image.folder, image.file_name))
+            yield image
+
+
+def _stream_images(path: Path, field: str) -> Iterator[Entry]:
+    index = -1
+    try:
+        with path.open("rb") as stream:
+            for index, content in enumerate(ijson.items(stream, "images.item", use_float=True)):
+                yield Entry(content, f"{path}: images[{index}]")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{field}: the file {path} does not exist: fetch Karpathy's caption_datasets or "
+            "correct this field"
+        ) from error
+    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as JSON ({error}): fetch the file again"
+        ) from error
+    if index < 0:
+        raise DataError(
+            f"{path}: has no list 'images' or an empty one: {field} must name a file of "
+            "Karpathy's caption_datasets"
+        )
+
+
+def _image(entry: Entry) -> KarpathyImage:
+    split = entry.get("split", str)
+    if split not in KARPATHY_SPLITS:
+        raise DataError(
+            f"{entry.where}: field 'split' is {split!r}, not one of {', '.join(KARPATHY_SPLITS)}"
+        )
+    captions = tuple(
+        (sentence.get("raw", str), sentence.where) for sentence in entry.entries("sentences")
+    )
+    if not captions:
+        raise DataError(f"{entry.where}: field 'sentences' is empty")
+    return KarpathyImage(
+        entry.get("imgid" if entry.raw("cocoid") is None else "cocoid", int),
+        entry.get("filename", str),
+        "" if entry.raw("filepath") is None else entry.get("filepath", str),
+        split,
+        captions,
+        entry.where,
+    )

@@ -1,0 +1,193 @@
+"""Objects that expressions refer to, whichever file says so, and MSCOCO's instances behind them."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from sys import intern
+
+from system.data.formats.coco_tables import ImageEntry, read_box
+from system.data.prepare.annotations import Entry, read_items
+from system.data.shards.masks import mask_from_segmentation
+from system.data.shards.schema import Instance, Mask
+from system.errors import DataError
+
+
+@dataclass(slots=True)
+class ReferredObject:
+    """An object of an image and the expressions that refer to it.
+
+    `id` is the number of its annotation in MSCOCO; an expression is its text as published and the
+    place where it stands.
+    """
+
+    id: int
+    image: ImageEntry
+    instance: Instance
+    expressions: list[tuple[str, str]] = field(default_factory=list)
+
+
+class ReferredObjects:
+    """One split's objects in the order of their first mention, each once with all expressions."""
+
+    def __init__(self) -> None:
+        self._objects: dict[int, ReferredObject] = {}
+        self._images: dict[int, ImageEntry] = {}
+
+    def __iter__(self) -> Iterator[ReferredObject]:
+        return iter(self._objects.values())
+
+    def add(self, referred: ReferredObject) -> None:
+        """Take an object, or the further expressions of one that is there.
+
+        Raises: DataError if it or its image was described otherwise before.
+        """
+        image = self._images.setdefault(referred.image.id, referred.image)
+        if (image.file_name, image.width, image.height) != (
+            referred.image.file_name,
+            referred.image.width,
+            referred.image.height,
+        ):
+            raise DataError(
+                f"{referred.image.where}: image {image.id} has another file name or size than in "
+                f"{image.where}",
+                "image described twice",
+            )
+        known = self._objects.setdefault(referred.id, referred)
+        if known is referred:
+            return
+        if known.image.id != image.id or known.instance != referred.instance:
+            raise DataError(
+                f"{referred.image.where}: object {referred.id} has another image, box, category or "
+                f"mask than in {known.image.where}",
+                "object described twice",
+            )
+        known.expressions.extend(referred.expressions)
+
+
+def read_image(entry: Entry, id_field: str) -> ImageEntry:
+    """Read an entry of a file's `images`.
+
+    Raises: DataError naming the entry for a missing field or a size that is not positive.
+    """
+    image = ImageEntry(
+        entry.get(id_field, int),
+        entry.get("file_name", str),
+        entry.get("width", int),
+        entry.get("height", int),
+        entry.where,
+    )
+    if image.width < 1 or image.height < 1:
+        raise DataError(f"{entry.where}: fields 'width' and 'height' must be positive", "size")
+    return image
+
+
+def read_categories(entries: Iterable[Entry]) -> dict[int, tuple[str, str]]:
+    """Read the entries of a file's `categories`: {id: (name, super-category, "" if it has none)}.
+
+    Raises: DataError for a missing field or a duplicated id.
+    """
+    categories: dict[int, tuple[str, str]] = {}
+    for entry in entries:
+        identifier = unique_id(entry, "id", categories)
+        super_category = entry.raw("supercategory")
+        categories[identifier] = (
+            intern(entry.get("name", str)),
+            intern(super_category) if isinstance(super_category, str) else "",
+        )
+    return categories
+
+
+def unique_id(entry: Entry, id_field: str, taken: Collection[int]) -> int:
+    """Read an entry's number. Raises: DataError if it is missing or taken."""
+    identifier = entry.get(id_field, int)
+    if identifier in taken:
+        raise DataError(f"{entry.where}: field {id_field!r} {identifier} is there twice")
+    return identifier
+
+
+def read_mask(entry: Entry, image: ImageEntry) -> Mask:
+    """Read an annotation's `segmentation`. Raises: DataError if it does not fit the image."""
+    try:
+        return mask_from_segmentation(entry.raw("segmentation"), image.height, image.width)
+    except DataError as error:
+        raise DataError(f"{entry.where}: {error}", error.kind) from error
+
+
+class ObjectTable:
+    """MSCOCO's instances file: its images, and some of its annotations, by number."""
+
+    def __init__(self, path: Path, option: str, wanted: Collection[int]) -> None:
+        """Read `instances*.json`, of which `option` is the config field.
+
+        `wanted` are the numbers of the annotations that will be asked for; only these are kept, and
+        the file, which is large, is read entry by entry.
+        Raises: DataError for a missing field or a duplicated id.
+        """
+
+        def entries(listing: str) -> Iterator[Entry]:
+            for where, content in read_items(path, option, listing):
+                yield Entry(content, where)
+
+        self.path = path
+        self._images: dict[int, Entry] = {}
+        for entry in entries("images"):
+            self._images[unique_id(entry, "id", self._images)] = entry
+        self._categories = read_categories(entries("categories"))
+        self._entries: dict[int, Entry] = {}
+        taken: set[int] = set()
+        for entry in entries("annotations"):
+            identifier = unique_id(entry, "id", taken)
+            taken.add(identifier)
+            if identifier in wanted:
+                self._entries[identifier] = entry
+
+    def image(self, identifier: int, where: str) -> ImageEntry:
+        """Find an image; `where` is what names it, for the error.
+
+        Raises: DataError if the file does not have it or its entry is broken.
+        """
+        if identifier not in self._images:
+            raise DataError(
+                f"{where}: field 'image_id' {identifier} names an image that is not in {self.path}",
+                "unknown image",
+            )
+        return read_image(self._images[identifier], "id")
+
+    def find(self, identifier: int, image_id: int, where: str) -> Entry:
+        """Find an annotation of an image; `where` is what names it, for the error.
+
+        Raises: DataError if the file does not have it, or has it in another image.
+        """
+        entry = self._entries.get(identifier)
+        if entry is None or entry.get("image_id", int) != image_id:
+            raise DataError(
+                f"{where}: {self.path} has no annotation {identifier} of image {image_id}: do the "
+                "two files belong together?",
+                "unknown annotation",
+            )
+        return entry
+
+    def category(self, entry: Entry) -> tuple[str, str]:
+        """Name an annotation's category and super-category.
+
+        Raises: DataError if it has none of the file's categories.
+        """
+        return find_category(entry, self._categories)
+
+    def instance(self, entry: Entry, image: ImageEntry) -> Instance:
+        """Build an annotation's instance.
+
+        Raises: DataError for a box outside the image or a segmentation that does not fit it.
+        """
+        return Instance(read_box(entry, image), *self.category(entry), read_mask(entry, image))
+
+
+def find_category(entry: Entry, categories: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    """Look up an annotation's category. Raises: DataError if it is not in the file's."""
+    identifier = entry.get("category_id", int)
+    if identifier not in categories:
+        raise DataError(
+            f"{entry.where}: field 'category_id' {identifier} is not in the file's categories",
+            "unknown category",
+        )
+    return categories[identifier]

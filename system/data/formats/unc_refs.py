@@ -1,0 +1,104 @@
+"""Reader of the UNC release of RefCOCO, RefCOCO+ and RefCOCOg: `refs(...).p` and instances.json.
+
+Source: https://github.com/lichengunc/refer. The pickle is a list of {ref_id, ann_id, image_id,
+category_id, split, file_name, sent_ids, sentences: [{sent_id, sent, raw, tokens}]}. Its `file_name`
+carries an annotation's number; an image's own name is in instances.json.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from system.data.formats.plain_pickle import load_plain_pickle
+from system.data.formats.referred_objects import (
+    ObjectTable,
+    ReferredObject,
+    ReferredObjects,
+    unique_id,
+)
+from system.data.prepare.annotations import Entry
+from system.data.shards.faults import Faults
+from system.errors import ConfigError, DataError
+
+
+class UncRelease:
+    """A release's references by the release's own splits, and the objects they refer to."""
+
+    def __init__(self, folder: Path, split_by: str, instances: Path) -> None:
+        """Read `refs(<split_by>).p` in `folder`, and the instances file.
+
+        Raises: DataError for a missing or malicious file, a missing field or a duplicated id.
+        """
+        self._path = folder / f"refs({split_by}).p"
+        if not self._path.is_file():
+            found = ", ".join(path.name for path in sorted(folder.glob("refs(*).p"))) or "none"
+            raise DataError(
+                f"benchmark.options.split_by: the file {self._path} does not exist (of its kind "
+                f"are there: {found}): correct this field or fetch the release"
+            )
+        self._refs = _read_refs(self._path, "benchmark.options.split_by")
+        wanted = {
+            identifier
+            for refs in self._refs.values()
+            for entry in refs
+            if isinstance(identifier := entry.raw("ann_id"), int)
+        }
+        self._objects = ObjectTable(instances, "benchmark.options.instances", wanted)
+
+    def objects(self, split: str, theirs: Sequence[str], faults: Faults) -> ReferredObjects:
+        """Collect the objects of `theirs`, the release's splits that make up our `split`.
+
+        Raises: ConfigError for a split that the release does not have; DataError for a broken
+        reference, unless it is put aside.
+        """
+        objects = ReferredObjects()
+        for name in theirs:
+            if name not in self._refs:
+                raise ConfigError(
+                    f"benchmark.options.splits.{split}: {self._path} has no split {name!r}, only "
+                    f"{', '.join(self._refs)}"
+                )
+            for entry in self._refs[name]:
+                with faults.row(split, f"ref {entry.get('ref_id', int)}"):
+                    objects.add(self._referred(entry))
+        return objects
+
+    def _referred(self, entry: Entry) -> ReferredObject:
+        image_id, identifier = entry.get("image_id", int), entry.get("ann_id", int)
+        image = self._objects.image(image_id, entry.where)
+        annotation = self._objects.find(identifier, image_id, entry.where)
+        if annotation.get("category_id", int) != entry.get("category_id", int):
+            raise DataError(
+                f"{entry.where}: field 'category_id' {entry.get('category_id', int)} is not that "
+                f"of {annotation.where}",
+                "unknown category",
+            )
+        expressions = [
+            (sentence.get("sent", str), sentence.where) for sentence in entry.entries("sentences")
+        ]
+        if not expressions:
+            raise DataError(f"{entry.where}: field 'sentences' is empty", "empty text")
+        instance = self._objects.instance(annotation, image)
+        return ReferredObject(identifier, image, instance, expressions)
+
+
+def _read_refs(path: Path, field: str) -> dict[str, list[Entry]]:
+    content = load_plain_pickle(path, field)
+    refs: dict[str, list[Entry]] = {}
+    ids: set[int] = set()
+    for entry in Entry({"refs": content}, str(path)).entries("refs"):
+        ids.add(unique_id(entry, "ref_id", ids))
+        refs.setdefault(entry.get("split", str), []).append(entry)
+    return refs
+
+
+def unc_image_ids(path: Path, field: str) -> dict[str, set[int]]:
+    """Read which images each split of a `refs(...).p` uses: {split: image ids}.
+
+    `field` is the config field that names the file.
+
+    Raises: DataError as `UncRelease`.
+    """
+    return {
+        split: {entry.get("image_id", int) for entry in refs}
+        for split, refs in _read_refs(path, field).items()
+    }

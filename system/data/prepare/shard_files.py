@@ -1,0 +1,119 @@
+"""Parquet files that appear under their name only when they are whole, with a checksum."""
+
+import hashlib
+from contextlib import suppress
+from io import RawIOBase
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from system.data.shards.manifest import Shard
+from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
+from system.storage.locations import filesystem_of, join, storage_errors
+
+
+class TaskShardWriter:
+    """Collects one task's records into row groups and row groups into Parquet files.
+
+    Files are named `<folder>/<name>-00000.parquet` and so on, from number `first` on. At most
+    `row_group_rows` records are held.
+    Raises: StorageError from every method but `abandon` if the place cannot be written.
+    """
+
+    def __init__(
+        self, folder: str, name: str, first: int, row_group_rows: int, shard_rows: int
+    ) -> None:
+        self._folder, self._name, self._number = folder, name, first
+        self._row_group_rows = row_group_rows
+        self._groups_a_shard = shard_rows // row_group_rows
+        self._buffer: list[ImageRecord] = []
+        self._file: _ShardFile | None = None
+
+    def append(self, record: ImageRecord) -> Shard | None:
+        """Take one record; return the file if that made one whole."""
+        self._buffer.append(record)
+        if len(self._buffer) == self._row_group_rows:
+            self._flush()
+            if self._file is not None and len(self._file.row_groups) == self._groups_a_shard:
+                return self._finish_file(self._file)
+        return None
+
+    def close(self) -> tuple[Shard, ...]:
+        """Write what is left and return its file, if anything is left."""
+        if self._buffer:
+            self._flush()
+        return () if self._file is None else (self._finish_file(self._file),)
+
+    def abandon(self) -> None:
+        """Let go of an unfinished file; it stays under its temporary name."""
+        if self._file is not None:
+            self._file.abandon()
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self._file = _ShardFile(join(self._folder, f"{self._name}-{self._number:05d}.parquet"))
+        self._file.append(records_to_table(self._buffer))
+        self._buffer = []
+
+    def _finish_file(self, file: "_ShardFile") -> Shard:
+        shard = file.close()
+        self._file = None
+        self._number += 1
+        return shard
+
+
+class _ShardFile:
+    """One Parquet file under a temporary name until it is whole."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._filesystem, self._path = filesystem_of(uri)
+        self._partial = self._path + ".partial"
+        self.row_groups: list[int] = []
+        with storage_errors(uri, "open for writing"):
+            self._stream = self._filesystem.open_output_stream(self._partial)
+            self._sink = _HashingSink(self._stream)
+            self._writer = pq.ParquetWriter(
+                pa.PythonFile(self._sink, mode="w"),
+                SHARD_SCHEMA,
+                compression="zstd",
+                use_dictionary=["task"],  # of no use elsewhere, and it would copy each image
+                write_statistics=["image_id"],
+            )
+
+    def append(self, table: pa.Table) -> None:
+        with storage_errors(self._uri, "write"):
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        self.row_groups.append(table.num_rows)
+
+    def close(self) -> Shard:
+        with storage_errors(self._uri, "finish"):
+            self._writer.close()
+            self._stream.close()
+            self._filesystem.move(self._partial, self._path)
+        groups = tuple(self.row_groups)
+        return Shard(self._uri, sum(groups), groups, self._sink.digest.hexdigest())
+
+    def abandon(self) -> None:
+        # Whatever fails here is a consequence of the error that led here, which is the one to show.
+        with suppress(OSError, ValueError, pa.ArrowException):
+            self._writer.close()
+        with suppress(OSError):
+            self._stream.close()
+
+
+class _HashingSink(RawIOBase):
+    """Passes bytes on to a stream and takes their checksum on the way."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        super().__init__()
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # pyarrow hands over bytes
+        self.digest.update(data)
+        self._stream.write(data)
+        return len(data)

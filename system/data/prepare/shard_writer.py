@@ -1,0 +1,126 @@
+"""Writing of task shards: Parquet files per task and split, in one pass and flat memory."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from pyarrow import fs
+
+from system.data.prepare.split_writer import SplitSource, write_split
+from system.data.shards.faults import Faults, summarise
+from system.data.shards.manifest import Manifest, Shard, TaskEntry
+from system.data.shards.schema import SCHEMA_VERSION
+from system.errors import ConfigError, DataError
+from system.storage.locations import absolute, filesystem_of, join, relative, storage_errors
+
+ROW_GROUP_ROWS = 64  # about 10 MB of MSCOCO photographs: what a worker holds of one stream
+SHARD_ROWS = 2048  # about 350 MB of them: what one object store request or copy moves
+
+# split, images written so far, images of the split
+Progress = Callable[[str, int, int], None]
+
+_SHARD_FOLDER = "shards"
+
+
+def default_threads() -> int:
+    """Threads for decoding when the user names no number: one a core, at most eight."""
+    return min(8, os.cpu_count() or 1)
+
+
+def write_shards(
+    splits: Mapping[str, SplitSource],
+    root: str,
+    *,
+    benchmark: str,
+    tasks: Sequence[str],
+    source: Mapping[str, object],
+    faults: Faults,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    shard_rows: int = SHARD_ROWS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write every split's records as task shards under `root` and, last, the manifest.
+
+    `root` is a path or a pyarrow filesystem URI. Each image is decoded once, by `threads` threads,
+    and must have its annotated size. At most `row_group_rows` images are in memory. Whole shards
+    that an earlier call wrote from the same source are kept; a shard appears under its name only
+    when it is whole; shards of an older manifest stay until the new one is in place. The manifest's
+    `source` is `source` and, in "quarantined", the broken rows by kind.
+    Raises: DataError for a task without images in a split and, as `faults` says, for a broken
+    image; ConfigError for sizes that cannot be; StorageError if the place cannot be written.
+    """
+    if row_group_rows < 1 or shard_rows < row_group_rows:
+        raise ConfigError(
+            f"row_group_rows: {row_group_rows} must be at least 1 and at most shard_rows "
+            f"({shard_rows})"
+        )
+    slugs = _task_slugs(tasks)
+    root = absolute(root)
+    written: dict[str, dict[str, list[Shard]]] = {}
+    for split, records in splits.items():
+        settings = [list(tasks), faults.on_error, row_group_rows, shard_rows]
+        key = json.dumps([SCHEMA_VERSION, records.fingerprint, *settings])
+        folder = join(
+            root, _SHARD_FOLDER, f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        )
+        record = write_split(
+            records,
+            folder,
+            root,
+            split=split,
+            tasks=slugs,
+            faults=faults,
+            row_group_rows=row_group_rows,
+            shard_rows=shard_rows,
+            threads=threads or default_threads(),
+            progress=None if progress is None else partial(progress, split),
+        )
+        for task, shards in record.shards.items():
+            if not shards:
+                raise DataError(
+                    f"task {task!r} has no image in split {split!r}: take it out of "
+                    "benchmark.options.tasks or complete the annotations"
+                )
+        written[split] = record.shards
+    manifest = Manifest(
+        SCHEMA_VERSION,
+        benchmark,
+        {**source, "quarantined": summarise(faults.found)},
+        tuple(
+            TaskEntry(task, {split: tuple(written[split][task]) for split in splits})
+            for task in tasks
+        ),
+    )
+    manifest.save(root)
+    _remove_superseded(root, manifest)
+    return manifest
+
+
+def _task_slugs(tasks: Sequence[str]) -> dict[str, str]:
+    """Map task names to distinct names that are safe in any file system."""
+    slugs = {task: re.sub(r"[^A-Za-z0-9_-]+", "_", task) for task in tasks}
+    if not tasks or len(set(slugs.values())) != len(tasks) or not all(slugs.values()):
+        raise ConfigError(
+            f"benchmark.options.tasks: {list(tasks)}: at least one task is needed and "
+            "their names must differ in letters or digits"
+        )
+    return slugs
+
+
+def _remove_superseded(root: str, manifest: Manifest) -> None:
+    """Delete folders of splits that were written before from another source or other settings."""
+    kept = {
+        relative(shard.uri, root).split("/")[1]
+        for task in manifest.tasks
+        for shards in task.splits.values()
+        for shard in shards
+    }
+    filesystem, path = filesystem_of(join(root, _SHARD_FOLDER))
+    with storage_errors(root, "remove superseded shards"):
+        for info in filesystem.get_file_info(fs.FileSelector(path)):
+            if info.type == fs.FileType.Directory and info.base_name not in kept:
+                filesystem.delete_dir(info.path)

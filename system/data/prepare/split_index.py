@@ -1,0 +1,230 @@
+"""One split of a data set, read and checked, without its images and without taking up memory."""
+
+import hashlib
+import weakref
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Lock
+
+import pyarrow as pa
+
+from system.data.prepare.spool import temporary_space
+from system.data.shards.faults import Faults
+from system.data.shards.images import MAX_PIXELS
+from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, record_from_row, records_to_table
+from system.errors import DataError
+
+_BATCH_ROWS = 64
+# Threads that load images are never further apart than a few dozen rows.
+_BATCHES_HELD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A record without its image, and where the image lies."""
+
+    path: Path
+    record: ImageRecord
+
+
+class _Spool:
+    """Batches of rows in a nameless temporary file, which ends with the process or this object.
+
+    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, and the image's path.
+    """
+
+    _schema = pa.schema(
+        [field for field in SHARD_SCHEMA if field.name != "image"]
+        + [pa.field("path", pa.string(), nullable=False)]
+    )
+
+    def __init__(self) -> None:
+        with temporary_space():
+            self._file = TemporaryFile(prefix="promptide-")  # noqa: SIM115  # see finalize
+        weakref.finalize(self, self._file.close)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), self._schema)
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
+        self._lock = Lock()
+        self.sizes: list[int] = []  # rows of each batch
+
+    def write(self, rows: Sequence[_Row]) -> int:
+        """Append a batch and return its number."""
+        table = records_to_table([row.record for row in rows]).drop_columns(["image"])
+        table = table.append_column(
+            self._schema.field("path"), pa.array([str(row.path) for row in rows], pa.string())
+        )
+        with temporary_space():
+            self._writer.write_table(table, max_chunksize=len(rows))
+        self.sizes.append(len(rows))
+        return len(self.sizes) - 1
+
+    def finish(self) -> None:
+        """End writing; batches can be read from now on."""
+        with temporary_space():
+            self._writer.close()
+        self._reader = pa.ipc.open_file(pa.PythonFile(self._file, "r"))
+
+    def read(self, batch: int) -> pa.RecordBatch:
+        """Read one batch; several threads may."""
+        assert self._reader is not None
+        with self._lock:
+            return self._reader.get_batch(batch)
+
+
+class SplitIndex:
+    """One split, its annotations read and checked, its images found but not yet read.
+
+    Rows are ordered by task, inside a task as the reader added them. `counts` says the rows of each
+    task, `skipped` the rows that were left out on purpose, by reason; `faults` has broken ones.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        spool: _Spool,
+        batches: Sequence[int],
+        counts: dict[str, int],
+        skipped: dict[str, int],
+        fingerprint: str,
+        faults: Faults,
+    ) -> None:
+        self.split, self.counts, self.skipped, self.faults = split, counts, skipped, faults
+        self._spool, self._batches, self._fingerprint = spool, batches, fingerprint
+        self._starts = [0, *accumulate(spool.sizes[batch] for batch in batches)]
+        self._held: OrderedDict[int, list[_Row]] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over rows and the size and time of each image file."""
+        return self._fingerprint
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def name(self, index: int) -> str:
+        """Name one image: its file name as the annotations give it."""
+        return self._row(index).record.file_name
+
+    def load(self, index: int) -> ImageRecord:
+        """Read one image's bytes.
+
+        Raises: DataError naming a file that cannot be read any more.
+        """
+        row = self._row(index)
+        try:
+            return replace(row.record, image=row.path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{row.path}: cannot be read ({error})", "missing image") from error
+
+    @property
+    def images(self) -> Iterator[tuple[int, str, str]]:
+        """Go through (image id, file name, task)."""
+        for batch in self._batches:
+            columns = self._spool.read(batch).select(["image_id", "file_name", "task"])
+            for row in columns.to_pylist():
+                yield row["image_id"], row["file_name"], row["task"]
+
+    def _row(self, index: int) -> _Row:
+        place = bisect_right(self._starts, index) - 1
+        with self._lock:
+            rows = self._held.get(place)
+            if rows is None:
+                rows = [
+                    _Row(Path(row["path"]), record_from_row({**row, "image": b""}))
+                    for row in self._spool.read(self._batches[place]).to_pylist()
+                ]
+                self._held[place] = rows
+                if len(self._held) > _BATCHES_HELD:
+                    self._held.popitem(last=False)
+        return rows[index - self._starts[place]]
+
+
+class SplitIndexBuilder:
+    """Collects one split's checked records without their images, on disk.
+
+    What it holds in memory does not grow with the split. The disk space, about 3 KB a photograph of
+    MSCOCO, is taken where the system keeps temporary files (TMPDIR).
+    """
+
+    def __init__(self, split: str, tasks: Sequence[str], faults: Faults) -> None:
+        self._split, self._faults = split, faults
+        self._spool = _Spool()
+        self._waiting: dict[str, list[_Row]] = {task: [] for task in tasks}
+        self._batches: dict[str, list[int]] = {task: [] for task in tasks}
+        self._counts = dict.fromkeys(tasks, 0)
+        self._skipped: Counter[str] = Counter()
+        self._digest = hashlib.sha256(repr(tuple(tasks)).encode())
+
+    def add(self, path: Path, record: ImageRecord) -> None:
+        """Take one record, its `image` empty and `path` that of the image's file.
+
+        `width` and `height` are as annotated, or 0 x 0 if the format gives no size: then it is
+        taken from the image when that is decoded. The task must be one of the builder's.
+        A file that is gone or a text that is no Unicode is the row's fault (see `Faults.row`).
+        """
+        assert record.task in self._waiting, record.task
+        with self._faults.row(self._split, record.file_name):
+            _check_size(record)
+            _check_text(record)
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error})", "missing image") from error
+            self._digest.update(repr((record, status.st_size, status.st_mtime_ns)).encode())
+            self._counts[record.task] += 1
+            waiting = self._waiting[record.task]
+            waiting.append(_Row(path, record))
+            if len(waiting) == _BATCH_ROWS:
+                self._flush(record.task)
+
+    def skip(self, reason: str) -> None:
+        """Count a row that is left out on purpose, under a short reason such as "other_task"."""
+        self._skipped[reason] += 1
+
+    def build(self) -> SplitIndex:
+        """End collecting and return the split, ordered by task, then as added."""
+        for task, waiting in self._waiting.items():
+            if waiting:
+                self._flush(task)
+        self._spool.finish()
+        return SplitIndex(
+            self._split,
+            self._spool,
+            [batch for of_task in self._batches.values() for batch in of_task],
+            self._counts,
+            dict(self._skipped),
+            self._digest.hexdigest(),
+            self._faults,
+        )
+
+    def _flush(self, task: str) -> None:
+        self._batches[task].append(self._spool.write(self._waiting[task]))
+        self._waiting[task].clear()
+
+
+def _check_size(record: ImageRecord) -> None:
+    if record.width * record.height > MAX_PIXELS:
+        raise DataError(
+            f"image {record.file_name!r}: its annotation says {record.width} x {record.height} "
+            f"pixels, more than the {MAX_PIXELS} that are decoded: correct or remove it",
+            "too large image",
+        )
+
+
+def _check_text(record: ImageRecord) -> None:
+    texts = (*record.captions, *(expression.text for expression in record.expressions))
+    for text in (record.file_name, *texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"image {record.file_name!r}: the text {text!r} is no Unicode: correct or remove "
+                "the annotation",
+                "text",
+            ) from error

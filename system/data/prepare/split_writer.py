@@ -1,0 +1,171 @@
+"""Writing one split's shards, from where an interrupted call stopped."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
+
+from pyarrow import fs
+
+from system.data.prepare.shard_files import TaskShardWriter
+from system.data.shards.faults import Fault, Faults
+from system.data.shards.images import check_image
+from system.data.shards.manifest import Shard, read_json, shard_from_json, shard_to_json, write_json
+from system.data.shards.parallel import bounded_map
+from system.data.shards.schema import ImageRecord
+from system.errors import DataError
+from system.storage.locations import filesystem_of, join, storage_errors
+
+_SPLIT_RECORD = "split.json"
+
+
+class SplitSource(Protocol):
+    """One split of a dataset as a reader offers it: everything known but the image bytes.
+
+    The rows of a task follow each other. All but `fingerprint` are called from several threads.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the records would."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def name(self, index: int) -> str:
+        """Name one image for the user, without reading it."""
+
+    def load(self, index: int) -> ImageRecord:
+        """Read one image. Raises: DataError if it cannot be read."""
+
+
+@dataclass
+class SplitRecord:
+    """How far a split is written: `split.json` beside its shards.
+
+    `shards` hold what is left of the first `rows` images after those in `faults`.
+    """
+
+    shards: dict[str, list[Shard]]
+    faults: list[Fault] = field(default_factory=list)
+    rows: int = 0
+    finished: bool = False
+
+    def save(self, folder: str, root: str) -> None:
+        """Write the record in one step. Raises: StorageError."""
+        content = {
+            "rows": self.rows,
+            "finished": self.finished,
+            "shards": {
+                task: [shard_to_json(shard, root) for shard in shards]
+                for task, shards in self.shards.items()
+            },
+            "faults": [asdict(fault) for fault in self.faults],
+        }
+        write_json(join(folder, _SPLIT_RECORD), content)
+
+    @classmethod
+    def load(cls, folder: str, root: str, tasks: Mapping[str, str]) -> "SplitRecord | None":
+        """Read the record and look at its shards; None if there is none or it is of no use."""
+        uri = join(folder, _SPLIT_RECORD)
+        filesystem, path = filesystem_of(uri)
+        with storage_errors(folder, "look for finished shards"):
+            if filesystem.get_file_info(path).type != fs.FileType.File:
+                return None
+        try:
+            content = read_json(uri)
+            record = cls(
+                {
+                    task: [shard_from_json(entry, root) for entry in content["shards"][task]]
+                    for task in tasks
+                },
+                [Fault(**fault) for fault in content["faults"]],
+                int(content["rows"]),
+                bool(content["finished"]),
+            )
+            for shard in (shard for shards in record.shards.values() for shard in shards):
+                shard.verify()
+        except (DataError, KeyError, TypeError, ValueError):
+            return None
+        return record
+
+
+def write_split(
+    records: SplitSource,
+    folder: str,
+    root: str,
+    *,
+    split: str,
+    tasks: Mapping[str, str],
+    faults: Faults,
+    row_group_rows: int,
+    shard_rows: int,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> SplitRecord:
+    """Write a split's shards into `folder`, which is under `root`; `tasks` is {task: file name}.
+
+    What an earlier call finished is kept: all of it, or the whole shards of an interrupted one.
+    Broken images found now or then are added to `faults`. `progress` is told, after each image, the
+    images done and the images of the split.
+    Raises: DataError under "stop" for an image that is broken; StorageError.
+    """
+    record = SplitRecord.load(folder, root, tasks)
+    if record is None:
+        record = SplitRecord({task: [] for task in tasks})
+        filesystem, path = filesystem_of(folder)
+        with storage_errors(folder, "start the split's folder"):
+            filesystem.create_dir(path, recursive=True)
+            filesystem.delete_dir_contents(path)
+    faults.found.extend(record.faults)
+    if record.finished:
+        return record
+
+    def load_checked(index: int) -> ImageRecord | DataError:
+        try:
+            row = records.load(index)
+            name = f"image {row.file_name!r} of split {split!r}"
+            width, height = check_image(row.image, name, row.width, row.height)
+        except DataError as error:
+            return error  # judged by the consumer, so that faults are in the images' order
+        return replace(row, width=width, height=height)
+
+    found = len(faults.found) - len(record.faults)  # where this split's faults begin
+
+    def save(rows: int) -> None:
+        record.rows, record.faults = rows, faults.found[found:]
+        record.save(folder, root)
+
+    total = len(records)
+    writer: TaskShardWriter | None = None
+    task = ""
+    try:
+        indices = range(record.rows, total)
+        for index, row in zip(
+            indices, bounded_map(load_checked, indices, threads=threads), strict=True
+        ):
+            if isinstance(row, DataError):
+                with faults.row(split, records.name(index)):
+                    raise row
+            else:
+                if writer is None or row.task != task:
+                    if writer is not None:
+                        record.shards[task] += writer.close()
+                        save(index)
+                    task = row.task
+                    first = len(record.shards[task])
+                    writer = TaskShardWriter(folder, tasks[task], first, row_group_rows, shard_rows)
+                shard = writer.append(row)
+                if shard is not None:
+                    record.shards[task].append(shard)
+                    save(index + 1)
+            if progress is not None:
+                progress(index + 1, total)
+        if writer is not None:
+            record.shards[task] += writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    record.finished = True
+    save(total)
+    return record

@@ -1,0 +1,1 @@
+"""Task shards: their schema and manifest, and how workers read and decode them."""

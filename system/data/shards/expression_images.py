@@ -1,0 +1,105 @@
+"""Images of chosen rows of several splits, in any order, a few row groups of them in memory."""
+
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from system.data.shards.images import decode_image
+from system.data.shards.loading import Transform
+from system.data.shards.manifest import SplitGrant
+from system.data.shards.parallel import bounded_map, prefetch
+from system.data.shards.rows import SplitReader
+
+HELD_GROUPS = 16  # row groups of 64 images that are shuffled together, and kept while they are used
+_BATCHES_AHEAD = 2
+_COLUMNS = ("file_name", "image")
+
+Place = tuple[int, int]  # which of the splits, and the row in its file order
+
+
+def image_batches(
+    grants: Sequence[SplitGrant],
+    batches: Sequence[Sequence[Place]],
+    *,
+    transform: Transform,
+    threads: int,
+) -> Generator[Tensor, None, None]:
+    """Yield the images [b, 3, H, W] of each batch, in the order asked; a row may come often.
+
+    Closing the generator ends its threads. Raises, while reading: DataError naming shard and file
+    of an image that does not decode.
+    """
+
+    def decode(item: tuple[str, str, bytes]) -> Tensor:
+        where, name, data = item
+        return transform(decode_image(data, f"{name} in {where}"), None)
+
+    def produce() -> Generator[Tensor, None, None]:
+        with _Images(grants) as images:
+            found = (images.read(place) for batch in batches for place in batch)
+            with closing(bounded_map(decode, found, threads=threads)) as pixels:
+                for batch in batches:
+                    yield torch.stack([next(pixels) for _ in batch])
+
+    return prefetch(produce(), depth=_BATCHES_AHEAD)
+
+
+def group_of_rows(grant: SplitGrant) -> list[int]:
+    """The row group of each row of a split, without the rows that were put aside."""
+    return [g for g, rows in enumerate(SplitReader(grant).group_rows) for _ in range(rows)]
+
+
+def shuffled_by_group(groups: Sequence[Sequence[int]], seed: Sequence[int]) -> list[int]:
+    """All samples of all groups, shuffled so that HELD_GROUPS groups at a time are being read."""
+    draw = np.random.default_rng([*seed])
+    turns = draw.permutation(len(groups)).tolist()
+    order: list[int] = []
+    for start in range(0, len(turns), HELD_GROUPS):
+        pool = [sample for group in turns[start : start + HELD_GROUPS] for sample in groups[group]]
+        order += [pool[at] for at in draw.permutation(len(pool))]
+    return order
+
+
+class _Images:
+    """Encoded images by place; the row groups used last are kept."""
+
+    def __init__(self, grants: Sequence[SplitGrant]) -> None:
+        self._grants = grants
+        self._opened = ExitStack()
+        self._readers: dict[int, SplitReader] = {}
+        self._firsts: dict[int, list[int]] = {}
+        self._groups = [group_of_rows(grant) for grant in grants]
+        self._held: OrderedDict[Place, list[tuple[str, bytes]]] = OrderedDict()
+
+    def __enter__(self) -> "_Images":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
+
+    def read(self, place: Place) -> tuple[str, str, bytes]:
+        """Where it lies, file name and encoded bytes."""
+        split, row = place
+        group = self._groups[split][row]
+        if split not in self._readers:
+            reader = self._opened.enter_context(SplitReader(self._grants[split]))
+            self._readers[split] = reader
+            self._firsts[split] = [0, *accumulate(reader.group_rows)]
+        if (split, group) not in self._held:
+            self._held[split, group] = list(self._rows(split, group))
+            while len(self._held) > HELD_GROUPS:
+                self._held.popitem(last=False)
+        self._held.move_to_end((split, group))
+        name, data = self._held[split, group][row - self._firsts[split][group]]
+        grant = self._grants[split]
+        return f"task {grant.task!r}, split {grant.split!r}", name, data
+
+    def _rows(self, split: int, group: int) -> Iterator[tuple[str, bytes]]:
+        table = self._readers[split].read_group(group, _COLUMNS)
+        names, images = (table.column(name).to_pylist() for name in _COLUMNS)
+        yield from zip(names, images, strict=True)

@@ -1,0 +1,265 @@
+"""What a worker reads: shuffled training batches, chosen rows, texts. All lazy and streamed.
+
+B batch, S slots. Which rows make up which step's batch depends on seed and split only, never on
+the number of workers: a batch is the union of S slots, and a worker asks for some of them.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import numpy as np
+import torch
+from PIL import Image
+
+from system.data.shards.faults import Fault, Faults
+from system.data.shards.images import decode_image
+from system.data.shards.manifest import SplitGrant
+from system.data.shards.parallel import bounded_map, prefetch
+from system.data.shards.rows import ShardRow, SplitReader
+from system.errors import ConfigError, DataError
+
+# RGB image -> float tensor [3, H, W]; the generator is for random augmentation, None in evaluation.
+Transform = Callable[[Image.Image, np.random.Generator | None], torch.Tensor]
+
+_STEPS_AHEAD = 2
+
+# Branches of the seed: the order of row groups has the seed itself.
+_SHUFFLE, _CAPTION, _AUGMENTATION = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One slot's part of a step's batch: B/S images, each with one of its captions."""
+
+    slot: int
+    images: torch.Tensor  # [B/S, 3, H, W]
+    captions: list[str]
+    image_ids: list[int]
+    rows: list[int]  # row numbers in the split's file order
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a split, each image with all its captions."""
+
+    images: torch.Tensor  # [rows, 3, H, W]
+    captions: list[list[str]]
+    image_ids: list[int]
+    rows: list[int]  # row numbers in the split's file order
+
+
+def steps_per_epoch(
+    rows: int, batch_size: int, micro_batches: int, *, task: str | None = None
+) -> int:
+    """Count the full batches of an epoch; the rest of the rows sits the epoch out.
+
+    Raises: ConfigError if the batch does not divide into micro-batches, DataError (naming `task`)
+    if there are fewer rows than a batch.
+    """
+    if batch_size < 1 or micro_batches < 1 or batch_size % micro_batches:
+        raise ConfigError(
+            f"stage.batch_size: {batch_size} does not divide into {micro_batches} micro-batches: "
+            f"make it a multiple of {micro_batches}"
+        )
+    if rows < batch_size:
+        name = "the task" if task is None else f"task {task!r}"
+        raise DataError(
+            f"{name} has {rows} training images, fewer than the batch of {batch_size}: lower "
+            "stage.batch_size"
+        )
+    return rows // batch_size
+
+
+def slot_rows(group_rows: Sequence[int], slots: int, seed: Sequence[int]) -> list[list[range]]:
+    """Share an epoch's rows out to slots: for each slot the row ranges it reads, in order.
+
+    The row groups are permuted by the seed and laid end to end; slot s owns rows
+    [s n / S, (s + 1) n / S) of the result, so it reads few row groups, each from its front on.
+    """
+    order = np.random.default_rng([*seed]).permutation(len(group_rows))
+    first_rows = [0, *accumulate(group_rows)]
+    total = first_rows[-1]
+    shares: list[list[range]] = []
+    for slot in range(slots):
+        start, stop = slot * total // slots, (slot + 1) * total // slots
+        share, passed = [], 0
+        for group in order:
+            begin, end = max(start - passed, 0), min(stop - passed, group_rows[group])
+            if begin < end:
+                share.append(range(first_rows[group] + begin, first_rows[group] + end))
+            passed += group_rows[group]
+        shares.append(share)
+    return shares
+
+
+def training_batches(
+    grant: SplitGrant,
+    *,
+    batch_size: int,
+    micro_batches: int,
+    slots: Sequence[int],
+    seed: Sequence[int],
+    transform: Transform,
+    threads: int,
+    shuffle_buffer: int,
+) -> Generator[list[MicroBatch], None, None]:
+    """Yield one epoch's steps: for each asked slot, in the order asked, its micro-batch.
+
+    `batch_size` is the global batch B, `micro_batches` the number S of slots; `seed` must differ
+    from epoch to epoch (say run seed, task, epoch). A slot is shuffled through a buffer of
+    `shuffle_buffer` / S rows of encoded images; with a row group a slot and a few decoded steps
+    this is all that is held. Each row comes at most once; fewer than B rows, others each epoch,
+    sit it out. Closing the generator ends its threads.
+    Raises: ConfigError and DataError of `steps_per_epoch`, ConfigError for slots that are not
+    there; while reading, DataError naming shard and file of an image that does not decode.
+    """
+    steps = steps_per_epoch(grant.rows, batch_size, micro_batches, task=grant.task)
+    if shuffle_buffer < 1:
+        raise ConfigError(f"stage.shuffle_buffer: {shuffle_buffer} is too few rows: at least 1")
+    if len(set(slots)) != len(slots) or not set(slots) <= set(range(micro_batches)):
+        raise ConfigError(
+            f"micro-batch slots {list(slots)}: each must be one of 0 to {micro_batches - 1}, once"
+        )
+    share = batch_size // micro_batches
+    buffer = -(-shuffle_buffer // micro_batches)
+
+    def decode(row: ShardRow) -> tuple[torch.Tensor, str, ShardRow]:
+        rng = np.random.default_rng([*seed, _CAPTION, row.row])
+        caption = row.captions[int(rng.integers(len(row.captions)))]
+        augmentation = np.random.default_rng([*seed, _AUGMENTATION, row.row])
+        return _decode(row, transform, augmentation), caption, row
+
+    def produce() -> Generator[list[MicroBatch], None, None]:
+        with SplitReader(grant) as reader:
+            shares = slot_rows(reader.group_rows, micro_batches, seed)
+            streams = [
+                _shuffled(
+                    reader.rows(chain.from_iterable(shares[slot])),
+                    buffer,
+                    np.random.default_rng([*seed, _SHUFFLE, slot]),
+                )
+                for slot in slots
+            ]
+            # step by step, in a step slot by slot, in a slot row by row
+            rows = (next(stream) for _ in range(steps) for stream in streams for _ in range(share))
+            with closing(bounded_map(decode, rows, threads=threads)) as samples:
+                for _ in range(steps):
+                    yield [_micro_batch(slot, samples, share) for slot in slots]
+
+    return prefetch(produce(), depth=_STEPS_AHEAD)
+
+
+def row_selection(
+    grant: SplitGrant,
+    rows: Sequence[int],
+    *,
+    batch_rows: int,
+    transform: Transform,
+    threads: int,
+) -> Generator[Chunk, None, None]:
+    """Yield chosen rows in the order asked, in chunks of `batch_rows`.
+
+    In ascending order each row group is read once, and only those that hold a chosen row.
+
+    Raises: ConfigError for a batch of no rows; while reading as `training_batches`, and DataError
+    for a row that is not there.
+    """
+    if batch_rows < 1:
+        raise ConfigError(f"batch_rows: {batch_rows} is too few: at least 1")
+    wanted = [rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows)]
+
+    def decode(row: ShardRow) -> tuple[torch.Tensor, ShardRow]:
+        return _decode(row, transform, None), row
+
+    def produce() -> Generator[Chunk, None, None]:
+        with (
+            SplitReader(grant) as reader,
+            closing(bounded_map(decode, reader.rows(rows), threads=threads)) as samples,
+        ):
+            for numbers in wanted:
+                part = [next(samples) for _ in numbers]
+                yield Chunk(
+                    torch.stack([image for image, _ in part]),
+                    [list(row.captions) for _, row in part],
+                    [row.image_id for _, row in part],
+                    [row.row for _, row in part],
+                )
+
+    return prefetch(produce(), depth=_STEPS_AHEAD)
+
+
+def read_texts(grant: SplitGrant) -> list[list[str]]:
+    """Read all captions of each image of a split, in file order, and no image."""
+    with SplitReader(grant) as reader:
+        return [
+            captions
+            for group in range(len(reader.group_rows))
+            for captions in reader.read_group(group, ["captions"]).column("captions").to_pylist()
+        ]
+
+
+def read_images(grant: SplitGrant, rows: Sequence[int]) -> list[ShardRow]:
+    """Read a few rows with their encoded images, in the order asked.
+
+    Raises: DataError for a row that is not there.
+    """
+    with SplitReader(grant) as reader:
+        found = {row.row: row for row in reader.rows(sorted(set(rows)))}
+    return [found[row] for row in rows]
+
+
+def broken_images(grant: SplitGrant) -> dict[int, Fault]:
+    """Decode all images of a split, and tell which do not: {number in the shards: what is wrong}.
+
+    Raises: DataError for a shard that cannot be read: no row's fault.
+    """
+    faults = Faults("quarantine")
+    broken: dict[int, Fault] = {}
+    with SplitReader(grant) as reader:
+        for row in reader.rows(range(grant.rows)):
+            with faults.row(grant.split, f"{grant.task}: {row.file_name}"):
+                _image(row)
+            if len(faults.found) > len(broken):
+                broken[row.stored] = faults.found[-1]
+    return broken
+
+
+def _decode(row: ShardRow, transform: Transform, rng: np.random.Generator | None) -> torch.Tensor:
+    return transform(_image(row), rng)
+
+
+def _image(row: ShardRow) -> Image.Image:
+    return decode_image(row.image, f"{row.file_name} in shard {row.shard}")
+
+
+def _micro_batch(
+    slot: int, samples: Iterator[tuple[torch.Tensor, str, ShardRow]], count: int
+) -> MicroBatch:
+    part = [next(samples) for _ in range(count)]
+    return MicroBatch(
+        slot,
+        torch.stack([image for image, _, _ in part]),
+        [caption for _, caption, _ in part],
+        [row.image_id for _, _, row in part],
+        [row.row for _, _, row in part],
+    )
+
+
+def _shuffled(
+    rows: Iterator[ShardRow], size: int, rng: np.random.Generator
+) -> Generator[ShardRow, None, None]:
+    """Shuffle a stream through a buffer of at most `size` rows."""
+    buffer: list[ShardRow] = []
+    for row in rows:
+        if len(buffer) < size:
+            buffer.append(row)
+            continue
+        at = int(rng.integers(len(buffer)))
+        chosen, buffer[at] = buffer[at], row
+        yield chosen
+    while buffer:
+        at = int(rng.integers(len(buffer)))
+        buffer[at], buffer[-1] = buffer[-1], buffer[at]
+        yield buffer.pop()

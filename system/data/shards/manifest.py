@@ -1,0 +1,317 @@
+"""The manifest of a prepared benchmark: which shards hold which task's splits."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from system.data.shards.schema import SCHEMA_VERSION
+from system.errors import ConfigError, DataError
+from system.storage.files import Folder
+from system.storage.locations import absolute, filesystem_of, join, relative, storage_errors
+
+MANIFEST_NAME = "manifest.json"
+
+_PREPARE = "run `promptide prepare` for this benchmark again"
+_HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a task's split: where it lies, its rows and its checksum."""
+
+    uri: str  # absolute path or pyarrow filesystem URI
+    rows: int
+    row_groups: tuple[int, ...]  # rows of each row group
+    sha256: str
+
+    def verify(self, *, deep: bool = False) -> None:
+        """Compare the file's row groups, and with `deep` its checksum, with this entry.
+
+        Raises: DataError naming the shard if it is missing, unreadable or another file.
+        """
+        filesystem, path = filesystem_of(self.uri)
+        try:
+            with filesystem.open_input_file(path) as stream:
+                metadata = pq.ParquetFile(stream).metadata
+                groups = tuple(
+                    metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)
+                )
+                if groups != self.row_groups:
+                    raise DataError(
+                        f"shard {self.uri}: its row groups hold {groups} rows, the manifest says "
+                        f"{self.row_groups}: {_PREPARE}"
+                    )
+                if deep:
+                    stream.seek(0)
+                    digest = hashlib.sha256()
+                    while block := stream.read(_HASH_BLOCK):
+                        digest.update(block)
+                    if digest.hexdigest() != self.sha256:
+                        raise DataError(
+                            f"shard {self.uri}: its checksum is not the manifest's: {_PREPARE}"
+                        )
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"shard {self.uri}: cannot be read ({error}): {_PREPARE}") from error
+
+
+@dataclass(frozen=True)
+class SplitGrant:
+    """Leave to read one split of one task: the only way a worker gets at rows.
+
+    `without` are the numbers, in the shards' own count, of rows that were put aside: a reader does
+    not see them, and counts the others from 0.
+    """
+
+    task: str
+    split: str
+    shards: tuple[Shard, ...]
+    without: frozenset[int] = frozenset()
+
+    @classmethod
+    def joined(cls, grants: Sequence["SplitGrant"]) -> "SplitGrant":
+        """The rows of several tasks' splits of one name, one after the other."""
+        starts = accumulate((grant.stored_rows for grant in grants), initial=0)
+        return cls(
+            " + ".join(grant.task for grant in grants),
+            grants[0].split,
+            tuple(shard for grant in grants for shard in grant.shards),
+            frozenset(
+                start + row
+                for start, grant in zip(starts, grants, strict=False)
+                for row in grant.without
+            ),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the split."""
+        return self.stored_rows - len(self.without)
+
+    @property
+    def stored_rows(self) -> int:
+        """Number of rows in the shards."""
+        return sum(shard.rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task's name and the shards of each of its splits."""
+
+    name: str
+    splits: dict[str, tuple[Shard, ...]]
+
+    def grant(self, split: str) -> SplitGrant:
+        """Hand out a split of this task.
+
+        Raises: DataError for a split that the task does not have.
+        """
+        if split not in self.splits:
+            raise DataError(
+                f"task {self.name!r} has no split {split!r}: it has {', '.join(self.splits)}"
+            )
+        return SplitGrant(self.name, split, self.splits[split])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared benchmark: its tasks in stream order, their shards, and where they came from."""
+
+    version: int
+    benchmark: str
+    source: dict[str, object]
+    tasks: tuple[TaskEntry, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names and shard checksums, the same wherever the shards lie."""
+        names = [
+            [task.name, [[split, [s.sha256 for s in task.splits[split]]] for split in task.splits]]
+            for task in self.tasks
+        ]
+        return hashlib.sha256(json.dumps([self.benchmark, names]).encode()).hexdigest()
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows of each split of each task: {task: {split: rows}}."""
+        return {
+            task.name: {split: task.grant(split).rows for split in task.splits}
+            for task in self.tasks
+        }
+
+    @property
+    def skipped(self) -> dict[str, dict[str, int]]:
+        """Rows that the reader left out on purpose: {split: {reason: rows}}."""
+        return cast(dict[str, dict[str, int]], self.source.get("skipped", {}))
+
+    @property
+    def quarantined(self) -> dict[str, dict[str, Any]]:
+        """Broken rows: {kind of fault: {"rows": how many, "first": some of their names}}."""
+        return cast(dict[str, dict[str, Any]], self.source.get("quarantined", {}))
+
+    def order(self, tasks: Sequence[str] | None, *, growing: bool = False) -> tuple[str, ...]:
+        """The tasks that `benchmark.tasks` names, all of them for null.
+
+        Raises: ConfigError if it names one twice, or none, with which only a `growing` stream can
+        start.
+        """
+        order = tuple(entry.name for entry in self.tasks) if tasks is None else tuple(tasks)
+        if len(set(order)) != len(order) or not (order or growing):
+            raise ConfigError(f"benchmark.tasks={list(order)} must name each task once")
+        return order
+
+    def task(self, name: str) -> TaskEntry:
+        """Find a task by name.
+
+        Raises: DataError for a name that the benchmark does not have.
+        """
+        for entry in self.tasks:
+            if entry.name == name:
+                return entry
+        known = ", ".join(entry.name for entry in self.tasks)
+        raise DataError(f"benchmark {self.benchmark!r} has no task {name!r}: it has {known}")
+
+    @classmethod
+    def prepared(cls, folder: Folder, benchmark: str) -> "Manifest":
+        """The manifest of a benchmark that was prepared in `folder`; its shards are not looked at.
+
+        Raises: DataError saying how to prepare it.
+        """
+        if not folder.exists(MANIFEST_NAME):
+            raise DataError(
+                f"benchmark {benchmark!r} is not prepared ({folder.uri} has no {MANIFEST_NAME}); "
+                "run `promptide prepare` with the same overrides first"
+            )
+        return cls.load(folder.uri)
+
+    def verify(self, *, deep: bool = False) -> None:
+        """Check that every shard is there with its rows; with `deep` read it all for checksums.
+
+        Raises: DataError naming the first shard that is missing or another file.
+        """
+        for task in self.tasks:
+            for shards in task.splits.values():
+                for shard in shards:
+                    shard.verify(deep=deep)
+
+    def save(self, root: str) -> None:
+        """Write `manifest.json` under `root` (path or URI) in one step, shards relative to it.
+
+        Raises: StorageError if it cannot be written.
+        """
+        root = absolute(root)
+        content = {
+            "version": self.version,
+            "benchmark": self.benchmark,
+            "fingerprint": self.fingerprint,
+            "source": self.source,
+            "tasks": [
+                {
+                    "name": task.name,
+                    "splits": {
+                        split: [shard_to_json(shard, root) for shard in shards]
+                        for split, shards in task.splits.items()
+                    },
+                }
+                for task in self.tasks
+            ],
+        }
+        write_json(join(root, MANIFEST_NAME), content)
+
+    @classmethod
+    def load(cls, root: str) -> "Manifest":
+        """Read `manifest.json` under `root` (path or URI); shards become absolute.
+
+        Raises: DataError if it is missing, not JSON, of another version or lacks a field.
+        """
+        root = absolute(root)
+        uri = join(root, MANIFEST_NAME)
+        content = read_json(uri)
+        if not isinstance(content, dict) or content.get("version") != SCHEMA_VERSION:
+            found = content.get("version") if isinstance(content, dict) else None
+            raise DataError(
+                f"{uri}: field version is {found!r}, this promptide reads {SCHEMA_VERSION}: "
+                f"{_PREPARE}"
+            )
+        try:
+            manifest = cls(
+                content["version"],
+                content["benchmark"],
+                dict(content["source"]),
+                tuple(
+                    TaskEntry(
+                        task["name"],
+                        {
+                            split: tuple(shard_from_json(shard, root) for shard in shards)
+                            for split, shards in task["splits"].items()
+                        },
+                    )
+                    for task in content["tasks"]
+                ),
+            )
+        except DataError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{uri}: a field is missing or wrong ({error}): {_PREPARE}") from error
+        if manifest.fingerprint != content.get("fingerprint"):
+            raise DataError(f"{uri}: field fingerprint does not fit the shards: {_PREPARE}")
+        return manifest
+
+
+def shard_to_json(shard: Shard, root: str) -> dict[str, object]:
+    """Describe a shard relative to `root`, which must be a part of its address."""
+    return {
+        "path": relative(shard.uri, root),
+        "rows": shard.rows,
+        "row_groups": list(shard.row_groups),
+        "sha256": shard.sha256,
+    }
+
+
+def shard_from_json(entry: dict[str, Any], root: str) -> Shard:
+    """Build a shard from its description.
+
+    Raises: KeyError, TypeError for missing fields, DataError for a path outside of `root` or rows
+    that do not add up.
+    """
+    path = PurePosixPath(entry["path"])
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"field path {entry['path']!r} of a shard leaves {root}: {_PREPARE}")
+    groups = tuple(int(rows) for rows in entry["row_groups"])
+    if sum(groups) != entry["rows"]:
+        raise DataError(f"fields rows and row_groups of shard {path} do not agree: {_PREPARE}")
+    return Shard(join(root, str(path)), entry["rows"], groups, str(entry["sha256"]))
+
+
+def read_json(uri: str) -> Any:
+    """Read a JSON file that `prepare` wrote.
+
+    Raises: DataError naming the file if it is missing or not JSON.
+    """
+    filesystem, path = filesystem_of(uri)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return json.loads(stream.read())
+    except FileNotFoundError as error:
+        raise DataError(f"{uri} does not exist: {_PREPARE}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{uri}: cannot be read as JSON ({error}): {_PREPARE}") from error
+
+
+def write_json(uri: str, content: object) -> None:
+    """Write a JSON file so that a reader sees the old one or the new one, never half of it.
+
+    Raises: StorageError if it cannot be written.
+    """
+    filesystem, path = filesystem_of(uri)
+    with storage_errors(uri, "write"):
+        filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with filesystem.open_output_stream(path + ".partial") as stream:
+            stream.write(json.dumps(content, indent=2).encode())
+        filesystem.move(path + ".partial", path)

@@ -1,0 +1,142 @@
+"""Streamed reading of a granted split: one row group of images in memory a stream."""
+
+from bisect import bisect_right
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from system.data.shards.manifest import SplitGrant
+from system.data.shards.schema import SHARD_SCHEMA
+from system.errors import DataError
+from system.storage.locations import filesystem_of
+
+_ROW_COLUMNS = ("image_id", "file_name", "image", "captions")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """One image as stored; `row` counts from 0 in the split's file order.
+
+    `stored` is its number in the shards, where rows that were put aside count too.
+    """
+
+    row: int
+    stored: int
+    image_id: int
+    file_name: str
+    image: bytes
+    captions: tuple[str, ...]
+    shard: str
+
+
+class SplitReader:
+    """Random access to a split's row groups, numbered over all its shards.
+
+    Files are opened when first needed and closed by `close` or the end of a `with` block. Not for
+    use by several threads at once.
+    Raises: DataError, on reading, for a shard that is missing, damaged or not the granted one.
+    """
+
+    def __init__(self, grant: SplitGrant) -> None:
+        self._grant = grant
+        self._groups = [
+            (shard, group)
+            for shard in range(len(grant.shards))
+            for group in range(len(grant.shards[shard].row_groups))
+        ]
+        stored = [grant.shards[s].row_groups[g] for s, g in self._groups]
+        starts = [0, *accumulate(stored)]
+        self._kept = [  # the stored numbers of each group's rows
+            [row for row in range(start, start + count) if row not in grant.without]
+            for start, count in zip(starts, stored, strict=False)
+        ]
+        self._starts = starts
+        self.group_rows = [len(rows) for rows in self._kept]
+        self._first_rows = [0, *accumulate(self.group_rows)]
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> "SplitReader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.clear()
+        self._open.close()
+
+    def read_group(self, index: int, columns: Sequence[str]) -> pa.Table:
+        """Read one row group's columns, without the rows that were put aside."""
+        shard, group = self._groups[index]
+        try:
+            table = self._file(shard).read_row_group(group, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"shard {self._grant.shards[shard].uri}: cannot be read ({error}): run "
+                "`promptide prepare` again"
+            ) from error
+        kept = self._kept[index]
+        if len(kept) < table.num_rows:
+            table = table.take(pa.array([row - self._starts[index] for row in kept], pa.int64()))
+        return table
+
+    def rows(self, numbers: Iterable[int]) -> Generator[ShardRow, None, None]:
+        """Go through the rows of these numbers, in the order given.
+
+        The last row group is kept, so each is read once if numbers of one group follow each other.
+        """
+        held = -1
+        columns: dict[str, pa.ChunkedArray] = {}
+        for number in numbers:
+            group = self._group_of(number)
+            if group != held:
+                table = self.read_group(group, _ROW_COLUMNS)
+                columns, held = {name: table.column(name) for name in _ROW_COLUMNS}, group
+            at = number - self._first_rows[group]
+            yield ShardRow(
+                number,
+                self._kept[group][at],
+                columns["image_id"][at].as_py(),
+                columns["file_name"][at].as_py(),
+                columns["image"][at].as_py(),
+                tuple(columns["captions"][at].as_py()),
+                self._grant.shards[self._groups[group][0]].uri,
+            )
+
+    def _group_of(self, number: int) -> int:
+        if not 0 <= number < self._first_rows[-1]:
+            raise DataError(
+                f"task {self._grant.task!r}, split {self._grant.split!r}: there is no row "
+                f"{number}, only {self._first_rows[-1]} rows"
+            )
+        return bisect_right(self._first_rows, number) - 1
+
+    def _file(self, index: int) -> pq.ParquetFile:
+        if index not in self._files:
+            shard = self._grant.shards[index]
+            filesystem, path = filesystem_of(shard.uri)
+            stream = self._open.enter_context(filesystem.open_input_file(path))
+            file = pq.ParquetFile(stream)
+            groups = tuple(
+                file.metadata.row_group(group).num_rows
+                for group in range(file.metadata.num_row_groups)
+            )
+            if groups != shard.row_groups or not file.schema_arrow.equals(SHARD_SCHEMA):
+                raise DataError(
+                    f"shard {shard.uri}: its rows or columns are not those of the manifest: run "
+                    "`promptide prepare` again"
+                )
+            self._files[index] = file
+        return self._files[index]

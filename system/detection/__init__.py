@@ -1,1 +1,0 @@
-"""Arithmetic of dense one-stage detection: anchors, assignment, losses, selection of boxes."""

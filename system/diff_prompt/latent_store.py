@@ -1,0 +1,153 @@
+"""Latents of the prompt layers, made by the trained generator once and kept for all that follows.
+
+Legend: B batch, L prompted layers, K denoising steps, C latent channels, h w latent height and
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from system.data.shards.expressions import read_expressions
+from system.data.shards.manifest import SplitGrant
+from system.diff_prompt.conditions import Conditions
+from system.diff_prompt.prompt_generator.generator_files import load_generator, require_same_latents
+from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
+from system.diff_prompt.prompt_generator.sampled_masks import Sampler
+from system.diff_prompt.prompt_generator.sampling import np_seed, prompt_steps
+from system.diff_prompt.prompt_latents import SplitLatents
+from system.engine.model_stage import Show
+from system.engine.shared_parts import make_parts
+from system.engine.worker_group import WorkerGroup
+from system.errors import AdapterMismatchError
+from system.methods.grounding_method import LatentNeeds
+from system.storage.feature_store import FeatureStore
+from system.storage.tensor_parts import TensorParts
+
+BLOCK = 64  # samples drawn at once
+
+
+class LatentStore:
+    """Draws latents, or finds those that were drawn before; counts what it draws.
+
+    A sample's noise depends on the seed, its split and its number alone, so its latents are the
+    same in each epoch, run and trial with these settings, whatever the batches and workers.
+    """
+
+    def __init__(
+        self, plan: GeneratorPlan, needs: LatentNeeds, group: WorkerGroup, show: Show
+    ) -> None:
+        """Load generator and encoder; every rank has to.
+
+        Raises StorageError where the generator is not trained, AdapterMismatchError if it belongs
+        to another Mask-VAE or schedule.
+        """
+        network, header = load_generator(
+            plan.folder, schedule=plan.settings.schedule, guidance=needs.guidance
+        )
+        require_same_latents(
+            header.network, plan.vae.settings.vae.latent_shape, plan.vae.folder.uri
+        )
+        if header.mask_vae != plan.vae.digest:
+            raise AdapterMismatchError(
+                f"{plan.folder.uri} was trained on latents of the Mask-VAE {header.mask_vae}, not "
+                f"on those of {plan.vae.digest}; take that Mask-VAE, or train the generator again"
+            )
+        self.plan = plan
+        self.needs = needs
+        self.group = group
+        self.show = show
+        self.steps_run = 0
+        self.entries = prompt_steps(needs.layers, needs.steps, stride=needs.stride)
+        self.sampler = Sampler(
+            network.to(group.device),
+            header.schedule,
+            needs.steps,
+            needs.guidance,
+            plan.experiment.seed,
+            group.device,
+        )
+        self._encoder = plan.condition_encoder(group, show)
+        self._splits: dict[str, SplitLatents] = {}
+
+    def of(self, grant: SplitGrant, samples: Sequence[int] | None = None) -> SplitLatents:
+        """The latents of a split's samples, all if None; every rank has to call this."""
+        identity = _identity(grant)
+        key = FeatureStore.key(split=identity, samples=None if samples is None else list(samples))
+        if key not in self._splits:
+            self._splits[key] = self._made(grant, identity, samples)
+        return self._splits[key]
+
+    def draw(self, conditions: Conditions, samples: Sequence[int], seed: Sequence[int]) -> Tensor:
+        """Latents (B, L, C, h, w) of samples, from their noise under `seed`."""
+        sampler = replace(self.sampler, seed=np_seed(self.sampler.seed, *seed))
+        parts = []
+        for start in range(0, len(samples), BLOCK):
+            block = list(samples[start : start + BLOCK])
+            path = sampler.path(*conditions.take(block), block)  # [b, K, C, h, w]
+            parts.append(path[:, list(self.entries)])
+            self.steps_run += len(block) * self.needs.steps
+        return torch.cat(parts)
+
+    def _made(
+        self, grant: SplitGrant, identity: str, samples: Sequence[int] | None
+    ) -> SplitLatents:
+        expressions = list(read_expressions(grant))
+        conditions = self._encoder.of(grant, expressions)
+        branch = int(identity[:15], 16)
+        if self.needs.fresh_noise:
+            return _FreshLatents(self, conditions, branch)
+        chosen = list(range(len(expressions)) if samples is None else samples)
+        key = FeatureStore.key(
+            what="prompt latents",
+            samples=chosen,
+            generator=self.plan.digest,
+            split=identity,
+            seed=self.plan.experiment.seed,
+            entries=list(self.entries),
+            steps=self.needs.steps,
+            guidance=self.needs.guidance,
+            device=self.group.device.type,
+        )
+        folder = self.plan.experiment.store("latents").child(f"prompts-{key}")
+        parts = TensorParts(folder, len(chosen))
+
+        def make(rows: range) -> dict[str, Tensor]:
+            return {"latent": self.draw(conditions, [chosen[row] for row in rows], [branch])}
+
+        def show(done: int, total: int) -> None:
+            self.show(f"prompt latents of {grant.task}, {grant.split}", done, total, "")
+
+        make_parts(parts, self.group, make, show)
+        return _StoredLatents(parts, {sample: row for row, sample in enumerate(chosen)})
+
+
+@dataclass(frozen=True)
+class _StoredLatents:
+    parts: TensorParts
+    row_of: dict[int, int]  # of each sample
+
+    def take(self, samples: Sequence[int], epoch: int) -> Tensor:
+        """The same in every epoch."""
+        return self.parts.take([self.row_of[sample] for sample in samples])["latent"]
+
+
+@dataclass(frozen=True)
+class _FreshLatents:
+    store: LatentStore
+    conditions: Conditions
+    branch: int
+
+    def take(self, samples: Sequence[int], epoch: int) -> Tensor:
+        """Drawn anew, from noise of the epoch."""
+        return self.store.draw(self.conditions, samples, [self.branch, 1 + epoch])
+
+
+def _identity(grant: SplitGrant) -> str:
+    """A split's name by its content: sample numbers count from its first row."""
+    shards = [shard.sha256 for shard in grant.shards]
+    return FeatureStore.key(task=grant.task, split=grant.split, shards=shards)

@@ -1,0 +1,76 @@
+"""The latents of the masks that expressions refer to, computed once by the frozen Mask-VAE.
+
+Legend: n expressions, O objects referred to, C latent channels, h w latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from system.data.shards.expressions import ReferredExpression
+from system.data.shards.manifest import SplitGrant
+from system.data.shards.object_masks import mask_pixels
+from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.engine.model_stage import Show
+from system.engine.shared_parts import make_parts
+from system.engine.worker_group import WorkerGroup
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
+from system.storage.tensor_parts import TensorParts
+
+BLOCK = 64  # masks of a forward pass
+
+
+@dataclass(frozen=True)
+class MaskLatents:
+    """Latents at standard deviation 1, an object each."""
+
+    latents: Tensor  # (O, C, h, w)
+    object_of: Tensor  # (n,) row of `latents`
+
+
+def mask_latents(
+    grant: SplitGrant,
+    expressions: Sequence[ReferredExpression],
+    vae: MaskDecoder,
+    group: WorkerGroup,
+    folder: Folder,
+    show: Show,
+) -> MaskLatents:
+    """The latents of a split's objects, or what was computed before; every rank has to call this.
+
+    An object with several expressions has one latent.
+    """
+    firsts: dict[tuple[int, int], int] = {}  # of each object its first expression, in order
+    for sample, entry in enumerate(expressions):
+        firsts.setdefault((entry.row, entry.instance), sample)
+    objects = [expressions[sample].mask for sample in firsts.values()]
+    place = {identity: index for index, identity in enumerate(firsts)}
+
+    def encode(rows: range) -> dict[str, Tensor]:
+        parts = []
+        for start in range(rows.start, rows.stop, BLOCK):
+            block = objects[start : min(start + BLOCK, rows.stop)]
+            pixels = torch.stack([mask_pixels(mask, vae.image_size) for mask in block])
+            parts.append(vae.encode(pixels.to(group.device)).cpu())
+        return {"latent": torch.cat(parts)}
+
+    def show_parts(done: int, total: int) -> None:
+        show(f"mask latents of {grant.task}, {grant.split}", done, total, "")
+
+    key = FeatureStore.key(
+        what="mask latents",
+        vae=vae.digest,
+        shards=[shard.sha256 for shard in grant.shards],
+        device=group.device.type,
+    )
+    parts = TensorParts(folder.child(f"masks-{key}"), len(objects))
+    make_parts(parts, group, encode, show_parts)
+    return MaskLatents(
+        parts.read_all()["latent"],
+        torch.tensor([place[entry.row, entry.instance] for entry in expressions]),
+    )

@@ -1,0 +1,1 @@
+"""Stage 1: the Mask-VAE, its training and its files."""

@@ -1,0 +1,226 @@
+"""Training of the Mask-VAE on one worker: epochs over all object masks, one after the other.
+
+Legend: B global batch, H mask side, C latent channels, h latent side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from system.config.schema import check_seed
+from system.data.shards.object_masks import mask_pixels
+from system.data.shards.schema import Mask
+from system.diff_prompt.mask_vae.mask_vae_network import (
+    MaskVaeConfig,
+    build_mask_vae,
+    mask_iou,
+    mask_vae_loss,
+)
+from system.diff_prompt.prompt_generator.sampling import np_seed, sample_noise
+from system.engine.model_checkpoint import ModelCheckpoint
+from system.engine.model_epochs import (
+    epoch_order,
+    require_finite,
+    restore_training,
+    training_state,
+)
+from system.engine.model_stage import Show, show_nothing
+from system.engine.optimisation import OptimiserConfig, build_optimiser
+from system.engine.worker_group import WorkerGroup
+from system.errors import ConfigError, DataError
+
+# Branches of the seed.
+_WEIGHTS, _ORDER, _NOISE = 1, 2, 3
+BLOCK = 64  # masks reconstructed at once
+
+
+@dataclass(frozen=True)
+class MaskVaeSettings:
+    """The stage's settings; the defaults are the published ones."""
+
+    name: str
+    vae: MaskVaeConfig
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 5e-3
+    decay: float = 0.95  # of the learning rate, after each epoch
+    kl_weight: float = 0.00037732
+    # Of the latents that stage 2 sees. With less signal each step of the diffusion is noisier, and
+    # more of them depend on the condition (arXiv 2301.10972).
+    latent_std: float = 1.0
+    held_out: str = "val"  # the split whose masks are only reconstructed
+    seed: int | None = None  # None: the run's; a number: runs of other seeds share the model
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seed is not None:
+            check_seed(self.seed)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay={self.decay} must be above 0 and at most 1")
+        if not self.latent_std > 0:
+            raise ValueError(f"latent_std={self.latent_std} must be above 0")
+        if self.kl_weight < 0:
+            raise ValueError(f"kl_weight={self.kl_weight} must be at least 0")
+        if self.held_out == "train":
+            raise ValueError("held_out='train' is what the Mask-VAE learns from; take val or test")
+
+
+def check_batch(settings: MaskVaeSettings, workers: int, masks: int) -> None:
+    """Raises ConfigError or DataError when the workers cannot fill an equal share of a batch."""
+    if settings.batch_size % max(workers, 1):
+        raise ConfigError(
+            f"stage.batch_size={settings.batch_size} does not divide among cluster.workers="
+            f"{workers}; make it a multiple of the workers"
+        )
+    if masks < settings.batch_size:
+        raise DataError(
+            f"the train split has {masks} object masks, fewer than the batch of "
+            f"{settings.batch_size}; lower stage.batch_size"
+        )
+
+
+class MaskVaeTraining:
+    """The autoencoder, its optimiser, and the epochs."""
+
+    def __init__(
+        self,
+        settings: MaskVaeSettings,
+        masks: Sequence[Mask],
+        group: WorkerGroup,
+        *,
+        seed: int,
+        digest: str,
+        show: Show = show_nothing,
+    ) -> None:
+        self.settings = settings
+        self.masks = masks
+        self.group = group
+        self.show = show if group.leads else show_nothing
+        self.seed = seed
+        self.digest = digest
+        self.vae = build_mask_vae(settings.vae, np_seed(seed, _WEIGHTS)).to(group.device)
+        self.parameters: dict[str, nn.Parameter] = dict(self.vae.named_parameters())
+        self.optimiser = build_optimiser(
+            OptimiserConfig("adam", settings.learning_rate), self.parameters
+        )
+        self.log: list[dict[str, float]] = []
+        self._model: nn.Module = _Reconstruction(self.vae, settings.kl_weight)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs so far, those before a resume included."""
+        return len(self.log)
+
+    def state(self) -> ModelCheckpoint:
+        """All that `restore` needs."""
+        return training_state(self.digest, self.log, self.parameters, self.optimiser)
+
+    def restore(self, state: ModelCheckpoint) -> None:
+        """Go on from a checkpoint. Raises ConfigError if it belongs to another training."""
+        self.log = restore_training(state, self.digest, self.parameters, self.optimiser)
+
+    def distribute(self) -> None:
+        """Average gradients between the workers; to be called once, inside Ray Train's loop."""
+        import ray.train.torch
+
+        self._model = ray.train.torch.prepare_model(self._model)
+
+    def epoch(self) -> dict[str, float]:
+        """One epoch over the masks in an order of its own; the log's new row."""
+        settings, epoch = self.settings, self.epochs_done
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * settings.decay**epoch
+        order = epoch_order(len(self.masks), self.seed, _ORDER, epoch)
+        steps = len(order) // settings.batch_size
+        share = settings.batch_size // self.group.size
+        sums = torch.zeros(3, dtype=torch.float64)
+        for step in range(steps):
+            start = step * settings.batch_size + self.group.rank * share
+            sums += self._step(order[start : start + share], epoch)
+            done, total = epoch * steps + step + 1, settings.epochs * steps
+            self.show("Mask-VAE", done, total, f"loss {float(sums[0]) / (step + 1):.4f}")
+        # each worker's mean is over its own share of the batches
+        means = self.group.gather_equal(sums[None].to(self.group.device)).mean(dim=0) / steps
+        row = dict(zip(("loss", "mse", "kl"), means.tolist(), strict=True))
+        self.log.append({"epoch": epoch, "steps": steps, **row})
+        require_finite(row["loss"], "Mask-VAE", epoch)
+        return self.log[-1]
+
+    def _step(self, chosen: list[int], epoch: int) -> Tensor:
+        """One step on this worker's masks of the batch; loss, mse, kl [3]."""
+        shape = self.settings.vae.latent_shape
+        # drawn for each mask and not for the batch, so that the share does not matter
+        noise = sample_noise(shape, np_seed(self.seed, _NOISE, epoch), chosen)
+        device = self.group.device
+        self.optimiser.zero_grad(set_to_none=True)
+        terms = self._model(self._pixels(chosen).to(device), noise.to(device))
+        terms[0].backward()
+        self.optimiser.step()
+        return torch.stack([term.detach() for term in terms]).double().cpu()
+
+    def _pixels(self, chosen: Sequence[int]) -> Tensor:
+        size = self.settings.vae.image_size
+        return torch.stack([mask_pixels(self.masks[i], size) for i in chosen])
+
+    def latent_scale(self, most: int = 1024) -> float:
+        """What brings the latents of the first training masks to the wanted deviation."""
+        chosen = range(min(most, len(self.masks)))
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(chosen), BLOCK):
+                pixels = self._pixels(chosen[start : start + BLOCK]).to(self.group.device)
+                parts.append(self.vae.encode(pixels).latent_dist.mode().cpu())
+        return float(self.settings.latent_std / torch.cat(parts).double().std())
+
+
+class _Reconstruction(nn.Module):
+    """What DistributedDataParallel wraps: masks and noise to the loss's terms."""
+
+    def __init__(self, vae: Any, kl_weight: float) -> None:
+        super().__init__()
+        self.vae = vae
+        self.kl_weight = kl_weight
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, reconstruction error and divergence of masks [b, 1, H, H], noise [b, C, h, h]."""
+        latent = self.vae.encode(pixels).latent_dist
+        reconstruction = self.vae.decode(latent.mean + latent.std * noise).sample
+        loss = mask_vae_loss(
+            reconstruction, pixels, latent.mean, latent.logvar, kl_weight=self.kl_weight
+        )
+        return loss.total, loss.mse, loss.kl
+
+
+def reconstruct(vae: Any, pixels: Tensor) -> Tensor:
+    """Masks [B, 1, H, H] through the latent's mean and back."""
+    with torch.inference_mode():
+        restored: Tensor = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+    return restored
+
+
+def reconstruction_ious(
+    vae: Any, masks: Sequence[Mask], image_size: int, group: WorkerGroup
+) -> Tensor:
+    """IoU (n,) of each mask with its reconstruction, spread over the workers, on every rank."""
+    starts = range(group.rank * BLOCK, len(masks), group.size * BLOCK)
+    mine = [i for start in starts for i in range(start, min(start + BLOCK, len(masks)))]
+    parts = [torch.zeros(0)]
+    for start in range(0, len(mine), BLOCK):
+        chosen = mine[start : start + BLOCK]
+        pixels = torch.stack([mask_pixels(masks[i], image_size) for i in chosen])
+        pixels = pixels.to(group.device)
+        parts.append(mask_iou(reconstruct(vae, pixels), pixels).float().cpu())
+    found = group.gather_rows(torch.cat(parts))
+    order = group.gather_rows(torch.tensor(mine, dtype=torch.long))
+    result = torch.empty(len(masks))
+    result[order] = found
+    return result

@@ -1,0 +1,215 @@
+"""Stage 1 of Diff-Prompt: the Mask-VAE, trained on object masks and judged on held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from system.config.parse import parse_dataclass
+from system.data.shards.manifest import Manifest
+from system.data.shards.object_masks import mask_pixels, read_object_masks
+from system.data.shards.schema import Mask
+from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.mask_vae_files import (
+    MaskVaeHeader,
+    load_mask_vae,
+    mask_vae_header,
+    save_mask_vae,
+)
+from system.diff_prompt.mask_vae.mask_vae_training import (
+    MaskVaeSettings,
+    MaskVaeTraining,
+    check_batch,
+    reconstruct,
+    reconstruction_ious,
+)
+from system.engine.model_checkpoint import epochs_done
+from system.engine.model_epochs import train_epochs
+from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model
+from system.engine.model_worker import worker_of
+from system.engine.rank_log import RankLog
+from system.engine.worker_group import WorkerGroup
+from system.errors import DataError
+from system.report.pages.mask_page import mask_grid, mask_page
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
+from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory
+
+KIND = "mask_vae"
+GRID = "masks.png"
+SHOWN = 24  # masks in the grid
+
+
+@dataclass(frozen=True)
+class MaskVaePlan:
+    """An experiment, checked: its settings, its data, and where its model lies."""
+
+    experiment: ModelExperiment
+    settings: MaskVaeSettings
+    manifest: Manifest
+    tasks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, experiment: ModelExperiment) -> MaskVaePlan:
+        """Raises ConfigError or DataError naming the field or file that cannot be used."""
+        manifest = experiment.manifest()
+        settings = parse_dataclass(MaskVaeSettings, experiment.stage, "config.stage")
+        return cls(experiment, settings, manifest, manifest.order(experiment.benchmark.tasks))
+
+    @property
+    def digest(self) -> str:
+        """Of all that determines the model: settings, data, seed; not the workers."""
+        return FeatureStore.key(
+            kind=KIND,
+            stage={key: value for key, value in asdict(self.settings).items() if key != "seed"},
+            benchmark=self.manifest.fingerprint,
+            tasks=list(self.tasks),
+            seed=self.seed,
+        )
+
+    @property
+    def seed(self) -> int:
+        """What weights, order and noise are drawn from."""
+        own = self.settings.seed
+        return self.experiment.seed if own is None else own
+
+    @property
+    def folder(self) -> Folder:
+        """Where the finished model lies."""
+        return self.experiment.models(KIND, self.digest)
+
+    @property
+    def decoder(self) -> MaskDecoder:
+        """The finished model, loaded when it is first used."""
+        return MaskDecoder.at(self.folder, self.settings.vae, self.digest)
+
+    def masks(self, split: str) -> dict[str, list[Mask]]:
+        """The object masks of a split, by task.
+
+        Raises DataError naming a task whose split holds no object, or an empty mask.
+        """
+        found = {}
+        for task in self.tasks:
+            grant = self.manifest.task(task).grant(split)
+            found[task] = [entry.mask for entry in read_object_masks(grant)]
+            if not found[task]:
+                raise DataError(
+                    f"task {task!r} has no object mask in split {split!r}; leave it out of "
+                    "benchmark.tasks or take another split"
+                )
+        return found
+
+
+class MaskVaeStage:
+    """What a run of `stage=mask_vae` does."""
+
+    experiment = ModelExperiment
+    figures = ("held_out_iou",)
+    logged = ("held_out_iou", "trainable_parameters")
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        """Where the finished model lies."""
+        return MaskVaePlan.of(experiment).folder
+
+    def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
+        """Nothing: it learns from masks alone."""
+        return ()
+
+    def epochs_done(self, experiment: ModelExperiment) -> int:
+        """Epochs in the run's last checkpoint."""
+        return epochs_done(RunDirectory.of(experiment).folder)
+
+    def finished(self, experiment: ModelExperiment) -> bool:
+        """Whether the model is there already; checks settings and data first."""
+        plan = MaskVaePlan.of(experiment)
+        if mask_vae_header(plan.folder) is not None:
+            return True
+        plan.manifest.verify()
+        plan.masks(plan.settings.held_out)
+        masks = _all(plan.masks("train"))
+        check_batch(plan.settings, experiment.cluster.workers, len(masks))
+        return False
+
+    def loop(self, config: dict[str, Any]) -> None:
+        """Ray Train's `train_loop_per_worker`."""
+        experiment, show = started(config)
+        plan = MaskVaePlan.of(experiment)
+        with worker_of(experiment) as (group, log):
+            _train(plan, group, log, show)
+
+    def report(self, experiment: ModelExperiment, tell: Tell) -> None:
+        """Write figures, grid and page into the run directory and tell the main figures."""
+        plan = MaskVaePlan.of(experiment)
+        vae, header = load_mask_vae(plan.folder)
+        folder = RunDirectory.of(experiment).folder
+        size = plan.settings.vae.image_size
+        held_out = _all(plan.masks(plan.settings.held_out))
+        step = max(1, len(held_out) // SHOWN)
+        shown = torch.stack([mask_pixels(mask, size) for mask in held_out[::step][:SHOWN]])
+        grid = mask_grid(shown, reconstruct(vae, shown))
+        folder.write(GRID, grid)
+        metrics = asdict(header)
+        metrics[MODEL_LOG] = metrics.pop("log")
+        folder.write_json(METRICS, {"run": experiment.run_name, "stage": KIND, **metrics})
+        figures = _figures(header, plan)
+        page = mask_page(experiment.run_name, figures, header.held_out_iou_per_task, grid)
+        folder.write(REPORT, page.encode())
+        tell_model(tell, figures, plan.folder, folder)
+
+
+STAGE = MaskVaeStage()
+
+
+def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
+    settings, experiment = plan.settings, plan.experiment
+    masks = _all(plan.masks("train"))
+    training = MaskVaeTraining(
+        settings, masks, group, seed=plan.seed, digest=plan.digest, show=show
+    )
+    train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
+    held_out = plan.masks(settings.held_out)
+    ious = reconstruction_ious(training.vae, _all(held_out), settings.vae.image_size, group)
+    if group.leads:
+        per_task = torch.split(ious, [len(found) for found in held_out.values()])
+        scale = training.latent_scale()
+        training.vae.register_to_config(scaling_factor=scale)
+        header = MaskVaeHeader(
+            digest=plan.digest,
+            vae=settings.vae,
+            benchmark=experiment.benchmark.name,
+            benchmark_fingerprint=plan.manifest.fingerprint,
+            seed=plan.seed,
+            train_masks=len(masks),
+            held_out_masks=len(ious),
+            held_out_iou=float(ious.double().mean()),
+            held_out_iou_per_task={
+                task: float(part.double().mean())
+                for task, part in zip(held_out, per_task, strict=True)
+            },
+            latent_scale=scale,
+            trainable_parameters=sum(p.numel() for p in training.parameters.values()),
+            log=tuple(training.log),
+        )
+        save_mask_vae(plan.folder, training.vae, header)
+
+
+def _figures(header: MaskVaeHeader, plan: MaskVaePlan) -> dict[str, str]:
+    channels, side, _ = header.vae.latent_shape
+    split = plan.settings.held_out
+    return {
+        "reconstruction IoU": f"{header.held_out_iou:.3f} on {header.held_out_masks} masks of the "
+        f"{split} split",
+        "masks": f"{header.vae.image_size} pixels, {header.train_masks} for training",
+        "latent": f"{channels} x {side} x {side}",
+        "trainable parameters": f"{header.trainable_parameters:,}",
+        "benchmark": header.benchmark,
+        "seed": str(header.seed),
+        "epochs": str(len(header.log)),
+    }
+
+
+def _all(masks: dict[str, list[Mask]]) -> list[Mask]:
+    return [mask for found in masks.values() for mask in found]

@@ -1,0 +1,1 @@
+"""Stage 2: the diffusion transformer that draws an expression's mask."""

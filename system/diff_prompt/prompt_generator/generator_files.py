@@ -1,0 +1,109 @@
+"""A trained prompt generator on disk: safetensors weights and what they belong to, no pickle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
+from system.diff_prompt.prompt_generator.noise import NoiseSchedule, require_same_schedule
+from system.errors import AdapterMismatchError, StorageError
+from system.storage.files import Folder
+from system.storage.headers import read_header
+
+HEADER = "generator.json"
+WEIGHTS = "generator.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class GeneratorHeader:
+    """What a generator's weights were trained with; they fit nothing else."""
+
+    network: MaskDitConfig
+    schedule: NoiseSchedule
+    backbone: str
+    backbone_fingerprint: str  # of the embeddings that condition it
+    mask_vae: str  # digest of the autoencoder in whose latent space it works
+    condition_dropout: float  # share of samples trained without a condition; 0: no guidance
+    train_expressions: int
+    log: tuple[dict[str, float], ...]  # one row an epoch
+    format_version: int = FORMAT_VERSION
+
+
+def save_generator(folder: Folder, network: MaskDiT, header: GeneratorHeader) -> None:
+    """Write weights, then header: a folder with a header is complete."""
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    folder.write(WEIGHTS, save(state))
+    folder.write_json(HEADER, asdict(header))
+
+
+def load_generator(
+    folder: Folder, *, schedule: NoiseSchedule | None = None, guidance: float = 1.0
+) -> tuple[MaskDiT, GeneratorHeader]:
+    """The network with its weights, and their header.
+
+    Args:
+        folder: where `save_generator` wrote.
+        schedule: the one it is to be sampled with; None: the one it was trained with.
+        guidance: the one it is to be sampled with.
+
+    Raises:
+        StorageError: there is no generator, or its files are damaged.
+        AdapterMismatchError: trained with another schedule, or without dropped conditions while
+            guidance is asked for, or weights that are not those of the header.
+    """
+    header = _header(folder)
+    file = folder.file_uri(WEIGHTS)
+    if schedule is not None:
+        require_same_schedule(header.schedule, schedule, file)
+    if guidance != 1.0 and header.condition_dropout == 0:
+        raise AdapterMismatchError(
+            f"{file} was trained with its condition always given, so it has no prediction without "
+            f"one to be guided away from; set guidance=1 instead of {guidance}, or train it with "
+            "condition_dropout above 0"
+        )
+    try:
+        state = load(folder.read(WEIGHTS))
+    except SafetensorError as error:
+        raise StorageError(f"{file} is damaged: {error}") from error
+    network = MaskDiT(header.network, seed=0)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise AdapterMismatchError(
+            f"{file} does not hold the weights that {HEADER} beside it describes: {error}"
+        ) from error
+    return network.eval(), header
+
+
+def require_same_latents(
+    network: MaskDitConfig, latent_shape: tuple[int, int, int], vae: str
+) -> None:
+    """Refuse a generator whose latents a Mask-VAE cannot decode.
+
+    Raises AdapterMismatchError naming both sizes.
+    """
+    own = (network.latent_channels, network.latent_size, network.latent_size)
+    if own != latent_shape:
+        raise AdapterMismatchError(
+            f"the generator makes latents of {_times(own)}, the Mask-VAE {vae} has "
+            f"{_times(latent_shape)}; take the Mask-VAE that the generator was trained with"
+        )
+
+
+def _header(folder: Folder) -> GeneratorHeader:
+    return read_header(
+        folder,
+        HEADER,
+        GeneratorHeader,
+        FORMAT_VERSION,
+        absent="train a generator with stage=prompt_generator first",
+        foreign="generator's header; train it again",
+    )
+
+
+def _times(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))

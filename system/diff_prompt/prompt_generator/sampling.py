@@ -1,0 +1,123 @@
+"""DDIM sampling on diffusers' scheduler: the whole denoising path, and which of it feeds prompts.
+
+Legend: B batch, C latent channels, h w latent height and width, D width of the embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from system.diff_prompt.prompt_generator.noise import NoiseSchedule
+from system.errors import ConfigError
+
+#: Predicted noise (B, C, h, w) from latents (B, C, h, w) and one timestep for all of them (B,).
+NoiseModel = Callable[[Tensor, Tensor], Tensor]
+
+
+def ddim_path(
+    model: NoiseModel, noise: Tensor, schedule: NoiseSchedule, steps: int
+) -> Iterator[Tensor]:
+    """The latents after each of `steps` denoising steps, the clean ones last.
+
+    Deterministic (eta 0) and without clipping; every (S / steps)-th training step is taken, the
+    noisiest first.
+
+    Args:
+        model: sees the timestep of the training schedule, whatever `steps` is.
+        noise: [B, C, h, w], standard normal.
+        schedule: the one that the model was trained with.
+        steps: must divide the training steps.
+
+    Raises:
+        ConfigError: steps that do not divide the schedule's.
+
+    Source: DDIM (arXiv 2010.02502), equation 12.
+    """
+    from diffusers import DDIMScheduler
+
+    if steps < 1 or schedule.steps % steps:
+        raise ConfigError(
+            f"sampling steps={steps} must divide the {schedule.steps} steps of training"
+        )
+    scheduler = DDIMScheduler.from_config(
+        schedule.scheduler().config, set_alpha_to_one=True, steps_offset=0
+    )
+    scheduler.set_timesteps(steps)
+    latent = noise
+    for timestep in scheduler.timesteps:
+        time = torch.full((len(latent),), int(timestep), device=latent.device)
+        predicted = model(latent, time)
+        latent = scheduler.step(predicted, int(timestep), latent, eta=0.0).prev_sample
+        yield latent
+
+
+def conditioned(
+    network: nn.Module, image: Tensor, text: Tensor, *, guidance: float = 1.0
+) -> NoiseModel:
+    """The noise model of a Mask-DiT told by image and text embeddings (B, D).
+
+    With a guidance g other than 1 the network is asked twice, with its condition and with none
+    (zeros), and the prediction is none + g (with - none). Source: arXiv 2207.12598. It needs a
+    network that was trained with dropped conditions.
+    """
+
+    def predict(latent: Tensor, timestep: Tensor) -> Tensor:
+        channels = latent.shape[1]
+        if guidance == 1.0:
+            told: Tensor = network(latent, timestep, image, text)
+            return told[:, :channels]
+        both: Tensor = network(
+            torch.cat([latent, latent]),
+            torch.cat([timestep, timestep]),
+            torch.cat([image, torch.zeros_like(image)]),
+            torch.cat([text, torch.zeros_like(text)]),
+        )
+        told, untold = both[:, :channels].chunk(2)
+        return untold + guidance * (told - untold)
+
+    return predict
+
+
+def prompt_steps(layers: int, steps: int, *, stride: int = 2) -> tuple[int, ...]:
+    """Which entry of the denoising path each prompt layer takes.
+
+    The first layer takes the last step, the next ones go backwards by `stride`.
+
+    Raises:
+        ConfigError: more layers than the path has entries for.
+
+    Source: Diff-Prompt (arXiv 2504.21423), stage 3: 25 steps, stride 2.
+    """
+    if layers < 1 or stride < 1:
+        raise ConfigError(f"prompt layers={layers} and stride={stride} must be at least 1")
+    needed = (layers - 1) * stride + 1
+    if needed > steps:
+        raise ConfigError(
+            f"{layers} prompt layers take every {stride}. of the denoising steps, so at least "
+            f"{needed} of them, but there are {steps}; lower the prompt depth or take more steps"
+        )
+    return tuple(steps - 1 - layer * stride for layer in range(layers))
+
+
+def sample_noise(shape: tuple[int, ...], seed: int, samples: list[int]) -> Tensor:
+    """Standard normal noise (B, *shape), each row from the seed and its sample's number alone.
+
+    So a sample starts from the same noise in whatever batch, epoch or trial it is drawn.
+    """
+    rows = []
+    for sample in samples:
+        # hashed by NumPy's seed sequence, since neighbouring seeds of PyTorch are not independent
+        entropy = np_seed(seed, sample)
+        rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(entropy)))
+    return torch.stack(rows) if rows else torch.empty(0, *shape)
+
+
+def np_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    import numpy as np
+
+    (word,) = np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)
+    return int(word >> np.uint64(1))

@@ -1,0 +1,1 @@
+"""How workers train: the worker group, epochs, checkpoints, optimisers, logs."""

@@ -1,0 +1,191 @@
+"""Stages that train one model from a benchmark: their config, and how Ray Train runs them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from system.config.frozen_models import with_absolute_model_paths
+from system.config.parse import parse_dataclass
+from system.config.schema import BenchmarkConfig, ClusterConfig, check_name_and_seed
+from system.data.shards.manifest import Manifest
+from system.engine.interrupts import own_interrupt_handler
+from system.engine.worker_group import scaling_config
+from system.errors import ConfigError
+from system.registry import Registry
+from system.storage.files import Folder
+from system.storage.locations import absolute
+from system.storage.run_directory import REPORT, RunDirectory
+
+#: What comes to the terminal: a line about what came out.
+Tell = Callable[[str], None]
+#: Where a stage stands: the phase, how much of it is done, of how much, and its figures in words.
+#: Workers call it; it has to survive pickling, and must be cheap enough for every step.
+Show = Callable[[str, int, int, str], None]
+
+
+def show_nothing(phase: str, done: int, total: int, figures: str) -> None:
+    """For a stage that nobody watches."""
+
+
+@dataclass(frozen=True)
+class ModelExperiment:
+    """Everything that the training of a model depends on."""
+
+    run_name: str
+    storage_path: str
+    data_path: str
+    seed: int
+    benchmark: BenchmarkConfig
+    stage: dict[str, Any]  # name: a registered model stage; the rest are its own settings
+    cluster: ClusterConfig
+    loggers: tuple[str, ...] = field(default=(), kw_only=True)  # beside TensorBoard
+
+    def __post_init__(self) -> None:
+        check_name_and_seed(self.run_name, self.seed)
+        for name, unset in (("order", "given"), ("similarity", None)):
+            if getattr(self.benchmark, name) != unset:
+                raise ConfigError(
+                    f"benchmark.{name}={getattr(self.benchmark, name)} is for streams: a model's "
+                    f"stage reads all tasks at once; leave it {unset or 'null'}"
+                )
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> ModelExperiment:
+        """Parse composed values, leaving out the sections of other kinds of runs.
+
+        Raises ConfigError naming the field. Local paths are made absolute.
+        """
+        own = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
+        parsed = parse_dataclass(cls, with_absolute_model_paths(own), "config")
+        return replace(
+            parsed,
+            storage_path=absolute(parsed.storage_path),
+            data_path=absolute(parsed.data_path),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict that `from_values` takes: for Ray workers and for config.yaml."""
+        return asdict(self)
+
+    def manifest(self) -> Manifest:
+        """The manifest of the prepared benchmark; see `Manifest.prepared`."""
+        return Manifest.prepared(self.benchmark_folder(), self.benchmark.name)
+
+    def benchmark_folder(self) -> Folder:
+        """Where the prepared task shards of the benchmark lie."""
+        return Folder.of(self.data_path).child(self.benchmark.name)
+
+    def with_stage(self, stage: Mapping[str, Any]) -> ModelExperiment:
+        """A run of its own for another stage, named after this one.
+
+        Raises ConfigError for a stage that there is not.
+        """
+        name = f"{self.run_name}-{stage.get('name')}"
+        return model_experiment({**self.to_dict(), "run_name": name, "stage": dict(stage)})
+
+    def models(self, kind: str, digest: str) -> Folder:
+        """Where a finished model lies, by what determines it; shared by all runs."""
+        return Folder.of(self.data_path).child("models").child(f"{kind}-{digest}")
+
+    def store(self, kind: str) -> Folder:
+        """Where what is computed once for all runs is kept: embeddings, latents."""
+        return Folder.of(self.data_path).child(kind)
+
+
+class ModelStage(Protocol):
+    """One kind of model that can be trained."""
+
+    @property
+    def experiment(self) -> type[ModelExperiment]:
+        """What describes its runs: a class of more sections if it needs more."""
+        ...
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Keys of metrics.json, dotted, that a sweep may go by; larger is better."""
+        ...
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """Keys of metrics.json, figures or sections of them, that loggers are told."""
+        ...
+
+    def place(self, experiment: ModelExperiment) -> Folder:
+        """Where the finished model lies; the same for all runs of the same settings and data."""
+        ...
+
+    def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
+        """The experiments whose models this one builds on, in the order to run them."""
+        ...
+
+    def finished(self, experiment: ModelExperiment) -> bool:
+        """Whether the model is there already; checks the settings and the data first."""
+        ...
+
+    def epochs_done(self, experiment: ModelExperiment) -> int:
+        """How far an unfinished training has come: what is done is not done again."""
+        ...
+
+    def loop(self, config: dict[str, Any]) -> None:
+        """Ray Train's `train_loop_per_worker`; `started` tells what the config holds."""
+        ...
+
+    def report(self, experiment: ModelExperiment, tell: Tell) -> None:
+        """Write the finished model's figures into the run directory and tell the main ones."""
+        ...
+
+
+MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system", "STAGE", file="stage")
+
+
+def stage_of(experiment: ModelExperiment) -> ModelStage:
+    """The stage that an experiment trains. Raises ConfigError for an unknown one."""
+    return MODEL_STAGES.get(experiment.stage["name"])
+
+
+def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
+    """The experiment of composed values, of the class that their stage asks for.
+
+    Raises ConfigError naming the field.
+    """
+    return MODEL_STAGES.get(values["stage"].get("name")).experiment.from_values(values)
+
+
+def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
+    """The experiment, and whom to tell where it stands, from what `fit` gives a worker's loop."""
+    return model_experiment(config["experiment"]), config["show"]
+
+
+def tell_model(tell: Tell, figures: Mapping[str, str], model: Folder, run: Folder) -> None:
+    """Tell a model's figures, where it lies, and where its page is."""
+    for name, value in figures.items():
+        tell(f"{name}: {value}")
+    tell(f"model: {model.uri}")
+    tell(f"report: {run.file_uri(REPORT)}")
+
+
+def fit(experiment: ModelExperiment, stage: ModelStage, show: Show = show_nothing) -> None:
+    """Train the stage's model on Ray Train, going on from the run's last checkpoint.
+
+    Ray is connected. Raises what Ray Train raises, at the first failure.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        stage.loop,
+        train_loop_config={"experiment": experiment.to_dict(), "show": show},
+        scaling_config=scaling_config(experiment.cluster),
+        run_config=ray.train.RunConfig(
+            # Under a name of old, Ray would take a finished run's word that nothing is to be done.
+            name=f"start-{uuid.uuid4().hex[:8]}",
+            storage_path=RunDirectory.of(experiment).folder.child("ray_train").uri,
+            # Ray would try a diverged loss again too, and at once.
+            failure_config=ray.train.FailureConfig(max_failures=0),
+        ),
+    )
+    with own_interrupt_handler():
+        trainer.fit()

@@ -1,0 +1,98 @@
+"""The workers of a Ray Train run, seen from one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+
+    from system.config.schema import ClusterConfig
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """This worker's place in its group, and what the group can do together.
+
+    Every rank has to call each collective, in the same order.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def join(cls) -> WorkerGroup:
+        """The group that Ray Train started this process for; one alone outside of a group."""
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        return cls(
+            rank=context.get_world_rank(),
+            size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+        )
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which alone talks to the stream and writes files."""
+        return self.rank == 0
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank (small plain objects or tensors on the CPU)."""
+        if self.size == 1:
+            return value
+        box = [value if self.leads else None]
+        dist.broadcast_object_list(box, src=0, device=self._collective_device())
+        return box[0]
+
+    def gather_equal(self, local: Tensor) -> Tensor:
+        """Rows of all ranks in rank order; every rank brings the same shape."""
+        if self.size == 1:
+            return local
+        parts = [torch.empty_like(local) for _ in range(self.size)]
+        dist.all_gather(parts, local.contiguous())
+        return torch.cat(parts)
+
+    def gather_rows(self, local: Tensor) -> Tensor:
+        """Rows of all ranks in rank order on the CPU; a rank may bring any number of them."""
+        if self.size == 1:
+            return local.cpu()
+        device = self._collective_device()
+        count = torch.tensor([local.shape[0]], device=device)
+        counts = [torch.empty_like(count) for _ in range(self.size)]
+        dist.all_gather(counts, count)
+        most = max(int(c) for c in counts)
+        padded = torch.zeros((most, *local.shape[1:]), dtype=local.dtype, device=device)
+        padded[: local.shape[0]] = local
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)]).cpu()
+
+    def share(self, count: int) -> range:
+        """This rank's part of `count` equal pieces: a contiguous run, `size` must divide it."""
+        assert count % self.size == 0, (count, self.size)
+        each = count // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def _collective_device(self) -> torch.device:
+        # NCCL moves tensors on the GPU only; gloo those on the CPU.
+        return self.device if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def scaling_config(cluster: ClusterConfig) -> ScalingConfig:
+    """How many workers Ray Train starts, with what each."""
+    import ray.train
+
+    return ray.train.ScalingConfig(
+        num_workers=cluster.workers,
+        use_gpu=cluster.gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_worker},
+        placement_strategy=cluster.placement,
+    )

@@ -1,1 +1,0 @@
-"""Recall, routing, the accuracy matrix, and what is drawn from it."""

@@ -1,0 +1,1 @@
+"""Anchors, assignment, losses and selection of boxes."""

@@ -1,0 +1,202 @@
+"""`glip_style`: a frozen grounder of Swin and BERT with entries for prompts.
+
+Legend: B batch, T tokens, A places of the pyramid, C its channels.
+"""
+
+import functools
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from system.backbones.computation import Computation
+from system.backbones.fingerprint import digest
+from system.errors import DataError
+from system.grounders.detection.selection import best_boxes
+from system.grounders.glip.glip_config import Pictures
+from system.grounders.glip.glip_files import load_glip_parts
+from system.grounders.glip.glip_network import Dense, GlipNetwork, word_mean
+from system.grounders.grounder import (
+    Entries,
+    Grounder,
+    GrounderShape,
+    GroundingBatch,
+    ScoredBoxes,
+    Tokens,
+    level_means,
+)
+
+
+class SquarePixels:
+    """Squeezes an image to the square that a grounder takes; picklable.
+
+    A box as shares of the sides stays where it is. No augmentation: one that moved the image would
+    have to move boxes and words like "left" too.
+    """
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
+        """Pixels (3, size, size), float32; `rng` is not used."""
+        size = self.pictures.image_size
+        squeezed = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.asarray(squeezed).copy()).permute(2, 0, 1).float() / 255
+        mean, std = (
+            torch.tensor(values)[:, None, None]
+            for values in (self.pictures.mean, self.pictures.std)
+        )
+        return (pixels - mean) / std
+
+    def __str__(self) -> str:
+        return f"squeezed to {self.pictures.image_size} x {self.pictures.image_size} pixels"
+
+
+class GlipStyle(Grounder):
+    """A `GlipNetwork`, frozen; without entries its outputs are the network's to the bit."""
+
+    def __init__(
+        self,
+        network: GlipNetwork,
+        tokenizer: Any,
+        name: str = "glip_style",
+        computation: Computation = Computation(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.computation = computation
+        config = network.config
+        self.shape = GrounderShape(
+            vision_widths=config.vision.block_widths,
+            text_widths=(config.text.hidden_size,) * config.text.num_hidden_layers,
+            pyramid_widths=network.level_widths,
+            image_size=config.pictures.image_size,
+            context_length=config.context_length,
+            feature_width=config.head.channels,
+        )
+        computation.apply(chain(network.vision_layers, network.text_layers))
+
+    def train(self, mode: bool = True) -> "GlipStyle":
+        """Stay in evaluation mode: a frozen grounder has no training behaviour."""
+        return super().train(False)
+
+    def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
+        """See `Grounder.ground`.
+
+        A place's score is the mean probability of the expression's words, times centre-ness, under
+        a square root (ATSS).
+        """
+        selection = self.network.config.selection
+        with torch.no_grad():
+            dense = self.dense(batch, entries)
+            named = word_mean(dense.words.sigmoid(), self.words(batch.tokens))  # (B, A)
+            scores = (named * dense.centreness.sigmoid()).sqrt()
+            boxes = (dense.boxes / _sides(batch.images)).clamp(0, 1)
+            found = best_boxes(
+                boxes, scores, selection.candidates, selection.overlap, selection.most
+            )
+        return [ScoredBoxes(boxes, scores) for boxes, scores in found]
+
+    def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
+        """See `Grounder.losses`: `words`, `boxes` and `centreness`."""
+        if len(batch.targets) != len(batch.images):
+            raise ValueError(f"{len(batch.targets)} targets for {len(batch.images)} images")
+        dense = self.dense(batch, entries)
+        sides = _sides(batch.images)
+        targets = [target.to(sides) * sides for target in batch.targets]
+        tokens = batch.tokens.mask.bool()
+        return self.network.losses(dense, targets, self.words(batch.tokens), tokens)
+
+    def dense(self, batch: GroundingBatch, entries: Entries) -> Dense:
+        """What the head says about every place."""
+        tokens = batch.tokens
+        with self.computation.autocast(batch.images.device):
+            levels = self.network.see(batch.images, entries.vision)
+            if entries.adapt_level is not None:
+                levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
+            words = self.network.read(tokens.ids, tokens.mask, entries.text, entries.context)
+            if entries.adapt_text is not None:
+                words = entries.adapt_text(words)
+            return self.network.locate(levels, words)
+
+    def words(self, tokens: Tokens) -> Tensor:
+        """Which tokens (B, T) name the object: all but the padding, the begin and the end."""
+        special = torch.tensor(self._special, device=tokens.ids.device)
+        return tokens.mask.bool() & ~torch.isin(tokens.ids, special)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """See `Grounder.image_features`."""
+        with torch.no_grad(), self.computation.autocast(images.device):
+            return level_means(self.network.see(images))
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        """Mean over the expression's words as regions meet them, (B, C)."""
+        with torch.no_grad(), self.computation.autocast(tokens.ids.device):
+            read = self.network.read(tokens.ids, tokens.mask)
+            known = self.network.word_scores.project(read).float()
+        return word_mean(known.transpose(1, 2), self.words(tokens))
+
+    def embed_text(self, tokens: Tokens) -> Tensor:
+        """See `Grounder.embed_text`: words, positions and norm."""
+        with self.computation.autocast(tokens.ids.device):
+            embedded: Tensor = self.network.text.embeddings(tokens.ids)
+        return embedded
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """See `Grounder.tokenize`. Raises DataError for an expression without a word."""
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(
+                    f"expression {index} of {len(texts)} is empty: there is nothing to look for; "
+                    "leave it out",
+                    kind="empty expression",
+                )
+        if not texts:
+            empty = torch.zeros(0, 0, dtype=torch.long)
+            return Tokens(empty, empty)
+        # Special tokens that an expression spells out are split like its other words.
+        encoded = self.tokenizer(
+            list(texts),
+            padding="longest",
+            truncation=True,
+            max_length=self.shape.context_length,
+            split_special_tokens=True,
+            return_tensors="pt",
+        )
+        return Tokens(encoded["input_ids"], encoded["attention_mask"])
+
+    def image_transform(self) -> SquarePixels:
+        """See `Grounder.image_transform`."""
+        return SquarePixels(self.network.config.pictures)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over sizes, preprocessing, tokenizer and weights."""
+        sizes = {"config": self.network.config.to_dict()}
+        return digest(self.network, sizes, self.tokenizer)
+
+    @functools.cached_property
+    def _special(self) -> list[int]:
+        tokenizer = self.tokenizer
+        return [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
+
+
+def load_glip(path: str, computation: Computation = Computation()) -> GlipStyle:  # noqa: B008
+    """A grounder from a local directory; see `load_glip_parts` for its errors."""
+    parts = load_glip_parts(path)
+    return GlipStyle(parts.network, parts.tokenizer, path, computation)
+
+
+def _sides(images: Tensor) -> Tensor:
+    """Width, height, width, height in pixels (4,): what shares are of."""
+    height, width = images.shape[-2:]
+    return torch.tensor([width, height, width, height], device=images.device, dtype=torch.float32)
+
+
+GROUNDER = load_glip

@@ -1,0 +1,160 @@
+"""What a method and a stage may ask of a frozen grounder: boxes for an expression in an image.
+
+Legend: B batch, N prompt length, D width of a layer, T tokens, K boxes, P feature width.
+Boxes are left, top, right, bottom as shares of the image's width and height, so that they do not
+depend on how an image was resized; IoU and GIoU are the same in shares and in pixels.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from system.backbones.computation import Computation
+from system.backbones.dual_encoder import ImageTransform, Modality
+from system.registry import Registry
+
+
+@dataclass(frozen=True)
+class GrounderShape:
+    """The sizes a prompt has to fit; read from the checkpoint, never from our config."""
+
+    vision_widths: tuple[int, ...]  # of each vision block, in order; Swin's grow with its stages
+    text_widths: tuple[int, ...]  # of each text layer
+    pyramid_widths: tuple[int, ...]  # of each level that the vision tower hands on
+    image_size: int
+    context_length: int
+    feature_width: int  # of `text_features`
+
+    @property
+    def image_feature_width(self) -> int:
+        """Of `image_features`, which hold every level."""
+        return sum(self.pyramid_widths)
+
+    def widths(self, modality: Modality) -> tuple[int, ...]:
+        """Width of each layer of one tower."""
+        return self.vision_widths if modality == "vision" else self.text_widths
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of expressions, padded."""
+
+    ids: Tensor  # (B, T)
+    mask: Tensor  # (B, T), 1 where a token is the expression's
+
+    def to(self, device: torch.device) -> "Tokens":
+        """The same on a device."""
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a method puts into a grounder; the default is nothing, which is the frozen model.
+
+    A layer's prompt is (1, N, D) or (B, N, D) in that layer's own width; the first prompt of a
+    tower enters its first layer. Prompts stand beside the layer's tokens, take part in its
+    attention and are dropped from its output. A context (1, N, D) or (B, N, D) passes through the
+    whole text tower beside the expression's tokens and is dropped at its end. The two functions
+    change what leaves the towers: each level (B, P_level, H, W) of the vision tower, and the
+    text's tokens (B, T, D).
+    """
+
+    vision: Sequence[Tensor] = ()
+    text: Sequence[Tensor] = ()
+    context: Tensor | None = None
+    adapt_level: Callable[[int, Tensor], Tensor] | None = None
+    adapt_text: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ScoredBoxes:
+    """The boxes found for one sample, best first."""
+
+    boxes: Tensor  # (K, 4)
+    scores: Tensor  # (K,)
+
+
+@dataclass(frozen=True)
+class GroundingBatch:
+    """Images with one expression each and the boxes that it refers to."""
+
+    images: Tensor  # (B, 3, H, W)
+    tokens: Tokens
+    targets: Sequence[Tensor] = field(default_factory=tuple)  # B of (n, 4), empty when not training
+
+
+class Grounder(nn.Module, ABC):
+    """A frozen model that finds what an expression refers to, with entries for prompts.
+
+    Without entries the outputs are the plain model's to the bit.
+    """
+
+    shape: GrounderShape
+    name: str
+    computation: Computation
+
+    @abstractmethod
+    def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
+        """The scored boxes of each sample, best first; no gradient is kept."""
+
+    @abstractmethod
+    def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
+        """The model's own weighted loss terms by name, one number a sample: (B,).
+
+        Each sample is normalised by its own positives, so that the mean over a global batch does
+        not depend on how it is cut.
+        """
+
+    @abstractmethod
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unprompted features (B, P) of images (B, 3, H, W): what routes an image to its task.
+
+        See `level_means`.
+        """
+
+    @abstractmethod
+    def text_features(self, tokens: Tokens) -> Tensor:
+        """Unprompted features (B, P) of expressions."""
+
+    @abstractmethod
+    def embed_text(self, tokens: Tokens) -> Tensor:
+        """The tokens (B, T, D) that enter the first text layer."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Expressions padded to the longest, cut to the context."""
+
+    @abstractmethod
+    def image_transform(self) -> ImageTransform:
+        """The checkpoint's own preprocessing to a square of `shape.image_size`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of all that outputs depend on: an adapter fits only its own grounder."""
+
+
+class GrounderLoader(Protocol):
+    """Builds a frozen grounder from its config section."""
+
+    def __call__(self, path: str, computation: Computation = ...) -> Grounder:
+        """The grounder at a hub id or local directory; ConfigError if there is none."""
+        ...
+
+
+GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.grounders", "GROUNDER")
+
+
+def level_means(levels: Sequence[Tensor]) -> Tensor:
+    """Each level's mean (B, P) over its places, to unit length, side by side: (B, sum of P).
+
+    As the vision tower hands them on: behind the pyramid only what helps to find objects is left,
+    and a scene's own look, which tells tasks apart, is mostly gone.
+    """
+    means = [normalize(level.float().mean(dim=(2, 3)), dim=-1) for level in levels]
+    return torch.cat(means, dim=-1)

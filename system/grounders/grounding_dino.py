@@ -1,0 +1,294 @@
+"""Grounding DINO from `transformers`, frozen, with entries for prompts in its Swin and its BERT.
+
+Liu et al., "Grounding DINO: Marrying DINO with Grounded Pre-Training for Open-Set Object
+Detection", ECCV 2024 (arXiv 2303.05499).
+
+Legend: B batch, Q queries, T tokens, K boxes, P feature width.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.backbones.checkpoint import CheckpointKind, load_parts
+from system.backbones.computation import Computation
+from system.backbones.fingerprint import SWIN_SETTINGS, TOWER_SETTINGS, digest, named
+from system.errors import ConfigError, DataError
+from system.grounders.bert_prompts import BertPrompts
+from system.grounders.grounder import (
+    Entries,
+    Grounder,
+    GrounderShape,
+    GroundingBatch,
+    ScoredBoxes,
+    Tokens,
+    level_means,
+)
+from system.grounders.grounding_dino_loss import loss_terms, sample_losses
+from system.grounders.square_transform import SquareTransform, square_side
+from system.grounders.swin_prompts import SwinPrompts
+
+BOXES = 100  # of the queries, the best ones that are handed on
+HEAD_SETTINGS = (
+    "d_model",
+    "num_queries",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_n_points",
+    "decoder_layers",
+    "decoder_attention_heads",
+    "decoder_n_points",
+    "num_feature_levels",
+    "activation_function",
+    "position_embedding_type",
+    "positional_embedding_temperature",
+    "two_stage",
+    "embedding_init_target",
+    "max_text_len",
+    "layer_norm_eps",
+    "auxiliary_loss",
+    "class_cost",
+    "bbox_cost",
+    "giou_cost",
+    "bbox_loss_coefficient",
+    "giou_loss_coefficient",
+    "focal_alpha",
+)
+
+
+class GroundingDino(Grounder):
+    """A `transformers.GroundingDinoForObjectDetection` as a frozen grounder.
+
+    The model's own class is left alone: prompts enter by hooks. A text is one phrase: its words
+    and a closing stop, since the model lets words see each other between two stops alone.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        name: str = "grounding_dino",
+        computation: Computation = Computation(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.model.loss_function = sample_losses
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.name = name
+        self.computation = computation
+        self._entries = Entries()
+        config = model.config
+        swin = model.model.backbone.conv_encoder.model
+        blocks = [block for stage in swin.swin.encoder.layers for block in stage.blocks]
+        layers = model.model.text_backbone.encoder.layer
+        self.shape = GrounderShape(
+            vision_widths=tuple(block.layernorm_before.normalized_shape[0] for block in blocks),
+            text_widths=(config.text_config.hidden_size,) * len(layers),
+            pyramid_widths=tuple(swin.channels),
+            image_size=square_side(image_processor),
+            context_length=min(config.max_text_len, config.text_config.max_position_embeddings),
+            feature_width=config.d_model,
+        )
+        self._swin_prompts = SwinPrompts(blocks)
+        self._bert_prompts = BertPrompts(model.model.text_backbone.encoder)
+        swin.register_forward_hook(self._adapt_levels)
+        model.model.text_backbone.register_forward_hook(self._adapt_text)
+        computation.apply(chain(blocks, layers))
+
+    def train(self, mode: bool = True) -> "GroundingDino":
+        """Stay in evaluation mode: a frozen grounder has no training behaviour."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
+        """The best queries' boxes; a box's score is that of the word that fits it best."""
+        from transformers.image_transforms import center_to_corners_format
+
+        with self._entered(entries, batch.images.device):
+            output = self.model(**_inputs(batch))
+        scores = output.logits.float().sigmoid().amax(dim=-1)  # [B, Q]; padding is -inf
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        boxes = center_to_corners_format(output.pred_boxes.float()).clamp(0, 1)
+        return [
+            ScoredBoxes(box[best[:BOXES]], score[:BOXES])
+            for box, score, best in zip(boxes, scores, order, strict=True)
+        ]
+
+    def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
+        """Focal, L1 and GIoU loss (B,) after Hungarian matching, summed over the layers."""
+        from transformers.image_transforms import corners_to_center_format
+
+        labels = [
+            {
+                "class_labels": torch.zeros(len(boxes), dtype=torch.long),
+                "boxes": corners_to_center_format(boxes),
+            }
+            for boxes in batch.targets
+        ]
+        device = batch.images.device
+        labels = [{name: value.to(device) for name, value in label.items()} for label in labels]
+        with self._entered(entries, device):
+            output = self.model(**_inputs(batch), labels=labels)
+        return loss_terms(output.loss_dict, self.model.config)
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """See `Grounder.image_features`."""
+        tower = self.model.model.backbone.conv_encoder.model
+        return level_means(tower(images, return_dict=True).feature_maps)
+
+    @torch.no_grad()
+    def text_features(self, tokens: Tokens) -> Tensor:
+        """BERT's tokens, projected and averaged over the expression's."""
+        inner = self.model.model
+        masks, positions = self._phrase(tokens)
+        hidden = inner.text_backbone(tokens.ids, masks, None, positions).last_hidden_state
+        weights = tokens.mask[..., None].to(hidden.dtype)
+        features: Tensor = (inner.text_projection(hidden) * weights).sum(1) / weights.sum(1)
+        return features
+
+    @torch.no_grad()
+    def embed_text(self, tokens: Tokens) -> Tensor:
+        """Word embeddings with their positions, behind BERT's first norm."""
+        _, positions = self._phrase(tokens)
+        embedded: Tensor = self.model.model.text_backbone.embeddings(
+            input_ids=tokens.ids, position_ids=positions
+        )
+        return embedded
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Begin, words, a stop, end, padding. Raises DataError for a text without a word."""
+        stop = self.tokenizer.convert_tokens_to_ids(".")
+        special = set(self.model.model.special_tokens.tolist())
+        room = self.shape.context_length - 3
+        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        rows = []
+        for text, words in zip(texts, found, strict=True):
+            words = [word for word in words if word not in special][:room]
+            if not words:
+                raise DataError(f"the expression {text!r} has no word; correct or remove it")
+            rows.append([self.tokenizer.cls_token_id, *words, stop, self.tokenizer.sep_token_id])
+        longest = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = 1
+        return Tokens(ids, mask)
+
+    def image_transform(self) -> SquareTransform:
+        """The checkpoint's image processor, squeezing the frame to a square."""
+        return SquareTransform(self.image_processor, self.shape.image_size)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over weights, sizes, tokenizer and preprocessing."""
+        config = self.model.config
+        sizes = {
+            "vision": named(config.backbone_config.to_dict(), SWIN_SETTINGS),
+            "text": named(config.text_config.to_dict(), TOWER_SETTINGS),
+            "head": named(config.to_dict(), HEAD_SETTINGS),
+            "side": self.shape.image_size,
+        }
+        return digest(self.model, sizes, self.tokenizer, self.image_processor)
+
+    @contextmanager
+    def _entered(self, entries: Entries, device: torch.device) -> Iterator[None]:
+        self._entries = entries
+        try:
+            with (
+                self._swin_prompts.active(entries.vision),
+                self._bert_prompts.active(entries.text, entries.context),
+                self.computation.autocast(device),
+            ):
+                yield
+        finally:
+            self._entries = Entries()
+
+    def _adapt_levels(self, _: Any, __: Any, output: Any) -> Any:
+        adapt = self._entries.adapt_level
+        if adapt is None:
+            return None
+        output.feature_maps = tuple(adapt(i, level) for i, level in enumerate(output.feature_maps))
+        return output
+
+    def _adapt_text(self, _: Any, __: Any, output: Any) -> Any:
+        if self._entries.adapt_text is None:
+            return None
+        output.last_hidden_state = self._entries.adapt_text(output.last_hidden_state)
+        return output
+
+    def _phrase(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Attention masks [B, 1, T, T] and positions [B, T] as the model makes them of ids."""
+        from transformers.models.grounding_dino import modeling_grounding_dino as library
+
+        masks, positions = library.generate_masks_with_special_tokens_and_transfer_map(
+            tokens.ids, self.model.model.special_tokens
+        )
+        return masks[:, None], positions
+
+
+def load_grounding_dino(
+    path: str,
+    computation: Computation = Computation(),  # noqa: B008 - frozen
+) -> GroundingDino:
+    """Grounding DINO, its tokenizer and its image processor from a hub id or a local directory.
+
+    Raises ConfigError naming `grounder.path` and the part that can't be loaded, is not Grounding
+    DINO's, or does not fit the others.
+    """
+    from transformers import AutoTokenizer, GroundingDinoForObjectDetection
+    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
+        GroundingDinoImageProcessorPil,
+    )
+
+    kind = CheckpointKind(
+        title="Grounding DINO",
+        model_type="grounding-dino",
+        model=GroundingDinoForObjectDetection.from_pretrained,
+        tokenizer=AutoTokenizer.from_pretrained,
+        image_processor=GroundingDinoImageProcessorPil.from_pretrained,
+        tokenizer_files=("tokenizer.json", "vocab.txt"),
+        section="grounder",
+        end_token=False,
+        fixed_size=False,
+    )
+    parts = load_parts(path, kind)
+    config = parts.model.config
+    for part, have, need in (
+        ("vision", config.backbone_config.model_type, "swin"),
+        ("text", config.text_config.model_type, "bert"),
+    ):
+        if have != need:
+            raise ConfigError(
+                f"grounder.path={path!r}: its {part} tower is a {have!r}, but prompts enter a "
+                f"{need!r} only; take a checkpoint with that tower"
+            )
+    special = set(parts.model.model.special_tokens.tolist())
+    for token in (parts.tokenizer.cls_token, parts.tokenizer.sep_token, "."):
+        if token is None or parts.tokenizer.convert_tokens_to_ids(token) not in special:
+            raise ConfigError(
+                f"grounder.path={path!r}: the tokenizer's {token!r} is none of the tokens that the "
+                "model ends a phrase with; tokenizer and weights do not belong together"
+            )
+    return GroundingDino(
+        parts.model, parts.tokenizer, parts.image_processor, parts.path, computation
+    )
+
+
+def _inputs(batch: GroundingBatch) -> dict[str, Tensor]:
+    return {
+        "pixel_values": batch.images,
+        "input_ids": batch.tokens.ids,
+        "attention_mask": batch.tokens.mask,
+    }
+
+
+GROUNDER = load_grounding_dino

@@ -1,0 +1,1 @@
+"""Methods that choose prompts from a pool for each sample."""

@@ -1,0 +1,168 @@
+"""DualPrompt: general prompts that all tasks share, and expert prompts with a key a task.
+
+Wang et al., "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning", ECCV 2022
+(arXiv 2204.04799), for a dual encoder: both towers have general and expert prompts of their own.
+General prompts enter the first layers, a task's expert prompts the layers after them. A task trains
+its own experts; a test sample gets those whose key is nearest to its query, the frozen model's
+feature, so no router is needed.
+
+Prompts enter as tokens (the paper's prompt tuning, Pro-T), not as keys and values of the attention
+(its prefix tuning, Pre-T, which it found better): tokens can be put into every kind of tower from
+outside. The tokens of a layer take the place of those of the layer before, so all layers have one
+length; the paper's general prompts have 5 vectors and its expert prompts 20.
+
+Legend: B batch, K tasks, G layers with general prompts, E with expert ones, N prompt length,
+D tower width, P feature width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
+from system.errors import ConfigError
+from system.methods.keys import (
+    cosines,
+    feature_query,
+    require_room,
+    unit_directions,
+)
+from system.methods.method import Method, MethodFactory, MethodSetting, prompt_lengths
+from system.methods.stream_method import task_generator
+
+
+@dataclass(frozen=True)
+class DualPromptConfig:
+    """The settings of DualPrompt.
+
+    A tower with fewer layers than both kinds take has expert prompts in as many as are left.
+    `text_prompt_length` null means `prompt_length` for both towers.
+    """
+
+    prompt_length: int = 20
+    text_prompt_length: int | None = None
+    general_layers: int = 2
+    expert_layers: int = 3
+    match_weight: float = 1.0
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_length", "general_layers", "expert_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.text_prompt_length is not None and self.text_prompt_length < 1:
+            raise ValueError(f"text_prompt_length={self.text_prompt_length} must be at least 1")
+        for name in ("match_weight", "init_std"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+class Expert(nn.Module):
+    """One task's prompts (E, N, D) of each tower and their keys (P,)."""
+
+    def __init__(
+        self, prompts: dict[Modality, Tensor], features: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.prompt = nn.ParameterDict({m: nn.Parameter(prompts[m]) for m in MODALITIES})
+        self.key = nn.ParameterDict(
+            {m: nn.Parameter(unit_directions(1, features, generator)[0]) for m in MODALITIES}
+        )
+
+
+class DualPrompt(Method):
+    """G (Nv Dv + Nt Dt) shared numbers, and E (Nv Dv + Nt Dt) + 2 P of a task's own.
+
+    With G = 2, E = 3, N = 20 and ViT-B/16 (768, 512, P = 512): 51,200 shared and 77,824 a task.
+    """
+
+    needs_router = False
+
+    def __init__(self, config: DualPromptConfig, setting: MethodSetting) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = setting.seed
+        self.shape: BackboneShape = setting.shape
+        for m in MODALITIES:
+            if config.general_layers >= self.shape.layers(m):
+                raise ConfigError(
+                    f"method.general_layers={config.general_layers} leaves no layer for expert "
+                    f"prompts in the {m} tower of {self.shape.layers(m)} layers; lower it"
+                )
+        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        self.placeholders = self.lengths["text"]
+        require_room(self.shape, self.placeholders, f"prompts of length {self.placeholders}")
+        self.general = nn.ParameterDict()
+        self.experts = nn.ModuleList()
+
+    @property
+    def known_tasks(self) -> int:
+        """How many tasks have experts."""
+        return len(self.experts)
+
+    def add_task(self, backbone: DualEncoder) -> None:
+        """New experts and keys; before the first task's, the general prompts."""
+        device = next(backbone.parameters()).device
+        generator = task_generator(self.seed, len(self.experts))
+        if not self.experts:
+            for m in MODALITIES:
+                general = self._drawn(m, self.config.general_layers, generator)
+                self.general[m] = nn.Parameter(general.to(device))
+        prompts = {m: self._drawn(m, self._expert_layers(m), generator) for m in MODALITIES}
+        self.experts.append(Expert(prompts, self.shape.feature_width, generator).to(device))
+
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
+        """The general prompts, which every task goes on training, and the task's experts."""
+        return {
+            **{f"general.{name}": p for name, p in self.general.named_parameters()},
+            **{f"expert.{name}": p for name, p in self._expert(task).named_parameters()},
+        }
+
+    def encode(
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+    ) -> Tensor:
+        """Features under the experts of each sample's nearest key, whatever its task."""
+        query = feature_query(backbone, modality, inputs, self.placeholders)
+        nearest = cosines(query, self._keys(modality)).argmax(1)
+        return self._encode(backbone, modality, inputs, nearest)
+
+    def encode_training(
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features under the experts of `tasks`, and the matching loss: 1 - cosine to their key."""
+        query = feature_query(backbone, modality, inputs, self.placeholders)
+        similarity = cosines(query, self._keys(modality)).gather(1, tasks[:, None])[:, 0]
+        features = self._encode(backbone, modality, inputs, tasks)
+        return features, {"key_match": self.config.match_weight * (1 - similarity)}
+
+    def _encode(
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """Features under the general prompts and the experts of the `chosen` (B,) tasks."""
+        present, position = torch.unique(chosen, return_inverse=True)
+        experts = torch.stack([self._expert(int(task)).prompt[modality] for task in present])
+        general = self.general[modality].expand(len(present), -1, -1, -1)
+        prompts = torch.cat([general, experts], dim=1)[position]  # (B, G + E, N, D)
+        features: Tensor = backbone(modality, inputs, prompts, deep="replace")
+        return features
+
+    def _keys(self, modality: Modality) -> Tensor:
+        """The keys (K, P) of all tasks so far."""
+        return torch.stack([self._expert(t).key[modality] for t in range(self.known_tasks)])
+
+    def _expert(self, task: int) -> Expert:
+        expert = self.experts[task]
+        assert isinstance(expert, Expert)
+        return expert
+
+    def _expert_layers(self, modality: Modality) -> int:
+        left = self.shape.layers(modality) - self.config.general_layers
+        return min(self.config.expert_layers, left)
+
+    def _drawn(self, modality: Modality, layers: int, generator: torch.Generator) -> Tensor:
+        size = (layers, self.lengths[modality], self.shape.width(modality))
+        return torch.randn(size, generator=generator) * self.config.init_std
+
+
+METHOD = MethodFactory(DualPromptConfig, DualPrompt)

@@ -1,0 +1,51 @@
+"""CoOp on a grounder: learned context vectors that pass through the text tower.
+
+Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022 (arXiv 2109.01134), with
+one context for all expressions. Trainable parameters: N D.
+
+Legend: N context length, D width of the text tower.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from system.grounders.grounder import Entries, Grounder, Tokens
+from system.methods.grounding_depth import check_positive
+from system.methods.grounding_method import (
+    GroundingMethod,
+    GroundingMethodFactory,
+    GroundingSetting,
+)
+from system.methods.shared_prompts import normal
+
+
+@dataclass(frozen=True)
+class CoopConfig:
+    """The settings of CoOp; the defaults are the published ones."""
+
+    context_length: int = 16
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_positive(self, "context_length", "init_std")
+
+
+class Coop(GroundingMethod):
+    """The context (N, D)."""
+
+    def __init__(self, config: CoopConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(setting.seed)
+        width = setting.shape.text_widths[0]
+        self.context = normal(
+            config.context_length, width, std=config.init_std, generator=generator
+        )
+
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """The same context for every expression."""
+        return Entries(context=self.context[None])
+
+
+GROUNDING_METHOD = GroundingMethodFactory(CoopConfig, Coop)

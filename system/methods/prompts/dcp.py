@@ -1,0 +1,160 @@
+"""DCP: deeply coupled cross-modal prompts, exchanged between the towers layer after layer.
+
+Liu et al., "Deeply coupled cross-modal prompt learning", Findings of ACL 2023 (arXiv 2305.17903).
+Each tower's first layer has learned prompts; those of every later layer come from the layer before
+by cross-modal prompt attention (CMPA): queries are the other tower's prompts, brought to this
+tower's width, keys and values the own ones, followed by an MLP, both with residuals and layer
+norms. Deep prompts replace. All tasks share the parameters, trained on one task after the other.
+
+In the paper the attention reads what the frozen layer made of the prompts, which depends on image
+and text (the released code takes its mean over the batch). Then a feature would depend on the
+samples it comes with, and galleries could not be encoded on their own. Here it reads the prompts
+as they entered the layer before: they stay parameters, equal for all samples.
+
+N (Dv + Dt) + C (12 Dv^2 + 12 Dt^2 + 2 Dv Dt + 14 Dv + 14 Dt) numbers in all, C = 1 attention for
+all layers, or L - 1 with `attention` "per_layer" (the last one without a tower that is less deep).
+At the published sizes (ViT-B/16, N = 16, shared): 11,048,448.
+
+Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from system.backbones.dual_encoder import MODALITIES, Modality
+from system.errors import ConfigError
+from system.methods.interaction import OTHER
+from system.methods.method import MethodFactory, MethodSetting
+from system.methods.shared_prompts import SharedPrompts, depth_within, normal, uniform
+
+MLP_RATIO = 4
+
+
+@dataclass(frozen=True)
+class DcpConfig:
+    """The settings of DCP.
+
+    `prompt_depth` null means every layer of both towers, and a number as many of each as it has.
+    `head_width` is that of CLIP's own attention; a narrower tower gets one head.
+    """
+
+    prompt_length: int = 16
+    prompt_depth: int | None = None
+    attention: Literal["shared", "per_layer"] = "shared"
+    head_width: int = 64
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_length", "head_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.init_std > 0:
+            raise ValueError(f"init_std={self.init_std} must be above 0")
+
+
+class PromptAttention(nn.Module):
+    """Cross-modal prompt attention of one tower: how its prompts take in the other tower's."""
+
+    def __init__(self, width: int, other: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = heads
+
+        def weight(outputs: int, inputs: int) -> nn.Parameter:
+            return uniform(outputs, inputs, inputs=inputs, generator=generator)
+
+        def bias(outputs: int, inputs: int) -> nn.Parameter:
+            return uniform(outputs, inputs=inputs, generator=generator)
+
+        self.other_weight, self.other_bias = weight(width, other), bias(width, other)
+        # Rows: queries, keys, values, output.
+        self.attention_weight = weight(4 * width, width)
+        self.attention_bias = nn.Parameter(torch.zeros(4 * width))
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        inner = MLP_RATIO * width
+        self.up_weight, self.up_bias = weight(inner, width), bias(inner, width)
+        self.down_weight, self.down_bias = weight(width, inner), bias(width, inner)
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """The next layer's prompts (N, D) from this layer's, own (N, D) and other (N, Do)."""
+        linear = nn.functional.linear
+        asking = self.norms[0](linear(other, self.other_weight, self.other_bias))
+        mixed = own + self._attend(asking, self.norms[0](own))
+        inner = linear(self.norms[1](mixed), self.up_weight, self.up_bias)
+        inner = inner * torch.sigmoid(1.702 * inner)  # CLIP's quick GELU
+        return mixed + linear(inner, self.down_weight, self.down_bias)
+
+    def _attend(self, asking: Tensor, asked: Tensor) -> Tensor:
+        """Multi-head attention of queries (N, D) over keys and values (N, D)."""
+        weights, biases = self.attention_weight.chunk(4), self.attention_bias.chunk(4)
+        query, key, value = (
+            nn.functional.linear(x, weight, bias).view(len(x), self.heads, -1).transpose(0, 1)
+            for x, weight, bias in zip((asking, asked, asked), weights, biases, strict=False)
+        )  # (heads, N, D / heads)
+        scores = query @ key.mT / key.shape[-1] ** 0.5
+        read = (scores.softmax(dim=-1) @ value).transpose(0, 1).flatten(1)  # (N, D)
+        return nn.functional.linear(read, weights[3], biases[3])
+
+
+class Dcp(SharedPrompts):
+    """The first layer's prompts and the attentions that carry them on, one set for all tasks."""
+
+    def __init__(self, config: DcpConfig, setting: MethodSetting) -> None:
+        super().__init__()
+        shape = setting.shape
+        # With prompts in one layer there would be nothing that couples the towers.
+        depth = depth_within(config.prompt_depth, setting, least=2)
+        self.depth = depth
+        self.entered: dict[Modality, int] = {m: min(depth, shape.layers(m)) for m in MODALITIES}
+        self.placeholders = config.prompt_length
+        generator = torch.Generator().manual_seed(setting.seed)
+        self.first = nn.ParameterDict(
+            {
+                m: normal(
+                    config.prompt_length, shape.width(m), std=config.init_std, generator=generator
+                )
+                for m in MODALITIES
+            }
+        )
+        self.attention = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    m: PromptAttention(
+                        shape.width(m),
+                        shape.width(OTHER[m]),
+                        _heads(m, shape.width(m), config.head_width),
+                        generator,
+                    )
+                    for m in MODALITIES
+                    if into < self.entered[m] or into < depth - 1
+                }
+            )
+            for into in (range(1, 2) if config.attention == "shared" else range(1, depth))
+        )
+
+    def prompts(self) -> dict[Modality, Tensor]:
+        """Both towers' prompts (L, N, D): the first learned, each further one from the last."""
+        now: dict[Modality, Tensor] = {m: self.first[m] for m in MODALITIES}
+        layers = [now]
+        for step in range(self.depth - 1):
+            attention = self.attention[step % len(self.attention)]
+            assert isinstance(attention, nn.ModuleDict)
+            now = {m: attention[m](now[m], now[OTHER[m]]) for m in MODALITIES if m in attention}
+            layers.append(now)
+        return {
+            m: torch.stack([layer[m] for layer in layers[: self.entered[m]]]) for m in MODALITIES
+        }
+
+
+def _heads(modality: Modality, width: int, head_width: int) -> int:
+    if width > head_width and width % head_width:
+        raise ConfigError(
+            f"method.head_width={head_width} does not divide the {modality} tower's width of "
+            f"{width}; use a divisor of it"
+        )
+    return max(1, width // head_width)
+
+
+METHOD = MethodFactory(DcpConfig, Dcp)

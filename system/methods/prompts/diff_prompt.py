@@ -1,0 +1,169 @@
+"""Diff-Prompt: instance prompts from the generator's latents beside learned global ones.
+
+Legend: B batch, L prompted layers, N prompt length, D width of a layer, C latent channels, h w
+latent height and width, H mask side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from system.backbones.dual_encoder import MODALITIES, Modality
+from system.diff_prompt.prompt_generator.sampling import np_seed, prompt_steps
+from system.errors import ConfigError
+from system.grounders.grounder import Entries, Grounder, GrounderShape, Tokens
+from system.methods.grounding_method import (
+    GroundingMethod,
+    GroundingMethodFactory,
+    GroundingSetting,
+    LatentNeeds,
+)
+from system.methods.prompt_adapter import PromptAdapter, PromptAdapterConfig
+
+PUBLISHED_DEPTH = 9
+
+
+@dataclass(frozen=True)
+class DiffPromptConfig:
+    """The method's settings; the defaults are the published ones.
+
+    `specific` and `general` name the towers that get instance prompts and learned global ones, each
+    N / 2 a layer: leaving one out is an ablation.
+    """
+
+    generator: dict[str, Any]  # the settings of stage 2, whose model makes the latents
+    prompt_length: int = 8
+    depth: int | None = PUBLISHED_DEPTH  # null: 9, or as many layers as both towers have
+    steps: int = 25  # of denoising
+    stride: int = 2  # from one prompt layer's latent back to the next one's
+    guidance: float = 1.0
+    fresh_noise: bool = False  # new latents each epoch, instead of one set a run
+    specific: tuple[Modality, ...] = MODALITIES
+    general: tuple[Modality, ...] = MODALITIES
+    adapter_width: int = 1  # its convolutions' channels, times the published 1, 2, 4, 8, 16
+
+    def __post_init__(self) -> None:
+        if self.prompt_length < 2 or self.prompt_length % 2:
+            raise ValueError(
+                f"prompt_length={self.prompt_length} must be even: half of it is specific, half "
+                "global"
+            )
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"depth={self.depth} must be at least 1, or null")
+        if self.adapter_width < 1:
+            raise ValueError(f"adapter_width={self.adapter_width} must be at least 1")
+        if not self.specific and not self.general:
+            raise ValueError("specific=[] and general=[] leave no prompt; name a tower in either")
+        for name in ("specific", "general"):
+            towers = getattr(self, name)
+            if len(set(towers)) != len(towers):
+                raise ValueError(f"{name}={list(towers)} names a tower twice")
+
+    def layers(self, shape: GrounderShape) -> int:
+        """How many layers of each tower get prompts.
+
+        Raises ConfigError if a tower has fewer than `depth`, or the path too few steps for them.
+        """
+        have = {modality: len(shape.widths(modality)) for modality in MODALITIES}
+        depth = min(PUBLISHED_DEPTH, *have.values()) if self.depth is None else self.depth
+        for modality, count in have.items():
+            if count < depth:
+                raise ConfigError(
+                    f"method.depth={depth}: the grounder's {modality} tower has only {count} "
+                    f"layers; set method.depth to at most {min(have.values())}"
+                )
+        if self.specific:
+            prompt_steps(depth, self.steps, stride=self.stride)
+        return depth
+
+
+class DiffPrompt(GroundingMethod):
+    """Adapters and global prompts of each tower; only these learn.
+
+    Layers of one width share an adapter's convolutions; a Swin's widths grow, so each of its widths
+    has an adapter of its own.
+
+    Source: Diff-Prompt (arXiv 2504.21423), stage 3.
+    """
+
+    needs_latents: ClassVar[bool] = True
+
+    def __init__(self, config: DiffPromptConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = config.layers(setting.shape)
+        if config.specific:
+            self.latent_needs = LatentNeeds(
+                generator=config.generator,
+                layers=self.layers,
+                steps=config.steps,
+                stride=config.stride,
+                guidance=config.guidance,
+                fresh_noise=config.fresh_noise,
+            )
+        if config.specific and setting.masks is None:
+            raise ConfigError("method=diff_prompt needs the Mask-VAE that its generator works with")
+        self._masks = setting.masks
+        self.vision = self._tower("vision", setting)
+        self.text = self._tower("text", setting)
+
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """Prompts of the first L layers of both towers, from latents (B, L, C, h, w)."""
+        masks = None
+        if self.config.specific:
+            assert latents is not None, "diff_prompt was given no latents"
+            assert self._masks is not None
+            decoded = self._masks(latents.transpose(0, 1).flatten(0, 1))  # [L B, 1, H, H]
+            masks = decoded.reshape(self.layers, -1, *decoded.shape[1:])  # [L, B, 1, H, H]
+        return Entries(
+            vision=self._prompts("vision", self.vision, masks),
+            text=self._prompts("text", self.text, masks),
+        )
+
+    def _prompts(
+        self, modality: Modality, adapters: nn.ModuleList, masks: Tensor | None
+    ) -> list[Tensor]:
+        """One prompt a layer, (B, N, D) or, without a specific half, (1, N / 2, D)."""
+        prompts = []
+        for adapter in adapters:
+            assert isinstance(adapter, PromptAdapter)
+            for place in range(adapter.config.layers):
+                if modality not in self.config.specific:
+                    prompts.append(adapter.general(place))
+                    continue
+                assert masks is not None
+                mask = masks[len(prompts)]
+                if modality in self.config.general:
+                    prompts.append(adapter(mask, place))
+                else:
+                    prompts.append(adapter.specific(mask))
+        return prompts
+
+    def _tower(self, modality: Modality, setting: GroundingSetting) -> nn.ModuleList:
+        """One adapter for each run of layers of one width."""
+        specific = modality in self.config.specific
+        general = modality in self.config.general
+        adapters = nn.ModuleList()
+        if not specific and not general:
+            return adapters
+        runs = groupby(setting.shape.widths(modality)[: self.layers])
+        for place, (width, run) in enumerate(runs):
+            sizes = PromptAdapterConfig(
+                layers=len(list(run)),
+                width=width,
+                prompt_length=self.config.prompt_length,
+                image_size=setting.masks.image_size if setting.masks else 1,
+                specific=specific,
+                general=general,
+                channels=self.config.adapter_width,
+            )
+            seed = np_seed(setting.seed, MODALITIES.index(modality), place)
+            adapters.append(PromptAdapter(sizes, seed))
+        return adapters
+
+
+GROUNDING_METHOD = GroundingMethodFactory(DiffPromptConfig, DiffPrompt)

@@ -1,0 +1,72 @@
+"""CLIP-Adapter on a grounder: small bottlenecks behind the two towers, mixed with what they get.
+
+Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters", IJCV 2023 (arXiv
+2110.04544), equations 2 and 3: x' = r A(x) + (1 - r) x. Trainable parameters: 2 P floor(P /
+reduction) for each level's width P and the text's.
+
+Legend: B batch, P width of a level or of the text, H hidden width, T tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from system.grounders.grounder import Entries, Grounder, Tokens
+from system.methods.grounding_depth import check_positive
+from system.methods.grounding_method import (
+    GroundingMethod,
+    GroundingMethodFactory,
+    GroundingSetting,
+)
+from system.methods.shared_prompts import uniform
+
+
+def adapter_branch(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """A(x) (..., P) of features (..., P): ReLU(up ReLU(down x)), down (H, P), up (P, H)."""
+    return torch.relu(torch.relu(features @ down.T) @ up.T)
+
+
+@dataclass(frozen=True)
+class ClipAdapterConfig:
+    """The settings of CLIP-Adapter; the defaults are the published ones."""
+
+    reduction: int = 4
+    ratio: float = 0.2  # r: how much of the result is the adapter's
+
+    def __post_init__(self) -> None:
+        check_positive(self, "reduction")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio} must be above 0 and at most 1")
+
+
+class ClipAdapter(GroundingMethod):
+    """An adapter for each level of the vision tower and one for the text's tokens."""
+
+    def __init__(self, config: ClipAdapterConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        self.ratio = config.ratio
+        generator = torch.Generator().manual_seed(setting.seed)
+        widths = (*setting.shape.pyramid_widths, setting.shape.text_widths[-1])
+        hidden = [max(1, width // config.reduction) for width in widths]
+        pairs = list(zip(widths, hidden, strict=True))
+        self.down = nn.ParameterList(
+            uniform(small, wide, inputs=wide, generator=generator) for wide, small in pairs
+        )
+        self.up = nn.ParameterList(
+            uniform(wide, small, inputs=small, generator=generator) for wide, small in pairs
+        )
+
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """The adapters at the towers' ends."""
+        return Entries(
+            adapt_level=lambda index, level: self._mix(index, level.movedim(1, -1)).movedim(-1, 1),
+            adapt_text=lambda hidden: self._mix(len(self.down) - 1, hidden),
+        )
+
+    def _mix(self, index: int, features: Tensor) -> Tensor:
+        branch = adapter_branch(features, self.down[index], self.up[index])
+        return self.ratio * branch + (1 - self.ratio) * features
+
+
+GROUNDING_METHOD = GroundingMethodFactory(ClipAdapterConfig, ClipAdapter)

@@ -1,0 +1,19 @@
+"""All backbone weights fine-tuned on all tasks' images at once: the upper bound of a stream.
+
+Nothing is learned until the last task; then the copy of the pre-trained weights trains on the
+images of all tasks, shuffled together, for as many epochs as a task gets otherwise. It reads past
+tasks' training images again, which it declares: the access log counts them, and `metrics.json` says
+`replays: true`. Trainable parameters and what is saved: as `fine_tune`, at the last task.
+"""
+
+from system.methods.method import MethodFactory
+from system.methods.weights.fine_tune import FineTune, FineTuneConfig
+
+
+class Joint(FineTune):
+    """Fine-tuning of the pre-trained weights at the end of the stream, on everything."""
+
+    trains_on = "all"
+
+
+METHOD = MethodFactory(FineTuneConfig, Joint)

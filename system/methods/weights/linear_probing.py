@@ -1,0 +1,64 @@
+"""Linear probing of a grounder: linear maps of what leaves its two towers.
+
+They start as the identity, so that training starts at the frozen grounder's own figures.
+Trainable parameters: sum over the levels of P (P + 1), and D (D + 1) of the text.
+
+Legend: B batch, P width of a level, D width of the text tower, T tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from system.grounders.grounder import Entries, Grounder, Tokens
+from system.methods.grounding_method import (
+    GroundingMethod,
+    GroundingMethodFactory,
+    GroundingSetting,
+)
+
+
+@dataclass(frozen=True)
+class LinearProbingConfig:
+    """Which towers get a linear map."""
+
+    vision: bool = True
+    text: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.vision or self.text):
+            raise ValueError("vision=false and text=false leave nothing to learn")
+
+
+class LinearProbing(GroundingMethod):
+    """A matrix and a bias for each level and for the text's tokens."""
+
+    def __init__(self, config: LinearProbingConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        shape = setting.shape
+        levels = shape.pyramid_widths if config.vision else ()
+        self.levels = nn.ModuleList(_identity(width) for width in levels)
+        self.text = _identity(shape.text_widths[-1]) if config.text else None
+
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        """The maps at the towers' ends."""
+        return Entries(adapt_level=self._level if len(self.levels) else None, adapt_text=self.text)
+
+    def _level(self, index: int, features: Tensor) -> Tensor:
+        module = self.levels[index]
+        assert isinstance(module, nn.Linear)
+        # of (B, P, H, W) the second dimension
+        return linear(features.movedim(1, -1), module.weight, module.bias).movedim(-1, 1)
+
+
+def _identity(width: int) -> nn.Linear:
+    layer = nn.Linear(width, width)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(width))
+        layer.bias.zero_()
+    return layer
+
+
+GROUNDING_METHOD = GroundingMethodFactory(LinearProbingConfig, LinearProbing)

@@ -1,0 +1,1 @@
+"""Stage 3 of Diff-Prompt, for any method on a grounder."""

@@ -1,0 +1,99 @@
+"""Unprompted features of a grounder, the same for any number of workers.
+
+Images and texts go through it in blocks of one fixed size, the last one filled up.
+
+Legend: I images, T texts, E block size, P feature width.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import unit
+from system.backbones.name_features import each_alone
+from system.data.shards.expression_images import image_batches
+from system.data.shards.manifest import SplitGrant
+from system.engine.worker_group import WorkerGroup
+from system.grounders.grounder import Grounder
+from system.objectives.retrieval.encoding import dealt_blocks, filled, in_order
+from system.storage.feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class GrounderFeatures:
+    """Encodes with a frozen grounder, or finds what was encoded before."""
+
+    grounder: Grounder
+    group: WorkerGroup
+    block: int
+    threads: int
+    store: FeatureStore
+
+    def of(self, grant: SplitGrant, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit features of a split's images (I, P), row by row, and of texts (T, P).
+
+        On every rank, and every rank has to call this.
+        """
+        key = self._key(grant, texts)
+        found = self.group.broadcast(self.store.find(key) if self.group.leads else None)
+        if found is None:
+            found = {"vision": self._images(grant), "text": self._texts(texts)}
+            if self.group.leads:
+                self.store.put(key, found)
+        return found["vision"], found["text"]
+
+    @torch.inference_mode()
+    def _images(self, grant: SplitGrant) -> Tensor:
+        mine = dealt_blocks(self.group, grant.rows, self.block)
+        parts = [torch.zeros(0, self.grounder.shape.image_feature_width)]
+        batches = image_batches(
+            [grant],
+            [[(0, row) for row in block] for block in mine],
+            transform=self.grounder.image_transform(),
+            threads=self.threads,
+        )
+        with closing(batches):
+            for block, images in zip(mine, batches, strict=True):
+                pixels = filled(images, self.block).to(self.group.device)
+                features = unit(self.grounder.image_features(pixels))
+                parts.append(features[: len(block)].cpu())
+        return in_order(self.group, torch.cat(parts), [row for block in mine for row in block])
+
+    @torch.inference_mode()
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        mine = dealt_blocks(self.group, len(texts), self.block)
+        parts = [torch.zeros(0, self.grounder.shape.feature_width)]
+        for block in mine:
+            chosen = [texts[i] for i in block]
+            chosen += chosen[-1:] * (self.block - len(chosen))
+            tokens = self.grounder.tokenize(chosen).to(self.group.device)
+            parts.append(unit(self.grounder.text_features(tokens))[: len(block)].cpu())
+        return in_order(self.group, torch.cat(parts), [i for block in mine for i in block])
+
+    def _key(self, grant: SplitGrant, texts: Sequence[str]) -> str:
+        computation = self.grounder.computation
+        return FeatureStore.key(
+            grounder=self.grounder.fingerprint,
+            what="level means and words",
+            shards=[shard.sha256 for shard in grant.shards],
+            without=sorted(grant.without),
+            texts=list(texts),
+            # Rounding depends on the kernels, and these on the device, the block, the settings.
+            device=self.group.device.type,
+            block=self.block,
+            precision=computation.precision_on(self.group.device),
+            compiled=computation.compile,
+        )
+
+
+def grounder_names(grounder: Grounder, names: Sequence[str]) -> Tensor:
+    """Unit text features (n, P) of names by a grounder; see `each_alone`."""
+    device = next(grounder.parameters()).device
+
+    def encode(texts: list[str]) -> Tensor:
+        return grounder.text_features(grounder.tokenize(texts).to(device))
+
+    return each_alone(encode, names, grounder.shape.feature_width)

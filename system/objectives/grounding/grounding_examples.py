@@ -1,0 +1,66 @@
+"""Expressions with the boxes found before and after learning, for the report."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from system.data.shards.loading import read_images
+from system.data.shards.manifest import SplitGrant
+from system.data.shards.spread import spread
+from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
+from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
+
+BOX = pa.list_(pa.float64())  # left, top, right, bottom in shares; null: none was found
+
+SCHEMA = pa.schema(
+    [
+        ("evaluated_index", pa.int32()),
+        ("task", pa.string()),
+        ("query_index", pa.int32()),
+        ("query", pa.string()),
+        ("true_box", BOX),
+        ("before_box", BOX),
+        ("after_box", BOX),
+        ("image", pa.binary()),
+    ]
+)
+
+
+def grounding_examples(
+    evaluation: GroundingEvaluation,
+    tasks: Sequence[str],
+    open_test: Callable[[int], SplitGrant],
+) -> pa.Table:
+    """The best box for a few expressions of each task, by the frozen grounder and as learned.
+
+    They are spread evenly over the task's test split: chosen by place, not by result.
+    """
+    records: list[dict[str, Any]] = []
+    for task, name in enumerate(tasks):
+        chosen = evaluation.tests[task]
+        places = spread(len(chosen), QUERIES_PER_TASK)
+        rows = [chosen.expressions[place].row for place in places]
+        images = read_images(open_test(task), rows)
+        for number, (place, image) in enumerate(zip(places, images, strict=True)):
+            expression = chosen.expressions[place]
+            records.append(
+                {
+                    "evaluated_index": task,
+                    "task": name,
+                    "query_index": number,
+                    "query": expression.text,
+                    "true_box": list(expression.box),
+                    "before_box": _box(evaluation.plain[task].best[place]),
+                    "after_box": _box(evaluation.prompted[task].best[place]),
+                    "image": image.image,
+                }
+            )
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def _box(found: Tensor) -> list[float] | None:
+    values: list[float] = found.tolist()
+    return None if any(map(math.isnan, values)) else values

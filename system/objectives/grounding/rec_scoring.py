@@ -1,0 +1,172 @@
+"""What a grounder finds for a split's expressions, spread over the workers, alike for any number.
+
+Expressions go through the grounder in blocks of one fixed size, the last one filled up, each block
+on one worker: neither the order of the work nor who does it changes what is found.
+
+Legend: n expressions, E block size, K boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from system.data.shards.expression_images import image_batches
+from system.data.shards.expressions import ReferredExpression, read_expressions
+from system.data.shards.manifest import SplitGrant
+from system.data.shards.spread import spread
+from system.diff_prompt.prompt_latents import SplitLatents
+from system.engine.model_stage import Show
+from system.engine.worker_group import WorkerGroup
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
+from system.objectives.retrieval.encoding import filled, in_order
+from system.results.rec import best_hits
+from system.results.rec_figures import OVERLAPS
+from system.storage.feature_store import FeatureStore
+
+ZERO_SHOT_FOLDER = "rec_zero_shot"  # of the data path: what frozen grounders found, for all runs
+
+
+@dataclass(frozen=True)
+class ChosenExpressions:
+    """Expressions of one split; `samples` are their places in `read_expressions`."""
+
+    grant: SplitGrant
+    samples: Sequence[int]
+    expressions: Sequence[ReferredExpression]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def chosen_expressions(grant: SplitGrant, most: int | None) -> ChosenExpressions:
+    """The expressions of a split, or `most` of them spread over it.
+
+    Raises DataError for an expression without a box.
+    """
+    every = list(read_expressions(grant))
+    samples = spread(len(every), most)
+    return ChosenExpressions(grant, samples, [every[sample] for sample in samples])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for n expressions."""
+
+    ranks: Tensor  # (n, 2) of the first hit by IoU and by GIoU, from 0; -1: none
+    best: Tensor  # (n, 4) the box scored highest; NaN where none was found
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As the feature store keeps it."""
+        return {"ranks": self.ranks, "best": self.best}
+
+
+#: What enters for chosen expressions, by their places: the frozen grounder's tokens and latents.
+EntriesOf = Callable[[Sequence[int], Tokens, Tensor | None], Entries]
+
+
+@dataclass(frozen=True)
+class RecScorer:
+    """Runs a frozen grounder, with or without a method, over expressions."""
+
+    grounder: Grounder
+    group: WorkerGroup
+    block: int
+    threads: int
+
+    def blocks(self, count: int) -> list[range]:
+        """How so many expressions are cut: what is found for one depends on its block alone."""
+        return [range(at, min(at + self.block, count)) for at in range(0, count, self.block)]
+
+    def score(
+        self,
+        chosen: ChosenExpressions,
+        show: Show,
+        *,
+        phase: str,
+        entries: EntriesOf | None = None,
+        latents: SplitLatents | None = None,
+        epoch: int = 0,
+        blocks: Sequence[range] | None = None,
+    ) -> Found:
+        """The ranks of all chosen expressions, in their order, or of those in some of `blocks`.
+
+        On every rank, and every rank has to call this. `latents` are those of the split for a
+        method that needs them, at `epoch`.
+        """
+        blocks = self.blocks(len(chosen)) if blocks is None else blocks
+        mine = blocks[self.group.rank :: self.group.size]
+        count = sum(map(len, blocks))
+        starts = [0, *accumulate(map(len, blocks))]
+        places = [[(0, chosen.expressions[i].row) for i in block] for block in mine]
+        ranks, best = [torch.zeros(0, 2, dtype=torch.long)], [torch.zeros(0, 4)]
+        images = image_batches(
+            [chosen.grant],
+            places,
+            transform=self.grounder.image_transform(),
+            threads=self.threads,
+        )
+        with closing(images):
+            for block, pixels in zip(mine, images, strict=True):
+                part = self._block(chosen, block, pixels, entries, latents, epoch)
+                ranks.append(part.ranks)
+                best.append(part.best)
+                show(phase, min(len(ranks) * self.group.size * self.block, count), count, "")
+        numbers = range(self.group.rank, len(blocks), self.group.size)
+        order = [i for n in numbers for i in range(starts[n], starts[n + 1])]
+        return Found(
+            in_order(self.group, torch.cat(ranks), order),
+            in_order(self.group, torch.cat(best), order),
+        )
+
+    def frozen(self, chosen: ChosenExpressions, store: FeatureStore, show: Show) -> Found:
+        """What the frozen grounder finds, or found before in any run; every rank calls this."""
+        grounder, grant = self.grounder, chosen.grant
+        key = FeatureStore.key(
+            grounder=grounder.fingerprint,
+            shards=[shard.sha256 for shard in grant.shards],
+            samples=list(chosen.samples),
+            device=self.group.device.type,
+            block=self.block,
+            precision=grounder.computation.precision_on(self.group.device),
+            compiled=grounder.computation.compile,
+        )
+        stored = self.group.broadcast(store.find(key) if self.group.leads else None)
+        if stored is not None:
+            return Found(**stored)
+        found = self.score(chosen, show, phase=f"zero-shot {grant.task}, {grant.split}")
+        if self.group.leads:
+            store.put(key, found.to_tensors())
+        return found
+
+    @torch.no_grad()
+    def _block(
+        self,
+        chosen: ChosenExpressions,
+        block: range,
+        images: Tensor,
+        entries: EntriesOf | None,
+        latents: SplitLatents | None,
+        epoch: int,
+    ) -> Found:
+        rows = [*block, *[block[-1]] * (self.block - len(block))]
+        device = self.group.device
+        tokens = self.grounder.tokenize([chosen.expressions[i].text for i in rows]).to(device)
+        path = None
+        if latents is not None:
+            path = latents.take([chosen.samples[i] for i in rows], epoch).to(device)
+        entering = Entries() if entries is None else entries(rows, tokens, path)
+        pixels = filled(images, self.block).to(device)
+        scored = self.grounder.ground(GroundingBatch(pixels, tokens), entering)
+        scored = scored[: len(block)]
+        boxes, scores = [s.boxes.cpu() for s in scored], [s.scores.cpu() for s in scored]
+        targets = torch.tensor([chosen.expressions[i].box for i in block])
+        ranks = [best_hits(boxes, scores, targets, overlap) for overlap in OVERLAPS]
+        nothing = torch.full((1, 4), float("nan"))
+        best = [torch.cat([found, nothing])[:1].float() for found in boxes]
+        return Found(torch.stack(ranks, dim=1), torch.cat(best))

@@ -1,0 +1,143 @@
+"""Features of many samples, spread over the workers, the same whatever their number.
+
+Samples are encoded in blocks of one fixed size, the last one filled up with copies of its last
+row, so that the shapes of a forward pass never depend on how many samples are asked for.
+
+Legend: n samples asked for, E block size, P feature width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import DualEncoder, ImageTransform, Modality, unit
+from system.data.shards.loading import row_selection
+from system.data.shards.manifest import SplitGrant
+from system.engine.worker_group import WorkerGroup
+from system.methods.method import Method
+from system.storage.feature_store import FeatureStore
+
+Prompted = tuple[Method, Sequence[int]]  # the method, and the task of each sample
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes with the frozen backbone, with or without a method's prompts."""
+
+    backbone: DualEncoder
+    group: WorkerGroup
+    block: int
+    threads: int
+
+    def images(
+        self,
+        grant: SplitGrant,
+        rows: Sequence[int],
+        transform: ImageTransform,
+        prompted: Prompted | None,
+    ) -> Tensor:
+        """Unit features (n, P) of the images in `rows` of a split, in that order, on every rank."""
+        mine = [i for block in self._my_blocks(len(rows)) for i in block]
+
+        def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
+            chunks = row_selection(
+                grant,
+                [rows[i] for i in mine],
+                batch_rows=self.block,
+                transform=transform,
+                threads=self.threads,
+            )
+            start = 0
+            for chunk in chunks:
+                stop = start + len(chunk.images)
+                yield mine[start:stop], chunk.images
+                start = stop
+
+        return self._encode("vision", batches(), prompted)
+
+    def texts(self, texts: Sequence[str], prompted: Prompted | None) -> Tensor:
+        """Unit features (n, P) of texts, in their order, on every rank."""
+        placeholders = prompted[0].placeholders if prompted else 0
+
+        def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
+            for part in self._my_blocks(len(texts)):
+                yield part, self.backbone.tokenize([texts[i] for i in part], placeholders)
+
+        return self._encode("text", batches(), prompted)
+
+    def feature_key(self, protocol: str, grants: Sequence[SplitGrant]) -> str:
+        """The feature store's key of these rows' unprompted features."""
+        return FeatureStore.key(
+            backbone=self.backbone.fingerprint,
+            protocol=protocol,
+            shards=[
+                part
+                for grant in grants
+                for part in (
+                    *(shard.sha256 for shard in grant.shards),
+                    *(f"without {row}" for row in sorted(grant.without)),
+                )
+            ],
+            # Rounding depends on the kernels, and these on the device, the block, the settings.
+            device=self.group.device.type,
+            block=self.block,
+            precision=self.backbone.computation.precision_on(self.group.device),
+            compiled=self.backbone.computation.compile,
+        )
+
+    def _my_blocks(self, count: int) -> list[range]:
+        return dealt_blocks(self.group, count, self.block)
+
+    @torch.inference_mode()
+    def _encode(
+        self,
+        modality: Modality,
+        batches: Iterator[tuple[Sequence[int], Tensor]],
+        prompted: Prompted | None,
+    ) -> Tensor:
+        device = self.group.device
+        positions: list[int] = []
+        parts = [torch.zeros(0, self.backbone.shape.feature_width)]
+        for part, inputs in batches:
+            inputs = filled(inputs, self.block).to(device, non_blocking=True)
+            if prompted is None:
+                features = self.backbone(modality, inputs, None)
+            else:
+                method, tasks = prompted
+                chosen = torch.tensor([tasks[i] for i in part], device=device)
+                features = method.encode(
+                    self.backbone, modality, inputs, filled(chosen, self.block)
+                )
+            parts.append(unit(features)[: len(part)].cpu())
+            positions.extend(part)
+        return in_order(self.group, torch.cat(parts), positions)
+
+
+def dealt_blocks(group: WorkerGroup, count: int, block: int) -> list[range]:
+    """The blocks of `count` places that are this rank's, dealt out in turn."""
+    starts = range(group.rank * block, count, group.size * block)
+    return [range(start, min(start + block, count)) for start in starts]
+
+
+def in_order(group: WorkerGroup, rows: Tensor, positions: Sequence[int]) -> Tensor:
+    """All ranks' rows (n, ...), each at its position, of which each of 0 to n - 1 comes once."""
+    gathered = group.gather_rows(rows)
+    order = group.gather_rows(torch.tensor(positions, dtype=torch.long))
+    result = torch.empty_like(gathered)
+    result[order] = gathered
+    return result
+
+
+def filled(rows: Tensor, size: int) -> Tensor:
+    """Rows (n, ...) and copies of the last one: (size, ...)."""
+    if len(rows) == size:
+        return rows
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+
+
+def as_indices(mask: Tensor) -> list[int]:
+    """Positions of the true entries of a (n,) mask."""
+    return [int(i) for i in np.flatnonzero(mask.numpy())]

@@ -1,0 +1,251 @@
+"""Evaluation of a stream on the test splits of all its tasks, task identity inferred.
+
+Prompts of earlier tasks never change, so a sample's feature changes only when its route does:
+after each task only the samples that go another way than before are encoded again.
+
+Legend: I test images, T test texts, K tasks, P feature width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import MODALITIES, ImageTransform, Modality
+from system.data.shards.loading import read_texts
+from system.data.shards.manifest import SplitGrant
+from system.methods.method import Method
+from system.objectives.retrieval.encoding import Encoder, as_indices
+from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
+from system.results.recall import Gallery, retrieval_recalls
+from system.storage.feature_store import FeatureStore
+from system.stream.router import Router, routing_accuracy
+
+#: How a split is asked for: task index -> the rows it hands out.
+OpenTest = Callable[[int], SplitGrant]
+#: The feature store's key of splits' unprompted features.
+KeyOf = Callable[[Sequence[SplitGrant]], str]
+UNROUTED = -1
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """All tasks' test rows, one after the other, without their images."""
+
+    __test__ = False  # pytest would take it for a class of tests
+
+    grants: tuple[SplitGrant, ...]
+    captions: tuple[str, ...]  # (T,)
+    image_of_text: Tensor  # (T,)
+    image_task: Tensor  # (I,)
+    row_in_task: Tensor  # (I,) row within the task's split
+
+    @classmethod
+    def read(cls, open_test: OpenTest, tasks: int) -> "TestSet":
+        """Read the captions and sizes of each task's test split."""
+        none = torch.empty(0, dtype=torch.long)
+        tests = cls((), (), none, none, none)
+        for task in range(tasks):
+            tests = tests.plus(open_test(task))
+        return tests
+
+    def plus(self, grant: SplitGrant) -> "TestSet":
+        """With the test split of one more task, read from its shards."""
+        rows = read_texts(grant)
+        images = torch.arange(len(rows))
+        counts = torch.tensor([len(texts) for texts in rows], dtype=torch.long)
+        owner = images.repeat_interleave(counts) + len(self.image_task)
+        return TestSet(
+            (*self.grants, grant),
+            (*self.captions, *(text for texts in rows for text in texts)),
+            torch.cat([self.image_of_text, owner]),
+            torch.cat([self.image_task, torch.full_like(images, len(self.grants))]),
+            torch.cat([self.row_in_task, images]),
+        )
+
+    @property
+    def captions_per_image(self) -> str:
+        """The number of captions an image, or the range."""
+        counts = torch.bincount(self.image_of_text, minlength=len(self.image_task))
+        low, high = int(counts.min()), int(counts.max())
+        return str(low) if low == high else f"{low} to {high}"
+
+    def tasks_of(self, modality: Modality) -> Tensor:
+        """The true task of each image (I,) or text (T,)."""
+        return self.image_task if modality == "vision" else self.image_task[self.image_of_text]
+
+
+class StreamEvaluation:
+    """Holds the test features of the frozen backbone and those under the learned prompts."""
+
+    def __init__(
+        self,
+        tests: TestSet,
+        encoder: Encoder,
+        transform: ImageTransform,
+        gallery: Gallery,
+        open_test: OpenTest,
+    ) -> None:
+        self.tests = tests
+        self.encoder = encoder
+        self.transform = transform
+        self.gallery: Gallery = gallery
+        self.open_test = open_test
+        self.plain: dict[Modality, Tensor] = {}
+        self.prompted: dict[Modality, Tensor] = {}
+        self.encoded_for: dict[Modality, Tensor] = {}
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks' test splits are known."""
+        return len(self.tests.grants)
+
+    def described(self) -> dict[str, Any]:
+        """What the figures rest on, for the run's outcome."""
+        return {
+            "gallery": self.gallery,
+            "captions_per_image": self.tests.captions_per_image,
+        }
+
+    def prepare(self, store: FeatureStore, key: str) -> None:
+        """Compute the unprompted test features, or take them from the store."""
+        every = torch.ones(len(self.tests.image_task), dtype=torch.bool)
+        self.plain = self._unprompted(store, key, every, self.tests.captions)
+        self._forget()
+
+    def add_task(self, store: FeatureStore, key_of: KeyOf) -> None:
+        """Take in the test split of one more task, as a live stream meets it."""
+        task = len(self.tests.grants)
+        grant = self.open_test(task)
+        texts = len(self.tests.captions)
+        self.tests = self.tests.plus(grant)
+        new = self._unprompted(
+            store, key_of([grant]), self.tests.image_task == task, self.tests.captions[texts:]
+        )
+        if task == 0:
+            self.plain = new
+            self._forget()
+            return
+        for modality in MODALITIES:
+            unrouted = torch.full((len(new[modality]),), UNROUTED, dtype=torch.long)
+            self.plain[modality] = torch.cat([self.plain[modality], new[modality]])
+            self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
+            self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
+
+    def all_rows(self, method: Method, router: Router | None) -> list[MatrixRow]:
+        """The whole matrix anew, for tasks that came while the others were learned.
+
+        Only where what a task learned stays as it was: the method has a router, or learns nothing.
+        """
+        assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
+        self._forget()
+        rows = self.zero_shot()
+        for task in range(len(self.tests.grants)):
+            rows += self.after_task(task, method, router.upto(task + 1) if router else None)
+        return rows
+
+    def _unprompted(
+        self, store: FeatureStore, key: str, chosen: Tensor, captions: Sequence[str]
+    ) -> dict[Modality, Tensor]:
+        """Features of the frozen backbone: of the chosen images (n, P) and of captions (T, P)."""
+        group = self.encoder.group
+        if not group.broadcast(store.find(key) is not None if group.leads else None):
+            images, texts = self._images(chosen, None), self.encoder.texts(captions, None)
+            if group.leads:
+                store.put(key, {"vision": images, "text": texts})
+            return {"vision": images, "text": texts}
+        found = store.find(key)
+        assert found is not None, f"feature store lost {key}"
+        return {"vision": found["vision"], "text": found["text"]}
+
+    def _forget(self) -> None:
+        """Nothing is prompted yet."""
+        self.prompted = {m: self.plain[m].clone() for m in MODALITIES}
+        self.encoded_for = {
+            m: torch.full((len(self.plain[m]),), UNROUTED, dtype=torch.long) for m in MODALITIES
+        }
+
+    def zero_shot(self) -> list[MatrixRow]:
+        """Matrix rows of the frozen backbone."""
+        return self._rows(ZERO_SHOT, self.plain["vision"], self.plain["text"], ())
+
+    def after_task(self, trained: int, method: Method, router: Router | None) -> list[MatrixRow]:
+        """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
+        learned = range(trained + 1)
+        routes = {m: self.route(m, router, trained) for m in MODALITIES}
+        if method.trains_on != "nothing":  # else the unprompted features are the method's own
+            for modality in MODALITIES:
+                self._encode_again(modality, method, routes[modality])
+        rows = self._rows(trained, self.prompted["vision"], self.prompted["text"], learned)
+        if router is not None:
+            for metric, modality in (("route_image", "vision"), ("route_text", "text")):
+                accuracy = routing_accuracy(
+                    routes[modality],
+                    self.tests.tasks_of(modality),
+                    tasks=range(len(self.tests.grants)),
+                    learned=learned,
+                )
+                rows += matrix_rows(trained, {metric: accuracy})
+        return rows
+
+    def oracle(self, trained: int, method: Method) -> list[MatrixRow]:
+        """Matrix rows with the true task given, once all tasks are learned.
+
+        To a method without a router a task's name tells nothing: its rows are those of inference.
+        """
+        features = dict(self.prompted)
+        for modality in MODALITIES if method.needs_router else ():
+            true_task = self.tests.tasks_of(modality)
+            wrong = self.encoded_for[modality] != true_task
+            features[modality] = self.prompted[modality].clone()
+            features[modality][wrong] = self._encode(modality, wrong, method, true_task)
+        return self._rows(
+            trained, features["vision"], features["text"], range(len(self.tests.grants))
+        )
+
+    def route(self, modality: Modality, router: Router | None, trained: int) -> Tensor:
+        """The task whose prompts each test sample gets."""
+        if router is None:
+            return torch.full((len(self.plain[modality]),), trained, dtype=torch.long)
+        return router.route(modality, self.plain[modality])
+
+    def _encode_again(self, modality: Modality, method: Method, routes: Tensor) -> None:
+        stale = self.encoded_for[modality] != routes
+        self.prompted[modality][stale] = self._encode(modality, stale, method, routes)
+        self.encoded_for[modality] = routes
+
+    def _encode(self, modality: Modality, chosen: Tensor, method: Method, tasks: Tensor) -> Tensor:
+        """Features (n, P) of the chosen samples under the prompts of their `tasks`."""
+        if modality == "vision":
+            return self._images(chosen, (method, tasks))
+        positions = as_indices(chosen)
+        return self.encoder.texts(
+            [self.tests.captions[i] for i in positions], (method, tasks[chosen].tolist())
+        )
+
+    def _images(self, chosen: Tensor, prompted: tuple[Method, Tensor] | None) -> Tensor:
+        parts = [torch.zeros(0, self.encoder.backbone.shape.feature_width)]
+        for task in range(len(self.tests.grants)):
+            mine = chosen & (self.tests.image_task == task)
+            if not mine.any():
+                continue
+            rows = self.tests.row_in_task[mine].tolist()
+            tasks = None if prompted is None else (prompted[0], prompted[1][mine].tolist())
+            parts.append(self.encoder.images(self.open_test(task), rows, self.transform, tasks))
+        return torch.cat(parts)
+
+    def _rows(
+        self, trained: int, images: Tensor, texts: Tensor, seen: Sequence[int]
+    ) -> list[MatrixRow]:
+        figures = retrieval_recalls(
+            images,
+            texts,
+            self.tests.image_of_text,
+            self.tests.image_task,
+            tasks=range(len(self.tests.grants)),
+            gallery=self.gallery,
+            seen=seen,
+        )
+        return matrix_rows(trained, figures)

@@ -1,0 +1,83 @@
+"""Training of one leased task by the contrastive loss of images and their captions."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from system.backbones.dual_encoder import DualEncoder
+from system.config.schema import ExperimentConfig
+from system.data.shards.loading import MicroBatch, steps_per_epoch, training_batches
+from system.data.shards.manifest import SplitGrant
+from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.engine.task_training import TaskTraining
+from system.engine.worker_group import WorkerGroup
+from system.methods.method import Method
+from system.stream.task_source import Lease
+
+
+class RetrievalTraining(TaskTraining):
+    """A task's images, each with one of its captions an epoch."""
+
+    def __init__(
+        self,
+        experiment: ExperimentConfig,
+        lease: Lease,
+        method: Method,
+        backbone: DualEncoder,
+        group: WorkerGroup,
+        similarity: Tensor,
+        open_train: Callable[[], SplitGrant],
+        show: Callable[[dict[str, Any]], None],
+    ) -> None:
+        super().__init__(experiment, lease, method, group, show, backbone.fingerprint)
+        self.method = method
+        self.backbone = backbone
+        self.similarity = similarity
+        self.open_train = open_train
+        self.transform = backbone.image_transform(experiment.protocol, self.stage.augmentation)
+
+    def begin(self) -> None:
+        """Let DistributedDataParallel average gradients between workers."""
+        import ray.train.torch
+
+        encoder = PromptedEncoder(self.method, self.backbone)
+        self._model: Any = ray.train.torch.prepare_model(
+            encoder, parallel_strategy_kwargs={"broadcast_buffers": False}
+        )
+
+    def batches(self, epoch: int) -> tuple[int, Iterator[Sequence[MicroBatch]]]:
+        """See `TaskTraining.batches`."""
+        stage, grant = self.stage, self.open_train()
+        return steps_per_epoch(grant.rows, stage.batch_size, self.micro_batches), training_batches(
+            grant,
+            batch_size=stage.batch_size,
+            micro_batches=self.micro_batches,
+            slots=self.slots,
+            seed=(self.experiment.seed, self.lease.index, epoch),
+            transform=self.transform,
+            threads=stage.loader_threads,
+            shuffle_buffer=stage.shuffle_buffer,
+        )
+
+    def gradients(self, batch: Sequence[MicroBatch]) -> dict[str, float]:
+        """See `TaskTraining.gradients`."""
+        return accumulate_gradients(
+            self._model,
+            [self._to_device(part) for part in batch],
+            self.group,
+            self.backbone.logit_scale,
+            self.similarity,
+        )
+
+    def images_of(self, batch: Sequence[MicroBatch]) -> Sequence[object]:
+        """The images' numbers."""
+        return [image for part in batch for image in part.image_ids]
+
+    def _to_device(self, batch: MicroBatch) -> TokenBatch:
+        device = self.group.device
+        ids = self.backbone.tokenize(batch.captions, self.method.placeholders)
+        images = batch.images
+        if device.type == "cuda":  # pinned pages are copied while the GPU works
+            images, ids = images.pin_memory(), ids.pin_memory()
+        return TokenBatch(images.to(device, non_blocking=True), ids.to(device, non_blocking=True))

@@ -1,1 +1,0 @@
-"""Methods: what is trained, one file each."""

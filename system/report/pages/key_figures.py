@@ -1,0 +1,136 @@
+"""The figures at the head of the page and the table of averages beside the published ones."""
+
+from dataclasses import dataclass
+
+from system.report.metrics_view import METRIC_LABELS, MetricsView
+from system.report.pages.access_summary import AccessSummary
+from system.report.shown import Footnotes, Shown
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """One card: its label, the figures in it with what each is, and a line below."""
+
+    label: str
+    values: tuple[tuple[str, Shown], ...]
+    note: str = ""
+    tone: str = ""  # "good", "bad" or "" for neutral
+
+
+@dataclass(frozen=True)
+class AverageRow:
+    """One metric of the table of averages; the fields are its columns from left to right."""
+
+    label: str
+    zero_shot: Shown
+    average: Shown
+    gain: Shown
+    oracle: Shown
+    forgetting: Shown
+    forward_transfer: Shown
+    published_average: Shown
+    published_forgetting: Shown
+
+
+def key_figures(
+    metrics: MetricsView, access: AccessSummary | None, notes: Footnotes
+) -> list[KeyFigure]:
+    """The cards of the page, undefined figures as footnotes in `notes`."""
+    cards = [_average_card(metrics, metric, notes) for metric in metrics.headline]
+    for group, label, note in (
+        ("forgetting", "Forgetting", "best earlier minus last, in points; lower is better"),
+        ("forward_transfer", "Forward transfer", "before learning, in points over zero-shot"),
+    ):
+        values = tuple(
+            (
+                METRIC_LABELS[metric],
+                notes.points(metrics.number(group, metric), metrics.reason(group, metric)),
+            )
+            for metric in metrics.headline
+        )
+        cards.append(KeyFigure(label, values, note))
+    total, each = (
+        notes.count(metrics.number(key), metrics.reason(key))
+        for key in ("trainable_parameters", "trainable_parameters_per_task")
+    )
+    cards.append(KeyFigure("Trainable parameters", (("whole stream", total), ("per task", each))))
+    cards.append(_replay_card(metrics, access, notes))
+    return cards
+
+
+def _average_card(metrics: MetricsView, metric: str, notes: Footnotes) -> KeyFigure:
+    """Average of the method against the frozen backbone, with the difference."""
+    average, zero_shot, gain = _against_zero_shot(metrics, metric)
+    reason = metrics.reason("average", metric)
+    zero_reason = metrics.reason("zero_shot", "average", metric)
+    return KeyFigure(
+        METRIC_LABELS[metric],
+        (
+            ("average, %", notes.percent(average, reason)),
+            ("zero-shot", notes.percent(zero_shot, zero_reason)),
+            ("difference", notes.points(gain, reason if average is None else zero_reason)),
+        ),
+        tone="" if gain is None else ("good" if gain > 0 else "bad" if gain < 0 else ""),
+    )
+
+
+def _replay_card(metrics: MetricsView, access: AccessSummary | None, notes: Footnotes) -> KeyFigure:
+    """Replayed rows as reported, contradicted in words when the access log counts otherwise."""
+    reported = metrics.number("replayed_rows")
+    shown = notes.count(reported, metrics.reason("replayed_rows"))
+    values = (("rows of past training splits", shown),)
+    if access is None:
+        return KeyFigure("Replayed rows", values, "no access log to check against")
+    counted = access.replayed.rows
+    if reported is not None and counted != reported:
+        return KeyFigure("Replayed rows", values, f"the access log counts {counted:,}", "bad")
+    if counted and metrics.get("replays") is True:
+        return KeyFigure("Replayed rows", values, "declared by the method: an upper bound")
+    if counted:
+        return KeyFigure("Replayed rows", values, "not replay-free", "bad")
+    return KeyFigure("Replayed rows", values, "the access log below confirms it", "good")
+
+
+def average_rows(metrics: MetricsView, notes: Footnotes) -> list[AverageRow]:
+    """One row for each recall metric that metrics.json averages."""
+    rows = []
+    for metric, label in METRIC_LABELS.items():
+        if metric not in metrics.mapping("average"):
+            continue
+        average, zero_shot, gain = _against_zero_shot(metrics, metric)
+        reason = metrics.reason("average", metric)
+        zero_reason = metrics.reason("zero_shot", "average", metric)
+
+        def points(group: str, metric: str = metric) -> Shown:
+            return notes.points(metrics.number(group, metric), metrics.reason(group, metric))
+
+        rows.append(
+            AverageRow(
+                label=label,
+                zero_shot=notes.percent(zero_shot, zero_reason),
+                average=notes.percent(average, reason),
+                gain=notes.points(gain, reason if average is None else zero_reason),
+                oracle=notes.percent(
+                    metrics.number("oracle", "average", metric),
+                    metrics.reason("oracle", "average", metric),
+                ),
+                forgetting=points("forgetting"),
+                forward_transfer=points("forward_transfer"),
+                published_average=notes.percent(
+                    metrics.number("published_average", metric),
+                    metrics.reason("published_average", metric),
+                ),
+                published_forgetting=points("published_forgetting"),
+            )
+        )
+    return rows
+
+
+def _against_zero_shot(
+    metrics: MetricsView, metric: str
+) -> tuple[float | None, float | None, float | None]:
+    """Average of the method, of the frozen backbone, and their difference where both exist."""
+    average = metrics.number("average", metric)
+    zero_shot = metrics.number("zero_shot", "average", metric)
+    both = average is not None and zero_shot is not None
+    return average, zero_shot, average - zero_shot if both else None  # type: ignore[operator]

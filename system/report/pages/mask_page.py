@@ -1,0 +1,59 @@
+"""What a trained Mask-VAE makes of masks that it never saw: a grid, and a page around it."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from system.report.pages.model_page import model_page
+
+COLUMNS = 12
+GAP = 4  # pixels between two masks
+GROUND = 96  # grey between them, neither of a mask's two ends
+
+
+def mask_grid(masks: Tensor, reconstructions: Tensor) -> bytes:
+    """A PNG of masks [n, 1, H, H] in [-1, 1], each above its reconstruction, COLUMNS a row.
+
+    Reconstructions keep their greys: what is neither black nor white, the model was unsure of.
+    """
+    count, _, side, _ = masks.shape
+    rows = -(-count // COLUMNS)
+    step, pair = side + GAP, 2 * side + 3 * GAP
+    canvas = np.full((rows * pair + GAP, COLUMNS * step + GAP), GROUND, np.uint8)
+    for index in range(count):
+        top, left = GAP + index // COLUMNS * pair, GAP + index % COLUMNS * step
+        for image in (masks[index, 0], reconstructions[index, 0]):
+            canvas[top : top + side, left : left + side] = _grey(image)
+            top += step
+    return _png(canvas)
+
+
+def mask_strip(masks: Tensor) -> bytes:
+    """A PNG of masks [n, H, H] in [-1, 1], side by side."""
+    count, side, _ = masks.shape
+    canvas = np.full((side + 2 * GAP, count * (side + GAP) + GAP), GROUND, np.uint8)
+    for index in range(count):
+        left = GAP + index * (side + GAP)
+        canvas[GAP : GAP + side, left : left + side] = _grey(masks[index])
+    return _png(canvas)
+
+
+def mask_page(title: str, figures: dict[str, str], per_task: dict[str, float], grid: bytes) -> str:
+    """A self-contained page: the main figures by name, the IoU of each task, the grid."""
+    encoded = base64.b64encode(grid).decode()
+    return model_page("masks.html", title, figures, per_task=per_task, grid=encoded)
+
+
+def _png(canvas: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(canvas).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _grey(image: Tensor) -> Any:
+    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").numpy().astype(np.uint8)

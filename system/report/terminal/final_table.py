@@ -1,0 +1,131 @@
+"""Tables on the terminal: a run's figures at its end, and a dataset's tasks and splits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from system.report.matrix_view import MatrixView, mean
+from system.report.metrics_view import MetricsView, direction_of
+from system.report.shown import Footnotes, Shown
+from system.results.accuracy_matrix import ROUTE, ZERO_SHOT
+
+#: What is routed, by its metric.
+ROUTED = {"route_image": "images", "route_text": "texts"}
+#: What the columns of a stream's leading metrics are, for the caption.
+WORDS = {
+    "t2i": "t2i, i2t: recall at 1, text to image and image to text, %",
+    "rec": "rec: recall at 1 of boxes at an IoU of 0.5, %",
+}
+
+
+def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Console) -> None:
+    """Print each task's recall before, right after learning and at the end, and the averages.
+
+    Undefined figures are dashes whose reasons stand below the table.
+
+    Args:
+        metrics: the content of metrics.json.
+        matrix: a table in the schema of accuracy_matrix.parquet.
+        console: where to.
+    """
+    figures, view, notes = MetricsView(metrics), MatrixView.from_table(matrix), Footnotes()
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # fits into 80 columns
+        pad_edge=False,
+        caption=f"{WORDS[direction_of(view.headline[0])]}; learned: right after the task was; "
+        "routed: task inferred correctly, %",
+        caption_justify="left",
+    )
+    table.add_column("task", no_wrap=True)
+    for header in _headers(view):
+        table.add_column(header, justify="right", no_wrap=True)
+    for index, task in enumerate(view.tasks):
+        table.add_row(Text(task), *_cells(_task_row(view, index, notes)))
+    table.add_section()
+    table.add_row("average", *_cells(_average_row(figures, view, notes)), style="bold")
+    table.add_row(
+        "forgetting", *([""] * 2 * len(view.headline)), *_cells(_forgetting(figures, view, notes))
+    )
+    console.print(table)
+    for number, reason in enumerate(notes.reasons, start=1):
+        console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_split_table(counts: Mapping[str, Mapping[str, int]], console: Console) -> None:
+    """Print the images per task and split (task -> split -> images), with totals."""
+    splits = tuple(dict.fromkeys(split for of_task in counts.values() for split in of_task))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    for split in splits:
+        table.add_column(Text(split), justify="right")
+    for task, of_task in counts.items():
+        table.add_row(Text(task), *(f"{of_task.get(split, 0):,}" for split in splits))
+    table.add_section()
+    totals = (sum(of_task.get(split, 0) for of_task in counts.values()) for split in splits)
+    table.add_row("images", *(f"{total:,}" for total in totals), style="bold")
+    console.print(table)
+
+
+def _headers(view: MatrixView) -> list[str]:
+    """A word above the first of several columns holds for all: 80 columns are few."""
+    names = [direction_of(metric) for metric in view.headline]
+    groups = [("zero-shot", names), ("learned", names), ("end", names)]
+    groups.append(("routed", list(_routed(view).values())))
+    return [
+        f"{'' if place else word}\n{name}"
+        for word, group in groups
+        for place, name in enumerate(group)
+    ]
+
+
+def _task_row(view: MatrixView, index: int, notes: Footnotes) -> list[Shown]:
+    """A task's figures from left to right."""
+    last = view.trained[-1]
+    cells = [
+        view.cell(metric, trained, index)
+        for trained in (ZERO_SHOT, index, last)
+        for metric in view.headline
+    ]
+    cells += [view.cell(metric, last, index) for metric in _routed(view)]
+    return [notes.percent(cell.value, cell.reason or "undefined") for cell in cells]
+
+
+def _average_row(figures: MetricsView, view: MatrixView, notes: Footnotes) -> list[Shown]:
+    """The averages over tasks; those that metrics.json holds come from there."""
+
+    def known(*path: str) -> Shown:
+        return notes.percent(figures.number(*path), figures.reason(*path))
+
+    learned = [
+        notes.percent(
+            mean(view.diagonal(metric)), f"{metric} right after learning: a task has no figure"
+        )
+        for metric in view.headline
+    ]
+    return [
+        *(known("zero_shot", "average", metric) for metric in view.headline),
+        *learned,
+        *(known("average", metric) for metric in view.headline),
+        *(known("routing", f"{m.removeprefix(ROUTE)}_average") for m in _routed(view)),
+    ]
+
+
+def _forgetting(figures: MetricsView, view: MatrixView, notes: Footnotes) -> list[Shown]:
+    paths = [("forgetting", metric) for metric in view.headline]
+    return [notes.points(figures.number(*path), figures.reason(*path)) for path in paths]
+
+
+def _routed(view: MatrixView) -> dict[str, str]:
+    """What is routed, by its metric; nothing where the method does not route."""
+    return {metric: name for metric, name in ROUTED.items() if metric in view.metrics}
+
+
+def _cells(row: Sequence[Shown]) -> list[Text]:
+    """Cell texts, an undefined one with the number of its footnote."""
+    return [Text(f"{s.text} ({s.note})" if s.note else s.text) for s in row]

@@ -1,0 +1,91 @@
+"""Progress of preparing a dataset, pre-training a small backbone, training a stage's model."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
+from system.report.terminal.final_table import print_split_table
+
+LINES = 10  # plain lines a phase, where no bar can be drawn
+WARM_UP = 0.02  # share of a phase that passes before the time left is estimated
+
+
+class _StepProgress(Bars):
+    """One bar for the phase that runs now."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._phase: str | None = None
+        self._tenth = 0
+        self._left = TimeLeft(0.0, clock)
+        self._bar = self.progress.add_task("", total=None, detail="", visible=False)
+
+    def show(self, phase: str, done: int, total: int, figures: str = "") -> None:
+        """Show `done` of `total` steps of a phase with its figures."""
+        if phase != self._phase:
+            self._phase, self._tenth = phase, 0
+            self._left = TimeLeft(max(1.0, WARM_UP * total), self.clock)
+            self._left.look(done - 1, total)  # the phase began before its first step was done
+        left = time_left_text(self._left.look(done, total) if done < total else None)
+        if self.live:
+            detail = joined(f"{done:,} of {total:,}", figures, left)
+            self.progress.update(
+                self._bar,
+                description=phase,
+                completed=done,
+                total=total,
+                detail=detail,
+                visible=True,
+            )
+            return
+        tenth = LINES * done // total if total else LINES
+        if tenth > self._tenth:
+            self._tenth = tenth
+            self.line(f"{phase}: {joined(f'{done:,} of {total:,}', figures, left)}")
+
+
+class ModelProgress(_StepProgress):
+    """Shows how a model of `promptide run` is made, phase by phase, with `show`."""
+
+
+class PrepareProgress(_StepProgress):
+    """Shows `promptide prepare`: images written by split, and the split table at the end."""
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        """Show that `done` of `total` rows of a phase (a split's name, say) are done."""
+        self.show(phase, done, total)
+
+    def finish(
+        self,
+        counts: Mapping[str, Mapping[str, int]],
+        skipped: Mapping[str, Mapping[str, int]],
+        quarantined: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """End the bar and print the images per task and split, and what is not among them.
+
+        `counts` is {task: {split: images}}, `skipped` {split: {reason: rows left out on purpose}},
+        `quarantined` {kind of fault: {"rows": broken rows, "first": some names}}.
+        """
+        self.progress.stop()
+        print_split_table(counts, self.console)
+        for split, reasons in skipped.items():
+            for reason, rows in reasons.items():
+                self._note(f"left out of {split}: {rows:,} {reason.replace('_', ' ')}")
+        for kind, found in quarantined.items():
+            names = ", ".join(found["first"])
+            more = ", ..." if found["rows"] > len(found["first"]) else ""
+            self._note(f"quarantined: {found['rows']:,} {kind}: {names}{more}")
+
+    def _note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class PretrainProgress(_StepProgress):
+    """Shows `promptide pretrain`: steps and loss."""
+
+    def update(self, step: int, steps: int, loss: float) -> None:
+        """Show that `step` of `steps` are done, and the loss."""
+        self.show("pre-training", step, steps, f"loss {loss:.4f}")

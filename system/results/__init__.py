@@ -1,0 +1,1 @@
+"""Metrics: recall, boxes, the accuracy matrix over tasks, the replay audit."""

@@ -1,0 +1,274 @@
+"""The accuracy matrix R and the figures drawn from it.
+
+R[i, j] is a metric on task j after training on task i, in percent, higher is better. The matrix is
+full: tasks are also evaluated before they are learned. Row -1 is the frozen backbone (zero-shot).
+An undefined figure is NaN with a reason, never 0.
+
+Legend: K tasks, T the last task learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from system.errors import DataError
+from system.results.recall import TaskFigure
+
+ROUTE = "route_"  # how the names of routing accuracies begin
+ZERO_SHOT = -1  # trained_index of the evaluation before any task was learned
+
+SCHEMA = pa.schema(
+    [
+        ("trained_index", pa.int32()),
+        ("trained_task", pa.string()),  # null before any task
+        ("evaluated_index", pa.int32()),
+        ("evaluated_task", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),  # percent; NaN if undefined
+        ("reason", pa.string()),  # why it is undefined, else null
+        ("queries", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One entry of the matrix: a metric on one task after training on another (-1: on none)."""
+
+    trained_index: int
+    evaluated_index: int
+    metric: str
+    value: float
+    queries: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure drawn from the matrix, or NaN with the reason why there is none."""
+
+    value: float
+    reason: str | None = None
+
+
+class _UndefinedError(Exception):
+    """An entry that a figure needs is undefined; the text is the reason."""
+
+
+def matrix_rows(
+    trained_index: int, figures: Mapping[str, Mapping[int, TaskFigure]]
+) -> list[MatrixRow]:
+    """The rows of one evaluation: metric -> evaluated task -> figure, after `trained_index`."""
+    return [
+        MatrixRow(trained_index, task, metric, figure.value, figure.queries, figure.reason)
+        for metric, per_task in figures.items()
+        for task, figure in per_task.items()
+    ]
+
+
+class AccuracyMatrix:
+    """All entries of a run, for every metric, and the figures of the field and of the paper.
+
+    Args:
+        tasks: names of the K tasks in order.
+        rows: entries in any order, at most one a (trained, evaluated, metric).
+
+    Raises:
+        DataError: an entry appears twice or names a task that does not exist.
+    """
+
+    def __init__(self, tasks: Iterable[str], rows: Iterable[MatrixRow] = ()) -> None:
+        self.tasks = tuple(tasks)
+        self.rows = tuple(rows)
+        self._entries: dict[tuple[str, int, int], MatrixRow] = {}
+        for row in self.rows:
+            self._enter(row)
+
+    def with_rows(self, rows: Iterable[MatrixRow]) -> AccuracyMatrix:
+        """A matrix that also holds `rows`."""
+        return AccuracyMatrix(self.tasks, (*self.rows, *rows))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order in which they first appear."""
+        return tuple(dict.fromkeys(row.metric for row in self.rows))
+
+    @property
+    def recalls(self) -> tuple[str, ...]:
+        """The metrics that are recalls: all but the accuracies of the router."""
+        return tuple(metric for metric in self.metrics if not metric.startswith(ROUTE))
+
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """R of a metric, [K, K], NaN where it is undefined or was not evaluated."""
+        size = range(len(self.tasks))
+        values = [[self._value(metric, i, j) for j in size] for i in size]
+        return np.array(values, dtype=np.float64).reshape(len(size), len(size))
+
+    def zero_shot(self, metric: str) -> NDArray[np.float64]:
+        """The frozen backbone's metric on each task, [K], NaN where there is none."""
+        return np.array([self._value(metric, ZERO_SHOT, j) for j in range(len(self.tasks))])
+
+    def average(self, metric: str) -> Summary:
+        """Mean of R's last row over the tasks learned."""
+
+        def compute(last: int) -> float:
+            return _mean(self._need(metric, last, j) for j in range(last + 1))
+
+        return self._summary(metric, compute)
+
+    def forgetting(self, metric: str) -> Summary:
+        """Mean over j < T of max_{i < T} R[i, j] - R[T, j]; positive is bad.
+
+        The maximum is over all earlier rows, also those before task j was learned, where it was
+        evaluated then (Chaudhry et al., arXiv 1801.10112).
+        """
+
+        def compute(last: int) -> float:
+            return _mean(
+                self._best_before(metric, j, last, first=0) - self._need(metric, last, j)
+                for j in range(last)
+            )
+
+        return self._summary(metric, compute, needs_two="forgetting")
+
+    def forward_transfer(self, metric: str) -> Summary:
+        """Mean over j >= 1 of R[j-1, j] less the zero-shot figure; positive is good."""
+
+        def compute(last: int) -> float:
+            return _mean(
+                self._need(metric, j - 1, j) - self._need(metric, ZERO_SHOT, j)
+                for j in range(1, last + 1)
+            )
+
+        return self._summary(metric, compute, needs_two="forward transfer")
+
+    def published_average(self, metric: str) -> Summary:
+        """LPI's average: each task's mean since it was learned, then the mean over tasks."""
+
+        def compute(last: int) -> float:
+            return _mean(
+                _mean(self._need(metric, i, j) for i in range(j, last + 1)) for j in range(last + 1)
+            )
+
+        return self._summary(metric, compute)
+
+    def published_forgetting(self, metric: str) -> Summary:
+        """LPI's forgetting: mean over j < T of R[T, j] - max_{j<=i<T} R[i, j]; negative is bad."""
+
+        def compute(last: int) -> float:
+            return _mean(
+                self._need(metric, last, j) - self._best_before(metric, j, last, first=j)
+                for j in range(last)
+            )
+
+        return self._summary(metric, compute, needs_two="forgetting")
+
+    def to_table(self) -> pa.Table:
+        """The entries as a table of `SCHEMA`, a row an entry."""
+        records = [
+            {
+                "trained_index": row.trained_index,
+                "trained_task": None
+                if row.trained_index == ZERO_SHOT
+                else self.tasks[row.trained_index],
+                "evaluated_index": row.evaluated_index,
+                "evaluated_task": self.tasks[row.evaluated_index],
+                "metric": row.metric,
+                "value": row.value,
+                "reason": row.reason,
+                "queries": row.queries,
+            }
+            for row in self.rows
+        ]
+        return pa.Table.from_pylist(records, schema=SCHEMA)
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> AccuracyMatrix:
+        """The matrix that `to_table` wrote.
+
+        Raises:
+            DataError: the table has other columns, or leaves out or renames a task.
+        """
+        if not table.schema.equals(SCHEMA):
+            raise DataError(
+                f"accuracy matrix has columns {table.schema.names}, expected {SCHEMA.names} with "
+                "their types: it was written by another version; run `promptide evaluate` again"
+            )
+        records = table.to_pylist()
+        names: dict[int, str] = {}
+        for record in records:
+            for index, name in (
+                (record["evaluated_index"], record["evaluated_task"]),
+                (record["trained_index"], record["trained_task"]),
+            ):
+                if index != ZERO_SHOT and names.setdefault(index, name) != name:
+                    raise DataError(
+                        f"accuracy matrix names task {index} both {names[index]!r} and {name!r}"
+                    )
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"accuracy matrix leaves out tasks: it has only {sorted(names)}")
+        fields = ("trained_index", "evaluated_index", "metric", "value", "queries", "reason")
+        rows = [MatrixRow(**{field: record[field] for field in fields}) for record in records]
+        return cls([names[index] for index in range(len(names))], rows)
+
+    def _enter(self, row: MatrixRow) -> None:
+        size = len(self.tasks)
+        if not (ZERO_SHOT <= row.trained_index < size and 0 <= row.evaluated_index < size):
+            raise DataError(
+                f"accuracy matrix entry ({row.trained_index}, {row.evaluated_index}) is outside "
+                f"the {size} tasks"
+            )
+        key = (row.metric, row.trained_index, row.evaluated_index)
+        if key in self._entries:
+            raise DataError(
+                f"accuracy matrix has {row.metric} on task {row.evaluated_index} after task "
+                f"{row.trained_index} twice"
+            )
+        self._entries[key] = row
+
+    def _value(self, metric: str, trained: int, evaluated: int) -> float:
+        row = self._entries.get((metric, trained, evaluated))
+        return math.nan if row is None else row.value
+
+    def _need(self, metric: str, trained: int, evaluated: int) -> float:
+        """An entry that a figure cannot do without."""
+        value = self._value(metric, trained, evaluated)
+        if math.isnan(value):
+            row = self._entries.get((metric, trained, evaluated))
+            why = (row.reason or "undefined") if row else "not evaluated"
+            when = "zero-shot" if trained == ZERO_SHOT else f"after {self.tasks[trained]!r}"
+            raise _UndefinedError(f"{metric} on {self.tasks[evaluated]!r} {when}: {why}")
+        return value
+
+    def _best_before(self, metric: str, task: int, last: int, *, first: int) -> float:
+        """Largest entry of a task in rows first..last-1, complete since it was learned."""
+        learned = [self._need(metric, i, task) for i in range(task, last)]
+        earlier = [self._value(metric, i, task) for i in range(first, task)]
+        return max(learned + [value for value in earlier if not math.isnan(value)])
+
+    def _summary(
+        self, metric: str, compute: Callable[[int], float], *, needs_two: str | None = None
+    ) -> Summary:
+        """`compute` of the last learned task's index, or the reason why it cannot be had."""
+        learned = [row.trained_index for row in self.rows if row.metric == metric]
+        last = max(learned, default=ZERO_SHOT)
+        if last == ZERO_SHOT:
+            return Summary(
+                math.nan, f"no task's training was followed by an evaluation of {metric}"
+            )
+        if needs_two and last == 0:
+            return Summary(math.nan, f"{needs_two} needs two tasks; one was learned")
+        try:
+            return Summary(compute(last))
+        except _UndefinedError as undefined:
+            return Summary(math.nan, str(undefined))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))

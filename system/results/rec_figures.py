@@ -1,0 +1,98 @@
+"""From the ranks of hits to the named recalls of a split: over all, by task, by super-category.
+
+Recalls are in percent. Legend: n expressions.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.results.rec import Overlap, rec_recall
+
+OVERLAPS: tuple[Overlap, Overlap] = ("iou", "giou")  # the columns of ranks
+#: Which recall a metric is: at so many boxes (None: at all of them) and by which overlap. Names
+#: without an overlap count a hit by IoU; GIoU is how the papers' released code counts.
+METRICS: dict[str, tuple[int | None, Overlap]] = {
+    f"rec_{name}{suffix}": (k, overlap)
+    for overlap, suffix in zip(OVERLAPS, ("", "_giou"), strict=True)
+    for name, k in (("r1", 1), ("r5", 5), ("r10", 10), ("ub", None))
+}
+
+Recalls = dict[str, float]  # by metric, in percent, NaN where undefined
+
+
+@dataclass(frozen=True)
+class TaskRanks:
+    """What was found for the expressions of one task's split."""
+
+    ranks: Tensor  # (n, 2) rank of the first hit by each of OVERLAPS, from 0; -1: none
+    super_categories: Sequence[str]  # n of them
+
+
+@dataclass(frozen=True)
+class SplitRecalls:
+    """A split's recalls, and why one is undefined (by its path among the figures)."""
+
+    all: Recalls  # over all expressions
+    average: Recalls  # over tasks, each counting alike
+    per_task: Mapping[str, Recalls]
+    per_super_category: Mapping[str, Recalls]
+    expressions: int
+    undefined: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As metrics.json has it: NaN is null."""
+        return {
+            "all": _plain(self.all),
+            "average": _plain(self.average),
+            "per_task": {name: _plain(found) for name, found in self.per_task.items()},
+            "per_super_category": {
+                name: _plain(found) for name, found in self.per_super_category.items()
+            },
+            "expressions": self.expressions,
+        }
+
+
+def recalls(ranks: Tensor) -> Recalls:
+    """All metrics of ranks (n, 2); NaN without an expression."""
+    return {
+        metric: 100.0 * rec_recall(ranks[:, OVERLAPS.index(overlap)], [k])[k]
+        for metric, (k, overlap) in METRICS.items()
+    }
+
+
+def split_recalls(tasks: Mapping[str, TaskRanks], split: str) -> SplitRecalls:
+    """The figures of a split from those of its tasks, in their order."""
+    undefined = {}
+    for task, found in tasks.items():
+        if not len(found.ranks):
+            reason = f"task {task!r} has no expression in split {split!r}"
+            undefined[f"per_task.{task}"] = reason
+            undefined["average"] = reason
+    every = torch.cat([found.ranks for found in tasks.values()])
+    if not len(every):
+        undefined["all"] = f"split {split!r} has no expression"
+    names = [name for found in tasks.values() for name in found.super_categories]
+    per_task = {task: recalls(found.ranks) for task, found in tasks.items()}
+    return SplitRecalls(
+        all=recalls(every),
+        average={
+            metric: sum(found[metric] for found in per_task.values()) / len(per_task)
+            for metric in METRICS
+        },
+        per_task=per_task,
+        per_super_category={
+            name: recalls(every[torch.tensor([other == name for other in names])])
+            for name in sorted(set(names))
+        },
+        expressions=len(every),
+        undefined=undefined,
+    )
+
+
+def _plain(found: Recalls) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in found.items()}

@@ -1,1 +1,0 @@
-"""The loops that Ray Train workers run."""

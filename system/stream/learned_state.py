@@ -1,0 +1,111 @@
+"""What a stream has learned so far: the method's parameters, the router, the tasks' texts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from system.backbones.dual_encoder import MODALITIES, Modality
+from system.errors import AdapterMismatchError
+from system.methods.stream_method import Frozen, StreamMethod
+from system.storage.adapters import AdapterFolder, AdapterHeader, prefixed, under
+from system.storage.files import Folder
+from system.stream.given_similarity import GivenSimilarity
+from system.stream.router import Router
+from system.stream.task_similarity import TaskSimilarity
+
+Learned = TypeVar("Learned", bound=StreamMethod[Any])
+
+
+class LearnedState(ABC, Generic[Frozen, Learned]):
+    """The state that grows by one entry a task, loaded without pickle.
+
+    An entry is a task's parameters (a few KB for prompts), its router centres and what its
+    similarity to others is computed from, such as the mean feature of its captions. Of a method
+    whose tasks share their parameters the newest entry alone has them.
+    """
+
+    #: What the router tells the tasks of.
+    routed: tuple[Modality, ...] = MODALITIES
+
+    def __init__(
+        self,
+        header: AdapterHeader,
+        backbone: Frozen,
+        method: Learned,
+        given: GivenSimilarity | None = None,
+    ) -> None:
+        self.header = header
+        self.backbone = backbone
+        self.method = method
+        self.router = (
+            Router(
+                centers_per_task=header.router["centers"], seed=header.seed, modalities=self.routed
+            )
+            if method.needs_router
+            else None
+        )
+        self.similarities = TaskSimilarity(method.similarity_source, given)
+
+    @abstractmethod
+    def name_features(self, names: Sequence[str]) -> Tensor:
+        """Unit features (n, P) of tasks' names by the frozen model's text tower."""
+
+    @property
+    def known_tasks(self) -> int:
+        """How many tasks came so far, whether or not the method learned anything at them."""
+        return len(self.similarities.entries)
+
+    def similarity_entry(self, images: Tensor, texts: Tensor) -> Tensor:
+        """The next task's, by its unprompted features (I, P) and (T, P); see `TaskSimilarity`."""
+        tasks = self.header.tasks[: self.known_tasks + 1]
+        return self.similarities.entry(self.name_features, tasks, images, texts)
+
+    def task_state(self, task: int) -> dict[str, Tensor]:
+        """All tensors that a task added, as they are kept from now on."""
+        newest = task == self.known_tasks - 1
+        state = {self.similarities.entry_name: self.similarities.entries[task]}
+        if self._holds_parameters(task, newest):
+            state |= prefixed("method", self.method.task_parameters(task))
+        if self.router is not None:
+            for modality, centers in self.router.centers_of(task).items():
+                state[f"router.{modality}"] = centers
+        return state
+
+    def load(self, adapters: AdapterFolder, tasks: int) -> None:
+        """Put back the first `tasks` tasks of a folder. Raises what `load_task` does."""
+        for task in range(tasks):
+            self.load_task(task, adapters.task(task), newest=task == tasks - 1)
+
+    def load_task(self, task: int, state: Mapping[str, Tensor], *, newest: bool) -> None:
+        """Put back what `task_state` gave; tasks come in their order, the `newest` one last.
+
+        Raises AdapterMismatchError naming the tensor that does not fit.
+        """
+        needed = [self.similarities.entry_name]
+        if self.router is not None:
+            needed += [f"router.{m}" for m in self.routed]
+        for name in needed:
+            if name not in state:
+                raise AdapterMismatchError(f"the adapter of task {task} lacks {name}")
+        if self._holds_parameters(task, newest):
+            self.method.load_task(task, under("method", state), self.backbone)
+        if self.router is not None:
+            centers = under("router", state)
+            self.router.restore_task(task, {m: centers[m] for m in self.routed})
+        entry = state[self.similarities.entry_name]
+        self.similarities.restore(entry, self.header.tasks[: task + 1])
+
+    def _holds_parameters(self, task: int, newest: bool) -> bool:
+        """Whether a task's entry has parameters of the method that are still of use."""
+        learned = self.method.learns_at(task, len(self.header.tasks))
+        return learned and (newest or not self.method.shares_parameters)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write all tasks so far to a local directory or URI, as `from_pretrained` reads them."""
+        adapters = AdapterFolder(Folder.of(directory))
+        adapters.save_header(self.header)
+        for task in range(self.known_tasks):
+            adapters.save_task(task, self.task_state(task))

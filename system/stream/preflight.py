@@ -1,0 +1,95 @@
+"""Checks of a run before anything expensive starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from system.config.schema import ExperimentConfig
+from system.data.shards.manifest import Manifest
+from system.errors import ConfigError
+from system.loggers.open_loggers import check_loggers
+from system.objectives.objective import OBJECTIVES
+from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
+from system.storage.run_directory import RunDirectory
+from system.stream.task_order import TaskOrder
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found: the prepared benchmark and the order of the tasks."""
+
+    manifest: Manifest
+    tasks: tuple[str, ...]
+
+
+def check_experiment(experiment: ExperimentConfig) -> Checked:
+    """Load and compare everything that a run will need.
+
+    Raises ConfigError, DataError or AdapterMismatchError naming the field or file: a benchmark that
+    is not prepared, tasks it has not, fewer images than the batch, a backbone that does not load,
+    a method that does not fit it, adapters in the run directory that belong to another backbone, a
+    logger that is not installed.
+    """
+    check_loggers(experiment)
+    manifest = prepared(experiment)
+    live = experiment.stream.live
+    given = manifest.order(experiment.benchmark.tasks, growing=live)
+    check_tasks(experiment, manifest, given)
+    backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
+    similarity = experiment.benchmark.given_similarity()
+    if similarity is None and method.similarity_source == "matrix":
+        raise ConfigError(
+            "method.task_contrast.source=matrix needs the matrix: benchmark.similarity=FILE, a "
+            ".csv, .json or .parquet with a row and a column a task"
+        )
+    adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
+    if adapters.folder.exists(HEADER):
+        require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
+    if live:  # ordered when it starts and at each append: see actors.live_stream
+        return Checked(manifest, given)
+    return Checked(manifest, stream_order(experiment, given).order(given))
+
+
+def stream_order(experiment: ExperimentConfig, tasks: Sequence[str]) -> TaskOrder:
+    """How the stream orders these tasks: by `benchmark.order`, and the seed or a similarity.
+
+    That is the given one, or else that of the names to the frozen model, which is loaded for it.
+    """
+    policy = experiment.benchmark.order
+    if policy != "similarity":
+        return TaskOrder(policy, experiment.seed)
+    similarity = experiment.benchmark.given_similarity()
+    if similarity is not None:
+        return TaskOrder(policy, alike=similarity.between)
+    names = OBJECTIVES.get(experiment.stage.objective).names(experiment)
+    features = dict(zip(tasks, names(tasks), strict=True))
+    return TaskOrder(policy, alike=lambda one, other: float(features[one] @ features[other]))
+
+
+def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:
+    """Whether the run can learn and evaluate these tasks.
+
+    Raises DataError naming the task, ConfigError for a method that needs the whole stream at its
+    start where the stream is live.
+    """
+    objective = OBJECTIVES.get(experiment.stage.objective)
+    if experiment.stream.live and objective.method_kind(experiment).trains_on == "all":
+        raise ConfigError(
+            f"stream.live=true: method {experiment.method['name']!r} trains on all tasks at once, "
+            "which a stream that grows never has; give it a stream.live=false run"
+        )
+    similarity = experiment.benchmark.given_similarity()
+    if similarity is not None:
+        similarity.require(tasks)
+    objective.check_training(experiment, manifest, tasks)
+    for name in tasks:
+        objective.check_test(experiment, manifest.task(name).grant(experiment.evaluation.split))
+
+
+def prepared(experiment: ExperimentConfig) -> Manifest:
+    """The manifest of the prepared benchmark, its files checked against it.
+
+    Raises DataError with the command that prepares it.
+    """
+    manifest = Manifest.prepared(experiment.benchmark_folder(), experiment.benchmark.name)
+    manifest.verify()
+    return manifest

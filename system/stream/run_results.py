@@ -1,0 +1,264 @@
+"""From what the stream committed to the figures of a run: metrics.json and its tables."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from system.config.schema import ExperimentConfig
+from system.data.shards.faults import Fault, summarise, write_quarantine
+from system.errors import ReplayRefusedError
+from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow, Summary
+from system.results.replay_audit import replayed_rows
+from system.storage.run_directory import (
+    ACCESS_LOG,
+    ACCURACY_MATRIX,
+    METRICS,
+    OUTCOME,
+    TRAINING_LOG,
+    RunDirectory,
+)
+
+#: By modality what a routed sample is called, and the metric of its routing accuracy.
+ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}
+VERSIONS = ("promptide", "torch", "ray", "transformers", "pyarrow")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a finished run left in its journal and its outcome file."""
+
+    experiment: ExperimentConfig
+    benchmark_fingerprint: str
+    tasks: tuple[str, ...]
+    committed: Sequence[Mapping[str, Any]]  # payloads in task order
+    outcome: Mapping[str, Any]
+    access_log: pa.Table
+    wall_seconds: Mapping[str, float]  # of the driver, by phase
+    quarantined: Sequence[Fault] = ()
+
+    @property
+    def matrix(self) -> AccuracyMatrix:
+        """The accuracy matrix with the zero-shot row."""
+        rows = [row for payload in self.committed for row in payload["rows"]]
+        # A live stream that has ended is evaluated anew: its tasks were not all there before.
+        rows = self.outcome.get("matrix") or rows
+        return AccuracyMatrix(self.tasks, [_row(row) for row in rows])
+
+    @property
+    def training_log(self) -> pa.Table:
+        """One row an epoch; a loss term that an epoch has not is null."""
+        rows = [dict(row) for payload in self.committed for row in payload["log"]]
+        terms = dict.fromkeys(k for row in rows for k in row if k.startswith("loss_"))
+        schema = pa.schema(
+            [
+                ("task_index", pa.int32()),
+                ("task", pa.string()),
+                ("epoch", pa.int32()),
+                ("step", pa.int32()),
+                ("loss", pa.float64()),
+                *[(term, pa.float64()) for term in terms],
+                ("images_per_second", pa.float64()),
+            ]
+        )
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+def assemble_metrics(record: RunRecord) -> dict[str, Any]:
+    """The content of metrics.json. An undefined figure is null, its reason under `undefined`."""
+    experiment, matrix = record.experiment, record.matrix
+    undefined: dict[str, str] = {}
+
+    def summary(section: str, figure: Any) -> dict[str, float | None]:
+        return {
+            metric: _value(figure(metric), f"{section}.{metric}", undefined)
+            for metric in matrix.recalls
+        }
+
+    oracle = AccuracyMatrix(record.tasks, [_row(row) for row in record.outcome["oracle"]])
+    per_task = record.outcome["trainable_parameters_per_task"]
+    return {
+        "run": experiment.run_name,
+        "method": experiment.method["name"],
+        "backbone": {
+            "name": record.outcome["backbone"],
+            "fingerprint": record.outcome["backbone_fingerprint"],
+        },
+        "benchmark": {
+            "name": experiment.benchmark.name,
+            "fingerprint": record.benchmark_fingerprint,
+            "order": experiment.benchmark.order,
+        },
+        "seed": experiment.seed,
+        "protocol": experiment.protocol,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONS},
+        },
+        "evaluation": {
+            "split": experiment.evaluation.split,
+            "tasks_known": "learned so far"
+            if experiment.stream.live and not record.outcome.get("matrix")
+            else "all",
+            **record.outcome["evaluated"],
+            "transform": record.outcome["transform"],
+            "router": _router(record),
+        },
+        "tasks": list(record.tasks),
+        "average": summary("average", matrix.average),
+        "forgetting": summary("forgetting", matrix.forgetting),
+        "forward_transfer": summary("forward_transfer", matrix.forward_transfer),
+        "published_average": summary("published_average", matrix.published_average),
+        "published_forgetting": summary("published_forgetting", matrix.published_forgetting),
+        "zero_shot": {
+            "average": summary("zero_shot.average", lambda m: _mean(matrix, m, ZERO_SHOT)),
+            "per_task": _per_task(matrix, ZERO_SHOT, "zero_shot", undefined),
+        },
+        "oracle": {
+            "average": summary("oracle.average", lambda m: _mean(oracle, m, len(record.tasks) - 1)),
+            "per_task": _per_task(oracle, len(record.tasks) - 1, "oracle", undefined),
+        },
+        "routing": _routing(record, undefined) if record.outcome["routed"] else None,
+        "task_similarity": _similarity(record),
+        "task_similarity_source": record.outcome["similarity_source"],
+        "trainable_parameters": record.outcome["trainable_parameters"],
+        "trainable_parameters_per_task": per_task,
+        "replays": record.outcome["replays"],
+        "replayed_rows": replayed_rows(record.access_log, record.tasks),
+        "quarantined": summarise(record.quarantined),
+        "wall_seconds": _seconds(record),
+        "undefined": undefined,
+    }
+
+
+def _row(values: Mapping[str, Any]) -> MatrixRow:
+    value = values["value"]
+    return MatrixRow(**{**values, "value": float("nan") if value is None else value})
+
+
+def _value(summary: Summary, name: str, undefined: dict[str, str]) -> float | None:
+    if summary.reason is None:
+        return summary.value
+    undefined[name] = summary.reason
+    return None
+
+
+def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
+    rows = [r for r in matrix.rows if r.metric == metric and r.trained_index == trained]
+    for row in rows:
+        if row.reason is not None:
+            return Summary(float("nan"), row.reason)
+    if not rows:
+        return Summary(float("nan"), "not evaluated")
+    return Summary(sum(row.value for row in rows) / len(rows))
+
+
+def _per_task(
+    matrix: AccuracyMatrix, trained: int, section: str, undefined: dict[str, str]
+) -> dict[str, dict[str, float | None]]:
+    figures: dict[str, dict[str, float | None]] = {task: {} for task in matrix.tasks}
+    for row in matrix.rows:
+        if row.trained_index == trained and row.metric in matrix.recalls:
+            task = matrix.tasks[row.evaluated_index]
+            name = f"{section}.per_task.{task}.{row.metric}"
+            figures[task][row.metric] = _value(Summary(row.value, row.reason), name, undefined)
+    return figures
+
+
+def _router(record: RunRecord) -> str:
+    """How the task of a test sample is inferred, in words."""
+    if not record.outcome["routed"]:
+        return "none"
+    centers = record.experiment.evaluation.router_centers
+    modalities = " and ".join(ROUTED[modality][0] for modality in record.outcome["routed"])
+    return f"k-means on {modalities} features, {centers} centres a task and modality"
+
+
+def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
+    matrix, last = record.matrix, len(record.tasks) - 1
+    figures: dict[str, Any] = {}
+    for name, metric in (ROUTED[modality] for modality in record.outcome["routed"]):
+        figures[name] = {
+            task: _value(Summary(row.value, row.reason), f"routing.{name}.{task}", undefined)
+            for row in matrix.rows
+            if row.metric == metric and row.trained_index == last
+            for task in [matrix.tasks[row.evaluated_index]]
+        }
+        figures[f"{name}_average"] = _value(
+            matrix.average(metric), f"routing.{name}_average", undefined
+        )
+    return figures
+
+
+def _similarity(record: RunRecord) -> list[list[float | None]]:
+    """The full symmetric matrix from the rows that each task computed with those before it."""
+    size = len(record.tasks)
+    full: list[list[float | None]] = [[None] * size for _ in range(size)]
+    for i, payload in enumerate(record.committed):
+        for j, value in enumerate(payload["similarity"]):
+            full[i][j] = full[j][i] = value
+    return full
+
+
+def _seconds(record: RunRecord) -> dict[str, float]:
+    total: dict[str, float] = dict(record.wall_seconds)
+    for part in (*(payload["seconds"] for payload in record.committed), record.outcome["seconds"]):
+        for phase, seconds in part.items():
+            total[phase] = total.get(phase, 0.0) + seconds
+    return {phase: round(seconds, 3) for phase, seconds in total.items()}
+
+
+def write_so_far(experiment: ExperimentConfig, committed: Sequence[Mapping[str, Any]]) -> None:
+    """Write the tables of a live stream that goes on, for a report of what there is."""
+    tasks = tuple(payload["task"] for payload in committed)
+    _write_tables(RunRecord(experiment, "", tasks, committed, {}, pa.table({}), {}))
+
+
+def _write_tables(record: RunRecord) -> pa.Table:
+    """The accuracy matrix, which is returned, and the training log."""
+    folder, matrix = RunDirectory.of(record.experiment).folder, record.matrix.to_table()
+    folder.write_table(ACCURACY_MATRIX, matrix)
+    folder.write_table(TRAINING_LOG, record.training_log)
+    return matrix
+
+
+def finish_run(
+    experiment: ExperimentConfig,
+    benchmark_fingerprint: str,
+    tasks: tuple[str, ...],
+    committed: Sequence[Mapping[str, Any]],
+    access_log: pa.Table,
+    wall_seconds: Mapping[str, float],
+    quarantined: Sequence[Fault] = (),
+) -> tuple[dict[str, Any], pa.Table]:
+    """Write the tables and metrics.json of a run whose stream has ended.
+
+    Returns the metrics and the accuracy matrix as a table. Raises ReplayRefusedError when the
+    access log shows that a past task's training rows were read by a method that does not declare
+    it.
+    """
+    folder = RunDirectory.of(experiment).folder
+    record = RunRecord(
+        experiment,
+        benchmark_fingerprint,
+        tasks,
+        committed,
+        folder.read_json(OUTCOME),
+        access_log,
+        wall_seconds,
+        quarantined,
+    )
+    matrix = _write_tables(record)
+    metrics = assemble_metrics(record)
+    folder.write_table(ACCESS_LOG, access_log)
+    write_quarantine(folder.uri, quarantined)
+    folder.write_json(METRICS, metrics)
+    if metrics["replayed_rows"] and not metrics["replays"]:
+        raise ReplayRefusedError(
+            f"{metrics['replayed_rows']} rows of past tasks' training splits were read; see "
+            f"{folder.file_uri(ACCESS_LOG)}"
+        )
+    return metrics, matrix

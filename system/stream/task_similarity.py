@@ -1,0 +1,89 @@
+"""How alike the tasks so far are, from what the method's config names as the source.
+
+A task's entry is made when the task comes, from nothing of later ones.
+
+Legend: K tasks so far, I images, T captions, P feature width.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from system.errors import AdapterMismatchError
+from system.methods.stream_method import SimilaritySource
+from system.stream.given_similarity import GivenSimilarity
+
+#: Unit features (n, P) of names by the frozen model's text tower.
+NameFeatures = Callable[[Sequence[str]], Tensor]
+#: Under which name a task's entry is saved.
+ENTRY: dict[SimilaritySource, str] = {
+    "captions": "task_text",
+    "names": "task_name",
+    "images": "task_image",
+    "matrix": "task_similarity",
+}
+
+
+class TaskSimilarity:
+    """One entry a task: a unit feature (P,), or of a given matrix the row (k + 1,) up to itself.
+
+    Features are the frozen model's, unprompted: the mean of the training captions' or images',
+    or that of the name.
+    """
+
+    def __init__(self, source: SimilaritySource, given: GivenSimilarity | None = None) -> None:
+        self.source = source
+        self.given = given
+        self.entries: list[Tensor] = []
+
+    @property
+    def entry_name(self) -> str:
+        """Under which name a task's entry is saved."""
+        return ENTRY[self.source]
+
+    def entry(
+        self, names: NameFeatures, tasks: Sequence[str], images: Tensor, texts: Tensor
+    ) -> Tensor:
+        """The entry of the newest of the `tasks` so far, by its unprompted training features.
+
+        `images` (I, P), `texts` (T, P); `names` is asked where these are the source.
+        Raises DataError for a task that the given matrix has not.
+        """
+        if self.source == "matrix":
+            assert self.given is not None, "the preflight asks for the matrix"
+            self.given.require(tasks)
+            return torch.tensor([self.given.between(tasks[-1], task) for task in tasks])
+        if self.source == "names":
+            return names(tasks[-1:])[0]
+        features = texts if self.source == "captions" else images
+        return torch.nn.functional.normalize(features.mean(0), dim=0)
+
+    def add(self, entry: Tensor) -> None:
+        """Take in the next task."""
+        self.entries.append(entry)
+
+    def restore(self, entry: Tensor, tasks: Sequence[str]) -> None:
+        """Take in a saved entry, of the newest of these tasks.
+
+        Raises AdapterMismatchError when the matrix given now is another one.
+        """
+        if self.source == "matrix" and self.given is not None:
+            self.given.require(tasks)
+            now = torch.tensor([self.given.between(tasks[-1], task) for task in tasks])
+            if not torch.equal(now, entry):
+                raise AdapterMismatchError(
+                    f"{self.given.file} gives task {tasks[-1]!r} other similarities than it was "
+                    "learned with; give the old file, or start another run_name"
+                )
+        self.add(entry)
+
+    def matrix(self) -> Tensor:
+        """Similarities (K, K) of the tasks so far."""
+        if self.source != "matrix":
+            stacked = torch.stack(self.entries)  # (K, P)
+            return stacked @ stacked.T
+        full = torch.zeros(len(self.entries), len(self.entries))
+        for task, row in enumerate(self.entries):
+            full[task, : task + 1] = full[: task + 1, task] = row
+        return full

@@ -1,0 +1,153 @@
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from pyarrow import fs
+
+from system.errors import StorageError
+from tests.actors.journal.journals import numbers, open_journal, record_file, write_journal
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return write_journal(tmp_path / "journal")
+
+
+def test_entries_are_read_back_with_their_times(written: Path) -> None:
+    journal = open_journal(written)
+    assert numbers(journal) == [0, 1, 2]
+    assert [record.sequence for record in journal.records] == [1, 2, 3]
+    times = [journal.header.at, *(record.at for record in journal.records)]
+    assert times == sorted(times)
+    assert times[1:] == [record.at for record in open_journal(written).records]
+
+
+def test_the_journal_works_on_an_object_store() -> None:
+    """Clusters keep it on storage that has neither rename nor fsync."""
+    store = fs.PyFileSystem(fs.FSSpecHandler(MemoryFileSystem()))
+    journal = open_journal("bucket/run/journal", filesystem=store)
+    journal.append("note", {"number": 0})
+    assert numbers(open_journal("bucket/run/journal", filesystem=store)) == [0]
+    with store.open_output_stream("bucket/run/journal/00000001.json") as torn:
+        torn.write(b'{"sequence":1,"ki')
+    journal = open_journal("bucket/run/journal", filesystem=store)
+    assert numbers(journal) == []
+    journal.append("note", {"number": 7})
+    assert numbers(open_journal("bucket/run/journal", filesystem=store)) == [7]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, -1])
+def test_a_torn_last_record_is_dropped_and_replaced(written: Path, keep: int) -> None:
+    """It was never acknowledged: the run goes on from the record before."""
+    last = record_file(written, 3)
+    last.write_bytes(last.read_bytes()[:keep])
+    journal = open_journal(written)
+    assert numbers(journal) == [0, 1]
+    assert last.exists()  # looking at a journal changes nothing
+    journal.append("note", {"number": 9})
+    assert numbers(open_journal(written)) == [0, 1, 9]
+
+
+def test_a_last_record_that_fails_its_checksum_is_dropped(written: Path) -> None:
+    last = record_file(written, 3)
+    last.write_bytes(last.read_bytes().replace(b'"number":2', b'"number":8'))
+    assert numbers(open_journal(written)) == [0, 1]
+
+
+def test_a_file_left_half_written_aside_is_ignored(written: Path) -> None:
+    (written / ".00000004.json.tmp").write_bytes(b'{"sequence":4')
+    journal = open_journal(written)
+    assert numbers(journal) == [0, 1, 2]
+    journal.append("note", {"number": 3})
+    assert numbers(open_journal(written)) == [0, 1, 2, 3]
+    assert not list(written.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 2])
+def test_any_flipped_byte_of_an_earlier_record_is_an_error(written: Path, sequence: int) -> None:
+    """Figures must never be computed from a damaged journal, however small the damage."""
+    file = record_file(written, sequence)
+    intact = file.read_bytes()
+    for at in range(len(intact)):
+        file.write_bytes(intact[:at] + bytes([intact[at] ^ 1]) + intact[at + 1 :])
+        with pytest.raises(StorageError, match=rf"{file}: record is broken at byte \d+"):
+            open_journal(written)
+
+
+def test_a_truncated_earlier_record_is_an_error_with_the_byte(written: Path) -> None:
+    file = record_file(written, 1)
+    file.write_bytes(file.read_bytes()[:25])
+    with pytest.raises(StorageError, match=rf"{file}: record is broken at byte (19|2\d)"):
+        open_journal(written)
+
+
+def test_a_record_in_anothers_place_is_an_error(written: Path) -> None:
+    record_file(written, 1).write_bytes(record_file(written, 2).read_bytes())
+    with pytest.raises(StorageError, match="not record 1"):
+        open_journal(written)
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 2])
+def test_a_missing_earlier_record_is_named(written: Path, sequence: int) -> None:
+    record_file(written, sequence).unlink()
+    with pytest.raises(StorageError, match=f"{record_file(written, sequence)}: record is missing"):
+        open_journal(written)
+
+
+def test_a_journal_of_another_benchmark_is_refused(written: Path) -> None:
+    with pytest.raises(StorageError, match=f"{written}.*another benchmark.*abc.*xyz"):
+        open_journal(written, fingerprint="xyz")
+
+
+def test_a_journal_of_another_order_is_refused(written: Path) -> None:
+    with pytest.raises(StorageError, match=f"{written}.*tasks.*same order"):
+        open_journal(written, tasks=["food", "animals"])
+
+
+def test_a_journal_of_a_newer_version_is_refused_before_its_records_are_judged(
+    written: Path,
+) -> None:
+    file = record_file(written, 0)
+    body = json.loads(file.read_bytes())
+    body["payload"]["format"] = 4
+    del body["crc32"]
+    body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
+    file.write_text(json.dumps(body, separators=(",", ":")))
+    record_file(written, 1).write_bytes(b"a format of the future")
+    with pytest.raises(StorageError, match=f"{file}: journal has format 4.*up to 3"):
+        open_journal(written)
+
+
+def test_a_journal_from_before_live_streams_is_read(written: Path) -> None:
+    """An interrupted run goes on with a newer promptide."""
+    file = record_file(written, 0)
+    body = json.loads(file.read_bytes())
+    body["payload"] = {"format": 1, "benchmark": "abc", "tasks": ["animals", "food"]}
+    del body["crc32"]
+    body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
+    file.write_text(json.dumps(body, separators=(",", ":")))
+    assert numbers(open_journal(written)) == [0, 1, 2]
+    with pytest.raises(StorageError, match=rf"{file}: journal has stream\.live=false"):
+        open_journal(written, live=True)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/journal"):
+        open_journal(tmp_path / "file" / "journal")
+    with pytest.raises(StorageError, match="nosuchscheme"):
+        open_journal("nosuchscheme://bucket/journal")
+
+
+def test_a_full_disk_is_named_and_the_journal_goes_on_once_there_is_room(written: Path) -> None:
+    journal = open_journal(written)
+    aside = written / ".00000004.json.tmp"
+    aside.symlink_to("/dev/full")  # a file that every write fails on with ENOSPC
+    with pytest.raises(StorageError, match=r"00000004\.json: cannot be written.*No space left"):
+        journal.append("note", {"number": 3})
+    assert numbers(journal) == [0, 1, 2]
+    aside.unlink()
+    journal.append("note", {"number": 4})
+    assert numbers(open_journal(written)) == [0, 1, 2, 4]

@@ -1,0 +1,223 @@
+"""Overrides become one frozen config; whatever is wrong with them is one line naming the field."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from system.backbones.computation import Computation
+from system.backbones.shipped import SHIPPED
+from system.config.schema import (
+    CONFIG_DIRECTORY,
+    ExperimentConfig,
+    compose,
+    composed_values,
+    experiment_of,
+)
+from system.engine.model_stage import ModelExperiment, model_experiment
+from system.errors import ConfigError
+from system.methods.grounding_method import GROUNDING_METHODS
+from system.methods.method import METHODS
+from system.submission.config import compose_submission
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONFIG_DIRECTORY.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "submit")  # submit's begin from a config of their own
+)
+SUBMISSIONS = sorted(path.stem for path in (CONFIG_DIRECTORY / "submit").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def default() -> ExperimentConfig:
+    return compose([])
+
+
+def test_there_are_experiments_to_check() -> None:
+    assert "demo" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    """A shipped experiment that fails at start is the first thing a new user meets."""
+    config = _composed(f"experiment={experiment}")
+    assert config.run_name
+    if isinstance(config, ModelExperiment):
+        assert model_experiment(composed_values([f"experiment={experiment}"])).stage == config.stage
+        return
+    section = {key: value for key, value in config.method.items() if key != "name"}
+    methods = GROUNDING_METHODS if config.stage.objective == "grounding" else METHODS
+    known = methods.get(config.method["name"]).config
+    assert set(section) <= {field.name for field in dataclasses.fields(known)}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes(option: str) -> None:
+    _composed(option)
+
+
+@pytest.mark.parametrize("target", SUBMISSIONS)
+def test_every_target_of_a_submission_composes(target: str) -> None:
+    assert compose_submission([f"submit={target}"])
+
+
+def _composed(override: str) -> ExperimentConfig | ModelExperiment:
+    values = composed_values([override])
+    is_model = "name" in values["stage"]
+    return ModelExperiment.from_values(values) if is_model else experiment_of(values)
+
+
+def test_overrides_reach_their_fields() -> None:
+    config = compose(
+        ["seed=3", "method.rank=2", "stage.optimiser.name=adam", "benchmark.tasks=[food,animal]"]
+    )
+    assert (config.seed, config.method["rank"], config.stage.optimiser.name) == (3, 2, "adam")
+    assert config.benchmark.tasks == ("food", "animal")
+
+
+def test_a_model_s_stage_has_no_order_of_tasks() -> None:
+    """It reads all tasks at once: the override would do nothing."""
+    values = composed_values(["experiment=mask_vae", "benchmark.order=reversed"])
+    with pytest.raises(ConfigError, match=r"benchmark\.order=reversed is for streams"):
+        ModelExperiment.from_values(values)
+
+
+def test_run_name_follows_what_it_is_made_of() -> None:
+    """Or two seeds would share one run directory."""
+    names = {compose(overrides).run_name for overrides in ([], ["seed=1"], ["benchmark.name=b"])}
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stage.epoch=3"],
+            r"unknown key config\.stage\.epoch; did you mean config\.stage\.epochs\?",
+        ),
+        (["seeds=3", "stages.a=1"], r"unknown key config\.seeds; did you mean config\.seed\?"),
+        (["method.rnak=3"], r"'method\.rnak'.*'rnak'"),
+        (["method=lpy"], r"method/lpy.*lpi"),
+        (["methods=lpi"], "methods"),
+        (["experiment=nothing"], "experiment/nothing"),
+        (["stage.epochs=many"], r"stage\.epochs='many' must be of type int"),
+        (["stage.epochs=0"], r"stage: epochs=0 must be at least 1"),
+        (["stage.micro_batches=0"], r"micro_batches=0 must be at least 1"),
+        (["stage.optimiser.name=rmsprop"], r"stage\.optimiser\.name='rmsprop'.*sgd, adam"),
+        (["stage.optimiser.learning_rate=-1"], r"learning_rate=-1.0 must be above 0"),
+        (["+stage.extra=1"], r"unknown key config\.stage\.extra"),
+        (["~stage.epochs"], r"stage\.epochs is missing"),
+        (["protocol=strict"], r"protocol='strict' is not one of: corrected, published"),
+        (["evaluation.gallery=none"], r"evaluation\.gallery='none'"),
+        (
+            ["backbone.precision=fp16"],
+            r"backbone\.precision='fp16' is not one of: auto, fp32, bf16",
+        ),
+        (["backbone.compile=2"], r"backbone\.compile=2 must be of type bool"),
+        (["evaluation.batch_size=0"], r"evaluation: batch_size=0"),
+        (["seed=-1"], r"seed=-1 must be from 0"),
+        (["seed=null"], r"seed is not set; add seed=VALUE"),
+        (["cluster.workers=-1"], r"cluster: workers=-1"),
+        (["cluster.cpus_per_worker=0"], r"cluster: cpus_per_worker=0"),
+        (["cluster.max_failures=-2"], r"cluster: max_failures=-2"),
+        (["stage.batch_size=63"], r"stage\.batch_size=63 .* 2 equal.*a multiple of 2"),
+        (["cluster.workers=3", "stage.batch_size=64"], r"stage\.batch_size=64 .*a multiple of 6"),
+        (["run_name=a/b"], r"run_name='a/b' must be a plain folder name"),
+        (["run_name=.."], r"run_name='\.\.' must be"),
+        (["run_name=''"], r"run_name='' must be"),
+        (["run_name=${nothing}"], "nothing"),
+        (["~method.name"], r"method\.name|missing"),
+        (["method.name=3", "run_name=a"], r"method\.name"),
+        (["demo"], r"'demo' is no override; write key=value"),
+        (["=3"], r"'=3' is no override"),
+        (["method=3"], "group override must be a string"),
+        (["seed=[1"], r"seed=\[1"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose(overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resolved_config_composes_to_the_same_experiment(tmp_path: Path) -> None:
+    """Else a sweep's best.yaml, run again, would be another experiment."""
+    config = compose(["experiment=demo", "seed=7", "benchmark.tasks=[food,animal]"])
+    file = tmp_path / "best.yaml"
+    file.write_text(json.dumps(config.to_dict()))  # JSON is YAML
+    assert compose([], str(file)) == config
+    changed = compose(["seed=8", "stage.optimiser.learning_rate=1e-3"], str(file))
+    assert (changed.seed, changed.stage.optimiser.learning_rate) == (8, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "content", "message"),
+    [
+        (["method=lpi"], "seed: 1", r"method=lpi: with --config the groups are chosen already"),
+        (["~seed"], "seed: 1", "nothing can be removed"),
+        (["seed"], "seed: 1", "'seed' is no override"),
+        (["stage.epoch=3"], "stage: {epochs: 1}", "missing|epoch"),
+        ([], "sead: 1", r"unknown key config\.sead; did you mean config\.seed"),
+        ([], "- 1", "holds no config"),
+        ([], "a: [", "cannot be read"),
+        ([], None, "cannot be read"),
+    ],
+)
+def test_a_config_file_that_cannot_be_used(
+    tmp_path: Path, overrides: list[str], content: str | None, message: str
+) -> None:
+    file = tmp_path / "file.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        compose(overrides, str(file))
+
+
+def test_a_failed_composition_leaves_the_next_one_alone() -> None:
+    """Hydra keeps global state: a notebook that mistyped once must not need a restart."""
+    with pytest.raises(ConfigError):
+        compose(["method=lpy"])
+    assert compose(["seed=4"]).seed == 4
+
+
+def test_dict_round_trip(default: ExperimentConfig) -> None:
+    """The dict goes to Ray workers and through JSON: a worker must train the same config."""
+    config = dataclasses.replace(
+        default, benchmark=dataclasses.replace(default.benchmark, tasks=("b", "a"))
+    )
+    assert ExperimentConfig.from_dict(config.to_dict()) == config
+    assert ExperimentConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("workers", "pieces"), [(0, 4), (1, 4), (2, 4), (3, 12), (4, 4), (6, 12), (8, 8)]
+)
+def test_workers_share_the_micro_batches_equally(
+    default: ExperimentConfig, workers: int, pieces: int
+) -> None:
+    """Unequal shares would weigh one worker's images more than another's."""
+    stage = dataclasses.replace(default.stage, micro_batches=4)
+    assert stage.micro_batches_for(workers) == pieces
+
+
+def test_folders_lie_under_the_data_path(default: ExperimentConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(default, data_path=str(tmp_path))
+    assert config.benchmark_folder().path == f"{tmp_path}/{config.benchmark.name}"
+    assert config.feature_folder().path == f"{tmp_path}/features"
+
+
+def test_shipped_backbones_are_found_wherever_the_command_runs(default: ExperimentConfig) -> None:
+    backbone = dataclasses.replace(default.backbone, path="shipped:tiny_clip")
+    assert backbone.resolved_path() == str(SHIPPED / "tiny_clip")
+    assert dataclasses.replace(backbone, path="org/model").resolved_path() == "org/model"
+
+
+@pytest.mark.parametrize("option", ["clip", "siglip", "siglip2", "tiny_clip"])
+def test_every_backbone_takes_the_settings_of_how_it_computes(option: str) -> None:
+    """A setting that is read and not passed on would be a switch without a wire."""
+    settings = ["precision=bf16", "gradient_checkpointing=true", "compile=true"]
+    overrides = [f"backbone={option}", *(f"backbone.{setting}" for setting in settings)]
+    assert compose(overrides).backbone.computation == Computation("bf16", True, True)
+    assert compose([f"backbone={option}"]).backbone.computation == Computation()

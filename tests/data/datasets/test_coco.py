@@ -1,0 +1,296 @@
+"""Rows differ from the dataset, or bad input goes in unseen, if these fail."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from system.data.datasets.coco import CocoSource, index_coco
+from system.data.shards.faults import Faults
+from system.errors import DataError
+from tests.data.coco_files import edit_json, read_rows, strict_index, write_coco
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> CocoSource:
+    return replace(write_coco(tmp_path, {"train": 3}), caption_rule="lpi")
+
+
+def naive_rows(source: CocoSource, split: str) -> list[dict[str, Any]]:
+    """The rows by one plain pass per image, masks by pycocotools and areas by counting pixels."""
+    root = Path(source.root)
+    captions, instances, refs = (
+        json.loads((root / "annotations" / f"{kind}_{split}.json").read_text())
+        for kind in ("captions", "instances", "refs")
+    )
+    categories = {c["id"]: c for c in instances["categories"]}
+    rows = []
+    for image in instances["images"]:
+        own = [a for a in instances["annotations"] if a["image_id"] == image["id"]]
+        areas: dict[str, int] = {}
+        masks = []
+        for annotation in own:
+            rle = annotation["segmentation"]
+            if isinstance(rle, list):
+                rle = coco_mask.merge(coco_mask.frPyObjects(rle, image["height"], image["width"]))
+            masks.append(np.asarray(coco_mask.decode([rle]))[:, :, 0])
+            group = categories[annotation["category_id"]]["supercategory"]
+            areas[group] = areas.get(group, 0) + int(masks[-1].sum())
+        task = sorted(areas, key=lambda group: -areas[group])[0]
+        rows.append(
+            {
+                "image_id": image["id"],
+                "image": (root / split / image["file_name"]).read_bytes(),
+                "captions": [
+                    a["caption"].lower().replace(".", "").replace("-", " ").replace("!", "")
+                    for a in captions["annotations"]
+                    if a["image_id"] == image["id"]
+                ],
+                "task": task,
+                "boxes": [tuple(a["bbox"]) for a in own],
+                "categories": [categories[a["category_id"]]["name"] for a in own],
+                "masks": masks,
+                "expressions": [
+                    ([a["id"] for a in own].index(r["ann_id"]), s["sent"])
+                    for r in refs
+                    if r["image_id"] == image["id"]
+                    for s in r["sentences"]
+                ],
+            }
+        )
+    return sorted(rows, key=lambda row: source.tasks.index(row["task"]))
+
+
+def test_rows_agree_with_a_plain_reading(source: CocoSource) -> None:
+    rows = read_rows(source, "train")
+    expected = naive_rows(source, "train")
+    assert len(rows) == len(expected) == 6
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row.image_id == wanted["image_id"]
+        assert row.image == wanted["image"]
+        assert list(row.captions) == wanted["captions"]
+        assert row.task == wanted["task"]
+        assert [i.box for i in row.instances] == wanted["boxes"]
+        assert [i.category for i in row.instances] == wanted["categories"]
+        assert [(e.instance, e.text) for e in row.expressions] == wanted["expressions"]
+        for instance, mask in zip(row.instances, wanted["masks"], strict=True):
+            encoded = {"size": [16, 20], "counts": instance.mask.counts}
+            np.testing.assert_array_equal(np.asarray(coco_mask.decode([encoded]))[:, :, 0], mask)
+
+
+def instances_file(source: CocoSource) -> Path:
+    return Path(source.root) / "annotations" / "instances_train.json"
+
+
+def test_equal_areas_go_to_the_first_task(source: CocoSource) -> None:
+    def equal_halves(content: Any) -> None:
+        for annotation, x in zip(content["annotations"][:2], (0, 10), strict=True):
+            annotation["bbox"] = [x, 0, 10, 16]
+            annotation["segmentation"] = [[x, 0, x + 10, 0, x + 10, 16, x, 16]]
+
+    edit_json(instances_file(source), equal_halves)
+    for tasks in [("animal", "food"), ("food", "animal")]:
+        rows = {row.image_id: row for row in read_rows(replace(source, tasks=tasks), "train")}
+        assert rows[1].task == tasks[0]
+
+
+def test_crowds_count_for_the_task_as_plain_run_lengths(source: CocoSource) -> None:
+    def crowd(content: Any) -> None:
+        content["annotations"][1].update(
+            iscrowd=1, segmentation={"size": [16, 20], "counts": [10, 300, 10]}
+        )
+
+    edit_json(instances_file(source), crowd)
+    assert {row.image_id: row.task for row in read_rows(source, "train")}[1] == "food"
+
+
+def test_overrides_win_by_file_name_or_id(source: CocoSource) -> None:
+    overrides = Path(source.root) / "tasks.json"
+    overrides.write_text(json.dumps({"train_000001.png": "food", "2": "animal"}))
+    forced = replace(source, task_overrides="tasks.json")
+    rows = {row.image_id: row.task for row in read_rows(forced, "train")}
+    assert (rows[1], rows[2], rows[3]) == ("food", "animal", "animal")
+    overrides.write_text(json.dumps({"1": "cars"}))
+    with pytest.raises(DataError, match=r"tasks\.json: field '1' names the task 'cars'"):
+        strict_index(forced, "train")
+
+
+def test_images_without_objects_or_of_other_tasks_are_counted(source: CocoSource) -> None:
+    def strip(content: Any) -> None:
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+
+    edit_json(instances_file(source), strip)
+    refs = Path(source.root) / "annotations" / "refs_train.json"
+    edit_json(refs, lambda content: content.__delitem__(slice(0, 2)))
+    index = strict_index(replace(source, tasks=("food",)), "train")
+    assert len(index) == 3
+    assert index.skipped == {"without_instances": 1, "other_task": 2}
+
+
+def test_missing_places_name_the_config_field(source: CocoSource) -> None:
+    root = Path(source.root)
+    with pytest.raises(DataError, match=r"options\.root: the folder .* does not exist: set it"):
+        strict_index(replace(source, root=str(root / "no")), "train")
+    for kind in ("captions", "instances", "refs"):
+        path = root / "annotations" / f"{kind}_train.json"
+        content = path.read_text()
+        path.unlink()
+        with pytest.raises(DataError, match=rf"splits\.train\.{kind}: the file .* does not exist"):
+            strict_index(source, "train")
+        path.write_text(content[:-1])
+        with pytest.raises(DataError, match=rf"{kind}_train\.json: cannot be read as JSON"):
+            strict_index(source, "train")
+        path.write_text(content)
+    (root / "train").rename(root / "other")
+    with pytest.raises(DataError, match=r"splits\.train\.images: the folder .* does not exist"):
+        strict_index(source, "train")
+
+
+def put(*path: str | int, value: object) -> Callable[[Any], None]:
+    def edit(content: Any) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        content[path[-1]] = value
+
+    return edit
+
+
+def drop(*path: str | int | slice) -> Callable[[Any], None]:
+    def edit(content: Any) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        del content[path[-1]]
+
+    return edit
+
+
+BAD_FILES = [
+    ("captions", put("annotations", 0, "image_id", value=99), r"annotations\[0\].*'image_id' 99"),
+    (
+        "captions",
+        put("annotations", 1, "id", value=10),
+        r"annotations\[1\].*'id' 10 is there twice",
+    ),
+    (
+        "captions",
+        put("annotations", 0, "caption", value=" .! "),
+        r"\[0\]: the text ' .! ' is empty",
+    ),
+    ("captions", put("annotations", 0, "caption", value=7), r"'caption' is int, not str"),
+    ("captions", drop("annotations", slice(0, 2)), r"'train_000001\.png' has no caption"),
+    ("captions", drop("annotations"), r"has no field 'annotations'"),
+    ("captions", put("images", value={}), r"'images' is not a list"),
+    ("captions", put("images", 0, value=5), r"images\[0\] is not an object but int"),
+    ("captions", put("images", 0, "width", value=30), r"image 1 has another file name or size"),
+    ("instances", put("annotations", 2, "image_id", value=99), r"annotations\[2\].*'image_id' 99"),
+    ("instances", put("annotations", 1, "id", value=10), r"\[1\]: field 'id' 10 is there twice"),
+    ("instances", put("annotations", 0, "category_id", value=9), r"'category_id' 9 is not in"),
+    (
+        "instances",
+        put("categories", 1, "id", value=1),
+        r"categories\[1\]: field 'id' 1 is there tw",
+    ),
+    ("instances", put("images", 1, "id", value=1), r"images\[1\]: field 'id' 1 is there twice"),
+    ("instances", put("images", 1, "file_name", value="train_000001.png"), r"is there twice"),
+    ("instances", put("images", 0, "height", value=0), r"'width' and 'height' must be positive"),
+    ("instances", put("images", 0, "id", value=True), r"'id' is bool, not int"),
+    ("instances", put("annotations", 0, "bbox", value=[0, 0, 22, 5]), r"outside the image 'train_"),
+    ("instances", put("annotations", 0, "bbox", value=[-2, 0, 5, 5]), r"'bbox' .* lies outside"),
+    ("instances", put("annotations", 0, "bbox", value=[0, 0, -5, 5]), r"'bbox' .* lies outside"),
+    ("instances", put("annotations", 0, "bbox", value=[0, 0, 5]), r"'bbox' is not four numbers"),
+    (
+        "instances",
+        put("annotations", 0, "bbox", value=[0, 0, 5, float("nan")]),
+        r"cannot be read as JSON \(lexical error.* after images\[5\]",
+    ),
+    (
+        "instances",
+        put("annotations", 2, "segmentation", "size", value=[20, 16]),
+        r"annotations\[2\]: segmentation\.size is \[20, 16\] but",
+    ),
+    ("instances", drop("annotations", 0, "segmentation"), r"annotations\[0\]: segmentation is nei"),
+    (
+        "refs",
+        put(0, "ann_id", value=20),
+        r"refs_train\.json: \[0\]: field 'ann_id' 20 is no instance of image 1",
+    ),
+    (
+        "refs",
+        put(0, "image_id", value=99),
+        r"refs_train\.json: \[0\]: field 'image_id' 99 names an image",
+    ),
+    (
+        "refs",
+        put(1, "ref_id", value=10),
+        r"refs_train\.json: \[1\]: field 'ref_id' 10 is there twice",
+    ),
+    ("refs", put(0, "sentences", 0, "sent", value="!"), r"sentences\[0\]: the text '!' is empty"),
+]
+
+
+@pytest.mark.parametrize(("kind", "edit", "message"), BAD_FILES)
+def test_bad_annotation_is_named_by_file_and_field(
+    source: CocoSource, kind: str, edit: Callable[[Any], None], message: str
+) -> None:
+    path = Path(source.root) / "annotations" / f"{kind}_train.json"
+    edit_json(path, edit)
+    with pytest.raises(DataError, match=message) as caught:
+        strict_index(source, "train")
+    assert "_train.json" in str(caught.value)
+
+
+def test_box_may_reach_one_pixel_beyond_the_image(source: CocoSource) -> None:
+    edit_json(instances_file(source), put("annotations", 0, "bbox", value=[-0.6, 0, 21.0, 16.9]))
+    assert read_rows(source, "train")[0].instances[0].box == pytest.approx((-0.6, 0, 21.0, 16.9))
+
+
+def test_refs_of_other_splits_are_passed_over_but_some_must_be_ours(source: CocoSource) -> None:
+    refs = Path(source.root) / "annotations" / "refs_train.json"
+    edit_json(refs, put(0, "split", value="testA"))
+    assert len(read_rows(source, "train")[0].expressions) == 1
+
+    def rename(content: Any) -> None:
+        for ref in content:
+            ref["split"] = "testA"
+
+    edit_json(refs, rename)
+    with pytest.raises(DataError, match=r"holds no expression of split 'train'"):
+        strict_index(source, "train")
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/hostname", "..", ""])
+def test_image_name_that_leaves_its_folder_is_refused(source: CocoSource, name: str) -> None:
+    (Path(source.root) / "secret.png").write_bytes(b"")
+    for kind in ("captions", "instances"):
+        path = Path(source.root) / "annotations" / f"{kind}_train.json"
+        edit_json(path, put("images", 0, "file_name", value=name))
+    with pytest.raises(DataError, match=r"images\[0\].*'file_name'.*leaves the image folder"):
+        strict_index(source, "train")
+
+
+def test_link_out_of_the_folder_and_missing_image_are_refused(source: CocoSource) -> None:
+    image = Path(source.root) / "train" / "train_000001.png"
+    image.rename(Path(source.root) / "outside.png")
+    with pytest.raises(DataError, match=r"images\[0\]: the image .*train_000001\.png does not ex"):
+        strict_index(source, "train")
+    image.symlink_to(Path(source.root) / "outside.png")
+    with pytest.raises(DataError, match=r"is a link that leaves the image folder"):
+        strict_index(source, "train")
+
+
+@pytest.mark.parametrize("kind", ["captions", "instances", "refs"])
+def test_file_damaged_in_the_middle_is_one_clear_error(source: CocoSource, kind: str) -> None:
+    """A download that broke off must not become a smaller dataset."""
+    path = Path(source.root) / "annotations" / f"{kind}_train.json"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content.replace(b'"id"', b'"id', 1), b""):
+        path.write_bytes(damaged if damaged != content else content[1:])
+        message = rf"{kind}_train\.json: cannot be read as JSON \(.*\): fetch the file again$"
+        for on_error in ("stop", "quarantine"):
+            with pytest.raises(DataError, match=message):
+                index_coco(source, Faults(on_error))

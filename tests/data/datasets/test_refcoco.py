@@ -1,0 +1,247 @@
+"""Rows differ from the release, splits leak into each other, or errors mislead, if these fail."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from system.config.schema import compose
+from system.data.prepare.dataset import DATASETS
+from system.errors import ConfigError, DataError
+from tests.data.refcoco_files import (
+    SPLITS,
+    TASKS,
+    prepare,
+    rows,
+    write_images,
+    write_mdetr,
+    write_unc,
+)
+
+
+def naive_rows(
+    instances: dict[str, Any], refs: list[dict[str, Any]], task: str, theirs: set[str]
+) -> dict[int, list[tuple[list[float], str, list[str]]]]:
+    """By image: each referred object's box, category and texts, by one plain pass per object."""
+    category = {c["id"]: c for c in instances["categories"]}
+    found: dict[int, list[tuple[list[float], str, list[str]]]] = {}
+    for ref in refs:
+        (annotation,) = (a for a in instances["annotations"] if a["id"] == ref["ann_id"])
+        own = category[annotation["category_id"]]
+        if ref["split"] in theirs and own["supercategory"] == task:
+            texts = [sentence["sent"] for sentence in ref["sentences"]]
+            found.setdefault(ref["image_id"], []).append((annotation["bbox"], own["name"], texts))
+    return found
+
+
+@pytest.mark.parametrize("form", ["unc", "unc, python 3", "mdetr", "mdetr, generic"])
+def test_rows_agree_with_a_plain_reading_of_the_release(tmp_path: Path, form: str) -> None:
+    """Whichever files the researcher has, the benchmark is the same."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs, python=3 if "python 3" in form else 2)
+    changes: dict[str, Any] = {}
+    if form.startswith("mdetr"):
+        generic = "generic" in form
+        write_mdetr(tmp_path, instances, refs, masks=not generic, generic=generic)
+        changes = {"format": "mdetr"}
+        if generic:
+            changes["instances"] = "refcoco/instances.json"
+    manifest = prepare(tmp_path, **changes)
+    annotations = {(*a["bbox"], a["image_id"]): a for a in instances["annotations"]}
+    seen = 0
+    for task in TASKS:
+        for split, theirs in (("train", {"train"}), ("test", {"testA", "testB"})):
+            expected = naive_rows(instances, refs, task, theirs)
+            got = rows(manifest, task, split)
+            assert [row["image_id"] for row in got] == list(expected)
+            for row in got:
+                seen += 1
+                assert (row["width"], row["height"]) == (40, 32)
+                assert row["image"] == (tmp_path / "train2014" / row["file_name"]).read_bytes()
+                objects = expected[row["image_id"]]
+                assert row["boxes"] == [box for box, _, _ in objects]
+                assert row["categories"] == [name for _, name, _ in objects]
+                texts = [(i, text) for i, (_, _, own) in enumerate(objects) for text in own]
+                assert [(e["instance"], e["text"]) for e in row["expressions"]] == texts
+                assert row["captions"] == [text for _, text in texts]
+                for box, mask in zip(row["boxes"], row["masks"], strict=True):
+                    published = annotations[(*box, row["image_id"])]["segmentation"]
+                    if isinstance(published, list):
+                        published = coco_mask.merge(coco_mask.frPyObjects(published, 32, 40))
+                    np.testing.assert_array_equal(_decoded(published), _pixels(mask))
+    assert seen == manifest.counts["animal"]["train"] + manifest.counts["animal"]["test"] + sum(
+        manifest.counts["food"].values()
+    )
+
+
+def _pixels(mask: dict[str, Any]) -> Any:
+    return _decoded({"size": [mask["height"], mask["width"]], "counts": mask["counts"]})
+
+
+def _decoded(run_lengths: dict[str, Any]) -> Any:
+    return np.asarray(coco_mask.decode([run_lengths]))[:, :, 0]
+
+
+def test_an_image_with_objects_of_two_tasks_is_a_row_in_each(tmp_path: Path) -> None:
+    """Each task must see its own objects and expressions only."""
+    write_unc(tmp_path, *write_images(tmp_path, SPLITS))
+    manifest = prepare(tmp_path)
+    animal, food = (rows(manifest, task, "train") for task in TASKS)
+    both = {row["image_id"] for row in animal} & {row["image_id"] for row in food}
+    assert len(both) == 3
+    first = min(both)
+    assert [r["captions"] for r in animal if r["image_id"] == first] == [
+        [f"the animal no {first}", f"left animal {first}"]
+    ]
+    assert [r["captions"] for r in food if r["image_id"] == first] == [[f"the food no {first}"]]
+
+
+def test_without_masks_a_box_stands_for_its_object(tmp_path: Path) -> None:
+    """MDETR's own files have no outlines; Diff-Prompt needs a mask for every object."""
+    write_mdetr(tmp_path, *write_images(tmp_path, SPLITS), masks=False)
+    row = rows(prepare(tmp_path, format="mdetr"), "animal", "train")[0]
+    assert row["boxes"] == [[0.0, 0.0, 20.0, 30.0]]
+    assert _pixels(row["masks"][0]).sum() == 20 * 30
+    assert _pixels(row["masks"][0])[:30, :20].all()
+
+
+def test_one_task_for_the_whole_data_set_with_test_a_and_b_apart(tmp_path: Path) -> None:
+    """Diff-Prompt's benchmark: figures for val, testA and testB are told apart."""
+    write_unc(tmp_path, *write_images(tmp_path, {"train": 3, "val": 1, "testA": 1, "testB": 1}))
+    splits = {name: [name] for name in ("train", "val", "testA", "testB")}
+    manifest = prepare(tmp_path, splits=splits, tasks=["refcoco"], task_by="dataset")
+    assert manifest.counts == {"refcoco": {"train": 6, "val": 2, "testA": 2, "testB": 2}}
+    row = rows(manifest, "refcoco", "train")[0]
+    assert (row["task"], row["super_categories"]) == ("refcoco", ["animal", "food"])
+
+
+def test_the_result_names_release_and_division_and_counts_shared_images(tmp_path: Path) -> None:
+    """Results of one division are not comparable with another's, nor if releases overlap."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs)
+    others = [{**ref, "split": "val" if ref["split"] == "train" else "test"} for ref in refs]
+    write_unc(tmp_path, instances, others[:6], release="refcocog", split_by="umd")
+    write_mdetr(tmp_path, instances, refs, release="refcoco+")
+    source = prepare(
+        tmp_path,
+        tasks=["food"],
+        other_releases=[
+            "refcocog/refs(umd).p",
+            "mdetr_annotations/finetune_refcoco+_testA.json",
+        ],
+    ).source
+    assert (source["dataset"], source["format"], source["split_by"]) == ("refcoco", "unc", "unc")
+    assert source["splits"] == {"train": ["train"], "test": ["testA", "testB"]}
+    assert source["shared_images"] == {
+        "refcocog/refs(umd).p": {"train": {"val": 4}, "test": {"val": 0}},
+        "mdetr_annotations/finetune_refcoco+_testA.json": {
+            "train": {"testA": 0},
+            "test": {"testA": 4},
+        },
+    }
+    assert source["skipped"] == {"train": {"other_task": 3}, "test": {"other_task": 3}}
+
+
+def test_a_division_that_shares_images_is_refused(tmp_path: Path) -> None:
+    """The google division: what is tested would be trained on."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    refs[-1]["image_id"], refs[-1]["ann_id"] = refs[0]["image_id"], refs[0]["ann_id"]
+    refs[-1]["category_id"] = refs[0]["category_id"]
+    write_unc(tmp_path, instances, refs, split_by="google")
+    with pytest.raises(
+        DataError, match=r"split by google: 1 images \(the first is 1000\) are in split 'train' and"
+    ):
+        prepare(tmp_path, split_by="google")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_rare_task_is_named_with_the_overrides_that_leave_it_out(tmp_path: Path) -> None:
+    """The message must be enough to go on, by its own commands."""
+    instances, refs = write_images(tmp_path, {**SPLITS, "val": 1})
+    refs = [ref for ref in refs if ref["split"] != "val" or ref["category_id"] != 2]
+    write_unc(tmp_path, instances, refs)
+    splits = {"train": ["train"], "val": ["val"], "test": ["testA", "testB"]}
+    with pytest.raises(DataError) as caught:
+        prepare(tmp_path, splits=splits)
+    message = str(caught.value)
+    assert "no object of these tasks in split 'val' (of val): food: take" in message
+    assert "benchmark.options.tasks=[animal]" in message
+    assert "~benchmark.options.splits.val" in message
+    composed = compose(
+        [
+            "benchmark=lpi_refcoco",
+            "benchmark.options.tasks=[animal]",
+            "~benchmark.options.splits.val",
+        ]
+    )
+    changed = composed.benchmark.options
+    assert (changed["tasks"], list(changed["splits"])) == (["animal"], ["train", "test"])
+    assert prepare(tmp_path, splits=splits, tasks=["animal"]).counts["animal"]["val"] == 1
+
+
+def test_generic_categories_without_instances_are_explained(tmp_path: Path) -> None:
+    """Else the user only hears that there are no rows."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_mdetr(tmp_path, instances, refs, generic=True)
+    with pytest.raises(
+        DataError, match=r"no object belongs to a task .*set benchmark\.options\.in"
+    ):
+        prepare(tmp_path, format="mdetr")
+
+
+def test_files_and_splits_that_are_not_there_are_named_with_what_is(tmp_path: Path) -> None:
+    """The message must lead to the option or the download."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs)
+    with pytest.raises(DataError, match=r"split_by: .*\(of its kind are there: refs\(unc\)\.p\)"):
+        prepare(tmp_path, split_by="umd")
+    with pytest.raises(ConfigError, match=r"splits\.test: .* has no split 'test', only train, te"):
+        prepare(tmp_path, splits={"train": ["train"], "test": ["test"]})
+    with pytest.raises(DataError, match=r"options\.annotations: the folder .*refcoco\+ does not"):
+        prepare(tmp_path, annotations="refcoco+", release="refcoco+")
+    with pytest.raises(DataError, match=r"options\.images: the folder .*val2014 does not exist"):
+        prepare(tmp_path, images="val2014")
+    with pytest.raises(DataError, match=r"options\.other_releases: the file .* does not exist"):
+        prepare(tmp_path, other_releases=["refcocog/refs(umd).p"])
+    write_mdetr(tmp_path, instances, refs)
+    with pytest.raises(DataError, match=r"finetune_refcoco_val\.json does not exist"):
+        prepare(tmp_path, format="mdetr", splits={"train": ["train"], "test": ["val"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits": {"train": ["train"], "test": ["train"]}}, r"none of these twice"),
+        ({"splits": {"train": []}}, r"splits must name at least one split"),
+        ({"task_by": "dataset"}, r"one task if task_by=dataset"),
+        ({"format": "mdetr", "split_by": "google"}, r"MDETR's files of refcoco follow the split u"),
+        ({"format": "coco"}, r"options\.format='coco' is not one of: unc, mdetr"),
+        ({"caption_rule": "clip"}, r"caption_rule: 'clip' is unknown"),
+        ({"split": "unc"}, r"unknown key benchmark\.options\.split; did you mean .*split_by"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_reading(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """Reading takes a while; a slip in the config must not cost it."""
+    with pytest.raises(ConfigError, match=message):
+        prepare(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["lpi_refcoco", "lpi_refcoco_plus", "lpi_refcocog", "diff_prompt_refcoco"]
+)
+def test_shipped_benchmarks_prepare_the_release_they_name(tmp_path: Path, name: str) -> None:
+    """The README's one command: only the root has to be set."""
+    benchmark = compose([f"benchmark={name}", f"benchmark.options.root={tmp_path}"]).benchmark
+    chosen = benchmark.options
+    theirs = {split: 1 for joined in chosen["splits"].values() for split in joined}
+    tasks = chosen["tasks"] if name.startswith("lpi") else TASKS
+    instances, refs = write_images(tmp_path, theirs, tasks)
+    write_unc(tmp_path, instances, refs, release=chosen["release"], split_by=chosen["split_by"])
+    manifest = DATASETS.get(benchmark.dataset)(benchmark.name, str(tmp_path / "data"), chosen, None)
+    assert manifest.benchmark == name
+    assert list(manifest.counts) == chosen["tasks"]
+    assert all(all(of_task.values()) for of_task in manifest.counts.values())

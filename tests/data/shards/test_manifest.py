@@ -1,0 +1,103 @@
+"""Wrong or stale shards enter a run unseen if these fail."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system.data.datasets.coco import prepare_coco
+from system.data.shards.manifest import Manifest
+from system.errors import DataError
+from tests.data.coco_files import edit_json, write_coco
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    source = write_coco(tmp_path / "raw", {"train": 5, "test": 2})
+    prepare_coco(source, str(tmp_path / "shards"), row_group_rows=2, shard_rows=4)
+    return tmp_path / "shards"
+
+
+def test_saved_manifest_comes_back_and_may_be_moved(prepared: Path, tmp_path: Path) -> None:
+    here = Manifest.load(str(prepared))
+    assert here.counts == {task: {"train": 5, "test": 2} for task in ("animal", "food")}
+    assert [s.row_groups for s in here.task("food").grant("train").shards] == [(2, 2), (1,)]
+    shutil.move(prepared, tmp_path / "elsewhere")
+    there = Manifest.load((tmp_path / "elsewhere").as_uri())
+    assert there.fingerprint == here.fingerprint
+    there.verify(deep=True)
+    assert there.tasks[0].grant("test").shards[0].uri.startswith("file://")
+
+
+def test_unknown_names_list_the_known_ones(prepared: Path) -> None:
+    manifest = Manifest.load(str(prepared))
+    with pytest.raises(DataError, match="no task 'cars': it has animal, food"):
+        manifest.task("cars")
+    with pytest.raises(DataError, match="no split 'val': it has train, test"):
+        manifest.task("food").grant("val")
+
+
+def set_version(content: Any) -> None:
+    content["version"] = 99
+
+
+def drop_tasks(content: Any) -> None:
+    del content["tasks"]
+
+
+def leave_root(content: Any) -> None:
+    content["tasks"][0]["splits"]["train"][0]["path"] = "../other.parquet"
+
+
+def change_rows(content: Any) -> None:
+    content["tasks"][0]["splits"]["train"][0]["rows"] += 1
+
+
+def change_checksum(content: Any) -> None:
+    content["tasks"][0]["splits"]["train"][0]["sha256"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (set_version, "field version is 99, this promptide reads 1"),
+        (drop_tasks, "a field is missing or wrong.*tasks"),
+        (leave_root, "field path '../other.parquet'.*leaves"),
+        (change_rows, "fields rows and row_groups"),
+        (change_checksum, "field fingerprint does not fit"),
+    ],
+)
+def test_edited_manifest_is_refused_by_field(prepared: Path, edit: Any, message: str) -> None:
+    edit_json(prepared / "manifest.json", edit)
+    with pytest.raises(DataError, match=message):
+        Manifest.load(str(prepared))
+
+
+def test_missing_and_damaged_manifests_say_what_to_run(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere/manifest\.json does not exist: run `promptide"):
+        Manifest.load(str(tmp_path / "nowhere"))
+    (prepared / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        Manifest.load(str(prepared))
+    (prepared / "manifest.json").write_text(json.dumps([1]))
+    with pytest.raises(DataError, match="field version"):
+        Manifest.load(str(prepared))
+
+
+def test_changed_shards_are_found(prepared: Path) -> None:
+    manifest = Manifest.load(str(prepared))
+    first, other = (Path(s.uri) for s in manifest.task("animal").grant("train").shards)
+    content = bytearray(first.read_bytes())
+    content[100] ^= 0xFF
+    first.write_bytes(content)
+    manifest.verify()
+    with pytest.raises(DataError, match=f"{first.name}: its checksum"):
+        manifest.verify(deep=True)
+    shutil.copy(other, first)
+    with pytest.raises(DataError, match=f"{first.name}: its row groups"):
+        manifest.verify()
+    first.unlink()
+    with pytest.raises(DataError, match=f"{first.name}: cannot be read"):
+        manifest.verify()

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from system.data.shards.object_masks import mask_pixels, read_object_masks
+from system.errors import DataError
+from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
+
+
+def test_masks_are_read_as_they_were_annotated(tmp_path: Path) -> None:
+    manifest = prepare_shapes(tmp_path)
+    found = list(read_object_masks(manifest.task("square").grant("train")))
+    assert [entry.row for entry in found] == list(range(12))
+    for entry in found:
+        expected = shape("square", 12 + entry.row) * 2.0 - 1.0
+        np.testing.assert_array_equal(mask_pixels(entry.mask, SIDE)[0].numpy(), expected)
+
+
+def test_an_empty_mask_is_named(tmp_path: Path) -> None:
+    """A model that learns that nothing is an object would be found out much later."""
+    manifest = prepare_shapes(tmp_path, empty=3)
+    with pytest.raises(DataError, match=r"'disk'.*3\.png.*instance 0 is empty"):
+        list(read_object_masks(manifest.task("disk").grant("train")))
+
+
+def test_resizing_keeps_half_covered_pixels_out_and_thin_objects_in() -> None:
+    """A thin object (a fork, a ski) would vanish at a small size and become an empty mask."""
+    covered = np.zeros((40, 40), np.uint8)
+    covered[:20, :24] = 1
+    small = mask_pixels(compressed(covered), 4)[0] > 0
+    assert small.tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+    thin = np.zeros((40, 40), np.uint8)
+    thin[7, 20:40] = 1
+    small = mask_pixels(compressed(thin), 4)[0] > 0
+    assert small.tolist() == [[False, False, True, True]] + [[False] * 4] * 3
+
+
+def test_a_frame_that_is_not_square_is_squeezed() -> None:
+    covered = np.zeros((10, 30), np.uint8)
+    covered[:, :15] = 1
+    small = mask_pixels(compressed(covered), 10)[0] > 0
+    assert small[:, :5].all()
+    assert not small[:, 5:].any()

@@ -1,0 +1,284 @@
+"""Stage 1 trains, resumes to the bit, hands its model on, and finds it again."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from system import app
+from system.data.shards.object_masks import mask_pixels
+from system.data.shards.schema import Mask
+from system.diff_prompt.mask_vae.mask_vae_files import HEADER, load_mask_vae
+from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig
+from system.diff_prompt.mask_vae.mask_vae_training import (
+    MaskVaeSettings,
+    MaskVaeTraining,
+    check_batch,
+    reconstruction_ious,
+)
+from system.diff_prompt.mask_vae.stage import GRID, MaskVaePlan, MaskVaeStage
+from system.engine.model_checkpoint import FILE, ModelCheckpoint
+from system.engine.model_epochs import DivergedModelError
+from system.engine.model_stage import MODEL_STAGES, ModelExperiment, fit
+from system.engine.worker_group import WorkerGroup
+from system.errors import ConfigError, DataError, StorageError
+from system.storage.files import Folder
+from system.storage.run_directory import RunDirectory
+from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
+
+SIZES = MaskVaeConfig(image_size=SIDE, channels=(8, 16), latent_channels=4, norm_groups=4)
+SETTINGS = MaskVaeSettings("mask_vae", SIZES, epochs=3, batch_size=8)
+ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+
+
+def masks(count: int) -> list[Mask]:
+    return [compressed(shape("disk", index)) for index in range(count)]
+
+
+def training(settings: MaskVaeSettings = SETTINGS, count: int = 20) -> MaskVaeTraining:
+    return MaskVaeTraining(settings, masks(count), ALONE, seed=5, digest="d")
+
+
+def experiment(root: Path, **stage: Any) -> ModelExperiment:
+    values = {
+        "name": "mask_vae",
+        "vae": {
+            "image_size": SIDE,
+            "channels": [8, 16],
+            "latent_channels": 4,
+            "layers_per_block": 1,
+            "norm_groups": 4,
+        },
+        "epochs": 2,
+        "batch_size": 8,
+    }
+    return ModelExperiment.from_values(
+        {
+            "run_name": "vae",
+            "storage_path": str(root / "runs"),
+            "data_path": str(root),
+            "seed": 0,
+            "benchmark": {"name": "shapes", "dataset": "coco", "options": {}},
+            "stage": values | stage,
+            "cluster": {
+                "address": None,
+                "workers": 0,
+                "cpus_per_worker": 1,
+                "gpu": False,
+                "max_failures": 0,
+            },
+            "method": {"name": "lpi"},  # a section of other runs
+        }
+    )
+
+
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """A run that was killed would otherwise report other figures than one that was not."""
+    whole, first, second = training(), training(), training()
+    for _ in range(3):
+        whole.epoch()
+    first.epoch()
+    first.state().write(Folder.of(tmp_path))
+    state = ModelCheckpoint.read(Folder.of(tmp_path))
+    assert state is not None
+    second.restore(state)
+    assert second.epochs_done == 1
+    second.epoch()
+    second.epoch()
+    assert second.log == whole.log
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, second.parameters[name]), name
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    assert ModelCheckpoint.read(folder) is None
+    training().state().write(folder)
+    folder.write(FILE, folder.read(FILE)[:-1])
+    with pytest.raises(StorageError, match=FILE):
+        ModelCheckpoint.read(folder)
+
+
+def test_another_trainings_checkpoint_is_refused() -> None:
+    other = training()
+    state = replace(other.state(), digest="another")
+    with pytest.raises(ConfigError, match="run_name"):
+        other.restore(state)
+
+
+def test_the_loss_falls_and_the_rate_decays() -> None:
+    """The released code's schedule never steps."""
+    learner = training()
+    losses = [learner.epoch()["loss"] for _ in range(3)]
+    assert losses[2] < losses[0]
+    (group,) = learner.optimiser.param_groups
+    assert group["lr"] == pytest.approx(5e-3 * 0.95**2)
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    learner = training()
+    with torch.no_grad():
+        next(iter(learner.parameters.values())).fill_(float("nan"))
+    with pytest.raises(DivergedModelError, match="learning_rate"):
+        learner.epoch()
+
+
+def test_workers_iou_is_each_masks_own() -> None:
+    """A block that is filled or dealt out wrongly would give figures of other masks."""
+    learner, many = training(), masks(70)
+    together = reconstruction_ious(learner.vae, many, SIDE, ALONE)
+    last = reconstruction_ious(learner.vae, many[-1:], SIDE, ALONE)
+    assert len(together) == 70
+    assert float(together[-1]) == pytest.approx(float(last[0]))
+
+
+@pytest.mark.parametrize(
+    ("workers", "count", "error", "says"),
+    [(3, 20, ConfigError, "batch_size=8"), (1, 5, DataError, "5 object masks")],
+)
+def test_a_batch_that_cannot_be_filled_is_refused(
+    workers: int, count: int, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        check_batch(SETTINGS, workers, count)
+
+
+def test_stage_2_sees_latents_of_the_wanted_deviation() -> None:
+    """It is what its noise is measured against."""
+    begun = training(replace(SETTINGS, latent_std=0.5))
+    pixels = torch.stack([mask_pixels(mask, SIDE) for mask in begun.masks])
+    latents = begun.vae.encode(pixels).latent_dist.mode() * begun.latent_scale()
+    assert float(latents.std()) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: Path) -> None:
+    """One that forgets a setting hands out a model that was trained with another."""
+    prepare_shapes(tmp_path)
+    base = experiment(tmp_path)
+    plan = MaskVaePlan.of(base)
+    same = replace(base, run_name="other", cluster=replace(base.cluster, workers=2))
+    assert MaskVaePlan.of(same).digest == plan.digest
+    others = [
+        replace(base, seed=1),
+        replace(base, benchmark=replace(base.benchmark, tasks=("disk",))),
+        experiment(tmp_path, epochs=3),
+        experiment(tmp_path, kl_weight=0.0),
+        experiment(tmp_path, latent_std=0.5),
+    ]
+    assert len({plan.digest, *(MaskVaePlan.of(other).digest for other in others)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epoch": 3}, "epoch"),
+        ({"held_out": "train"}, "held_out"),
+        ({"latent_std": 0.0}, "latent_std=0.0 must be above 0"),
+        ({"vae": {"image_size": 15, "channels": [8, 16]}}, "image_size=15"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    prepare_shapes(tmp_path)
+    with pytest.raises(ConfigError, match=named):
+        MaskVaePlan.of(experiment(tmp_path, **change))
+
+
+def test_a_benchmark_that_is_not_prepared_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="promptide prepare"):
+        MaskVaeStage().finished(experiment(tmp_path))
+
+
+@pytest.mark.ray
+def test_a_run_goes_on_from_its_last_epoch(tmp_path: Path, ray_local: None) -> None:
+    """What a killed run had learned must not be learned again, and the figures must not change."""
+    prepare_shapes(tmp_path)
+    whole, killed = experiment(tmp_path, epochs=3), experiment(tmp_path, epochs=3)
+    killed = replace(killed, run_name="killed")
+    plan = MaskVaePlan.of(killed)
+    begun = MaskVaeTraining(
+        plan.settings,
+        [mask for task in plan.masks("train").values() for mask in task],
+        ALONE,
+        seed=killed.seed,
+        digest=plan.digest,
+    )
+    torch.set_num_threads(1)  # as the worker does: sums depend on it
+    begun.epoch()
+    folder = RunDirectory.of(killed).folder
+    begun.state().write(folder)
+    stage = MaskVaeStage()
+    fit(killed, stage)
+    resumed, _ = load_mask_vae(plan.folder)
+    assert b"going on after 1 epochs" in folder.child("logs").read("rank-0-start-0.log")
+    plan.folder.delete(HEADER)
+    fit(whole, stage)
+    straight, _ = load_mask_vae(plan.folder)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.ray
+def test_the_stage_trains_reports_and_is_found_again(tmp_path: Path, ray_local: None) -> None:
+    """The model must be there for the next stage, and not be made twice."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path)
+    stage = MODEL_STAGES.get("mask_vae")
+    assert not stage.finished(run)
+    fit(run, stage)
+    assert stage.finished(run)
+    assert stage.finished(replace(run, run_name="again"))
+    told: list[str] = []
+    stage.report(run, told.append)
+    folder = tmp_path / "runs" / "vae"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    vae, header = load_mask_vae(MaskVaePlan.of(run).folder)
+    assert metrics["held_out_iou"] == header.held_out_iou
+    assert set(header.held_out_iou_per_task) == {"disk", "square"}
+    assert (header.train_masks, header.held_out_masks, len(header.log)) == (24, 6, 2)
+    assert vae.config.scaling_factor == header.latent_scale > 0
+    assert (folder / GRID).read_bytes().startswith(b"\x89PNG")
+    assert "Reconstruction IoU" in (folder / "report.html").read_text()
+    assert any("reconstruction IoU" in line for line in told)
+
+
+@pytest.mark.ray
+def test_a_run_by_command_is_watched_reported_again_and_not_made_twice(
+    tmp_path: Path, ray_local: None
+) -> None:
+    """A training without a sign of life looks hung; a page must not need a training."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path)
+    with pytest.raises(ConfigError, match="not trained yet"):
+        app.report_model(run, Console(quiet=True))
+    shown = io.StringIO()
+    app.train_model(run, Console(file=shown, width=200))
+    assert "Mask-VAE: 6 of 6, loss 0." in shown.getvalue()
+    page = tmp_path / "runs" / "vae" / "report.html"
+    page.unlink()
+    app.report_model(run, Console(quiet=True))
+    assert page.exists()
+    again = io.StringIO()
+    app.train_model(run, Console(file=again, width=200))
+    assert "there already" in again.getvalue()
+    assert "Mask-VAE:" not in again.getvalue()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_diverged_loss_is_not_tried_again(tmp_path: Path, ray_local: None) -> None:
+    """It would diverge again, and a user would wait for the same end four times."""
+    prepare_shapes(tmp_path)
+    run = experiment(tmp_path, learning_rate=1e30)
+    run = replace(run, cluster=replace(run.cluster, workers=1, max_failures=3))
+    with pytest.raises(DivergedModelError, match="learning_rate"):
+        app.train_model(run, Console(quiet=True))
+    logs = RunDirectory.of(run).logs.names()
+    assert len(logs) == 1, "tried again"
+    assert b"DivergedModelError" in RunDirectory.of(run).logs.read(logs[0])

@@ -1,0 +1,144 @@
+"""Prompt latents: drawn once, the same for every batch, run and trial; a mismatch is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from system.data.shards.manifest import SplitGrant
+from system.diff_prompt.latent_store import LatentStore
+from system.diff_prompt.mask_vae.mask_vae_files import MaskVaeHeader, save_mask_vae
+from system.diff_prompt.mask_vae.mask_vae_network import build_mask_vae
+from system.diff_prompt.prompt_generator.generator_files import GeneratorHeader, save_generator
+from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
+from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
+from system.engine.model_stage import show_nothing
+from system.errors import AdapterMismatchError, ConfigError, StorageError
+from system.methods.grounding_method import LatentNeeds
+from tests.diff_prompt.generator_parts import ALONE, STAGE, experiment
+from tests.diff_prompt.mask_files import prepare_shapes
+
+NEEDS = LatentNeeds(STAGE, layers=2, steps=5, stride=2, guidance=1.0, fresh_noise=False)
+
+
+def trained_plan(root: Path) -> GeneratorPlan:
+    """Both models are there, with weights as drawn: a generator draws with any."""
+    prepare_shapes(root)
+    plan = GeneratorPlan.of(experiment(root))
+    vae = MaskVaeHeader(
+        plan.vae.digest, plan.vae.settings.vae, "shapes", "", 0, 1, 1, 0.5, {}, 1.0, 1, ()
+    )
+    save_mask_vae(plan.vae.folder, build_mask_vae(vae.vae, 0), vae)
+    network = MaskDiT(plan.network, seed=0)
+    with torch.no_grad():  # its output starts at zero, and so would not depend on anything
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=_draw(parameter)))
+    header = GeneratorHeader(
+        plan.network,
+        plan.settings.schedule,
+        "clip",
+        plan.encoder.fingerprint,
+        vae.digest,
+        condition_dropout=0.0,
+        train_expressions=24,
+        log=(),
+    )
+    save_generator(plan.folder, network, header)
+    return plan
+
+
+def _draw(parameter: torch.Tensor) -> torch.Generator:
+    return torch.Generator().manual_seed(parameter.numel())
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> GeneratorPlan:
+    return trained_plan(tmp_path_factory.mktemp("latents"))
+
+
+def store(plan: GeneratorPlan, needs: LatentNeeds = NEEDS) -> LatentStore:
+    return LatentStore(plan, needs, ALONE, show_nothing)
+
+
+def grant(plan: GeneratorPlan, task: str = "disk", split: str = "train") -> SplitGrant:
+    return plan.manifest.task(task).grant(split)
+
+
+def test_no_step_is_run_twice(plan: GeneratorPlan) -> None:
+    """Every epoch and trial would otherwise pay for the diffusion again."""
+    first = store(plan)
+    latents = first.of(grant(plan)).take(range(12), epoch=0)
+    assert latents.shape == (12, 2, 4, 8, 8)
+    assert first.steps_run == 12 * 5
+    assert torch.equal(first.of(grant(plan)).take(range(12), epoch=1), latents)
+    assert first.steps_run == 12 * 5
+    trial = store(plan)
+    assert torch.equal(trial.of(grant(plan)).take(range(12), epoch=0), latents)
+    assert trial.steps_run == 0
+
+
+def test_a_samples_latents_do_not_depend_on_the_batch(plan: GeneratorPlan) -> None:
+    latents = store(plan).of(grant(plan)).take(range(12), epoch=0)
+    some = store(plan).of(grant(plan)).take([7, 2], epoch=0)
+    assert torch.equal(some, latents[[7, 2]])
+    assert not torch.allclose(latents[7], latents[2])
+
+
+def test_only_the_samples_that_are_used_are_drawn(plan: GeneratorPlan) -> None:
+    """A method that learns from a few expressions would wait for the whole split."""
+    few = store(plan)
+    latents = few.of(grant(plan, "square"), [1, 7]).take([7, 1], epoch=0)
+    assert few.steps_run == 2 * 5
+    every = store(plan).of(grant(plan, "square")).take([7, 1], epoch=0)
+    torch.testing.assert_close(latents, every)
+
+
+def test_layers_take_the_path_backwards_from_its_end(plan: GeneratorPlan) -> None:
+    """As published: the first prompt layer gets the cleanest latent."""
+    three = store(plan, replace(NEEDS, layers=3)).of(grant(plan)).take([0], epoch=0)
+    one = store(plan, replace(NEEDS, layers=1)).of(grant(plan)).take([0], epoch=0)
+    torch.testing.assert_close(three[:, :1], one)
+    every = store(plan, replace(NEEDS, layers=5, stride=1)).of(grant(plan)).take([0], epoch=0)
+    torch.testing.assert_close(every[:, [0, 2, 4]], three)
+
+
+def test_splits_and_seeds_have_noise_of_their_own(plan: GeneratorPlan) -> None:
+    train = store(plan).of(grant(plan)).take([0], epoch=0)
+    test = store(plan).of(grant(plan, split="test")).take([0], epoch=0)
+    assert not torch.allclose(train, test)
+
+
+def test_fresh_noise_draws_in_each_epoch_and_keeps_nothing(tmp_path: Path) -> None:
+    plan = trained_plan(tmp_path)
+    fresh = store(plan, replace(NEEDS, fresh_noise=True))
+    split = fresh.of(grant(plan))
+    first = split.take([3, 1], epoch=0)
+    assert torch.equal(split.take([3, 1], epoch=0), first)
+    assert not torch.allclose(split.take([3, 1], epoch=1), first)
+    assert fresh.steps_run == 3 * 2 * 5
+    assert not list((tmp_path / "latents").glob("prompts-*"))
+
+
+def test_a_generator_that_is_not_trained_is_named(tmp_path: Path) -> None:
+    prepare_shapes(tmp_path)
+    with pytest.raises(StorageError, match="train a generator"):
+        store(GeneratorPlan.of(experiment(tmp_path)))
+
+
+def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    plan = trained_plan(tmp_path)
+    with pytest.raises(ConfigError, match="at least 7"):
+        store(plan, replace(NEEDS, layers=4))
+    with pytest.raises(AdapterMismatchError, match="condition_dropout"):
+        store(plan, replace(NEEDS, guidance=2.0))
+    header = plan.folder.read_json("generator.json")
+    plan.folder.write_json("generator.json", {**header, "mask_vae": "another"})
+    with pytest.raises(AdapterMismatchError, match="another"):
+        store(plan)
+    schedule = {"name": "linear", "steps": 30}
+    plan.folder.write_json("generator.json", {**header, "schedule": schedule})
+    with pytest.raises(AdapterMismatchError, match="linear"):
+        store(plan)

@@ -1,0 +1,223 @@
+"""Grounding DINO behind the grounder's interface: the library's own figures, and prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import GroundingDinoForObjectDetection
+
+from system.backbones.computation import Computation
+from system.errors import ConfigError, DataError
+from system.grounders.grounder import GROUNDERS, Entries, Grounder, GroundingBatch
+from system.grounders.grounding_dino import GroundingDino, load_grounding_dino
+from tests.backbones.edited_checkpoint import edited, in_json
+from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
+
+TEXTS = ["the red dog on the left", "a disk"]
+TARGETS = [
+    torch.tensor([[0.1, 0.2, 0.5, 0.6]]),
+    torch.tensor([[0.0, 0.0, 0.3, 0.3], [0.5, 0.5, 1.0, 0.9]]),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_grounding_dino(tmp_path_factory.mktemp("dino"))
+
+
+@pytest.fixture(scope="module")
+def grounder(checkpoint: Path) -> GroundingDino:
+    loaded = GROUNDERS.get("grounding_dino")(str(checkpoint))
+    assert isinstance(loaded, GroundingDino)
+    return loaded
+
+
+def images() -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+
+
+def batch(grounder: Grounder) -> GroundingBatch:
+    return GroundingBatch(images(), grounder.tokenize(TEXTS), TARGETS)
+
+
+def alone(grounder: Grounder, index: int) -> GroundingBatch:
+    one = slice(index, index + 1)
+    return GroundingBatch(images()[one], grounder.tokenize(TEXTS[one]), TARGETS[one])
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum(dim=0)
+
+
+def prompts(grounder: GroundingDino, *, samples: int = 1) -> Entries:
+    torch.manual_seed(9)
+    return Entries(
+        vision=[torch.randn(samples, 2, width) for width in grounder.shape.vision_widths],
+        text=[torch.randn(samples, 3, width) for width in grounder.shape.text_widths],
+        context=torch.randn(samples, 2, grounder.shape.text_widths[0]),
+    )
+
+
+def test_boxes_are_the_librarys_to_the_bit(grounder: GroundingDino, checkpoint: Path) -> None:
+    """Without entries a method would otherwise be judged against another model."""
+    plain = GroundingDinoForObjectDetection.from_pretrained(checkpoint).eval()
+    given = batch(grounder)
+    with torch.no_grad():
+        output = plain(given.images, given.tokens.ids, attention_mask=given.tokens.mask)
+    found = grounder.ground(given, Entries())
+    scores = output.logits.sigmoid().amax(-1)
+    for index, scored in enumerate(found):
+        order = scores[index].argsort(descending=True, stable=True)
+        assert torch.equal(scored.scores, scores[index][order])
+        middle = (scored.boxes[:, :2] + scored.boxes[:, 2:]) / 2
+        inside = ((scored.boxes > 0) & (scored.boxes < 1)).all(dim=1)
+        expected = output.pred_boxes[index][order][:, :2]
+        torch.testing.assert_close(middle[inside], expected[inside])
+
+
+@pytest.mark.parametrize("changes", [{}, {"auxiliary_loss": True}])
+def test_a_samples_loss_is_what_the_library_makes_of_it_alone(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Else the loss of a global batch would depend on how it is cut among workers."""
+    grounder = load_grounding_dino(str(write_small_grounding_dino(tmp_path, **changes)))
+    plain = GroundingDinoForObjectDetection.from_pretrained(tmp_path).eval()
+    together = total(grounder.losses(batch(grounder), Entries()))
+    for index in (0, 1):
+        one = alone(grounder, index)
+        low, high = one.targets[0][:, :2], one.targets[0][:, 2:]
+        label = {
+            "class_labels": torch.zeros(len(low), dtype=torch.long),
+            "boxes": torch.cat([(low + high) / 2, high - low], dim=1),
+        }
+        expected = plain(
+            one.images, one.tokens.ids, attention_mask=one.tokens.mask, labels=[label]
+        ).loss
+        torch.testing.assert_close(together[index], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_enter_every_layer_and_learn(grounder: GroundingDino) -> None:
+    """A layer left out would train nothing, unnoticed."""
+    entries = prompts(grounder)
+    assert entries.context is not None
+    leaves = [prompt.requires_grad_() for prompt in (*entries.vision, *entries.text)]
+    leaves.append(entries.context.requires_grad_())
+    loss = total(grounder.losses(batch(grounder), entries)).sum()
+    gradients = torch.autograd.grad(loss, leaves)
+    assert all(bool(gradient.abs().sum() > 0) for gradient in gradients)
+
+
+def test_each_sample_has_its_own_prompts(grounder: GroundingDino) -> None:
+    entries = prompts(grounder, samples=2)
+    together = grounder.ground(batch(grounder), entries)
+    second = replace(
+        entries,
+        vision=[prompt[1:] for prompt in entries.vision],
+        text=[prompt[1:] for prompt in entries.text],
+        context=None if entries.context is None else entries.context[1:],
+    )
+    (found,) = grounder.ground(alone(grounder, 1), second)
+    torch.testing.assert_close(together[1].scores, found.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_what_leaves_the_towers_can_be_changed(grounder: GroundingDino) -> None:
+    """Linear probing and CLIP-Adapter live here alone."""
+    given, seen = batch(grounder), []
+
+    def level(index: int, features: Tensor) -> Tensor:
+        seen.append((index, features.shape[1]))
+        return features.square()  # a factor would be normalised away
+
+    plain = grounder.ground(given, Entries())[0]
+    same = grounder.ground(given, Entries(adapt_level=lambda _, x: x, adapt_text=lambda x: x))[0]
+    assert torch.equal(plain.scores, same.scores)
+    levels = grounder.ground(given, Entries(adapt_level=level))[0]
+    assert not torch.allclose(plain.boxes, levels.boxes)
+    assert seen == list(enumerate(grounder.shape.pyramid_widths))
+    text = grounder.ground(given, Entries(adapt_text=lambda x: x * 2))[0]
+    assert not torch.allclose(plain.scores, text.scores)
+    again = grounder.ground(given, Entries())[0]
+    assert torch.equal(plain.scores, again.scores)
+
+
+def test_recomputed_activations_give_the_same_gradients(
+    grounder: GroundingDino, checkpoint: Path
+) -> None:
+    """In the backward pass no prompt is active any more: it has to come with the inputs."""
+    frugal = load_grounding_dino(str(checkpoint), Computation(gradient_checkpointing=True))
+    found = []
+    for model in (grounder, frugal):
+        entries = prompts(grounder)
+        leaf = entries.vision[1].requires_grad_()
+        loss = total(model.losses(batch(grounder), entries)).sum()
+        found.append(torch.autograd.grad(loss, leaf)[0])
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_features_do_not_depend_on_padding(grounder: GroundingDino) -> None:
+    """They route a sample to its task."""
+    together = grounder.text_features(grounder.tokenize(TEXTS))
+    short = grounder.text_features(grounder.tokenize(TEXTS[1:]))
+    torch.testing.assert_close(together[1:], short, rtol=1e-4, atol=1e-5)
+    assert together.shape == (2, grounder.shape.feature_width)
+    assert grounder.image_features(images()).shape == (2, grounder.shape.image_feature_width)
+    embedded = grounder.embed_text(grounder.tokenize(TEXTS))
+    assert embedded.shape[-1] == grounder.shape.text_widths[0]
+
+
+def test_an_expression_is_one_phrase(grounder: GroundingDino) -> None:
+    """The model would take what stands between two stops for an object of its own."""
+    stopped = grounder.tokenize(["the dog. on the? left."])
+    assert torch.equal(stopped.ids, grounder.tokenize(["the dog on the left"]).ids)
+    long = grounder.tokenize(["the dog " * 40])
+    assert long.ids.shape[1] == grounder.shape.context_length
+    assert long.ids[0, -2:].tolist() == [1012, 102]
+    with pytest.raises(DataError, match="no word"):
+        grounder.tokenize(["the dog", "..."])
+
+
+def test_an_image_is_squeezed_to_the_square(grounder: GroundingDino) -> None:
+    transform = grounder.image_transform()
+    assert transform(Image.new("RGB", (90, 31)), None).shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_an_adapter_belongs_to_these_weights_and_settings(
+    grounder: GroundingDino, checkpoint: Path, tmp_path: Path
+) -> None:
+    copied = load_grounding_dino(str(edited(checkpoint, tmp_path / "copy")))
+    assert copied.fingerprint == grounder.fingerprint
+    edits = [
+        in_json("config.json", class_cost=2.0),
+        in_json("config.json", "backbone_config", hidden_act="relu"),
+        in_json("preprocessor_config.json", image_mean=[0.1, 0.2, 0.3]),
+    ]
+    for number, edit in enumerate(edits):
+        changed = load_grounding_dino(str(edited(checkpoint, tmp_path / str(number), edit)))
+        assert changed.fingerprint != grounder.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (in_json("config.json", model_type="bert"), r"grounder\.path=.*not a Grounding DINO"),
+        (in_json("tokenizer_config.json", cls_token="the"), r"grounder\.path=.*'the'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(
+    checkpoint: Path, tmp_path: Path, edit: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_grounding_dino(str(edited(checkpoint, tmp_path, edit)))
+
+
+def test_it_stays_frozen(grounder: GroundingDino) -> None:
+    grounder.train()
+    assert not grounder.training
+    assert not any(parameter.requires_grad for parameter in grounder.parameters())

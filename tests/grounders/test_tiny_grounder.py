@@ -1,0 +1,61 @@
+"""The grounder that ships: what it knows, and the room that it leaves to prompts."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from PIL import Image
+
+from system.config.schema import compose
+from system.data.embedded.openmoji import OpenmojiConfig, task_scene
+from system.data.embedded.pictograms import catalogue
+from system.data.embedded.scene_captions import POSITIONS, expression
+from system.data.embedded.scenes import SIZE
+from system.data.embedded.web_expressions import ANYTHING, box_of
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.results.rec import best_hits, rec_recall
+
+TASKS, SCENES = ("sports", "food", "person"), 16
+
+
+@pytest.fixture(scope="module")
+def grounder() -> Grounder:
+    section = compose(["grounder=tiny_grounder"]).grounder
+    assert section is not None
+    return section.load()
+
+
+def _recall(grounder: Grounder, *, objects: int, named: bool) -> Mapping[int | None, float]:
+    """On test scenes, told by the benchmark's own expressions or by the place alone."""
+    pictograms, transform = catalogue(), grounder.image_transform()
+    images, texts, boxes = [], [], []
+    for task in TASKS:
+        for index in range(SCENES):
+            scene, _ = task_scene(OpenmojiConfig(objects=objects), task, "test", index)
+            for placed in scene.placed:
+                images.append(transform(Image.fromarray(scene.pixels), None))
+                place = f"the {ANYTHING} {POSITIONS[placed.slot]}"
+                texts.append(expression(pictograms, placed) if named else place)
+                boxes.append(torch.from_numpy(box_of(pictograms, placed)) / SIZE)
+    batch = GroundingBatch(torch.stack(images), grounder.tokenize(texts))
+    found = grounder.ground(batch, Entries())
+    ranks = best_hits(
+        [each.boxes for each in found], [each.scores for each in found], torch.stack(boxes), "iou"
+    )
+    return rec_recall(ranks, [1, 5])
+
+
+def test_it_knows_places_and_does_not_use_them_beside_a_name(grounder: Grounder) -> None:
+    """Without this room no method could show anything on the embedded benchmark."""
+    named = _recall(grounder, objects=8, named=True)
+    assert 0.2 < named[1] < 0.5  # 0.125 by chance
+    assert 0.7 < named[5] < 0.95
+    places = _recall(grounder, objects=8, named=False)
+    assert places[1] > 0.9
+    assert places[5] > 0.97
+
+
+def test_it_knows_scenes_of_four_pictograms_too(grounder: Grounder) -> None:
+    """The default benchmark has four."""
+    assert 0.5 < _recall(grounder, objects=4, named=True)[1] < 0.8
+    assert _recall(grounder, objects=4, named=False)[1] > 0.95

@@ -1,0 +1,53 @@
+"""A small backbone and built methods for the tests of methods."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel
+
+from system.backbones.clip import ClipBackbone
+from system.methods.method import METHODS, Method, MethodSetting
+from tests.backbones.small_clip import CONTEXT, IMAGE_SIZE, clip_config, word_tokenizer
+
+LAYERS = 3
+WORDS = ["a", "red", "dog", "on", "the", "hill"]
+TEXTS = ["a red dog", "the hill", "a dog", "red", "on the hill"]
+
+
+@cache
+def backbone() -> ClipBackbone:
+    """A random CLIP; it is frozen, so that tests can share it."""
+    tokenizer = word_tokenizer(WORDS)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = CLIPModel(clip_config(len(tokenizer), layers=LAYERS))
+    return ClipBackbone(model, tokenizer)
+
+
+def build(
+    name: str, section: Mapping[str, Any] | None = None, *, seed: int = 0, protocol: str
+) -> Method:
+    """A method as the worker builds it."""
+    setting = MethodSetting(backbone().shape, seed, protocol)
+    return METHODS.get(name).build({"name": name, **(section or {})}, setting)
+
+
+def images() -> Tensor:
+    """Five random images (5, 3, H, W)."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(len(TEXTS), 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+
+
+def tokens(method: Method) -> Tensor:
+    """Five texts (5, T) with room for the method's prompt."""
+    ids = backbone().tokenize(TEXTS, method.placeholders)
+    assert ids.shape == (len(TEXTS), CONTEXT)
+    return ids
+
+
+def weights() -> dict[str, Tensor]:
+    """A copy of all the backbone's weights."""
+    return {name: value.clone() for name, value in backbone().state_dict().items()}

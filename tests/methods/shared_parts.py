@@ -1,0 +1,26 @@
+"""What the tests of methods with shared prompts have in common."""
+
+import torch
+from torch import Tensor
+
+from system.backbones.dual_encoder import Modality, unit
+from system.methods.losses import contrastive_loss
+from system.methods.shared_prompts import SharedPrompts
+from tests.methods.method_parts import TEXTS, backbone, images, tokens
+
+
+def retrieval_loss(method: SharedPrompts) -> Tensor:
+    """The loss of five pairs under the method's prompts."""
+    tasks = torch.zeros(len(TEXTS), dtype=torch.long)
+    vision = unit(method.encode(backbone(), "vision", images(), tasks))
+    text = unit(method.encode(backbone(), "text", tokens(method), tasks))
+    return contrastive_loss(backbone().logit_scale * vision @ text.T)
+
+
+def prompts_as_they_enter(method: SharedPrompts, modality: Modality) -> tuple[Tensor, Tensor]:
+    """Features when the prompts replace in every layer, and the method's own features."""
+    inputs = images() if modality == "vision" else tokens(method)
+    prompt = method.prompts()[modality][None]
+    replaced = backbone()(modality, inputs, prompt, "replace")
+    assert not torch.allclose(replaced, backbone()(modality, inputs, prompt, "add"), atol=1e-4)
+    return replaced, method.encode(backbone(), modality, inputs, torch.zeros(5, dtype=torch.long))

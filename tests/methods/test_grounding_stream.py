@@ -1,0 +1,138 @@
+"""Any method on a grounder as a method of a stream: a task's prompts for each sample by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from system.errors import ConfigError
+from system.grounders.grounder import Grounder, GroundingBatch, ScoredBoxes
+from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
+from system.methods.grounding_stream import (
+    GroundingStream,
+    MethodATask,
+    MethodForAll,
+    build_grounding_stream,
+)
+from tests.grounders.small_glip import IMAGE_SIZE, TEXTS, loaded, write_small_glip
+
+#: Methods whose entries are of all kinds: layers' prompts, a context, functions at the ends.
+METHODS: dict[str, dict[str, Any]] = {
+    "lpi": {"rank": 2, "prompt_length": 2, "init_std": 1.5, "task_start": "own"},
+    "s_prompts": {"prompt_length": 2, "text_prompt_length": 3, "init_std": 1.0},
+    "clip_adapter": {"ratio": 0.9},
+}
+TASKS, SAMPLES = 3, 64
+
+
+def a_task(name: str, grounder: Grounder, tasks: int = TASKS) -> MethodATask:
+    """Each of the tasks with parameters of its own, whatever the method says of itself."""
+    section = {"name": name} | METHODS[name]
+    factory = GROUNDING_METHODS.get(name)
+
+    def build(task: int) -> Any:
+        return factory.build(section, GroundingSetting(grounder.shape, 3 + task, task=task))
+
+    method = MethodATask(build)
+    for task in range(tasks):
+        method.begin_task(task, grounder)
+    return method
+
+
+def samples(grounder: Grounder) -> tuple[Tensor, list[str], Tensor]:
+    """Images, expressions and a task for each, in no order."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(SAMPLES, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+    tasks = torch.randint(TASKS, (SAMPLES,), generator=generator)
+    return images, [TEXTS[i % len(TEXTS)] for i in range(SAMPLES)], tasks
+
+
+def found(
+    grounder: Grounder, method: GroundingStream, size: int, tasks: Tensor
+) -> list[ScoredBoxes]:
+    images, texts, _ = samples(grounder)
+    scored, dtype = [], next(grounder.parameters()).dtype
+    for start in range(0, SAMPLES, size):
+        rows = slice(start, start + size)
+        batch = GroundingBatch(images[rows].to(dtype), grounder.tokenize(texts[rows]))
+        entries = method.entries(grounder, batch.tokens, tasks[rows], None)
+        scored += grounder.ground(batch, entries)
+    return scored
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_prompts_are_chosen_per_sample_never_per_batch(name: str, tmp_path: Path) -> None:
+    """Figures that depend on the test batch could not be compared.
+
+    In double precision, where batches of other sizes do not round visibly otherwise.
+    """
+    small = loaded(write_small_glip(tmp_path)).double()
+    method, tasks = a_task(name, small).double(), samples(small)[2]
+    single = found(small, method, 1, tasks)
+    for size in (7, 64):
+        for one, other in zip(single, found(small, method, size, tasks), strict=True):
+            torch.testing.assert_close(one.scores, other.scores, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-5, atol=1e-6)
+    elsewhere = found(small, method, 64, (tasks + 1) % TASKS)
+    moved = [
+        not torch.allclose(a.scores[:1], b.scores[:1], atol=1e-6)
+        for a, b in zip(single, elsewhere, strict=True)
+    ]
+    assert sum(moved) > SAMPLES // 2, "the task makes no difference: the test would see nothing"
+
+
+@pytest.mark.parametrize("name", ["lpi", "s_prompts"])
+def test_only_the_current_task_trains(name: str, small: Grounder) -> None:
+    """An earlier task that moved on would be forgetting without being seen as such."""
+    method = a_task(name, small)
+    trains = {key for key, p in method.named_parameters() if p.requires_grad}
+    assert trains
+    assert all(key.startswith("tasks.2.") for key in trains)
+
+
+@torch.no_grad()
+def test_a_task_is_loaded_to_the_bit(small: Grounder) -> None:
+    method, tasks = a_task("lpi", small), samples(small)[2]
+    loaded = build_grounding_stream(
+        {"name": "lpi"} | METHODS["lpi"], GroundingSetting(small.shape, seed=99)
+    )
+    for task in range(TASKS):
+        loaded.load_task(task, method.task_parameters(task), small)
+    pairs = zip(found(small, method, 64, tasks), found(small, loaded, 64, tasks), strict=True)
+    assert all(torch.equal(a.scores, b.scores) for a, b in pairs)
+
+
+def test_a_method_without_parameters_of_a_tasks_own_goes_on_from_task_to_task(
+    small: Grounder,
+) -> None:
+    method = build_grounding_stream(
+        {"name": "vpt", "prompt_length": 2}, GroundingSetting(small.shape, 0)
+    )
+    assert isinstance(method, MethodForAll)
+    assert method.shares_parameters
+    assert not method.needs_router
+    method.begin_task(0, small)
+    first = method.task_parameters(0)
+    method.begin_task(1, small)
+    assert {k: id(p) for k, p in first.items()} == {
+        k: id(p) for k, p in method.task_parameters(1).items()
+    }
+    assert method.parameters_in_all() == method.parameters_per_task() > 0
+
+
+def test_the_frozen_grounder_learns_nothing(small: Grounder) -> None:
+    method = build_grounding_stream({"name": "zero_shot"}, GroundingSetting(small.shape, 0))
+    method.begin_task(0, small)
+    assert method.trains_on == "nothing"
+    assert not method.learns_at(0, 3)
+    assert method.parameters_in_all() == 0
+
+
+def test_a_method_of_retrieval_is_told_apart_from_an_unknown_one(small: Grounder) -> None:
+    with pytest.raises(ConfigError, match="retrieval"):
+        build_grounding_stream({"name": "l2p"}, GroundingSetting(small.shape, 0))

@@ -1,0 +1,160 @@
+"""Evaluation of the stream: per sample, once a sample, whatever the batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from system.backbones.clip import load_clip
+from system.backbones.dual_encoder import MODALITIES, DualEncoder
+from system.data.datasets.coco import prepare_coco
+from system.data.shards.manifest import Manifest, SplitGrant
+from system.engine.worker_group import WorkerGroup
+from system.methods.method import MethodSetting
+from system.methods.prompts.lpi import LowRankConfig, LowRankPrompts
+from system.objectives.retrieval.encoding import Encoder
+from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
+from system.results.accuracy_matrix import MatrixRow
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
+from system.stream.router import Router
+from tests.backbones.small_clip import write_small_clip
+from tests.data.coco_files import write_coco
+
+TEST_IMAGES = 11  # a task: no multiple of any block
+
+
+@dataclass(frozen=True)
+class Small:
+    """A prepared benchmark of two tasks and a random backbone."""
+
+    manifest: Manifest
+    backbone: DualEncoder
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    root = tmp_path_factory.mktemp("evaluation")
+    manifest = prepare_coco(
+        write_coco(root / "coco", {"train": 8, "test": TEST_IMAGES}), str(root / "shards")
+    )
+    words = [str(i) for i in range(100)]
+    return Small(manifest, load_clip(str(write_small_clip(root / "clip", words))), root)
+
+
+def _evaluation(
+    small: Small, block: int, open_test: Callable[[int], SplitGrant] | None = None
+) -> StreamEvaluation:
+    def plain_open(task: int) -> SplitGrant:
+        return small.manifest.tasks[task].grant("test")
+
+    open_test = open_test or plain_open
+    tests = TestSet.read(open_test, 2)
+    group = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+    encoder = Encoder(small.backbone, group, block, threads=1)
+    transform = small.backbone.image_transform("corrected", "none")
+    evaluation = StreamEvaluation(tests, encoder, transform, "all", open_test)
+    store = FeatureStore(Folder.of(small.root / f"features-{block}"))
+    evaluation.prepare(store, encoder.feature_key("corrected", tests.grants))
+    return evaluation
+
+
+def _method(small: Small) -> LowRankPrompts:
+    setting = MethodSetting(small.backbone.shape, 0, "corrected")
+    method = LowRankPrompts(LowRankConfig(prompt_length=2), setting)
+    method.begin_task(0, small.backbone)
+    method.begin_task(1, small.backbone)
+    return method
+
+
+def _router(evaluation: StreamEvaluation) -> Router:
+    """Centres from the test features themselves: some samples go to either task."""
+    router = Router(centers_per_task=2, seed=0)
+    for task in range(2):
+        own = {m: evaluation.tests.tasks_of(m) == task for m in MODALITIES}
+        router.add_task(
+            task, evaluation.plain["vision"][own["vision"]], evaluation.plain["text"][own["text"]]
+        )
+    return router
+
+
+def _figures(rows: list[MatrixRow]) -> dict[tuple[int, str], float]:
+    return {(row.evaluated_index, row.metric): row.value for row in rows if row.reason is None}
+
+
+def test_figures_do_not_depend_on_the_test_batch(small: Small) -> None:
+    """A prompt chosen per batch, or rounding per batch, would show here."""
+    seen = []
+    for block in (1, 7, 64):
+        evaluation = _evaluation(small, block)
+        rows = evaluation.after_task(1, _method(small), _router(evaluation))
+        seen.append((_figures(evaluation.zero_shot()), _figures(rows)))
+    assert len(seen[0][1]) == 2 * 8
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_figures_do_not_depend_on_the_order_of_the_test_rows(small: Small) -> None:
+    """Rows are encoded in blocks: which others share a block must not matter."""
+    evaluation = _evaluation(small, 7)
+    method, router = _method(small), _router(evaluation)
+    evaluation.after_task(1, method, router)
+    whole = evaluation.prompted["vision"].clone()
+    chosen = torch.zeros(len(whole), dtype=torch.bool)
+    chosen[::3] = True
+    routes = evaluation.route("vision", router, 1)
+    part = evaluation._images(chosen, (method, routes))
+    torch.testing.assert_close(part, whole[chosen], rtol=0, atol=1e-6)
+
+
+def test_only_samples_whose_route_changed_are_encoded_again(small: Small) -> None:
+    """That is what makes evaluation after task T cost one task, not T."""
+    evaluation = _evaluation(small, 8)
+    method, router = _method(small), _router(evaluation)
+    evaluation.after_task(1, method, router)
+    encoded: list[int] = []
+    original = evaluation._encode
+
+    def counted(modality, chosen, method, tasks):  # type: ignore[no-untyped-def]
+        encoded.append(int(chosen.sum()))
+        return original(modality, chosen, method, tasks)
+
+    evaluation._encode = counted  # type: ignore[method-assign]
+    again = evaluation.after_task(1, method, router)
+    assert encoded == [0, 0]
+    assert _figures(again)
+
+
+def test_the_oracle_uses_each_samples_own_prompts(small: Small) -> None:
+    """It separates what prompts can do from what routing loses."""
+    evaluation = _evaluation(small, 8)
+    method, router = _method(small), _router(evaluation)
+    evaluation.after_task(1, method, router)
+    oracle = _figures(evaluation.oracle(1, method))
+
+    class TrueTask(Router):
+        def route(self, modality, features):  # type: ignore[no-untyped-def]
+            return evaluation.tests.tasks_of(modality)
+
+    told = _evaluation(small, 8)
+    rows = told.after_task(1, method, TrueTask())
+    recalls = {key: v for key, v in _figures(rows).items() if not key[1].startswith("route")}
+    assert recalls == oracle
+
+
+def test_stored_features_are_read_and_not_computed_again(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unprompted features are shared by every run on the same rows and backbone."""
+    first = _evaluation(small, 16)
+
+    def refuse(*_: object) -> torch.Tensor:
+        raise AssertionError("the backbone was asked although the store holds the features")
+
+    monkeypatch.setattr(small.backbone, "encode_image", refuse)
+    monkeypatch.setattr(small.backbone, "encode_text", refuse)
+    second = _evaluation(small, 16)
+    for modality in MODALITIES:
+        assert torch.equal(first.plain[modality], second.plain[modality])

@@ -1,0 +1,68 @@
+"""The table at the end of a run."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from system.report.terminal.final_table import print_final_table
+from tests.report.run_fixture import TASKS, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("table") / "demo")
+
+
+def printed(run: Path, **changes: Any) -> list[list[str]]:
+    """Words of each line, at the width of a plain terminal."""
+    metrics = json.loads((run / "metrics.json").read_text()) | changes
+    file = io.StringIO()
+    table = pq.read_table(run / "accuracy_matrix.parquet")
+    print_final_table(metrics, table, Console(file=file, width=80, force_terminal=False))
+    assert "…" not in file.getvalue()
+    return [line.split() for line in file.getvalue().splitlines()]
+
+
+def test_each_task_has_its_values_of_the_matrix(run: Path) -> None:
+    """Else the table shows another stage or task than it says."""
+    values = {
+        (row["metric"], row["trained_index"], row["evaluated_index"]): row["value"]
+        for row in pq.read_table(run / "accuracy_matrix.parquet").to_pylist()
+    }
+    lines = printed(run)
+    for index, task in enumerate(TASKS):
+        expected = [
+            values[metric, trained, index]
+            for trained in (-1, index, 11)
+            for metric in ("t2i_r1", "i2t_r1")
+        ] + [values[f"route_{modality}", 11, index] for modality in ("image", "text")]
+        assert [task, *(f"{value:.1f}" for value in expected)] in lines
+
+
+def test_last_rows_are_average_and_forgetting(run: Path) -> None:
+    """Else the figures that sum the run up are missing or wrong."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    lines = printed(run)
+    (average,) = (line for line in lines if line[:1] == ["average"])
+    (forgetting,) = (line for line in lines if line[:1] == ["forgetting"])
+    pair = ("t2i_r1", "i2t_r1")
+    assert average[1:3] == [f"{metrics['zero_shot']['average'][m]:.1f}" for m in pair]
+    assert average[5:7] == [f"{metrics['average'][m]:.1f}" for m in pair]
+    assert average[7:] == [f"{metrics['routing'][f'{m}_average']:.1f}" for m in ("image", "text")]
+    assert forgetting[1:] == [f"{metrics['forgetting'][m]:+.1f}" for m in pair]
+
+
+def test_undefined_figure_is_a_dash_with_its_reason(run: Path) -> None:
+    """Else an undefined forgetting reads as none at all."""
+    lines = printed(
+        run,
+        forgetting={"t2i_r1": None, "i2t_r1": 1.5},
+        undefined={"forgetting.t2i_r1": "needs two tasks"},
+    )
+    assert ["forgetting", "–", "(1)", "+1.5"] in lines  # noqa: RUF001
+    assert ["1:", "needs", "two", "tasks"] in lines

@@ -1,0 +1,39 @@
+"""The counts that the paper's table compares, by the formulas of the methods' papers."""
+
+from tuning.report.parameters import PUBLISHED_TASKS, count_all
+
+LAYERS, VISION, TEXT = 12, 768, 512
+
+
+def test_lpi_at_its_published_sizes() -> None:
+    """r (L + 2 N + d_v + d_t) a task."""
+    (count,) = count_all(["method=lpi", "method.rank=4", "method.prompt_length=16"])
+    each = 4 * (LAYERS + 2 * 16 + VISION + TEXT)
+    assert (count.per_task, count.in_all) == (each, PUBLISHED_TASKS * each)
+    assert count.bytes_per_task == 4 * each
+
+
+def test_the_cost_of_lpi_s_interaction_is_listed() -> None:
+    """2 r (l + d_v + d_t + 1) + 2 (d_v + d_t) more, r and l its own rank and layers."""
+    counts = {count.label: count for count in count_all([])}
+    cost = 2 * 4 * (LAYERS + VISION + TEXT + 1) + 2 * (VISION + TEXT)
+    assert counts["lpi, interacting"].per_task - counts["lpi"].per_task == cost == 12904
+
+
+def test_shared_parameters_do_not_grow_with_the_tasks() -> None:
+    (count,) = count_all(["method=maple"])
+    assert count.in_all == count.per_task
+    assert count.growth == 0
+
+
+def test_the_whole_backbone_but_its_logit_scale() -> None:
+    (count,) = count_all(["method=fine_tune"])
+    assert count.in_all == count.backbone - 1
+    assert 149e6 < count.backbone < 150e6  # ViT-B/16's
+
+
+def test_the_methods_of_a_sweep_are_counted_with_their_overrides() -> None:
+    counts = count_all(["experiment=compare", "tune.only=[zero_shot,lpi]"])
+    assert [count.label for count in counts] == ["zero_shot", "lpi"]
+    assert counts[0].in_all == 0
+    assert counts[1].per_task == 4 * (LAYERS + 8 + 1 + VISION + TEXT)

@@ -1,0 +1,41 @@
+"""The figure that trials are judged by: the average over the tasks learned so far."""
+
+from typing import Any
+
+from tuning.run.figures import recall_so_far
+
+
+def row(metric: str, trained: int, evaluated: int, value: float | None) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "trained_index": trained,
+        "evaluated_index": evaluated,
+        "value": value,
+    }
+
+
+def test_the_average_is_over_metrics_and_the_tasks_so_far() -> None:
+    rows = [
+        row("t2i_r1", -1, 0, 99.0),  # zero-shot
+        row("t2i_r1", 0, 0, 10.0),
+        row("i2t_r1", 0, 0, 20.0),
+        row("t2i_r1", 0, 1, 99.0),  # a task that is not learned yet
+        row("t2i_r1", 1, 0, 8.0),
+        row("i2t_r1", 1, 0, 16.0),
+        row("t2i_r1", 1, 1, 12.0),
+        row("i2t_r1", 1, 1, 24.0),
+        row("t2i_r5", 1, 1, 99.0),
+    ]
+    assert recall_so_far(rows, ("t2i_r1", "i2t_r1"), 2) == [15.0, 15.0]
+    assert recall_so_far(rows, ("t2i_r1",), 2) == [10.0, 10.0]
+
+
+def test_an_undefined_entry_makes_the_figure_undefined_and_not_smaller() -> None:
+    rows = [row("t2i_r1", 0, 0, 10.0), row("t2i_r1", 1, 0, None), row("t2i_r1", 1, 1, 5.0)]
+    assert recall_so_far(rows, ("t2i_r1",), 2) == [10.0, None]
+
+
+def test_what_was_not_evaluated_has_no_figure() -> None:
+    """Joint training evaluates after the last task alone."""
+    rows = [row("t2i_r1", 1, 0, 30.0), row("t2i_r1", 1, 1, 50.0)]
+    assert recall_so_far(rows, ("t2i_r1",), 2) == [None, 40.0]

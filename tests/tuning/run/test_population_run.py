@@ -1,0 +1,274 @@
+"""A population round by round on storage, its streams learned by a stand-in for the workers."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from actors.stream_settings import StreamSettings
+from system.errors import ConfigError
+from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
+from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
+from tests.actors.streams import make_manifest
+from tests.integration.small_stream import overrides, prepare_small_stream
+from tuning.run.board import Board
+from tuning.run.judge import Rule
+from tuning.run.population_run import POPULATION, PopulationRun
+from tuning.run.sweep_checks import check_sweep
+from tuning.run.trial_kind import read_record
+from tuning.search.settings import SweepPlan, Trial
+
+TASKS = ("animals", "food", "travel", "sports")
+KEYS = ("method.layer_alignment.weight", "method.task_contrast.weight")
+SPACE = (
+    "space:{method:{rank:{choice:[1,2,4]},layer_alignment:{weight:{loguniform:[0.01,1]}},"
+    "task_contrast:{weight:{choice:[0.0,0.1,1.0]}}}},search:random,samples:5"
+)
+METRICS_OF_SWEEP = ("t2i_r1", "i2t_r1")
+
+
+class Killed(BaseException):
+    """The driver's process is gone."""
+
+
+def plan(root: Path, *more: str, pbt: str = "every:1") -> SweepPlan:
+    prepared = root / "data" / "tiny"
+    if not prepared.exists():
+        make_manifest(prepared, TASKS).save(str(prepared))
+    return SweepPlan.compose(
+        [
+            "benchmark.name=tiny",
+            f"storage_path={root / 'runs'}",
+            f"data_path={root / 'data'}",
+            "run_name=s",
+            f"+tune={{{SPACE},scheduler:pbt,pbt:{{keys:[{','.join(KEYS)}],{pbt}}}}}",
+            *more,
+        ]
+    )
+
+
+def recall(trial: Trial, task: int) -> float:
+    """A figure that hangs on the trial's own values at a task, as learning would."""
+    method = trial.experiment.to_dict()["method"]
+    weights = [method[term]["weight"] for term in ("layer_alignment", "task_contrast")]
+    there = [w[min(task, len(w) - 1)] if isinstance(w, list) else w for w in weights]
+    digest = hashlib.sha256(json.dumps([method["rank"], there, task]).encode()).digest()
+    return digest[0] * 100 / 256
+
+
+def learn(trial: Trial, until: int, step: Callable[[], None]) -> None:
+    """Commit the trial's tasks that are not yet, and finish it after the last of all."""
+    experiment: Any = trial.experiment
+    directory, run = RunDirectory.of(experiment), experiment.run_name
+    stream = StreamSettings.of(experiment, TASKS, until).open()
+    header = AdapterHeader("b", "f", dict(experiment.method), "tiny", "t", "corrected", 0, TASKS)
+    AdapterFolder(directory.adapters).save_header(header)
+    generation = stream.register(run)
+    while (lease := stream.lease(run, generation)) is not None:
+        step()
+        stream.open_split(run, generation, 0, lease.task, "train")
+        directory.adapters.write(task_file(lease.index), lease.task.encode())
+        rows = [
+            {
+                "trained_index": lease.index,
+                "evaluated_index": task,
+                "metric": metric,
+                "value": recall(trial, lease.index),
+            }
+            for task in range(lease.index + 1)
+            for metric in METRICS_OF_SWEEP
+        ]
+        stream.commit(run, generation, lease.task, {"task": lease.task, "rows": rows})
+    step()
+    if len(committed := stream.committed(run)) == len(TASKS):
+        every = [row for payload in committed for row in payload["rows"]]
+        directory.folder.write_table(ACCURACY_MATRIX, pa.Table.from_pylist(every))
+        directory.folder.write_json(METRICS, {"tasks": list(TASKS)})
+
+
+class Sweep:
+    """What runs the boards: trial by trial, until a number of steps is used up."""
+
+    def __init__(self, root: Path, steps: int = 10**6, failing: frozenset[str] = frozenset()):
+        self.root, self.left, self.failing = root, steps, failing
+        self.ran: list[tuple[str, str]] = []  # title and setting
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def run_board(self, board: Board, title: str) -> None:
+        for trial in list(board.to_run()):
+            board.start(trial.name)
+            failing = trial.setting.label in self.failing
+            if not failing:
+                learn(trial, board.rule.tasks, self.step)
+                figures = read_record(trial.experiment, METRICS_OF_SWEEP).figures
+                for done, figure in enumerate(figures, 1):
+                    board.report(trial.name, done, figure or 0.0)
+            board.end(trial.name, failed=failing)
+            self.ran.append((title, trial.setting.label))
+
+    def go(self, **changes: Any) -> Board:
+        made = plan(self.root, **changes)
+        board = Board(Rule("none", 1, 2, len(TASKS)))
+        PopulationRun(made, made.bases[0], len(TASKS)).run(board, self.run_board)
+        return board
+
+
+def rows(board: Board) -> dict[str, dict[str, Any]]:
+    """The trials as the sweep's table has them, with the figures that are on storage."""
+    statuses, stops = board.statuses(), board.stops()
+    found = {}
+    for name, entry in board.entries.items():
+        setting, origin = entry.trial.setting, entry.trial.setting.origin
+        found[setting.label] = {
+            "trial": name,
+            "values": setting.values,
+            "overrides": setting.overrides,
+            "parent": origin and origin.setting,
+            "forked_after": origin and origin.tasks,
+            "status": statuses[name],
+            "stopped_after": stops.get(name),
+            "figures": read_record(entry.trial.experiment, METRICS_OF_SWEEP).figures,
+        }
+    return found
+
+
+def test_a_population_is_renewed_at_each_comparison(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    rows_of = rows(sweep.go())
+    assert list(rows_of) == [f"lpi-{number:03d}" for number in range(5 + 3)]
+    statuses = [row["status"] for row in rows_of.values()]
+    assert statuses.count("finished") == 5
+    stopped = sorted(row["stopped_after"] for row in rows_of.values() if row["stopped_after"])
+    assert stopped == [1, 2, 3]
+    for number, row in enumerate(rows_of.values()):
+        assert (row["parent"] is None) == (number < 5)
+        if row["parent"]:
+            taken = row["forked_after"]
+            parent = rows_of[row["parent"]]
+            assert row["figures"][:taken] == parent["figures"][:taken]
+            assert all(len(row["values"][key]) == taken + 1 for key in KEYS)
+            assert any(text.startswith(f"{KEYS[0]}=[") for text in row["overrides"])
+
+
+def test_each_figure_is_that_of_the_trials_own_config_from_the_start(tmp_path: Path) -> None:
+    """Where a fork took over what another one's config would have learned, its list is wrong."""
+    for entry in Sweep(tmp_path).go().entries.values():
+        figures = entry.course.figures
+        assert figures == [recall(entry.trial, task) for task in range(len(figures))]
+
+
+def test_no_trial_learns_a_task_before_the_comparison_that_may_end_it(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    found = rows(sweep.go())
+    titles = list(dict.fromkeys(title for title, _ in sweep.ran))
+    assert titles == ["to task 1 of 4", "to task 2 of 4", "to task 3 of 4", "trials"]
+    for row in found.values():
+        assert len(row["figures"]) == (row["stopped_after"] or len(TASKS))
+
+
+@pytest.mark.parametrize("steps", [3, 14, 27])
+def test_a_killed_sweep_comes_to_the_same_end(
+    tmp_path_factory: pytest.TempPathFactory, steps: int
+) -> None:
+    whole = rows(Sweep(tmp_path_factory.getbasetemp() / "whole").go())
+    root = tmp_path_factory.mktemp("killed")
+    with pytest.raises(Killed):
+        Sweep(root, steps).go()
+    assert rows(Sweep(root).go()) == whole
+
+
+def test_a_sweep_killed_between_verdict_and_fork_comes_to_the_same_end(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path_factory.mktemp("killed")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tuning.run.population_run.fork_run", killed)
+        with pytest.raises(Killed):
+            Sweep(root).go()
+    assert (root / "runs" / "s" / POPULATION).exists()
+    whole = rows(Sweep(tmp_path_factory.getbasetemp() / "whole").go())
+    assert rows(Sweep(root).go()) == whole
+
+
+def test_a_finished_sweep_runs_nothing_again(tmp_path: Path) -> None:
+    first = rows(Sweep(tmp_path).go())
+    again = Sweep(tmp_path, steps=0)
+    assert rows(again.go()) == first
+    assert again.ran == []
+
+
+def test_who_fails_before_a_comparison_is_left_behind_for_good(tmp_path: Path) -> None:
+    """Or a later start would rank another population than the one whose forks are there."""
+    first = rows(Sweep(tmp_path, failing=frozenset({"lpi-001"})).go())
+    assert first["lpi-001"]["status"] == "failed"
+    assert first["lpi-001"]["figures"] == []
+    again = Sweep(tmp_path)
+    assert rows(again.go()) == first
+    assert again.ran == []
+
+
+def test_where_all_fail_the_next_start_tries_them_again(tmp_path: Path) -> None:
+    every = frozenset(f"lpi-{number:03d}" for number in range(5))
+    first = rows(Sweep(tmp_path, failing=every).go())
+    assert {row["status"] for row in first.values()} == {"failed"}
+    assert len(rows(Sweep(tmp_path).go())) == 8
+
+
+def test_another_population_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    Sweep(tmp_path).go()
+    kept = tmp_path / "runs" / "s" / POPULATION
+    verdicts = json.loads(kept.read_text())
+    verdicts[0]["figures"]["lpi-017"] = 1.0
+    kept.write_text(json.dumps(verdicts))
+    with pytest.raises(ConfigError, match=r"population\.json is of another population"):
+        Sweep(tmp_path).go()
+
+
+def test_fewer_comparisons_make_fewer_forks(tmp_path: Path) -> None:
+    found = rows(Sweep(tmp_path).go(pbt="every:2,share:0.5"))
+    assert [row["forked_after"] for row in found.values()] == [None] * 5 + [2, 2]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("small")
+    prepare_small_stream(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("keys", "more", "message"),
+    [
+        (KEYS[:1], ",every:3", r"pbt\.every=3: a stream of 3 tasks ends before .* use 1 to 2"),
+        (("method.rank",), "", r"pbt\.keys: method\.rank takes no list of values.*rank=\[4, 4\]"),
+        (KEYS, "", None),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_first_trial(
+    prepared: Path, keys: tuple[str, ...], more: str, message: str | None
+) -> None:
+    tune = f"+tune={{{SPACE},scheduler:pbt,pbt:{{keys:[{','.join(keys)}]{more}}}}}"
+    made = SweepPlan.compose(overrides(prepared, "s", tune))
+    if message is None:
+        assert len(check_sweep(made)) == 3
+    else:
+        with pytest.raises(ConfigError, match=message):
+            check_sweep(made)
+
+
+def test_a_population_of_one_is_refused(prepared: Path) -> None:
+    tune = f"+tune={{{SPACE},scheduler:pbt,pbt:{{keys:[{KEYS[0]}]}}}}"
+    with pytest.raises(ConfigError, match="population of 1 has nobody"):
+        check_sweep(SweepPlan.compose(overrides(prepared, "s", tune, "tune.samples=1")))

@@ -1,0 +1,63 @@
+"""A trial has its directory to itself."""
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system.config.schema import ExperimentConfig
+from system.errors import ConfigError, StorageError
+from system.loggers.open_loggers import destinations
+from system.storage.run_directory import RunDirectory
+from system.storage.writer_lock import LOCK_NAME, sole_writer
+from tests.integration.small_stream import small_experiment
+from tuning.run.records import FAILURE
+from tuning.run.trial import run_trial
+
+
+def settings(experiment: ExperimentConfig) -> dict[str, Any]:
+    return {
+        "experiment": experiment.to_dict(),
+        "metric": ["t2i_r1"],
+        "tasks": 1,
+        "logs": destinations(experiment),
+    }
+
+
+def test_two_sweeps_do_not_learn_the_same_trial(tmp_path: Path) -> None:
+    """Else both write the trial's journal and files, and its figures are of neither."""
+    experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
+    folder = RunDirectory.of(experiment).folder
+    reports: queue.Queue[Any] = queue.Queue()
+    config = settings(experiment)
+    with sole_writer(folder), pytest.raises(StorageError, match=r"trial is being written by"):
+        run_trial(config, None, reports)
+    assert folder.names() == []  # neither a failure nor a lock: they are the other's to write
+    assert reports.empty()
+
+
+def test_a_trial_that_fails_gives_its_directory_back(tmp_path: Path) -> None:
+    """The sweep's next start tries it again."""
+    experiment = small_experiment(tmp_path, "trial", "cluster.workers=0")
+    folder = RunDirectory.of(experiment).folder
+    config = settings(experiment)
+    with pytest.raises(ValueError, match="not prepared"):
+        run_trial(config, None, queue.Queue())
+    assert folder.exists(FAILURE)
+    assert not folder.exists(LOCK_NAME)
+
+
+def test_a_node_without_the_trackers_variables_ends_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all trials of a sweep log to files on the nodes, and the server has none."""
+    experiment = small_experiment(tmp_path, "trial", "cluster.workers=0", "loggers=[wandb]")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    config = settings(experiment)
+    assert "kkk" not in str(config), "Ray Tune writes it into its logs"
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(ConfigError, match=r"wandb.*online.*offline.*WANDB_API_KEY.*submit\.env"):
+        run_trial(config, None, queue.Queue())
+    assert "WANDB_API_KEY" in RunDirectory.of(experiment).folder.read_json(FAILURE)["message"]

@@ -1,0 +1,304 @@
+"""A sweep's settings become whole experiments, and a wrong one is found before any trial."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system.config.overrides import override
+from system.config.parse import parse_dataclass
+from system.config.schema import CONFIG_DIRECTORY, ExperimentConfig
+from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
+from system.errors import ConfigError
+from system.loggers.mlflow import store
+from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
+from system.methods.grounding_stream import build_grounding_stream
+from system.methods.method import build_method
+from system.stream.task_order import ORDER_POLICIES
+from tests.integration.small_stream import overrides, prepare_small_stream
+from tuning.run.learning_rates import LEARNING_RATES
+from tuning.run.sweep_checks import check_sweep
+from tuning.search.settings import TRIALS, Setting, SweepPlan, Trial
+
+SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
+
+
+def plan(*overrides: str) -> SweepPlan:
+    return SweepPlan.compose(["run_name=s", *overrides])
+
+
+def stream(trial: Trial) -> ExperimentConfig:
+    assert isinstance(trial.experiment, ExperimentConfig)
+    return trial.experiment
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3, "k=3"),
+        (0.5, "k=0.5"),
+        (None, "k=null"),
+        (True, "k=true"),
+        ("lpi", "k=lpi"),
+        ("a b", 'k="a b"'),
+        ("3", 'k="3"'),
+        (["food", "animal"], 'k=["food", "animal"]'),
+    ],
+)
+def test_values_are_written_as_hydra_reads_them(value: object, text: str) -> None:
+    assert override("k", value) == text
+
+
+def test_every_kind_of_value_reaches_the_experiment() -> None:
+    """A value that Hydra reads otherwise would be reported under a wrong name."""
+    setting = Setting(
+        "x",
+        (
+            override("benchmark.tasks", ["food", "animal"]),
+            override("method.text_prompt_length", None),
+            override("method.layer_alignment.similarity", "dot"),
+            override("stage.optimiser.learning_rate", 1e-05),
+        ),
+    )
+    experiment = stream(plan(SPACE).trial(setting, 0))
+    assert experiment.benchmark.tasks == ("food", "animal")
+    assert experiment.method["text_prompt_length"] is None
+    assert experiment.method["layer_alignment"]["similarity"] == "dot"
+    assert experiment.stage.optimiser.learning_rate == 1e-05
+
+
+def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> None:
+    sweep = plan(SPACE, f"storage_path={tmp_path}", "cluster.workers=0")
+    trials = list(sweep.trials(sweep.settings(sweep.bases)))
+    assert [trial.name for trial in trials] == [
+        "s-lpi-000-seed3",
+        "s-lpi-001-seed3",
+        "s-lpi-000-seed4",
+        "s-lpi-001-seed4",
+    ]
+    first = stream(trials[0])
+    assert first.storage_path == str(tmp_path / "s" / "trials")
+    assert (first.seed, first.method["rank"], first.cluster.workers) == (3, 1, 0)
+    assert "tune" not in first.to_dict()
+
+
+@pytest.mark.parametrize("folder", [TRIALS, LEARNING_RATES])
+def test_mlflow_keeps_its_file_where_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweep = plan(SPACE, f"storage_path={tmp_path}", "run_name=s")
+    experiment = sweep.trial(sweep.bases[0], 3, folder).experiment
+    assert store(experiment) == f"sqlite:///{tmp_path}/s/{folder}/mlflow.db"
+
+
+def test_methods_are_named_by_their_label() -> None:
+    """`lpi: [...]` is the method; two variants of one method have names of their own."""
+    sweep = plan("+tune={methods:{maple:[],lpi_small:['method=lpi','method.rank=1']},seeds:[0]}")
+    maple, small = (stream(trial) for trial in sweep.trials(sweep.bases))
+    assert (maple.method["name"], small.method["name"], small.method["rank"]) == ("maple", "lpi", 1)
+
+
+def test_only_some_methods_on_request() -> None:
+    sweep = plan("+tune={methods:{maple:[],lpi:[]},only:[lpi]}")
+    assert [base.label for base in sweep.bases] == ["lpi"]
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ("{space:{method:{rnak:{grid:[1]}}}}", r"setting 'lpi-000' of the sweep.*'rnak'"),
+        ("{space:{stage:{epochs:{grid:[1,0]}}}}", r"setting 'lpi-001' of the sweep.*epochs=0"),
+        ("{space:{method:{choice:[lpi,lpy]}}}", r"setting 'lpi-001'.*lpy"),
+        ("{methods:{lpy:[]}}", r"setting 'lpy'.*lpy"),
+        ("{space:{a:{uniform:[0,1]}}}", r"tune: space\.a is a range, of which a grid has no end"),
+        ("{space:{seed:{grid:[1]}}}", r"seeds are averaged: name them under tune\.seeds"),
+        ("{space:{cluster:{workers:{grid:[1]}}}}", r"cluster\.workers is in space"),
+        ("{space:{method:{choice:[lpi]}},methods:{lpi:[]}}", r"method is in space, and methods"),
+        ("{search:random}", "search=random has an empty space"),
+        ("{seeds:[]}", r"seeds=\[\] must name at least one"),
+        ("{seeds:[0,-1]}", "seed=-1 must be from 0"),
+        ("{seeds:[1,1]}", r"seeds=\[1, 1\].*none twice"),
+        ("{samples:0}", "samples=0 must be at least 1"),
+        ("{reduction:1}", "reduction=1 must be at least 2"),
+        ("{max_concurrent:0}", "max_concurrent=0"),
+        ("{metric:[accuracy]}", r"'accuracy' is not one of t2i_r1"),
+        ("{metric:[rec_r1]}", "'rec_r1' is not one of t2i_r1.*objective=retrieval"),
+        ("{scheduler:bohb}", r"scheduler='bohb' is not one of: none, asha, median, pbt"),
+        ("{sampels:3}", r"unknown key tune\.sampels; did you mean tune\.samples\?"),
+        ("{learning_rates:{default:[]}}", r"learning_rates\.default=\[\]"),
+        ("{learning_rates:{default:[-1.0]}}", r"must be above 0"),
+        ("{methods:{lpi:[]},only:[maple]}", r"'maple' is not among the methods"),
+        (
+            "{learning_rates:{default:[0.1]},"
+            "space:{stage:{optimiser:{learning_rate:{grid:[0.1]}}}}}",
+            "in both space and learning_rates",
+        ),
+        ("{fewer_parameters:true}", "search=grid and scheduler=none; it takes search=optuna"),
+        (
+            "{fewer_parameters:true,search:optuna,scheduler:asha,space:{a:{grid:[1]}}}",
+            "search=optuna and scheduler=asha",
+        ),
+        ("{search:optuna,methods:{lpi:[],maple:[]},space:{a:{grid:[1]}}}", "one study"),
+    ],
+)
+def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> None:
+    def compose_all() -> None:
+        sweep = plan(f"+tune={tune}")
+        list(sweep.trials(sweep.settings(sweep.bases)))
+
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose_all()
+    assert "\n" not in str(caught.value)
+
+
+SWEEPS = sorted(f"tune={path.stem}" for path in (CONFIG_DIRECTORY / "tune").glob("*.yaml"))
+LISTED_SWEEPS = ["experiment=compare", "experiment=rec_stream_compare", *SWEEPS]
+
+
+@pytest.mark.parametrize("sweep", LISTED_SWEEPS)
+def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
+    """A typing error in the last setting must not wait until the others have run."""
+    composed = SweepPlan.compose([sweep])
+    settings = composed.settings(composed.bases)
+    assert len({setting.label for setting in settings}) == len(settings)
+    own = composed.experiment
+    shape = own.backbone.load().shape if isinstance(own, ExperimentConfig) else None
+    for setting in settings:
+        experiment = composed.trial(setting, composed.config.seeds[0]).experiment
+        for key, value in setting.values.items():
+            assert _at(experiment.to_dict(), key) == value, f"{setting.label}: {key}"
+        if isinstance(experiment, ExperimentConfig) and experiment.stage.objective == "grounding":
+            _build_on_grounder(experiment)
+        elif isinstance(experiment, ExperimentConfig):
+            assert shape is not None
+            build_method(experiment.method, shape, experiment.seed, experiment.protocol)
+
+
+def _build_on_grounder(experiment: ExperimentConfig) -> None:
+    """As a run's check does once the benchmark is there, which names the Mask-VAE's data."""
+    assert experiment.grounder is not None
+    vae = experiment.method.get("generator", {}).get("mask_vae", {}).get("vae")
+    sizes = MaskVaeConfig() if vae is None else parse_dataclass(MaskVaeConfig, vae, "vae")
+    masks = MaskDecoder(sizes, "d", lambda: (build_mask_vae(sizes, seed=0), 0.5))
+    shape = experiment.grounder.load().shape
+    build_grounding_stream(experiment.method, GroundingSetting(shape, experiment.seed, masks))
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("rank", "method.rank", [1, 2, 4, 8, 16]),
+        ("prompt_depth", "method.prompt_depth", [1, 2, 3, 4]),
+        ("order", "benchmark.order", list(ORDER_POLICIES)),
+        ("similarity", "method.task_contrast.source", ["captions", "names", "images"]),
+    ],
+)
+def test_an_ablation_varies_one_thing_with_several_seeds(
+    name: str, key: str, values: list[Any]
+) -> None:
+    """Two things that change together say nothing about either."""
+    composed = SweepPlan.compose([f"tune=ablation_{name}"])
+    settings = composed.settings(composed.bases)
+    assert [setting.values for setting in settings] == [{key: value} for value in values]
+    assert len(composed.config.seeds) > 1
+    assert composed.experiment.run_name == f"ablation-{name.replace('_', '-')}"
+
+
+def test_interaction_is_off_once_and_on_with_each_rank() -> None:
+    composed = SweepPlan.compose(["tune=ablation_interaction"])
+    values = [setting.values for setting in composed.settings(composed.bases)]
+    assert [v.get("method.interaction.rank") for v in values] == [None, 1, 2, 4, 8]
+    assert [v["method.interaction.depth"] for v in values] == [0, None, None, None, None]
+
+
+def test_losses_are_switched_off_one_by_one() -> None:
+    composed = SweepPlan.compose(["tune=ablation_losses"])
+    pairs = [tuple(setting.values.values()) for setting in composed.settings(composed.bases)]
+    assert pairs == [(0.1, 0.1), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)]
+
+
+def test_a_setting_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
+    """`experiment=compare` names no scheduler: a user must not have to know that."""
+    sweep = SweepPlan.compose(["experiment=compare", "tune.scheduler=median"])
+    assert sweep.config.scheduler == "median"
+    with pytest.raises(ConfigError, match=r"unknown key tune\.sampels; did you mean"):
+        SweepPlan.compose(["tune=lpi", "tune.sampels=3"])
+
+
+def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> None:
+    """But Diff-Prompt alone, which is within the join here."""
+    sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
+    assert set(sweep.config.methods) == set(GROUNDING_METHODS) - {"diff_prompt"}
+    assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune=lpi", "seed=3"], r"seed is given, but .* tune\.seeds"),
+        (["tune=lpi", "method.rank=2"], r"method\.rank is given, but .*tune\.space\.method\.rank"),
+        (["experiment=compare", "method=lpi"], r"method is given, but .* tune\.only"),
+        (
+            ["experiment=compare", "stage.optimiser.learning_rate=1"],
+            r"learning_rate is given, but .*~tune\.learning_rates",
+        ),
+    ],
+)
+def test_what_the_sweep_would_overrule_is_refused(overrides: list[str], message: str) -> None:
+    """A user who fixed the rank must not get figures of another one."""
+    with pytest.raises(ConfigError, match=message):
+        SweepPlan.compose(overrides)
+
+
+def test_a_rate_can_be_fixed_for_all_methods() -> None:
+    """As the error above says."""
+    fixed = "stage.optimiser.learning_rate=0.5"
+    sweep = SweepPlan.compose(["experiment=compare", "~tune.learning_rates", fixed])
+    assert stream(sweep.trial(sweep.bases[-1], 0)).stage.optimiser.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ("learning_rates:{lip:[0.1]}", r"tune\.learning_rates\.lip: no method of that name"),
+        ("grace_tasks:9", r"tune\.grace_tasks=9: a stream of 3 tasks ends before"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    tmp_path: Path, tune: str, message: str
+) -> None:
+    """A misspelt method would learn at the default rate, a late scheduler stop nobody."""
+    prepare_small_stream(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        check_sweep(SweepPlan.compose(overrides(tmp_path, "s", f"+tune={{scheduler:asha,{tune}}}")))
+
+
+def test_nothing_to_sweep_over() -> None:
+    with pytest.raises(ConfigError, match="nothing to sweep over"):
+        plan()
+
+
+def test_a_sweep_does_not_move_into_a_runs_directory(tmp_path: Path) -> None:
+    """Its report would replace the run's."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "config.yaml").write_text("run_name: s\n")
+    with pytest.raises(ConfigError, match="run_name='s' is a run in"):
+        check_sweep(plan(SPACE, f"storage_path={tmp_path}"))
+
+
+def test_the_comparison_names_every_registered_method() -> None:
+    """A method that is added must not be missing from the comparison unnoticed."""
+    from system.methods.method import METHODS
+
+    sweep = SweepPlan.compose(["experiment=compare"])
+    left_out = {"fine_tune_per_task"}  # a ceiling by itself: see experiment=ceiling
+    assert set(sweep.config.methods) == set(METHODS) - left_out
+    assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)

@@ -1,0 +1,94 @@
+"""report.html of a sweep: one self-contained page from the files that the analysis wrote."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from system.report.metrics_view import METRIC_LABELS, direction_of
+from system.report.pages.page_shell import render_page
+from system.storage.files import Folder
+from system.storage.run_directory import REPORT, SWEEP
+from tuning.report.analysis import TRIALS_TABLE
+from tuning.report.charts.sweep_charts import build_charts
+from tuning.report.comparison import cells, columns, compare
+from tuning.report.measure import Measure
+from tuning.run.learning_rates import LEARNING_RATES
+
+
+def is_sweep(folder: Folder) -> bool:
+    """Whether a directory holds a sweep that was analysed."""
+    return folder.exists(SWEEP) and folder.exists(TRIALS_TABLE)
+
+
+def write_sweep_page(folder: Folder) -> str:
+    """Write report.html into a sweep's directory and return its place.
+
+    Raises StorageError when one of its files cannot be read, or the page not be written.
+    """
+    sweep = folder.read_json(SWEEP)
+    trials = folder.read_table(TRIALS_TABLE).to_pylist()
+    rates = f"{LEARNING_RATES}.json"
+    page = render_sweep(
+        sweep, trials, folder.read_json(rates) if folder.exists(rates) else None, folder.uri
+    )
+    folder.write(REPORT, page.encode())
+    return folder.file_uri(REPORT)
+
+
+def render_sweep(
+    sweep: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]],
+    rates: Mapping[str, Any] | None,
+    location: str,
+) -> str:
+    """The page as HTML text."""
+    comparison = compare(trials, seeds=len(sweep["seeds"]))
+    measure = Measure.of(sweep)
+    shown = columns(measure, comparison)
+    return render_page(
+        "sweep.html",
+        "tuning",
+        sweep=sweep,
+        measure=measure,
+        identity=_identity(sweep, trials),
+        headers=[column.header for column in shown],
+        rows=[(cells(row, shown), row) for row in comparison.rows],
+        best=comparison.best,
+        overrides=[row for row in comparison.rows if row.overrides and not row.values],
+        zero_shot=_zero_shot(trials, comparison.headline),
+        sections=build_charts(comparison, trials, measure),
+        rates=rates,
+        trials=[{**trial, "last": _last(trial)} for trial in trials],
+        location=location,
+    )
+
+
+def _identity(
+    sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    statuses = [trial["status"] for trial in trials]
+    counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
+    return [
+        ("Benchmark", sweep["benchmark"]),
+        ("Tasks", str(len(sweep["tasks"]))),
+        ("Seeds", ", ".join(str(seed) for seed in sweep["seeds"])),
+        ("Search", sweep["search"] + (", few parameters" if sweep["fewer_parameters"] else "")),
+        ("Scheduler", sweep["scheduler"]),
+        ("Trials", ", ".join(counts)),
+        ("Evaluated with", sweep["evaluated_with"]),
+        ("Compared by", ", ".join(METRIC_LABELS.get(metric, metric) for metric in sweep["metric"])),
+        ("Command", "promptide sweep " + " ".join(sweep["command"])),
+    ]
+
+
+def _zero_shot(trials: Sequence[Mapping[str, Any]], recalls: Sequence[str]) -> str:
+    """The leading recalls of the frozen model, as any finished trial has them."""
+    for trial in trials:
+        found = {recall: trial.get(f"zero_shot_{recall}") for recall in recalls}
+        if None not in found.values():
+            return ", ".join(f"{direction_of(name)} {value:.1f}" for name, value in found.items())
+    return ""
+
+
+def _last(trial: Mapping[str, Any]) -> float | None:
+    known = [figure for figure in trial["figure_by_task"] if figure is not None]
+    return known[-1] if known else None

@@ -1,0 +1,1 @@
+"""How trials run, are compared and stopped."""

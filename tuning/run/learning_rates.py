@@ -1,0 +1,110 @@
+"""Each method's learning rate, chosen on the validation split of the first task alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from system.config.overrides import override
+from system.errors import ConfigError
+from system.storage.run_directory import RunDirectory
+from tuning.run.board import Board
+from tuning.run.judge import Rule
+from tuning.run.trial_kind import RateChoice, kind_of, read_record
+from tuning.search.settings import Setting, SweepPlan, Trial
+
+LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
+Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display
+
+
+@dataclass(frozen=True)
+class RateTrials:
+    """A method's candidates, a short run each."""
+
+    base: Setting
+    choice: RateChoice
+    trials: Mapping[float, Trial]
+
+
+def rate_trials(plan: SweepPlan) -> list[RateTrials]:
+    """The short runs of all methods that have rates to choose from and something to train.
+
+    Raises ConfigError as composing them does.
+    """
+    seed = plan.config.seeds[0]
+    found = []
+    for base in plan.bases if plan.config.learning_rates else ():
+        experiment = plan.trial(base, seed).experiment
+        name = experiment.to_dict()["method"]["name"]
+        rates = plan.config.rates_for(base.label, name)
+        choice = kind_of(experiment).rate_choice(experiment) if rates else None
+        if choice is None:
+            continue
+        more = [override("benchmark.tasks", [choice.task]), *choice.overrides]
+        trials = {
+            rate: plan.trial(_at_rate(base, choice.key, rate), seed, LEARNING_RATES, *more)
+            for rate in rates
+        }
+        found.append(RateTrials(base, choice, trials))
+    return found
+
+
+def choose_learning_rates(plan: SweepPlan, candidates: list[RateTrials], run: Run) -> list[Setting]:
+    """Run the candidates and give each base its best rate; the others stay as they are.
+
+    Writes learning_rates.json: the choice, and the figures that it rests on. Raises ConfigError
+    when no rate of a method gave a figure.
+    """
+    if not candidates:
+        return plan.bases
+    board = Board(Rule("none", 1, 2, tasks=1))
+    metric = plan.config.metric
+    for entry in candidates:
+        for trial in entry.trials.values():
+            RunDirectory.of(trial.experiment).claim(trial.experiment)
+            board.add(trial, read_record(trial.experiment, metric))
+    run(board, "learning rates")
+    chosen: dict[str, Any] = {}
+    for entry in candidates:
+        figures = {
+            rate: figure
+            for rate, trial in entry.trials.items()
+            for figure in board.entries[trial.name].course.figures[:1]
+        }
+        best = best_rate(figures)
+        if best is None:
+            raise ConfigError(
+                f"none of the learning rates {list(entry.trials)} of {entry.base.label!r} gave a "
+                f"figure; give others under tune.learning_rates.{entry.base.label}"
+            )
+        chosen[entry.base.label] = {
+            "chosen": best,
+            "task": entry.choice.task,
+            "recall": {str(rate): figures.get(rate) for rate in entry.trials},
+        }
+    plan.folder.write_json(
+        f"{LEARNING_RATES}.json",
+        {
+            "split": "val",
+            "metric": list(metric),
+            "seed": plan.config.seeds[0],
+            "methods": chosen,
+        },
+    )
+    keys = {entry.base.label: entry.choice.key for entry in candidates}
+    return [
+        base.with_value(keys[base.label], chosen[base.label]["chosen"])
+        if base.label in chosen
+        else base
+        for base in plan.bases
+    ]
+
+
+def best_rate(figures: Mapping[float, float | None]) -> float | None:
+    """The rate with the largest figure, the smaller of equals; None if none has a figure."""
+    known = [(figure, -rate) for rate, figure in figures.items() if figure is not None]
+    return -max(known)[1] if known else None
+
+
+def _at_rate(base: Setting, key: str, rate: float) -> Setting:
+    named = Setting(f"{base.label}-rate{rate:g}", base.overrides)
+    return named.with_value(key, rate)

@@ -1,0 +1,146 @@
+"""A trial that trains one model, through the same code as `promptide run` of a model's stage."""
+
+import functools
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.shared_streams import SharedStreams
+from system.engine.method_comparison import ComparesMethods
+from system.engine.model_stage import ModelExperiment, model_experiment, stage_of
+from system.errors import ConfigError
+from system.loggers.open_loggers import check_loggers
+from system.storage.run_directory import METRICS, RunDirectory
+from tuning.run.figures import FIGURE, TASKS_DONE
+from tuning.run.made_models import made_model
+from tuning.run.records import FAILURE, TrialRecord
+from tuning.run.trial_kind import RateChoice, Reports
+from tuning.search.sweep_config import TuneConfig
+
+TAKE_METHODS = ("methods", "learning_rates")  # keys of `tune` for what trains a method
+SECONDS = "seconds.json"  # of its own training; null if interrupted, or found ready
+
+
+class ModelTrials:
+    """See `TrialKind`; the figure is one that the stage writes into metrics.json, at the end."""
+
+    name = "model"
+    leases_tasks = False
+
+    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
+        """By the stage's own names."""
+        return ("" if len(metric) == 1 else "mean of ") + ", ".join(metric), ""
+
+    def parse(self, values: Mapping[str, Any]) -> ModelExperiment:
+        """The experiment of composed values."""
+        return model_experiment(values)
+
+    def label(self, experiment: ModelExperiment) -> str:
+        """The stage's name."""
+        return str(experiment.stage["name"])
+
+    def rate_choice(self, experiment: ModelExperiment) -> RateChoice | None:
+        """As the stage says, if its runs differ in a method that learns."""
+        stage = stage_of(experiment)
+        if not isinstance(stage, ComparesMethods) or not stage.learns(experiment):
+            return None
+        return RateChoice(
+            stage.rate_key, stage.tasks(experiment)[0], stage.rate_overrides(experiment)
+        )
+
+    def recalls(self, experiment: ModelExperiment) -> tuple[str, ...]:
+        """None: a model has the figures of its stage."""
+        return ()
+
+    def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
+        """Raises ConfigError for a metric the stage has not, and for what only streams have."""
+        name, known = self.label(experiment), stage_of(experiment).figures
+        for metric in config.metric:
+            if metric not in known:
+                raise ConfigError(
+                    f"tune.metric={list(config.metric)}: a sweep of stage {name!r} goes by "
+                    f"{' or '.join(known)}"
+                )
+        if config.scheduler != "none":
+            raise ConfigError(
+                f"tune.scheduler={config.scheduler} compares trials after each task of a stream; "
+                f"stage {name!r} is judged once, at its end: use tune.scheduler=none"
+            )
+        for key in () if isinstance(stage_of(experiment), ComparesMethods) else TAKE_METHODS:
+            if getattr(config, key):
+                raise ConfigError(
+                    f"tune.{key} is for sweeps over streams; for stage {name!r} name keys under "
+                    "tune.space"
+                )
+
+    def check(self, experiment: ModelExperiment) -> tuple[str, ...]:
+        """The stage's name, for all of its training; whether the model is there does not matter."""
+        check_loggers(experiment)
+        stage_of(experiment).finished(experiment)
+        return (self.label(experiment),)
+
+    def record(self, experiment: ModelExperiment, metric: Sequence[str]) -> TrialRecord:
+        """From the trial's metrics.json."""
+        folder = RunDirectory.of(experiment).folder
+        if folder.exists(METRICS):
+            metrics = folder.read_json(METRICS)
+            return TrialRecord([_figure(metrics, metric)], metrics, None)
+        failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
+        return TrialRecord([], None, failure)
+
+    def run(
+        self,
+        experiment: ModelExperiment,
+        metric: Sequence[str],
+        tasks: int,
+        reports: Reports,
+        streams: SharedStreams | None,
+    ) -> None:
+        """Train the model, unless it is there for the same settings and data, and judge it.
+
+        It is all of its `tasks`, which are one.
+        """
+        folder = RunDirectory.of(experiment).folder
+        fresh = not folder.exists(SECONDS)
+        folder.write_json(SECONDS, {"seconds": None})
+        metrics, seconds = made_model(experiment)
+        if fresh and seconds is not None:
+            folder.write_json(SECONDS, {"seconds": seconds})
+        figure = _figure(metrics, metric)
+        told = float("nan") if figure is None else figure
+        reports.put({FIGURE: told, TASKS_DONE: 1, "done": True})
+
+    def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
+        """Numbers trained and seconds, where they are known."""
+        stage = stage_of(experiment)
+        method = experiment.to_dict().get("method", {}).get("name") or self.label(experiment)
+        row: dict[str, Any] = {"method": method}
+        if isinstance(stage, ComparesMethods) and stage.learns(experiment):
+            row["learning_rate"] = experiment.stage.get(stage.rate_key.rpartition(".")[2])
+        folder = RunDirectory.of(experiment).folder
+        if record.metrics is None:
+            return row
+        if isinstance(stage, ComparesMethods):
+            found = {title: record.metrics[key] for key, title in stage.shown.items()}
+            row["shown"] = json.dumps(found)
+        row["trainable_parameters"] = record.metrics.get("trainable_parameters")
+        if folder.exists(SECONDS):
+            row["seconds"] = folder.read_json(SECONDS)["seconds"]
+        return row
+
+    def evaluated_with(self, experiment: ModelExperiment) -> str:
+        """The stage says itself what it holds out."""
+        return f"stage: {self.label(experiment)}"
+
+
+def _figure(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The mean of the named figures; None where one of them is undefined."""
+    values = [_at(metrics, name) for name in names]
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _at(metrics: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    return functools.reduce(operator.getitem, key.split("."), metrics)

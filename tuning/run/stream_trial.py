@@ -1,0 +1,200 @@
+"""A trial that is a whole stream, through the same code as `promptide run`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.shared_streams import SharedStreams
+from actors.stream_driver import run_stream
+from actors.stream_settings import StreamSettings
+from system.config.schema import ExperimentConfig, experiment_of
+from system.engine.model_stage import stage_of
+from system.errors import ConfigError
+from system.loggers.run_loggers import RunLoggers
+from system.objectives.objective import OBJECTIVES, StreamObjective
+from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
+from system.stream.preflight import check_experiment
+from system.stream.run_results import finish_run
+from system.stream.task_source import ConsumerStatus, StreamHaltedError
+from tuning.run.figures import FIGURE, TASKS_DONE, recall_so_far
+from tuning.run.made_models import made_beneath
+from tuning.run.records import FAILURE, TrialRecord
+from tuning.run.trial_kind import RateChoice, Reports
+from tuning.search.sweep_config import LEARNING_RATE, TuneConfig
+
+PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
+
+
+class StreamTrials:
+    """See `TrialKind`; the figure is the average recall over the tasks learned so far."""
+
+    name = "stream"
+    leases_tasks = True
+
+    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
+        """The page names the metrics whose mean it is."""
+        return "average recall", "%"
+
+    def parse(self, values: Mapping[str, Any]) -> ExperimentConfig:
+        """The experiment of composed values."""
+        return experiment_of(values)
+
+    def label(self, experiment: ExperimentConfig) -> str:
+        """The method's name."""
+        return str(experiment.method["name"])
+
+    def recalls(self, experiment: ExperimentConfig) -> tuple[str, ...]:
+        """Those of the stream's objective."""
+        return _objective(experiment).recalls
+
+    def check_tune(self, experiment: ExperimentConfig, config: TuneConfig) -> None:
+        """Raises ConfigError for a metric that streams have not."""
+        for metric in config.metric:
+            if metric not in (known := self.recalls(experiment)):
+                raise ConfigError(
+                    f"tune.metric={list(config.metric)}: {metric!r} is not one of "
+                    f"{', '.join(known)}, which a stream of stage.objective="
+                    f"{experiment.stage.objective} is judged by"
+                )
+
+    def check(self, experiment: ExperimentConfig) -> tuple[str, ...]:
+        """The tasks of the stream, in order."""
+        if experiment.stream.live:
+            raise ConfigError("stream.live=true: a trial would wait for tasks; set it to false")
+        tasks = check_experiment(experiment).tasks
+        for earlier in _objective(experiment).before(experiment):
+            stage_of(earlier).finished(earlier)  # checks its settings and data
+        return tasks
+
+    def record(self, experiment: ExperimentConfig, metric: Sequence[str]) -> TrialRecord:
+        """From the trial's metrics and matrix, or from its stream's journal."""
+        directory = RunDirectory.of(experiment)
+        folder = directory.folder
+        if folder.exists(METRICS):
+            metrics = folder.read_json(METRICS)
+            rows = folder.read_table(ACCURACY_MATRIX).to_pylist()
+            return TrialRecord(recall_so_far(rows, metric, len(metrics["tasks"])), metrics, None)
+        failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
+        if not directory.stream.names():
+            return TrialRecord([], None, failure)
+        stream = StreamSettings.begun(experiment).open()
+        committed = stream.committed(experiment.run_name)
+        rows = [row for payload in committed for row in payload["rows"]]
+        return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
+
+    def run(
+        self,
+        experiment: ExperimentConfig,
+        metric: Sequence[str],
+        tasks: int,
+        reports: Reports,
+        streams: SharedStreams | None,
+    ) -> None:
+        """Learn the stream, and at its end write the figures.
+
+        Raises StreamHaltedError when the sweep stopped it.
+        """
+        started = time.perf_counter()
+        checked = check_experiment(experiment)
+        told = TaskReports(metric, tasks, reports)
+        for earlier in _objective(experiment).before(experiment):
+            made_beneath(earlier)
+        with RunLoggers(experiment) as loggers:
+
+            def learned(committed: Sequence[Mapping[str, Any]]) -> None:
+                told.learned(committed)
+                loggers.learned(committed)
+
+            ready = time.perf_counter()
+            left = run_stream(
+                experiment, checked.manifest, checked.tasks, _unwatched, learned, streams, tasks
+            )
+            ended = time.perf_counter()
+            if len(left.committed) < tasks:
+                raise StreamHaltedError("halted between two tasks")
+            if tasks == len(checked.tasks):
+                metrics, _ = finish_run(
+                    experiment,
+                    checked.manifest.fingerprint,
+                    checked.tasks,
+                    left.committed,
+                    left.access_log,
+                    {"start": ready - started, "stream": ended - ready},
+                    left.quarantined,
+                )
+                loggers.final(metrics)
+        told.learned(left.committed, done=True)
+
+    def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
+        """By the recall on the first task's validation split."""
+        if not _trains(experiment):
+            return None
+        task = check_experiment(experiment).tasks[0]
+        return RateChoice(LEARNING_RATE, task, ("evaluation.split=val",))
+
+    def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
+        """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""
+        metrics = record.metrics or {}
+        rate = experiment.stage.optimiser.learning_rate if _trains(experiment) else None
+        row: dict[str, Any] = {"method": self.label(experiment), "learning_rate": rate}
+        if not metrics:
+            return row
+        seconds = sum(metrics["wall_seconds"].get(phase, 0.0) for phase in PHASES)
+        row |= {
+            "trainable_parameters": metrics["trainable_parameters"],
+            "trainable_parameters_per_task": metrics["trainable_parameters_per_task"],
+            "seconds": seconds,
+            "seconds_per_task": seconds / len(metrics["tasks"]),
+        }
+        sections = (
+            ("average", metrics["average"]),
+            ("forgetting", metrics["forgetting"]),
+            ("zero_shot", metrics["zero_shot"].get("average", {})),
+        )
+        for section, values in sections:
+            recalls = self.recalls(experiment)
+            row |= {f"{section}_{metric}": values.get(metric) for metric in recalls}
+        return row
+
+    def evaluated_with(self, experiment: ExperimentConfig) -> str:
+        """The split and the gallery."""
+        evaluation = experiment.evaluation
+        return f"split: {evaluation.split}, gallery: {evaluation.gallery}"
+
+
+class TaskReports:
+    """Passes on the average recall so far after each task, each task once and in order."""
+
+    def __init__(self, metric: Sequence[str], tasks: int, reports: Reports) -> None:
+        self.metric = metric
+        self.tasks = tasks
+        self.reports = reports
+        self.told = 0
+
+    def learned(self, committed: Sequence[Mapping[str, Any]], done: bool = False) -> None:
+        """Tell what is new in what the stream committed; the last task once all files are there."""
+        rows = [row for payload in committed for row in payload["rows"]]
+        upto = len(committed) if done else min(len(committed), self.tasks - 1)
+        figures = recall_so_far(rows, self.metric, upto)
+        for task in range(self.told, upto):
+            figure = figures[task]
+            self.reports.put(
+                {
+                    FIGURE: float("nan") if figure is None else figure,
+                    TASKS_DONE: task + 1,
+                    "done": task + 1 == self.tasks,
+                }
+            )
+        self.told = max(self.told, upto)
+
+
+def _objective(experiment: ExperimentConfig) -> StreamObjective:
+    return OBJECTIVES.get(experiment.stage.objective)
+
+
+def _trains(experiment: ExperimentConfig) -> bool:
+    return _objective(experiment).method_kind(experiment).trains_on != "nothing"
+
+
+def _unwatched(_: ConsumerStatus) -> None:
+    """Trials show themselves by the tasks they report."""

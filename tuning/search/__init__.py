@@ -1,0 +1,1 @@
+"""The search space, and which configs are tried."""
