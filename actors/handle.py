@@ -13,8 +13,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors.stream_server import TaskStreamActor, TaskStreamServer
-from actors.stream_settings import StreamSettings
+from actors.server import TaskStreamActor, TaskStreamServer
+from actors.settings import StreamSettings
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import SplitGrant
 from system.stream.task_source import Lease, StreamStatus

@@ -10,8 +10,8 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.handle import TaskStreamHandle
-from actors.stream_server import TaskStreamActor, TaskStreamServer
-from actors.stream_settings import StreamSettings
+from actors.server import TaskStreamActor, TaskStreamServer
+from actors.settings import StreamSettings
 
 NAMESPACE = "promptide"
 SECONDS_TO_HALT = 1.0

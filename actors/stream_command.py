@@ -31,7 +31,7 @@ def stream_command(arguments: Sequence[str], file: str | None, console: Console)
     if auth:
         # Ray reads it when it is imported, and would else meet the run's Ray without its token.
         os.environ.setdefault("RAY_AUTH_MODE", auth)
-    from actors.live_stream import append, close, status
+    from actors.live import append, close, status
 
     if action == "append":
         pending = append(experiment, tasks, wait=WAIT in words)

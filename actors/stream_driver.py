@@ -13,8 +13,8 @@ from ray.train.torch import TorchTrainer
 from actors.failures import GROUP_FAILURES, Retries, cause
 from actors.handle import TaskStreamHandle, start_task_stream
 from actors.pending_order import arrange
+from actors.settings import StreamSettings
 from actors.shared_streams import NAMESPACE, SharedStreams
-from actors.stream_settings import StreamSettings
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import Manifest

@@ -110,7 +110,7 @@ def _experiment(overrides: Sequence[str], file: str | None) -> "ExperimentConfig
 def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     """Learn a stream of tasks."""
     from actors.cluster import check_resources, check_storage, ray_cluster
-    from actors.live_stream import reachable
+    from actors.live import reachable
     from actors.stream_driver import run_stream
     from system.loggers.run_loggers import RunLoggers
     from system.objectives.objective import OBJECTIVES

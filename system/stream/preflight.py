@@ -44,7 +44,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
-    if live:  # ordered when it starts and at each append: see actors.live_stream
+    if live:  # ordered when it starts and at each append: see actors.live
         return Checked(manifest, given)
     return Checked(manifest, stream_order(experiment, given).order(given))
 

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from actors.handle import TaskStreamHandle, start_task_stream
-from actors.stream_settings import StreamSettings
+from actors.settings import StreamSettings
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.results.replay_audit import replayed_rows
 from system.stream.task_source import (

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors.settings import StreamSettings
 from actors.state.task_stream_state import TaskStream
 from actors.stream_driver import _trainer
-from actors.stream_settings import StreamSettings
 from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import Manifest
 from system.errors import QuarantinedError

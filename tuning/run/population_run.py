@@ -7,7 +7,7 @@ directory, as in any sweep; each verdict is kept in population.json, as it was m
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from actors.forked_stream import fork_run
+from actors.fork import fork_run
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory

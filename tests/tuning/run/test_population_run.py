@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from actors.stream_settings import StreamSettings
+from actors.settings import StreamSettings
 from system.errors import ConfigError
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory

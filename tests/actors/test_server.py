@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from actors.handle import TaskStreamHandle
+from actors.server import TaskStreamServer
+from actors.settings import StreamSettings
 from actors.shared_streams import SharedStreams
-from actors.stream_server import TaskStreamServer
-from actors.stream_settings import StreamSettings
 from system.errors import ConfigError, StorageError
 from system.results.replay_audit import replayed_rows
 from system.stream.task_source import NotLeasedError, StaleGenerationError, StreamHaltedError

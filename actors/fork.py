@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from actors.journal.journal import begun_with
-from actors.stream_settings import StreamSettings
+from actors.settings import StreamSettings
 from system.config.schema import ExperimentConfig
 from system.errors import StorageError
 from system.storage.adapters import AdapterFolder, task_file

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 
+from actors.settings import StreamSettings
 from actors.state.task_stream_state import TaskStream
-from actors.stream_settings import StreamSettings
 from system.errors import ConfigError
 
 #: Calls in streams at one time: so many runs can stand still in their storage before others wait.

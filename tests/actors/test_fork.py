@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.forked_stream import fork_run
+from actors.fork import fork_run
 from actors.journal.durable_files import DurableDirectory
-from actors.stream_settings import StreamSettings
+from actors.settings import StreamSettings
 from system.config.schema import ExperimentConfig, compose
 from system.errors import ConfigError, StorageError
 from system.results.replay_audit import replayed_rows

@@ -12,10 +12,10 @@ from ray.exceptions import RayError
 
 from actors.handle import TaskStreamHandle, find_task_stream
 from actors.pending_order import append_in_order
+from actors.settings import StreamSettings
 from actors.shared_streams import NAMESPACE
 from actors.state.task_stream_state import TaskStream
 from actors.stream_driver import stream_name
-from actors.stream_settings import StreamSettings
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
 from system.storage.files import Folder
