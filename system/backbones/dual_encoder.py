@@ -1,9 +1,9 @@
 """What a method and a stage may ask of a frozen dual encoder, whatever model is behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ class DualEncoder(nn.Module, ABC):
 
     Legend: B batch, L layers entered, N prompt length, D tower width, T tokens, P feature width.
     """
+
+    objective: ClassVar[str] = "retrieval"
+    #: The modalities whose unprompted features tell a sample's task.
+    routed: ClassVar[tuple[Modality, ...]] = MODALITIES
 
     shape: BackboneShape
     name: str
@@ -120,6 +124,16 @@ class DualEncoder(nn.Module, ABC):
                 return self.encode_image(inputs, prompt, deep)
             return self.encode_text(inputs, prompt, deep)
 
+    def name_features(self, names: Sequence[str]) -> Tensor:
+        """Unit text features (K, P) of names, such as those of tasks, unprompted, on the CPU."""
+        device = next(self.parameters()).device
+
+        def encode(texts: list[str]) -> Tensor:
+            features: Tensor = self("text", self.tokenize(texts).to(device), None)
+            return features
+
+        return encode_names(encode, names, self.shape.feature_width)
+
 
 class BackboneLoader(Protocol):
     """Builds a frozen backbone from its config section."""
@@ -135,3 +149,14 @@ BACKBONES: Registry[BackboneLoader] = Registry("backbone", "system.backbones", "
 def unit(features: Tensor) -> Tensor:
     """Features scaled to unit length along the last dimension, in float32."""
     return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+@torch.inference_mode()
+def encode_names(encode: Callable[[list[str]], Tensor], names: Sequence[str], width: int) -> Tensor:
+    """Unit features (K, `width`) of names on the CPU; underscores are read as spaces.
+
+    Each name is a batch of its own: its feature does not depend on which others there are.
+    """
+    features = [torch.zeros(0, width)]
+    features += [unit(encode([name.replace("_", " ")])).cpu() for name in names]
+    return torch.cat(features)

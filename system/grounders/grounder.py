@@ -8,14 +8,14 @@ depend on how an image was resized; IoU and GIoU are the same in shares and in p
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import ImageTransform, Modality
+from system.backbones.dual_encoder import ImageTransform, Modality, encode_names
 from system.registry import Registry
 
 
@@ -94,6 +94,10 @@ class Grounder(nn.Module, ABC):
     Without entries the outputs are the plain model's to the bit.
     """
 
+    objective: ClassVar[str] = "grounding"
+    #: The modalities whose unprompted features tell a sample's task.
+    routed: ClassVar[tuple[Modality, ...]] = ("vision",)
+
     shape: GrounderShape
     name: str
     computation: Computation
@@ -137,6 +141,15 @@ class Grounder(nn.Module, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A digest of all that outputs depend on: an adapter fits only its own grounder."""
+
+    def name_features(self, names: Sequence[str]) -> Tensor:
+        """Unit text features (K, P) of names, such as those of tasks, unprompted, on the CPU."""
+        device = next(self.parameters()).device
+
+        def encode(texts: list[str]) -> Tensor:
+            return self.text_features(self.tokenize(texts).to(device))
+
+        return encode_names(encode, names, self.shape.feature_width)
 
 
 class GrounderLoader(Protocol):

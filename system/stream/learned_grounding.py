@@ -10,7 +10,6 @@ from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.grounders.grounder import Grounder
 from system.methods.grounding_method import GroundingSetting
 from system.methods.grounding_stream import GroundingStream, build_grounding_stream
-from system.objectives.grounding.grounder_features import grounder_names
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.files import Folder
 from system.stream.given_similarity import GivenSimilarity
@@ -35,7 +34,7 @@ class LearnedGrounding(LearnedState[Grounder, GroundingStream]):
 
     def name_features(self, names: Sequence[str]) -> Tensor:
         """See `LearnedState.name_features`."""
-        return grounder_names(self.backbone, names)
+        return self.backbone.name_features(names)
 
     @classmethod
     def from_pretrained(

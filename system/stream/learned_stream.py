@@ -6,7 +6,6 @@ from pathlib import Path
 from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder
-from system.backbones.name_features import name_features
 from system.methods.method import Method, build_method
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.files import Folder
@@ -28,7 +27,7 @@ class LearnedStream(LearnedState[DualEncoder, Method]):
 
     def name_features(self, names: Sequence[str]) -> Tensor:
         """See `LearnedState.name_features`."""
-        return name_features(self.backbone, names)
+        return self.backbone.name_features(names)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, backbone: DualEncoder) -> "LearnedStream":

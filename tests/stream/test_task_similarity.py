@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import unit
-from system.backbones.name_features import name_features
 from system.errors import AdapterMismatchError, DataError
 from system.methods.stream_method import SimilaritySource
 from system.stream.given_similarity import GivenSimilarity
@@ -28,7 +27,7 @@ def features(task: int, seed: int) -> Tensor:
 
 
 def names_of(names: Sequence[str]) -> Tensor:
-    return name_features(backbone(), names)
+    return backbone().name_features(names)
 
 
 def learned(source: SimilaritySource, tasks: tuple[str, ...]) -> TaskSimilarity:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import unit
-from system.backbones.name_features import each_alone
 from system.data.shards.expression_images import image_batches
 from system.data.shards.manifest import SplitGrant
 from system.engine.worker_group import WorkerGroup
@@ -87,13 +86,3 @@ class GrounderFeatures:
             precision=computation.precision_on(self.group.device),
             compiled=computation.compile,
         )
-
-
-def grounder_names(grounder: Grounder, names: Sequence[str]) -> Tensor:
-    """Unit text features (n, P) of names by a grounder; see `each_alone`."""
-    device = next(grounder.parameters()).device
-
-    def encode(texts: list[str]) -> Tensor:
-        return grounder.text_features(grounder.tokenize(texts).to(device))
-
-    return each_alone(encode, names, grounder.shape.feature_width)

@@ -24,7 +24,7 @@ from system.methods.grounding_stream import (
     grounding_stream_kind,
 )
 from system.methods.stream_method import StreamMethod
-from system.objectives.grounding.grounder_features import GrounderFeatures, grounder_names
+from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.grounding_examples import grounding_examples
 from system.objectives.grounding.grounding_training import GroundingTraining, require_batch
@@ -203,7 +203,7 @@ class GroundingObjective(StreamObjective):
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
         """See `StreamObjective.names`."""
         grounder = _grounder(experiment).load()
-        return lambda names: grounder_names(grounder, names)
+        return grounder.name_features
 
     def work(self, worker: Worker) -> GroundingWork:
         """See `StreamObjective.work`."""

@@ -9,7 +9,6 @@ import pyarrow as pa
 from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder
-from system.backbones.name_features import name_features
 from system.config.schema import ExperimentConfig
 from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitGrant
@@ -161,7 +160,7 @@ class RetrievalObjective(StreamObjective):
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
         """See `StreamObjective.names`."""
         backbone = experiment.backbone.load()
-        return lambda names: name_features(backbone, names)
+        return backbone.name_features
 
     def work(self, worker: Worker) -> RetrievalWork:
         """See `StreamObjective.work`."""

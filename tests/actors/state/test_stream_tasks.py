@@ -1,6 +1,7 @@
 """Tasks that arrive while a stream goes on: kept, bounded, in order, and the same for everyone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from actors.state.task_stream_state import TaskStream
 from system.config.frozen_models import BackboneConfig
 from system.config.schema import compose
 from system.errors import ConfigError, StorageError
-from system.objectives.retrieval import objective as retrieval_objective
 from system.stream.task_source import (
     Lease,
     NotLeasedError,
@@ -177,12 +177,8 @@ def test_similar_tasks_follow_each_other_also_when_they_come_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {"animals": [1.0, 0.0], "food": [0.0, 1.0], "travel": [0.9, 0.1]}
-    monkeypatch.setattr(
-        retrieval_objective,
-        "name_features",
-        lambda _, tasks: torch.tensor([names[t] for t in tasks]),
-    )
-    monkeypatch.setattr(BackboneConfig, "load", lambda _: None)
+    backbone = SimpleNamespace(name_features=lambda tasks: torch.tensor([names[t] for t in tasks]))
+    monkeypatch.setattr(BackboneConfig, "load", lambda _: backbone)
     experiment = compose(["benchmark.order=similarity", "stream.live=true"])
     stream = make_live_stream(tmp_path, "animals", "food")
     generation = stream.register("run")
