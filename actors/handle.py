@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from actors.server import TaskStreamActor, TaskStreamServer
 from actors.settings import StreamSettings
 from system.data.shards.faults import Fault
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.stream.task_source import Lease, StreamStatus
 
 ATTEMPTS = 20  # at an actor that is just ending
@@ -80,11 +80,11 @@ class TaskStreamHandle:
         task: str,
         split: str,
         shards_rows: int | None = None,
-    ) -> SplitGrant:
+    ) -> SplitHandle:
         """See `TaskSource.open_split`."""
         # The id is made here, once, so that a call Ray repeats is recorded once.
         request = (consumer, generation, rank, task, split, shards_rows, uuid4().hex)
-        return cast(SplitGrant, self._call("open_split", *request))
+        return cast(SplitHandle, self._call("open_split", *request))
 
     def quarantine(
         self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]

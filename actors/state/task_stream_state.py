@@ -20,7 +20,7 @@ from actors.state.cursor import Cursor, quoted
 from actors.state.stream_memory import StreamMemory
 from actors.state.stream_tasks import StreamTasks
 from system.data.shards.faults import Fault
-from system.data.shards.manifest import Manifest, SplitGrant
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.errors import DataError, ReplayRefusedError
 from system.stream.task_source import (
     Lease,
@@ -144,10 +144,10 @@ class TaskStream:
         split: str,
         shards_rows: int | None = None,
         open_id: str | None = None,
-    ) -> SplitGrant:
+    ) -> SplitHandle:
         """See `TaskSource.open_split`; a call repeated with its `open_id` is recorded once."""
         cursor = self._cursor(consumer, generation)
-        grant = self._grant(cursor, task, split)
+        handle = self._handle(cursor, task, split)
         replay = cursor.replays and task in cursor.commits
         current = task == cursor.leased and not (cursor.trained and not cursor.replays)
         repeated = open_id is not None and open_id in self._memory.opens
@@ -160,7 +160,7 @@ class TaskStream:
                 f"current task is {quoted(cursor.leased)}{state}, and only the current task's may "
                 "be read, until it is trained"
             )
-        rows = grant.rows if shards_rows is None else shards_rows
+        rows = handle.rows if shards_rows is None else shards_rows
         if rows < 0:
             raise DataError(f"split '{split}' of task '{task}': cannot read {rows} rows")
         if not repeated:
@@ -175,7 +175,7 @@ class TaskStream:
                 "current_task": cursor.leased,
             }
             self._record("open", entry)
-        return grant
+        return handle
 
     def quarantine(
         self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
@@ -290,10 +290,10 @@ class TaskStream:
         cursor.renewed = self._clock()
         return cursor
 
-    def _grant(self, cursor: Cursor, task: str, split: str) -> SplitGrant:
+    def _handle(self, cursor: Cursor, task: str, split: str) -> SplitHandle:
         if task not in self._tasks.names:
             raise DataError(
                 f"task '{task}' is not in the stream; its tasks are {self._tasks.names}"
             )
-        grant = self._manifest.task(task).grant(split)
-        return replace(grant, without=frozenset(cursor.aside.get((task, split), ())))
+        handle = self._manifest.task(task).handle(split)
+        return replace(handle, without=frozenset(cursor.aside.get((task, split), ())))

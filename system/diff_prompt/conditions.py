@@ -13,7 +13,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder, unit
 from system.data.shards.expressions import ReferredExpression
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
 from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts
@@ -62,17 +62,17 @@ class ConditionEncoder:
         self.encoder = Encoder(backbone.to(group.device), alone, BLOCK, threads=1)
         self.transform = backbone.image_transform(PROTOCOL, "none")
 
-    def of(self, grant: SplitGrant, expressions: Sequence[ReferredExpression]) -> Conditions:
+    def of(self, handle: SplitHandle, expressions: Sequence[ReferredExpression]) -> Conditions:
         """The embeddings of a split's expressions; every rank has to call this.
 
         They have length sqrt(P), so that an entry is about as large as one of the timestep's.
         """
         texts = sorted({entry.text for entry in expressions})
         place = {text: index for index, text in enumerate(texts)}
-        key = self.encoder.feature_key(PROTOCOL, [grant])
+        key = self.encoder.feature_key(PROTOCOL, [handle])
 
         def embed_images(rows: range) -> dict[str, Tensor]:
-            return {"image": self.encoder.images(grant, rows, self.transform, None)}
+            return {"image": self.encoder.images(handle, rows, self.transform, None)}
 
         def embed_texts(rows: range) -> dict[str, Tensor]:
             block = [texts[i] for i in rows]
@@ -81,9 +81,9 @@ class ConditionEncoder:
             return {"text": self.encoder.texts(block, None)}
 
         def show(done: int, total: int) -> None:
-            self.show(f"embedding {grant.task}, {grant.split}", done, total, "")
+            self.show(f"embedding {handle.task}, {handle.split}", done, total, "")
 
-        images = TensorParts(self._place("images", key), grant.rows)
+        images = TensorParts(self._place("images", key), handle.rows)
         make_parts(images, self.group, embed_images, show)
         embedded = TensorParts(self._place(f"expressions {self.text_embedding}", key), len(texts))
         make_parts(embedded, self.group, embed_texts, show)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from system.data.shards.expressions import read_expressions
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.conditions import Conditions
 from system.diff_prompt.prompt_generator.generator_files import load_generator, require_same_latents
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
@@ -74,12 +74,12 @@ class LatentStore:
         self._encoder = plan.condition_encoder(group, show)
         self._splits: dict[str, SplitLatents] = {}
 
-    def of(self, grant: SplitGrant, samples: Sequence[int] | None = None) -> SplitLatents:
+    def of(self, handle: SplitHandle, samples: Sequence[int] | None = None) -> SplitLatents:
         """The latents of a split's samples, all if None; every rank has to call this."""
-        identity = _identity(grant)
+        identity = _identity(handle)
         key = FeatureStore.key(split=identity, samples=None if samples is None else list(samples))
         if key not in self._splits:
-            self._splits[key] = self._made(grant, identity, samples)
+            self._splits[key] = self._made(handle, identity, samples)
         return self._splits[key]
 
     def draw(self, conditions: Conditions, samples: Sequence[int], seed: Sequence[int]) -> Tensor:
@@ -94,10 +94,10 @@ class LatentStore:
         return torch.cat(parts)
 
     def _made(
-        self, grant: SplitGrant, identity: str, samples: Sequence[int] | None
+        self, handle: SplitHandle, identity: str, samples: Sequence[int] | None
     ) -> SplitLatents:
-        expressions = list(read_expressions(grant))
-        conditions = self._encoder.of(grant, expressions)
+        expressions = list(read_expressions(handle))
+        conditions = self._encoder.of(handle, expressions)
         branch = int(identity[:15], 16)
         if self.needs.fresh_noise:
             return _FreshLatents(self, conditions, branch)
@@ -120,7 +120,7 @@ class LatentStore:
             return {"latent": self.draw(conditions, [chosen[row] for row in rows], [branch])}
 
         def show(done: int, total: int) -> None:
-            self.show(f"prompt latents of {grant.task}, {grant.split}", done, total, "")
+            self.show(f"prompt latents of {handle.task}, {handle.split}", done, total, "")
 
         make_parts(parts, self.group, make, show)
         return _StoredLatents(parts, {sample: row for row, sample in enumerate(chosen)})
@@ -147,7 +147,7 @@ class _FreshLatents:
         return self.store.draw(self.conditions, samples, [self.branch, 1 + epoch])
 
 
-def _identity(grant: SplitGrant) -> str:
+def _identity(handle: SplitHandle) -> str:
     """A split's name by its content: sample numbers count from its first row."""
-    shards = [shard.sha256 for shard in grant.shards]
-    return FeatureStore.key(task=grant.task, split=grant.split, shards=shards)
+    shards = [shard.sha256 for shard in handle.shards]
+    return FeatureStore.key(task=handle.task, split=handle.split, shards=shards)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from system.data.shards.expressions import ReferredExpression
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.object_masks import mask_pixels
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.engine.model_stage import Show
@@ -34,7 +34,7 @@ class MaskLatents:
 
 
 def mask_latents(
-    grant: SplitGrant,
+    handle: SplitHandle,
     expressions: Sequence[ReferredExpression],
     vae: MaskDecoder,
     group: WorkerGroup,
@@ -60,12 +60,12 @@ def mask_latents(
         return {"latent": torch.cat(parts)}
 
     def show_parts(done: int, total: int) -> None:
-        show(f"mask latents of {grant.task}, {grant.split}", done, total, "")
+        show(f"mask latents of {handle.task}, {handle.split}", done, total, "")
 
     key = FeatureStore.key(
         what="mask latents",
         vae=vae.digest,
-        shards=[shard.sha256 for shard in grant.shards],
+        shards=[shard.sha256 for shard in handle.shards],
         device=group.device.type,
     )
     parts = TensorParts(folder.child(f"masks-{key}"), len(objects))

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.engine.model_stage import ModelExperiment, Show
 from system.engine.worker_group import WorkerGroup
@@ -37,7 +37,7 @@ class PromptLatents(Protocol):
         """Denoising steps that this process has run, each for one sample."""
         ...
 
-    def of(self, grant: SplitGrant, samples: Sequence[int] | None = None) -> SplitLatents:
+    def of(self, handle: SplitHandle, samples: Sequence[int] | None = None) -> SplitLatents:
         """The latents of a split's expressions, computed now if nobody has before.
 
         `samples` are those that will be taken, by their places; None: all.

@@ -18,7 +18,7 @@ from system.registry import Registry
 
 if TYPE_CHECKING:
     from system.config.schema import ExperimentConfig
-    from system.data.shards.manifest import Manifest, SplitGrant
+    from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.task_training import TaskTraining
     from system.engine.worker_group import WorkerGroup
@@ -79,7 +79,7 @@ class Worker:
     experiment: ExperimentConfig
     protocol: str  # the run's, or the one that saved adapters were learned with
     group: WorkerGroup
-    open_test: Callable[[int], SplitGrant]  # by a task's place in the stream
+    open_test: Callable[[int], SplitHandle]  # by a task's place in the stream
     show: Show
 
 
@@ -104,7 +104,7 @@ class StreamWork(ABC):
         """Take in the test splits of `count` more tasks, and the frozen model's part of them."""
 
     @abstractmethod
-    def training_features(self, grant: SplitGrant) -> tuple[Tensor, Tensor]:
+    def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:
         """Unprompted features of a task's training images (I, P) and texts (T, P)."""
 
     @abstractmethod
@@ -113,7 +113,7 @@ class StreamWork(ABC):
         lease: Lease,
         method: StreamMethod[Any],
         similarity: Tensor,
-        open_train: Callable[[], SplitGrant],
+        open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> TaskTraining:
         """The training of a leased task."""
@@ -154,7 +154,7 @@ class StreamObjective(ABC):
         """Whether each task's training split fills a batch. Raises DataError naming the task."""
 
     @abstractmethod
-    def check_test(self, experiment: ExperimentConfig, grant: SplitGrant) -> None:
+    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
         """Whether a task's test split has anything to judge by. Raises DataError if not."""
 
     @abstractmethod

@@ -3,7 +3,7 @@
 import torch
 
 from system.config.schema import ExperimentConfig
-from system.data.shards.manifest import Manifest, SplitGrant
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, StorageError
@@ -31,8 +31,8 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     header = adapters.header()
     tasks = header.tasks
 
-    def open_test(task: int) -> SplitGrant:
-        return manifest.task(tasks[task]).grant(experiment.evaluation.split)
+    def open_test(task: int) -> SplitHandle:
+        return manifest.task(tasks[task]).handle(experiment.evaluation.split)
 
     objective = OBJECTIVES.get(experiment.stage.objective)
     work = objective.work(Worker(experiment, header.protocol, group, open_test, show_nothing))

@@ -82,7 +82,7 @@ def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequenc
         similarity.require(tasks)
     objective.check_training(experiment, manifest, tasks)
     for name in tasks:
-        objective.check_test(experiment, manifest.task(name).grant(experiment.evaluation.split))
+        objective.check_test(experiment, manifest.task(name).handle(experiment.evaluation.split))
 
 
 def prepared(experiment: ExperimentConfig) -> Manifest:

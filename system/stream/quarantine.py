@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from system.data.shards.faults import Fault
 from system.data.shards.loading import broken_images
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.errors import DataError, QuarantinedError
 
 #: Records a task's broken rows; returns how many of them are new.
@@ -14,7 +14,7 @@ Record = Callable[[str, dict[int, Fault]], int]
 
 @contextmanager
 def putting_aside(
-    tasks: Iterable[str], open_train: Callable[[str], SplitGrant], record: Record
+    tasks: Iterable[str], open_train: Callable[[str], SplitHandle], record: Record
 ) -> Iterator[None]:
     """Answer a DataError inside the block by looking through the training images of `tasks`.
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypedDict
 import pyarrow as pa
 
 from system.data.shards.faults import Fault
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.errors import PromptideError
 
 
@@ -186,7 +186,7 @@ class TaskSource(Protocol):
         task: str,
         split: str,
         shards_rows: int | None = None,
-    ) -> SplitGrant:
+    ) -> SplitHandle:
         """Hand out a split after recording the open in the access log.
 
         The stream's evaluation split ("test" unless configured otherwise) is open for every task,
@@ -199,7 +199,7 @@ class TaskSource(Protocol):
     def quarantine(
         self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
     ) -> int:
-        """Put rows of a split aside for this consumer: later grants leave them out.
+        """Put rows of a split aside for this consumer: later handles leave them out.
 
         `broken` is by the rows' numbers in the shards; each is recorded once, and how many are new
         is returned. Only what the consumer may open. Raises what `open_split` does.

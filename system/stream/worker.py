@@ -9,7 +9,7 @@ from torch import Tensor
 
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.engine.phase_clock import PhaseClock
 from system.engine.rank_log import RankLog
 from system.engine.repeating import renewing
@@ -246,9 +246,9 @@ class StreamWorker:
             training.run(self.earlier)
         return training.log
 
-    def _open_all(self) -> SplitGrant:
+    def _open_all(self) -> SplitHandle:
         """The training images of all tasks, one task after the other."""
-        return SplitGrant.joined([self._open(task, "train") for task in self.tasks])
+        return SplitHandle.joined([self._open(task, "train") for task in self.tasks])
 
     def _add_to_router(self, index: int, images: Tensor, texts: Tensor) -> None:
         router = self.learned.router
@@ -283,10 +283,10 @@ class StreamWorker:
             earlier = lease.index - 1
             self.adapters.save_task(earlier, self.learned.task_state(earlier))
 
-    def _open_test(self, task: int) -> SplitGrant:
+    def _open_test(self, task: int) -> SplitHandle:
         return self._open(self.tasks[task], self.experiment.evaluation.split)
 
-    def _open(self, task: str, split: str) -> SplitGrant:
+    def _open(self, task: str, split: str) -> SplitHandle:
         return self.stream.open_split(self.consumer, self.generation, self.group.rank, task, split)
 
     def _show(self, phase: str, lease: Lease, **progress: Any) -> None:

@@ -125,11 +125,11 @@ def test_the_handle_works_inside_workers(handle: TaskStreamHandle) -> None:
     def loop(source: TaskSource, rank: int, generation: int) -> tuple[str, str]:
         lease = source.lease("run", generation)
         assert lease is not None
-        grant = source.open_split("run", generation, rank, lease.task, "train")
+        handle = source.open_split("run", generation, rank, lease.task, "train")
         try:
             source.open_split("run", generation, rank, "travel", "train")
         except ReplayRefusedError as error:
-            return grant.task, str(error)
+            return handle.task, str(error)
         raise AssertionError("a future task's training split was handed out")
 
     generation = handle.register("run")

@@ -64,11 +64,11 @@ def resize(image: Image.Image, rng: np.random.Generator | None) -> torch.Tensor:
 
 def read_epoch(root: str, threads: int) -> float:
     """Images a second over one epoch."""
-    grant = Manifest.load(root).tasks[0].grant("train")
+    handle = Manifest.load(root).tasks[0].handle("train")
     start = time.perf_counter()
     images = 0
     for step in training_batches(
-        grant,
+        handle,
         batch_size=16,
         micro_batches=2,
         slots=[0, 1],

@@ -99,6 +99,6 @@ def write_entities(root: Path, splits: Mapping[str, int]) -> None:
 def stored_rows(manifest: Manifest, task: str, split: str) -> list[dict[str, Any]]:
     """All rows of a task's split as the shards have them."""
     rows: list[dict[str, Any]] = []
-    for shard in manifest.task(task).grant(split).shards:
+    for shard in manifest.task(task).handle(split).shards:
         rows += pq.read_table(shard.uri).to_pylist()
     return rows

@@ -216,7 +216,7 @@ def rows(manifest: Manifest, task: str, split: str) -> list[dict[str, Any]]:
     """All rows of a task's split, in order."""
     return [
         row
-        for shard in manifest.task(task).grant(split).shards
+        for shard in manifest.task(task).handle(split).shards
         for row in pq.read_table(shard.uri).to_pylist()
     ]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 
 
-def spoil_images(grant: SplitGrant, rows: list[int]) -> list[str]:
+def spoil_images(handle: SplitHandle, rows: list[int]) -> list[str]:
     """Cut the images of some rows (by their numbers in the shards) short; their file names."""
     names, start = [], 0
-    for shard in grant.shards:
+    for shard in handle.shards:
         file, table = Path(shard.uri), pq.read_table(shard.uri)
         images = table.column("image").to_pylist()
         for row in rows:

@@ -20,14 +20,14 @@ TEXTS = ("the duck on the top left", "the duck on the top right", "the bus on th
 
 def embedded(root: Path, how: TextEmbedding) -> torch.Tensor:
     """Text embeddings of TEXTS, in order."""
-    grant = prepare_shapes(root).task("disk").grant("train")
-    (first, *_) = read_expressions(grant)
+    handle = prepare_shapes(root).task("disk").handle("train")
+    (first, *_) = read_expressions(handle)
     expressions = [
         ReferredExpression(first.row, 0, text, first.box, first.mask, "") for text in TEXTS
     ]
     backbone = BackboneConfig("clip", "shipped:tiny_clip").load()
     encoder = ConditionEncoder(backbone, how, ALONE, Folder.of(root / "kept"), show_nothing)
-    images, texts = encoder.of(grant, expressions).take([0, 1, 2])
+    images, texts = encoder.of(handle, expressions).take([0, 1, 2])
     width = backbone.shape.feature_width
     assert images.shape == texts.shape == (3, width)
     torch.testing.assert_close(texts.square().sum(dim=1), torch.full((3,), float(width)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.latent_store import LatentStore
 from system.diff_prompt.mask_vae.mask_vae_files import MaskVaeHeader, save_mask_vae
 from system.diff_prompt.mask_vae.mask_vae_network import build_mask_vae
@@ -63,26 +63,26 @@ def store(plan: GeneratorPlan, needs: LatentNeeds = NEEDS) -> LatentStore:
     return LatentStore(plan, needs, ALONE, show_nothing)
 
 
-def grant(plan: GeneratorPlan, task: str = "disk", split: str = "train") -> SplitGrant:
-    return plan.manifest.task(task).grant(split)
+def handle(plan: GeneratorPlan, task: str = "disk", split: str = "train") -> SplitHandle:
+    return plan.manifest.task(task).handle(split)
 
 
 def test_no_step_is_run_twice(plan: GeneratorPlan) -> None:
     """Every epoch and trial would otherwise pay for the diffusion again."""
     first = store(plan)
-    latents = first.of(grant(plan)).take(range(12), epoch=0)
+    latents = first.of(handle(plan)).take(range(12), epoch=0)
     assert latents.shape == (12, 2, 4, 8, 8)
     assert first.steps_run == 12 * 5
-    assert torch.equal(first.of(grant(plan)).take(range(12), epoch=1), latents)
+    assert torch.equal(first.of(handle(plan)).take(range(12), epoch=1), latents)
     assert first.steps_run == 12 * 5
     trial = store(plan)
-    assert torch.equal(trial.of(grant(plan)).take(range(12), epoch=0), latents)
+    assert torch.equal(trial.of(handle(plan)).take(range(12), epoch=0), latents)
     assert trial.steps_run == 0
 
 
 def test_a_samples_latents_do_not_depend_on_the_batch(plan: GeneratorPlan) -> None:
-    latents = store(plan).of(grant(plan)).take(range(12), epoch=0)
-    some = store(plan).of(grant(plan)).take([7, 2], epoch=0)
+    latents = store(plan).of(handle(plan)).take(range(12), epoch=0)
+    some = store(plan).of(handle(plan)).take([7, 2], epoch=0)
     assert torch.equal(some, latents[[7, 2]])
     assert not torch.allclose(latents[7], latents[2])
 
@@ -90,31 +90,31 @@ def test_a_samples_latents_do_not_depend_on_the_batch(plan: GeneratorPlan) -> No
 def test_only_the_samples_that_are_used_are_drawn(plan: GeneratorPlan) -> None:
     """A method that learns from a few expressions would wait for the whole split."""
     few = store(plan)
-    latents = few.of(grant(plan, "square"), [1, 7]).take([7, 1], epoch=0)
+    latents = few.of(handle(plan, "square"), [1, 7]).take([7, 1], epoch=0)
     assert few.steps_run == 2 * 5
-    every = store(plan).of(grant(plan, "square")).take([7, 1], epoch=0)
+    every = store(plan).of(handle(plan, "square")).take([7, 1], epoch=0)
     torch.testing.assert_close(latents, every)
 
 
 def test_layers_take_the_path_backwards_from_its_end(plan: GeneratorPlan) -> None:
     """As published: the first prompt layer gets the cleanest latent."""
-    three = store(plan, replace(NEEDS, layers=3)).of(grant(plan)).take([0], epoch=0)
-    one = store(plan, replace(NEEDS, layers=1)).of(grant(plan)).take([0], epoch=0)
+    three = store(plan, replace(NEEDS, layers=3)).of(handle(plan)).take([0], epoch=0)
+    one = store(plan, replace(NEEDS, layers=1)).of(handle(plan)).take([0], epoch=0)
     torch.testing.assert_close(three[:, :1], one)
-    every = store(plan, replace(NEEDS, layers=5, stride=1)).of(grant(plan)).take([0], epoch=0)
+    every = store(plan, replace(NEEDS, layers=5, stride=1)).of(handle(plan)).take([0], epoch=0)
     torch.testing.assert_close(every[:, [0, 2, 4]], three)
 
 
 def test_splits_and_seeds_have_noise_of_their_own(plan: GeneratorPlan) -> None:
-    train = store(plan).of(grant(plan)).take([0], epoch=0)
-    test = store(plan).of(grant(plan, split="test")).take([0], epoch=0)
+    train = store(plan).of(handle(plan)).take([0], epoch=0)
+    test = store(plan).of(handle(plan, split="test")).take([0], epoch=0)
     assert not torch.allclose(train, test)
 
 
 def test_fresh_noise_draws_in_each_epoch_and_keeps_nothing(tmp_path: Path) -> None:
     plan = trained_plan(tmp_path)
     fresh = store(plan, replace(NEEDS, fresh_noise=True))
-    split = fresh.of(grant(plan))
+    split = fresh.of(handle(plan))
     first = split.take([3, 1], epoch=0)
     assert torch.equal(split.take([3, 1], epoch=0), first)
     assert not torch.allclose(split.take([3, 1], epoch=1), first)

@@ -21,7 +21,7 @@ def spoilt(tmp_path: Path) -> tuple[Path, list[str]]:
     """A prepared benchmark, and the names of two of food's training images that broke."""
     prepare_small_stream(tmp_path)
     manifest = Manifest.load(str(tmp_path / "data" / "small"))
-    return tmp_path, spoil_images(manifest.task("food").grant("train"), [5, 11])
+    return tmp_path, spoil_images(manifest.task("food").handle("train"), [5, 11])
 
 
 def test_it_stops_the_run_by_name_unless_told_otherwise(spoilt: tuple[Path, list[str]]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from system.data.shards.images import decode_image
 from system.data.shards.loading import Transform
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
 from system.data.shards.rows import SplitReader
 
@@ -23,7 +23,7 @@ Place = tuple[int, int]  # which of the splits, and the row in its file order
 
 
 def image_batches(
-    grants: Sequence[SplitGrant],
+    handles: Sequence[SplitHandle],
     batches: Sequence[Sequence[Place]],
     *,
     transform: Transform,
@@ -40,7 +40,7 @@ def image_batches(
         return transform(decode_image(data, f"{name} in {where}"), None)
 
     def produce() -> Generator[Tensor, None, None]:
-        with _Images(grants) as images:
+        with _Images(handles) as images:
             found = (images.read(place) for batch in batches for place in batch)
             with closing(bounded_map(decode, found, threads=threads)) as pixels:
                 for batch in batches:
@@ -49,9 +49,9 @@ def image_batches(
     return prefetch(produce(), depth=_BATCHES_AHEAD)
 
 
-def group_of_rows(grant: SplitGrant) -> list[int]:
+def group_of_rows(handle: SplitHandle) -> list[int]:
     """The row group of each row of a split, without the rows that were put aside."""
-    return [g for g, rows in enumerate(SplitReader(grant).group_rows) for _ in range(rows)]
+    return [g for g, rows in enumerate(SplitReader(handle).group_rows) for _ in range(rows)]
 
 
 def shuffled_by_group(groups: Sequence[Sequence[int]], seed: Sequence[int]) -> list[int]:
@@ -68,12 +68,12 @@ def shuffled_by_group(groups: Sequence[Sequence[int]], seed: Sequence[int]) -> l
 class _Images:
     """Encoded images by place; the row groups used last are kept."""
 
-    def __init__(self, grants: Sequence[SplitGrant]) -> None:
-        self._grants = grants
+    def __init__(self, handles: Sequence[SplitHandle]) -> None:
+        self._handles = handles
         self._opened = ExitStack()
         self._readers: dict[int, SplitReader] = {}
         self._firsts: dict[int, list[int]] = {}
-        self._groups = [group_of_rows(grant) for grant in grants]
+        self._groups = [group_of_rows(handle) for handle in handles]
         self._held: OrderedDict[Place, list[tuple[str, bytes]]] = OrderedDict()
 
     def __enter__(self) -> "_Images":
@@ -87,7 +87,7 @@ class _Images:
         split, row = place
         group = self._groups[split][row]
         if split not in self._readers:
-            reader = self._opened.enter_context(SplitReader(self._grants[split]))
+            reader = self._opened.enter_context(SplitReader(self._handles[split]))
             self._readers[split] = reader
             self._firsts[split] = [0, *accumulate(reader.group_rows)]
         if (split, group) not in self._held:
@@ -96,8 +96,8 @@ class _Images:
                 self._held.popitem(last=False)
         self._held.move_to_end((split, group))
         name, data = self._held[split, group][row - self._firsts[split][group]]
-        grant = self._grants[split]
-        return f"task {grant.task!r}, split {grant.split!r}", name, data
+        handle = self._handles[split]
+        return f"task {handle.task!r}, split {handle.split!r}", name, data
 
     def _rows(self, split: int, group: int) -> Iterator[tuple[str, bytes]]:
         table = self._readers[split].read_group(group, _COLUMNS)

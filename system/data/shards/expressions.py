@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.rows import SplitReader
 from system.data.shards.schema import Mask
 from system.errors import DataError
@@ -27,19 +27,19 @@ class ReferredExpression:
     super_category: str
 
 
-def read_expressions(grant: SplitGrant) -> Iterator[ReferredExpression]:
+def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
     """Every expression of a split, row by row in file order, each row's in the annotations' order.
 
     Raises: DataError naming the image and the expression whose object has no box or no area.
     """
-    with SplitReader(grant) as reader:
+    with SplitReader(handle) as reader:
         row = 0
         for group in range(len(reader.group_rows)):
             for values in reader.read_group(group, _COLUMNS).to_pylist():
                 for expression in values["expressions"]:
                     instance, text = expression["instance"], expression["text"]
                     where = (
-                        f"task {grant.task!r}, split {grant.split!r}, {values['file_name']}: the "
+                        f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
                         f"expression {text!r}"
                     )
                     if not 0 <= instance < len(values["boxes"]):

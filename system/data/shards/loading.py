@@ -15,7 +15,7 @@ from PIL import Image
 
 from system.data.shards.faults import Fault, Faults
 from system.data.shards.images import decode_image
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
 from system.data.shards.rows import ShardRow, SplitReader
 from system.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def slot_rows(group_rows: Sequence[int], slots: int, seed: Sequence[int]) -> lis
 
 
 def training_batches(
-    grant: SplitGrant,
+    handle: SplitHandle,
     *,
     batch_size: int,
     micro_batches: int,
@@ -115,7 +115,7 @@ def training_batches(
     Raises: ConfigError and DataError of `steps_per_epoch`, ConfigError for slots that are not
     there; while reading, DataError naming shard and file of an image that does not decode.
     """
-    steps = steps_per_epoch(grant.rows, batch_size, micro_batches, task=grant.task)
+    steps = steps_per_epoch(handle.rows, batch_size, micro_batches, task=handle.task)
     if shuffle_buffer < 1:
         raise ConfigError(f"stage.shuffle_buffer: {shuffle_buffer} is too few rows: at least 1")
     if len(set(slots)) != len(slots) or not set(slots) <= set(range(micro_batches)):
@@ -132,7 +132,7 @@ def training_batches(
         return _decode(row, transform, augmentation), caption, row
 
     def produce() -> Generator[list[MicroBatch], None, None]:
-        with SplitReader(grant) as reader:
+        with SplitReader(handle) as reader:
             shares = slot_rows(reader.group_rows, micro_batches, seed)
             streams = [
                 _shuffled(
@@ -152,7 +152,7 @@ def training_batches(
 
 
 def row_selection(
-    grant: SplitGrant,
+    handle: SplitHandle,
     rows: Sequence[int],
     *,
     batch_rows: int,
@@ -175,7 +175,7 @@ def row_selection(
 
     def produce() -> Generator[Chunk, None, None]:
         with (
-            SplitReader(grant) as reader,
+            SplitReader(handle) as reader,
             closing(bounded_map(decode, reader.rows(rows), threads=threads)) as samples,
         ):
             for numbers in wanted:
@@ -190,9 +190,9 @@ def row_selection(
     return prefetch(produce(), depth=_STEPS_AHEAD)
 
 
-def read_texts(grant: SplitGrant) -> list[list[str]]:
+def read_texts(handle: SplitHandle) -> list[list[str]]:
     """Read all captions of each image of a split, in file order, and no image."""
-    with SplitReader(grant) as reader:
+    with SplitReader(handle) as reader:
         return [
             captions
             for group in range(len(reader.group_rows))
@@ -200,26 +200,26 @@ def read_texts(grant: SplitGrant) -> list[list[str]]:
         ]
 
 
-def read_images(grant: SplitGrant, rows: Sequence[int]) -> list[ShardRow]:
+def read_images(handle: SplitHandle, rows: Sequence[int]) -> list[ShardRow]:
     """Read a few rows with their encoded images, in the order asked.
 
     Raises: DataError for a row that is not there.
     """
-    with SplitReader(grant) as reader:
+    with SplitReader(handle) as reader:
         found = {row.row: row for row in reader.rows(sorted(set(rows)))}
     return [found[row] for row in rows]
 
 
-def broken_images(grant: SplitGrant) -> dict[int, Fault]:
+def broken_images(handle: SplitHandle) -> dict[int, Fault]:
     """Decode all images of a split, and tell which do not: {number in the shards: what is wrong}.
 
     Raises: DataError for a shard that cannot be read: no row's fault.
     """
     faults = Faults("quarantine")
     broken: dict[int, Fault] = {}
-    with SplitReader(grant) as reader:
-        for row in reader.rows(range(grant.rows)):
-            with faults.row(grant.split, f"{grant.task}: {row.file_name}"):
+    with SplitReader(handle) as reader:
+        for row in reader.rows(range(handle.rows)):
+            with faults.row(handle.split, f"{handle.task}: {row.file_name}"):
                 _image(row)
             if len(faults.found) > len(broken):
                 broken[row.stored] = faults.found[-1]

@@ -62,11 +62,11 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class SplitGrant:
-    """Leave to read one split of one task: the only way a worker gets at rows.
+class SplitHandle:
+    """Handle of one split of one task, with which a worker reads its rows.
 
-    `without` are the numbers, in the shards' own count, of rows that were put aside: a reader does
-    not see them, and counts the others from 0.
+    `without` are the numbers, in the shards' own count, of quarantined rows: a reader skips them
+    and numbers the others from 0.
     """
 
     task: str
@@ -75,17 +75,17 @@ class SplitGrant:
     without: frozenset[int] = frozenset()
 
     @classmethod
-    def joined(cls, grants: Sequence["SplitGrant"]) -> "SplitGrant":
-        """The rows of several tasks' splits of one name, one after the other."""
-        starts = accumulate((grant.stored_rows for grant in grants), initial=0)
+    def joined(cls, handles: Sequence["SplitHandle"]) -> "SplitHandle":
+        """Concatenate the rows of several tasks' splits of one name."""
+        starts = accumulate((handle.stored_rows for handle in handles), initial=0)
         return cls(
-            " + ".join(grant.task for grant in grants),
-            grants[0].split,
-            tuple(shard for grant in grants for shard in grant.shards),
+            " + ".join(handle.task for handle in handles),
+            handles[0].split,
+            tuple(shard for handle in handles for shard in handle.shards),
             frozenset(
                 start + row
-                for start, grant in zip(starts, grants, strict=False)
-                for row in grant.without
+                for start, handle in zip(starts, handles, strict=False)
+                for row in handle.without
             ),
         )
 
@@ -107,8 +107,8 @@ class TaskEntry:
     name: str
     splits: dict[str, tuple[Shard, ...]]
 
-    def grant(self, split: str) -> SplitGrant:
-        """Hand out a split of this task.
+    def handle(self, split: str) -> SplitHandle:
+        """Make the handle of one split of this task.
 
         Raises: DataError for a split that the task does not have.
         """
@@ -116,7 +116,7 @@ class TaskEntry:
             raise DataError(
                 f"task {self.name!r} has no split {split!r}: it has {', '.join(self.splits)}"
             )
-        return SplitGrant(self.name, split, self.splits[split])
+        return SplitHandle(self.name, split, self.splits[split])
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Manifest:
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows of each split of each task: {task: {split: rows}}."""
         return {
-            task.name: {split: task.grant(split).rows for split in task.splits}
+            task.name: {split: task.handle(split).rows for split in task.splits}
             for task in self.tasks
         }
 

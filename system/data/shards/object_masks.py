@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.masks import mask_area, run_lengths
 from system.data.shards.rows import SplitReader
 from system.data.shards.schema import Mask
@@ -27,12 +27,12 @@ class ObjectMask:
     mask: Mask
 
 
-def read_object_masks(grant: SplitGrant) -> Iterator[ObjectMask]:
+def read_object_masks(handle: SplitHandle) -> Iterator[ObjectMask]:
     """Every instance's mask of a split, in file order, still compressed.
 
     Raises: DataError naming the image and the instance whose mask covers nothing.
     """
-    with SplitReader(grant) as reader:
+    with SplitReader(handle) as reader:
         row = 0
         for group in range(len(reader.group_rows)):
             table = reader.read_group(group, _COLUMNS)
@@ -42,8 +42,8 @@ def read_object_masks(grant: SplitGrant) -> Iterator[ObjectMask]:
                     mask = Mask(values["height"], values["width"], values["counts"])
                     if mask_area(mask) == 0:
                         raise DataError(
-                            f"task {grant.task!r}, split {grant.split!r}, {file_name}: the mask of "
-                            f"instance {instance} is empty; remove the instance from the "
+                            f"task {handle.task!r}, split {handle.split!r}, {file_name}: the mask "
+                            f"of instance {instance} is empty; remove the instance from the "
                             "annotations, or prepare with on_error=quarantine",
                             "segmentation",
                         )

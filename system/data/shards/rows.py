@@ -1,4 +1,4 @@
-"""Streamed reading of a granted split: one row group of images in memory a stream."""
+"""Streamed reading of a split: one row group of images in memory a stream."""
 
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Sequence
@@ -10,7 +10,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import SHARD_SCHEMA
 from system.errors import DataError
 from system.storage.locations import filesystem_of
@@ -39,20 +39,20 @@ class SplitReader:
 
     Files are opened when first needed and closed by `close` or the end of a `with` block. Not for
     use by several threads at once.
-    Raises: DataError, on reading, for a shard that is missing, damaged or not the granted one.
+    Raises: DataError, on reading, for a shard that is missing, damaged or not the handle's.
     """
 
-    def __init__(self, grant: SplitGrant) -> None:
-        self._grant = grant
+    def __init__(self, handle: SplitHandle) -> None:
+        self._handle = handle
         self._groups = [
             (shard, group)
-            for shard in range(len(grant.shards))
-            for group in range(len(grant.shards[shard].row_groups))
+            for shard in range(len(handle.shards))
+            for group in range(len(handle.shards[shard].row_groups))
         ]
-        stored = [grant.shards[s].row_groups[g] for s, g in self._groups]
+        stored = [handle.shards[s].row_groups[g] for s, g in self._groups]
         starts = [0, *accumulate(stored)]
         self._kept = [  # the stored numbers of each group's rows
-            [row for row in range(start, start + count) if row not in grant.without]
+            [row for row in range(start, start + count) if row not in handle.without]
             for start, count in zip(starts, stored, strict=False)
         ]
         self._starts = starts
@@ -84,7 +84,7 @@ class SplitReader:
             table = self._file(shard).read_row_group(group, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"shard {self._grant.shards[shard].uri}: cannot be read ({error}): run "
+                f"shard {self._handle.shards[shard].uri}: cannot be read ({error}): run "
                 "`promptide prepare` again"
             ) from error
         kept = self._kept[index]
@@ -112,20 +112,20 @@ class SplitReader:
                 columns["file_name"][at].as_py(),
                 columns["image"][at].as_py(),
                 tuple(columns["captions"][at].as_py()),
-                self._grant.shards[self._groups[group][0]].uri,
+                self._handle.shards[self._groups[group][0]].uri,
             )
 
     def _group_of(self, number: int) -> int:
         if not 0 <= number < self._first_rows[-1]:
             raise DataError(
-                f"task {self._grant.task!r}, split {self._grant.split!r}: there is no row "
+                f"task {self._handle.task!r}, split {self._handle.split!r}: there is no row "
                 f"{number}, only {self._first_rows[-1]} rows"
             )
         return bisect_right(self._first_rows, number) - 1
 
     def _file(self, index: int) -> pq.ParquetFile:
         if index not in self._files:
-            shard = self._grant.shards[index]
+            shard = self._handle.shards[index]
             filesystem, path = filesystem_of(shard.uri)
             stream = self._open.enter_context(filesystem.open_input_file(path))
             file = pq.ParquetFile(stream)

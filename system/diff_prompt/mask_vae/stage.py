@@ -93,8 +93,8 @@ class MaskVaePlan:
         """
         found = {}
         for task in self.tasks:
-            grant = self.manifest.task(task).grant(split)
-            found[task] = [entry.mask for entry in read_object_masks(grant)]
+            handle = self.manifest.task(task).handle(split)
+            found[task] = [entry.mask for entry in read_object_masks(handle)]
             if not found[task]:
                 raise DataError(
                     f"task {task!r} has no object mask in split {split!r}; leave it out of "

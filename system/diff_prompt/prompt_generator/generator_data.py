@@ -30,16 +30,16 @@ class GeneratorData:
         latents, images, texts, places, all_expressions = [], [], [], [], []
         objects = rows = words = 0
         for task, expressions in self.plan.expressions(split).items():
-            grant = self.plan.manifest.task(task).grant(split)
+            handle = self.plan.manifest.task(task).handle(split)
             encoded = mask_latents(
-                grant,
+                handle,
                 expressions,
                 self.vae,
                 self.group,
                 self.plan.experiment.store("latents"),
                 self.show,
             )
-            conditions = self.encoder.of(grant, expressions)
+            conditions = self.encoder.of(handle, expressions)
             places.append(
                 torch.stack(
                     [

@@ -102,7 +102,7 @@ class GeneratorPlan:
         """
         found = {}
         for task in self.tasks:
-            found[task] = list(read_expressions(self.manifest.task(task).grant(split)))
+            found[task] = list(read_expressions(self.manifest.task(task).handle(split)))
             if not found[task]:
                 raise DataError(
                     f"task {task!r} has no referring expression in split {split!r}; leave it out "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import unit
 from system.data.shards.expression_images import image_batches
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder
 from system.objectives.retrieval.encoding import dealt_blocks, filled, in_order
@@ -31,25 +31,25 @@ class GrounderFeatures:
     threads: int
     store: FeatureStore
 
-    def of(self, grant: SplitGrant, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def of(self, handle: SplitHandle, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit features of a split's images (I, P), row by row, and of texts (T, P).
 
         On every rank, and every rank has to call this.
         """
-        key = self._key(grant, texts)
+        key = self._key(handle, texts)
         found = self.group.broadcast(self.store.find(key) if self.group.leads else None)
         if found is None:
-            found = {"vision": self._images(grant), "text": self._texts(texts)}
+            found = {"vision": self._images(handle), "text": self._texts(texts)}
             if self.group.leads:
                 self.store.put(key, found)
         return found["vision"], found["text"]
 
     @torch.inference_mode()
-    def _images(self, grant: SplitGrant) -> Tensor:
-        mine = dealt_blocks(self.group, grant.rows, self.block)
+    def _images(self, handle: SplitHandle) -> Tensor:
+        mine = dealt_blocks(self.group, handle.rows, self.block)
         parts = [torch.zeros(0, self.grounder.shape.image_feature_width)]
         batches = image_batches(
-            [grant],
+            [handle],
             [[(0, row) for row in block] for block in mine],
             transform=self.grounder.image_transform(),
             threads=self.threads,
@@ -72,13 +72,13 @@ class GrounderFeatures:
             parts.append(unit(self.grounder.text_features(tokens))[: len(block)].cpu())
         return in_order(self.group, torch.cat(parts), [i for block in mine for i in block])
 
-    def _key(self, grant: SplitGrant, texts: Sequence[str]) -> str:
+    def _key(self, handle: SplitHandle, texts: Sequence[str]) -> str:
         computation = self.grounder.computation
         return FeatureStore.key(
             grounder=self.grounder.fingerprint,
             what="level means and words",
-            shards=[shard.sha256 for shard in grant.shards],
-            without=sorted(grant.without),
+            shards=[shard.sha256 for shard in handle.shards],
+            without=sorted(handle.without),
             texts=list(texts),
             # Rounding depends on the kernels, and these on the device, the block, the settings.
             device=self.group.device.type,

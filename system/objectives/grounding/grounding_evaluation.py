@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
 from system.grounders.grounder import Entries, Tokens
@@ -44,7 +44,7 @@ class GroundingEvaluation:
         self,
         scorer: RecScorer,
         features: GrounderFeatures,
-        open_test: Callable[[int], SplitGrant],
+        open_test: Callable[[int], SplitHandle],
         *,
         most: int | None,
         zero_shot_store: FeatureStore,
@@ -78,7 +78,7 @@ class GroundingEvaluation:
     def add_task(self) -> None:
         """Take in the test split of one more task."""
         chosen = chosen_expressions(self.open_test(len(self.tests)), self.most)
-        images, _ = self.features.of(chosen.grant, [])
+        images, _ = self.features.of(chosen.handle, [])
         plain = self.scorer.frozen(chosen, self.zero_shot_store, self.show)
         self.tests.append(chosen)
         self.images.append(images)
@@ -159,7 +159,7 @@ class GroundingEvaluation:
         new = self.scorer.score(
             chosen,
             self.show,
-            phase=f"evaluation {chosen.grant.task}, {chosen.grant.split}",
+            phase=f"evaluation {chosen.handle.task}, {chosen.handle.split}",
             entries=entries,
             latents=self.latents_of(chosen),
             epoch=self.epoch,

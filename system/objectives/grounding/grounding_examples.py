@@ -8,7 +8,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from system.data.shards.loading import read_images
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.spread import spread
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 def grounding_examples(
     evaluation: GroundingEvaluation,
     tasks: Sequence[str],
-    open_test: Callable[[int], SplitGrant],
+    open_test: Callable[[int], SplitHandle],
 ) -> pa.Table:
     """The best box for a few expressions of each task, by the frozen grounder and as learned.
 

@@ -44,7 +44,7 @@ def expression_batches(
     Full batches alone: the other expressions sit the epoch out, others with each `seed`.
     """
     samples = [Sample(task, at) for task, chosen in enumerate(tasks) for at in range(len(chosen))]
-    of_row = [group_of_rows(chosen.grant) for chosen in tasks]
+    of_row = [group_of_rows(chosen.handle) for chosen in tasks]
     groups: dict[tuple[int, int], list[int]] = {}
     for place, (task, at) in enumerate(samples):
         row = tasks[task].expressions[at].row
@@ -68,7 +68,7 @@ def batch_images(
 ) -> Generator[Tensor, None, None]:
     """Images (b, 3, H, W) of each micro-batch of each step, in turn; see `image_batches`."""
     return image_batches(
-        [chosen.grant for chosen in tasks],
+        [chosen.handle for chosen in tasks],
         [
             [(s.task, tasks[s.task].expressions[s.at].row) for s in part]
             for batch in batches

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from system.config.schema import ExperimentConfig
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.task_training import TaskTraining
 from system.engine.worker_group import WorkerGroup
@@ -50,7 +50,7 @@ class GroundingTraining(TaskTraining):
         grounder: Grounder,
         group: WorkerGroup,
         similarity: Tensor,
-        open_train: Callable[[], SplitGrant],
+        open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
         latents_of: LatentsOf = lambda _: None,
     ) -> None:

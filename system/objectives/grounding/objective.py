@@ -11,7 +11,7 @@ from torch import Tensor
 from system.config.frozen_models import GrounderConfig
 from system.config.schema import ExperimentConfig
 from system.data.shards.expressions import read_expressions
-from system.data.shards.manifest import Manifest, SplitGrant
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.diff_prompt.latent_source import latent_source
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
@@ -102,24 +102,24 @@ class GroundingWork(StreamWork):
                 self.worker.group,
                 self.worker.show,
             )
-        return self._latents.of(chosen.grant, chosen.samples)
+        return self._latents.of(chosen.handle, chosen.samples)
 
     def add_tests(self, count: int) -> None:
         """See `StreamWork.add_tests`."""
         for _ in range(count):
             self.evaluation.add_task()
 
-    def training_features(self, grant: SplitGrant) -> tuple[Tensor, Tensor]:
+    def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:
         """See `StreamWork.training_features`; texts are the expressions that are learned."""
-        chosen = chosen_expressions(grant, self.worker.experiment.stage.train_expressions)
-        return self.features.of(grant, [expression.text for expression in chosen.expressions])
+        chosen = chosen_expressions(handle, self.worker.experiment.stage.train_expressions)
+        return self.features.of(handle, [expression.text for expression in chosen.expressions])
 
     def training(
         self,
         lease: Lease,
         method: StreamMethod[Any],
         similarity: Tensor,
-        open_train: Callable[[], SplitGrant],
+        open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> GroundingTraining:
         """See `StreamWork.training`."""
@@ -189,14 +189,16 @@ class GroundingObjective(StreamObjective):
         if self.method_kind(experiment).trains_on == "nothing":
             return
         for name in tasks:
-            chosen = chosen_expressions(manifest.task(name).grant("train"), stage.train_expressions)
+            chosen = chosen_expressions(
+                manifest.task(name).handle("train"), stage.train_expressions
+            )
             require_batch(name, len(chosen), stage.batch_size)
 
-    def check_test(self, experiment: ExperimentConfig, grant: SplitGrant) -> None:
+    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
         """See `StreamObjective.check_test`."""
-        if next(read_expressions(grant), None) is None:
+        if next(read_expressions(handle), None) is None:
             raise DataError(
-                f"task {grant.task!r} has no expression in split {grant.split!r}; choose another "
+                f"task {handle.task!r} has no expression in split {handle.split!r}; choose another "
                 "evaluation.split, or a benchmark with expressions"
             )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from system.data.shards.expression_images import image_batches
 from system.data.shards.expressions import ReferredExpression, read_expressions
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.spread import spread
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
@@ -36,7 +36,7 @@ ZERO_SHOT_FOLDER = "rec_zero_shot"  # of the data path: what frozen grounders fo
 class ChosenExpressions:
     """Expressions of one split; `samples` are their places in `read_expressions`."""
 
-    grant: SplitGrant
+    handle: SplitHandle
     samples: Sequence[int]
     expressions: Sequence[ReferredExpression]
 
@@ -44,14 +44,14 @@ class ChosenExpressions:
         return len(self.samples)
 
 
-def chosen_expressions(grant: SplitGrant, most: int | None) -> ChosenExpressions:
+def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressions:
     """The expressions of a split, or `most` of them spread over it.
 
     Raises DataError for an expression without a box.
     """
-    every = list(read_expressions(grant))
+    every = list(read_expressions(handle))
     samples = spread(len(every), most)
-    return ChosenExpressions(grant, samples, [every[sample] for sample in samples])
+    return ChosenExpressions(handle, samples, [every[sample] for sample in samples])
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class RecScorer:
         places = [[(0, chosen.expressions[i].row) for i in block] for block in mine]
         ranks, best = [torch.zeros(0, 2, dtype=torch.long)], [torch.zeros(0, 4)]
         images = image_batches(
-            [chosen.grant],
+            [chosen.handle],
             places,
             transform=self.grounder.image_transform(),
             threads=self.threads,
@@ -126,10 +126,10 @@ class RecScorer:
 
     def frozen(self, chosen: ChosenExpressions, store: FeatureStore, show: Show) -> Found:
         """What the frozen grounder finds, or found before in any run; every rank calls this."""
-        grounder, grant = self.grounder, chosen.grant
+        grounder, handle = self.grounder, chosen.handle
         key = FeatureStore.key(
             grounder=grounder.fingerprint,
-            shards=[shard.sha256 for shard in grant.shards],
+            shards=[shard.sha256 for shard in handle.shards],
             samples=list(chosen.samples),
             device=self.group.device.type,
             block=self.block,
@@ -139,7 +139,7 @@ class RecScorer:
         stored = self.group.broadcast(store.find(key) if self.group.leads else None)
         if stored is not None:
             return Found(**stored)
-        found = self.score(chosen, show, phase=f"zero-shot {grant.task}, {grant.split}")
+        found = self.score(chosen, show, phase=f"zero-shot {handle.task}, {handle.split}")
         if self.group.leads:
             store.put(key, found.to_tensors())
         return found

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder, ImageTransform, Modality, unit
 from system.data.shards.loading import row_selection
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.engine.worker_group import WorkerGroup
 from system.methods.method import Method
 from system.storage.feature_store import FeatureStore
@@ -34,7 +34,7 @@ class Encoder:
 
     def images(
         self,
-        grant: SplitGrant,
+        handle: SplitHandle,
         rows: Sequence[int],
         transform: ImageTransform,
         prompted: Prompted | None,
@@ -44,7 +44,7 @@ class Encoder:
 
         def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
             chunks = row_selection(
-                grant,
+                handle,
                 [rows[i] for i in mine],
                 batch_rows=self.block,
                 transform=transform,
@@ -68,17 +68,17 @@ class Encoder:
 
         return self._encode("text", batches(), prompted)
 
-    def feature_key(self, protocol: str, grants: Sequence[SplitGrant]) -> str:
+    def feature_key(self, protocol: str, handles: Sequence[SplitHandle]) -> str:
         """The feature store's key of these rows' unprompted features."""
         return FeatureStore.key(
             backbone=self.backbone.fingerprint,
             protocol=protocol,
             shards=[
                 part
-                for grant in grants
+                for handle in handles
                 for part in (
-                    *(shard.sha256 for shard in grant.shards),
-                    *(f"without {row}" for row in sorted(grant.without)),
+                    *(shard.sha256 for shard in handle.shards),
+                    *(f"without {row}" for row in sorted(handle.without)),
                 )
             ],
             # Rounding depends on the kernels, and these on the device, the block, the settings.

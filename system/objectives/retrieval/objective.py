@@ -11,7 +11,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder
 from system.config.schema import ExperimentConfig
 from system.data.shards.loading import read_texts, steps_per_epoch
-from system.data.shards.manifest import Manifest, SplitGrant
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.errors import DataError
 from system.methods.method import METHODS, Method, build_method
 from system.methods.stream_method import StreamMethod
@@ -74,21 +74,21 @@ class RetrievalWork(StreamWork):
         """See `StreamWork.add_tests`; those of a whole stream have one entry in the store."""
         if self.evaluation.tasks == 0 and count > 1:
             self.evaluation = self._evaluation(count)
-            self.evaluation.prepare(self.store, self._key(self.evaluation.tests.grants))
+            self.evaluation.prepare(self.store, self._key(self.evaluation.tests.handles))
             return
         for _ in range(count):
             self.evaluation.add_task(self.store, self._key)
 
-    def training_features(self, grant: SplitGrant) -> tuple[Tensor, Tensor]:
+    def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:
         """See `StreamWork.training_features`; texts are the captions."""
-        key = self._key([grant])
+        key = self._key([handle])
         group, store = self.worker.group, self.store
         if group.broadcast(store.find(key) is not None if group.leads else None):
             found = store.find(key)
             assert found is not None, f"feature store lost {key}"
             return found["vision"], found["text"]
-        images = self.encoder.images(grant, range(grant.rows), self.image_transform, None)
-        captions = [caption for row in read_texts(grant) for caption in row]
+        images = self.encoder.images(handle, range(handle.rows), self.image_transform, None)
+        captions = [caption for row in read_texts(handle) for caption in row]
         texts = self.encoder.texts(captions, None)
         if group.leads:
             store.put(key, {"vision": images, "text": texts})
@@ -99,7 +99,7 @@ class RetrievalWork(StreamWork):
         lease: Lease,
         method: StreamMethod[Any],
         similarity: Tensor,
-        open_train: Callable[[], SplitGrant],
+        open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> RetrievalTraining:
         """See `StreamWork.training`."""
@@ -114,8 +114,8 @@ class RetrievalWork(StreamWork):
         """The best images for a few captions a task."""
         return retrieval_examples(self.evaluation, tasks, self.worker.open_test)
 
-    def _key(self, grants: Sequence[SplitGrant]) -> str:
-        return self.encoder.feature_key(self.worker.protocol, grants)
+    def _key(self, handles: Sequence[SplitHandle]) -> str:
+        return self.encoder.feature_key(self.worker.protocol, handles)
 
 
 class RetrievalObjective(StreamObjective):
@@ -142,18 +142,18 @@ class RetrievalObjective(StreamObjective):
     ) -> None:
         """See `StreamObjective.check_training`."""
         trains_on = self.method_kind(experiment).trains_on
-        rows = {name: manifest.task(name).grant("train").rows for name in tasks}
+        rows = {name: manifest.task(name).handle("train").rows for name in tasks}
         if trains_on == "all":
             rows = {" + ".join(tasks): sum(rows.values())}
         pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
         for name, count in rows.items() if trains_on != "nothing" else ():
             steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
 
-    def check_test(self, experiment: ExperimentConfig, grant: SplitGrant) -> None:
+    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
         """See `StreamObjective.check_test`."""
-        if grant.rows == 0:
+        if handle.rows == 0:
             raise DataError(
-                f"task {grant.task!r} has no image in split {grant.split!r}; choose "
+                f"task {handle.task!r} has no image in split {handle.split!r}; choose "
                 "another evaluation.split or prepare the benchmark again"
             )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, ImageTransform, Modality
 from system.data.shards.loading import read_texts
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.methods.method import Method
 from system.objectives.retrieval.encoding import Encoder, as_indices
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
@@ -24,9 +24,9 @@ from system.storage.feature_store import FeatureStore
 from system.stream.router import Router, routing_accuracy
 
 #: How a split is asked for: task index -> the rows it hands out.
-OpenTest = Callable[[int], SplitGrant]
+OpenTest = Callable[[int], SplitHandle]
 #: The feature store's key of splits' unprompted features.
-KeyOf = Callable[[Sequence[SplitGrant]], str]
+KeyOf = Callable[[Sequence[SplitHandle]], str]
 UNROUTED = -1
 
 
@@ -36,7 +36,7 @@ class TestSet:
 
     __test__ = False  # pytest would take it for a class of tests
 
-    grants: tuple[SplitGrant, ...]
+    handles: tuple[SplitHandle, ...]
     captions: tuple[str, ...]  # (T,)
     image_of_text: Tensor  # (T,)
     image_task: Tensor  # (I,)
@@ -51,17 +51,17 @@ class TestSet:
             tests = tests.plus(open_test(task))
         return tests
 
-    def plus(self, grant: SplitGrant) -> "TestSet":
+    def plus(self, handle: SplitHandle) -> "TestSet":
         """With the test split of one more task, read from its shards."""
-        rows = read_texts(grant)
+        rows = read_texts(handle)
         images = torch.arange(len(rows))
         counts = torch.tensor([len(texts) for texts in rows], dtype=torch.long)
         owner = images.repeat_interleave(counts) + len(self.image_task)
         return TestSet(
-            (*self.grants, grant),
+            (*self.handles, handle),
             (*self.captions, *(text for texts in rows for text in texts)),
             torch.cat([self.image_of_text, owner]),
-            torch.cat([self.image_task, torch.full_like(images, len(self.grants))]),
+            torch.cat([self.image_task, torch.full_like(images, len(self.handles))]),
             torch.cat([self.row_in_task, images]),
         )
 
@@ -100,7 +100,7 @@ class StreamEvaluation:
     @property
     def tasks(self) -> int:
         """How many tasks' test splits are known."""
-        return len(self.tests.grants)
+        return len(self.tests.handles)
 
     def described(self) -> dict[str, Any]:
         """What the figures rest on, for the run's outcome."""
@@ -117,12 +117,12 @@ class StreamEvaluation:
 
     def add_task(self, store: FeatureStore, key_of: KeyOf) -> None:
         """Take in the test split of one more task, as a live stream meets it."""
-        task = len(self.tests.grants)
-        grant = self.open_test(task)
+        task = len(self.tests.handles)
+        handle = self.open_test(task)
         texts = len(self.tests.captions)
-        self.tests = self.tests.plus(grant)
+        self.tests = self.tests.plus(handle)
         new = self._unprompted(
-            store, key_of([grant]), self.tests.image_task == task, self.tests.captions[texts:]
+            store, key_of([handle]), self.tests.image_task == task, self.tests.captions[texts:]
         )
         if task == 0:
             self.plain = new
@@ -142,7 +142,7 @@ class StreamEvaluation:
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
         self._forget()
         rows = self.zero_shot()
-        for task in range(len(self.tests.grants)):
+        for task in range(len(self.tests.handles)):
             rows += self.after_task(task, method, router.upto(task + 1) if router else None)
         return rows
 
@@ -184,7 +184,7 @@ class StreamEvaluation:
                 accuracy = routing_accuracy(
                     routes[modality],
                     self.tests.tasks_of(modality),
-                    tasks=range(len(self.tests.grants)),
+                    tasks=range(len(self.tests.handles)),
                     learned=learned,
                 )
                 rows += matrix_rows(trained, {metric: accuracy})
@@ -202,7 +202,7 @@ class StreamEvaluation:
             features[modality] = self.prompted[modality].clone()
             features[modality][wrong] = self._encode(modality, wrong, method, true_task)
         return self._rows(
-            trained, features["vision"], features["text"], range(len(self.tests.grants))
+            trained, features["vision"], features["text"], range(len(self.tests.handles))
         )
 
     def route(self, modality: Modality, router: Router | None, trained: int) -> Tensor:
@@ -227,7 +227,7 @@ class StreamEvaluation:
 
     def _images(self, chosen: Tensor, prompted: tuple[Method, Tensor] | None) -> Tensor:
         parts = [torch.zeros(0, self.encoder.backbone.shape.feature_width)]
-        for task in range(len(self.tests.grants)):
+        for task in range(len(self.tests.handles)):
             mine = chosen & (self.tests.image_task == task)
             if not mine.any():
                 continue
@@ -244,7 +244,7 @@ class StreamEvaluation:
             texts,
             self.tests.image_of_text,
             self.tests.image_task,
-            tasks=range(len(self.tests.grants)),
+            tasks=range(len(self.tests.handles)),
             gallery=self.gallery,
             seen=seen,
         )

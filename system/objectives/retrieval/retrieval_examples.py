@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from system.data.shards.loading import read_images
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.rows import ShardRow
 from system.results.recall import TIE_TOLERANCE, text_to_image_ranks
 
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 def retrieval_examples(
-    evaluation: "StreamEvaluation", tasks: Sequence[str], open_test: Callable[[int], SplitGrant]
+    evaluation: "StreamEvaluation", tasks: Sequence[str], open_test: Callable[[int], SplitHandle]
 ) -> Any:
     """The first images a few captions of each task find, by the frozen backbone and as learned.
 
@@ -107,7 +107,7 @@ def _add_images(
     records: list[dict[str, Any]],
     image_task: Tensor,
     row_in_task: Tensor,
-    open_test: Callable[[int], SplitGrant],
+    open_test: Callable[[int], SplitHandle],
 ) -> None:
     """Replace each record's `image_index` by the image's id and bytes."""
     shown = sorted({record["image_index"] for record in records})

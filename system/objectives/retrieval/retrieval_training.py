@@ -8,7 +8,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder
 from system.config.schema import ExperimentConfig
 from system.data.shards.loading import MicroBatch, steps_per_epoch, training_batches
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.task_training import TaskTraining
 from system.engine.worker_group import WorkerGroup
@@ -27,7 +27,7 @@ class RetrievalTraining(TaskTraining):
         backbone: DualEncoder,
         group: WorkerGroup,
         similarity: Tensor,
-        open_train: Callable[[], SplitGrant],
+        open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(experiment, lease, method, group, show, backbone.fingerprint)
@@ -48,9 +48,9 @@ class RetrievalTraining(TaskTraining):
 
     def batches(self, epoch: int) -> tuple[int, Iterator[Sequence[MicroBatch]]]:
         """See `TaskTraining.batches`."""
-        stage, grant = self.stage, self.open_train()
-        return steps_per_epoch(grant.rows, stage.batch_size, self.micro_batches), training_batches(
-            grant,
+        stage, handle = self.stage, self.open_train()
+        return steps_per_epoch(handle.rows, stage.batch_size, self.micro_batches), training_batches(
+            handle,
             batch_size=stage.batch_size,
             micro_batches=self.micro_batches,
             slots=self.slots,

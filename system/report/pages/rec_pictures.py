@@ -32,7 +32,7 @@ def rec_pictures(result: AlignmentResult, manifest: Manifest) -> list[Picture]:
     split = result.stage["splits"][0]
     found = []
     for example in result.examples:
-        (row,) = read_images(manifest.task(example.task).grant(split), [example.row])
+        (row,) = read_images(manifest.task(example.task).handle(split), [example.row])
         boxes = (example.true, example.before, example.after)
         where = f"{row.file_name} in shard {row.shard}"
         found.append(_picture(row.image, where, example.text, example.task, boxes))

@@ -56,8 +56,8 @@ def test_a_compacted_stream_is_the_one_that_never_was(tmp_path: Path, compact_af
     assert without_times(again) == without_times(whole)
     assert again.quarantined("run") == [FAULT]
     generation = again.status()["consumers"]["other"]["generation"]
-    grant = again.open_split("other", generation, 0, "food", "train", None, "after")
-    assert grant.without == frozenset()
+    handle = again.open_split("other", generation, 0, "food", "train", None, "after")
+    assert handle.without == frozenset()
     rows = again.access_log().num_rows
     again.compact()
     again.open_split("other", generation, 0, "food", "train", None, "after")  # Ray repeats a call

@@ -226,8 +226,8 @@ def test_a_repeated_open_is_recorded_once(tmp_path: Path) -> None:
     stream.lease("run", generation)
     for restarted in (False, False, True):
         source = make_stream(tmp_path) if restarted else stream
-        grant = source.open_split("run", generation, 0, "animals", "train", None, "call-1")
-        assert (grant.task, grant.rows) == ("animals", ROWS["train"])
+        handle = source.open_split("run", generation, 0, "animals", "train", None, "call-1")
+        assert (handle.task, handle.rows) == ("animals", ROWS["train"])
         assert source.access_log().num_rows == 1
 
 
@@ -382,6 +382,6 @@ def test_rows_are_put_aside_once_and_for_one_consumer(tmp_path: Path) -> None:
     assert stream.open_split("other", other, 0, "animals", "train").rows == ROWS["train"]
     stream = make_stream(tmp_path)
     assert stream.quarantined("run") == [fault]
-    grant = stream.open_split("run", run, 0, "animals", "train")
-    assert (grant.without, grant.rows) == (frozenset({7}), ROWS["train"] - 1)
+    handle = stream.open_split("run", run, 0, "animals", "train")
+    assert (handle.without, handle.rows) == (frozenset({7}), ROWS["train"] - 1)
     assert stream.access_log()["rows"].to_pylist() == [ROWS["train"], ROWS["train"] - 1]

@@ -79,7 +79,7 @@ def test_shards_hold_the_records_in_order(tmp_path: Path) -> None:
     source = write_coco(tmp_path / "raw", {"train": 5})
     manifest = prepare_coco(source, str(tmp_path / "out"), row_group_rows=2, shard_rows=4)
     tables = [
-        pq.read_table(shard.uri) for task in manifest.tasks for shard in task.grant("train").shards
+        pq.read_table(shard.uri) for task in manifest.tasks for shard in task.handle("train").shards
     ]
     assert all(table.schema.equals(SHARD_SCHEMA) for table in tables)
     rows = pa.concat_tables(tables).to_pylist()
@@ -112,7 +112,7 @@ def test_address_with_a_query_keeps_it_at_the_end(tmp_path: Path) -> None:
     write({"train": Generated(9)}, root)
     manifest = Manifest.load(root)
     manifest.verify(deep=True)
-    uri = manifest.tasks[0].grant("train").shards[0].uri
+    uri = manifest.tasks[0].handle("train").shards[0].uri
     assert uri.endswith("/low-00000.parquet?use_mmap=true")
     assert write({"train": Generated(9, broken=0)}, root) == manifest
 
@@ -159,14 +159,14 @@ def test_changed_source_is_written_again_and_the_old_shards_go(tmp_path: Path) -
     root = str(tmp_path / "out")
     old = write({"train": Generated(9)}, root)
     new = write({"train": Generated(11)}, root)
-    assert [grant.grant("train").rows for grant in new.tasks] == [6, 5]
-    assert not Path(old.tasks[0].grant("train").shards[0].uri).exists()
+    assert [task.handle("train").rows for task in new.tasks] == [6, 5]
+    assert not Path(old.tasks[0].handle("train").shards[0].uri).exists()
     Manifest.load(root).verify(deep=True)
 
 
 def test_damaged_shard_is_written_again(tmp_path: Path) -> None:
     root = str(tmp_path / "out")
-    shard = write({"train": Generated(9)}, root).tasks[0].grant("train").shards[0]
+    shard = write({"train": Generated(9)}, root).tasks[0].handle("train").shards[0]
     Path(shard.uri).write_bytes(b"PAR1")
     write({"train": Generated(9)}, root).verify(deep=True)
 

@@ -23,12 +23,12 @@ def pixels(image: Image.Image, rng: np.random.Generator | None) -> Tensor:
 def test_each_place_gets_its_own_image(tmp_path: Path) -> None:
     """An expression that is shown beside another image teaches nonsense, and nothing fails."""
     manifest = prepare_shapes(tmp_path)
-    grants = [manifest.task(task).grant("train") for task in ("disk", "square")]
+    handles = [manifest.task(task).handle("train") for task in ("disk", "square")]
     batches = [[(1, 3), (0, 7), (1, 3)], [(0, 0)], [(1, 11), (0, 11)]]
-    found = list(image_batches(grants, batches, transform=pixels, threads=2))
+    found = list(image_batches(handles, batches, transform=pixels, threads=2))
     assert [len(images) for images in found] == [3, 1, 2]
     for (split, row), image in zip(chain(*batches), chain(*found), strict=True):
-        (stored,) = read_images(grants[split], [row])
+        (stored,) = read_images(handles[split], [row])
         assert torch.equal(image, pixels(decode_image(stored.image, "x"), None))
 
 

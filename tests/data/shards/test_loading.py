@@ -30,13 +30,13 @@ from system.data.shards.loading import (
     steps_per_epoch,
     training_batches,
 )
-from system.data.shards.manifest import SplitGrant
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.rows import SplitReader
 from system.data.shards.schema import ImageRecord, records_to_table
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import read_rows, write_coco
 
-Prepared = tuple[SplitGrant, list[ImageRecord]]
+Prepared = tuple[SplitHandle, list[ImageRecord]]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     source = write_coco(root / "raw", {"train": 37}, size=(12, 10))
     manifest = prepare_coco(source, str(root / "shards"), row_group_rows=4, shard_rows=16)
     records = [r for r in read_rows(source, "train") if r.task == "food"]
-    return manifest.task("food").grant("train"), records
+    return manifest.task("food").handle("train"), records
 
 
 def to_tensor(image: Image.Image, rng: np.random.Generator | None) -> torch.Tensor:
@@ -56,10 +56,10 @@ def to_tensor(image: Image.Image, rng: np.random.Generator | None) -> torch.Tens
 
 
 def epoch(
-    grant: SplitGrant, slots: Sequence[int], seed: Sequence[int] = (1, 2, 3), **changes: Any
+    handle: SplitHandle, slots: Sequence[int], seed: Sequence[int] = (1, 2, 3), **changes: Any
 ) -> list[list[MicroBatch]]:
     settings = {"batch_size": 8, "micro_batches": 4, "threads": 2, "shuffle_buffer": 24} | changes
-    return list(training_batches(grant, slots=slots, seed=seed, transform=to_tensor, **settings))
+    return list(training_batches(handle, slots=slots, seed=seed, transform=to_tensor, **settings))
 
 
 def assert_same(one: MicroBatch, two: MicroBatch) -> None:
@@ -76,11 +76,12 @@ def assert_same(one: MicroBatch, two: MicroBatch) -> None:
 def test_global_batches_do_not_depend_on_the_number_of_workers(
     prepared: Prepared, workers: int
 ) -> None:
-    grant, _ = prepared
-    alone = epoch(grant, range(4), threads=1)
+    handle, _ = prepared
+    alone = epoch(handle, range(4), threads=1)
     a_worker = 4 // workers
     shares = [
-        epoch(grant, range(w * a_worker, (w + 1) * a_worker), threads=1 + w) for w in range(workers)
+        epoch(handle, range(w * a_worker, (w + 1) * a_worker), threads=1 + w)
+        for w in range(workers)
     ]
     assert len(alone) == 4
     for step, batch in enumerate(alone):
@@ -90,15 +91,15 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(
 
 
 def test_each_row_comes_at_most_once_an_epoch_and_few_sit_out(prepared: Prepared) -> None:
-    grant, _ = prepared
-    seen = Counter(row for step in epoch(grant, range(4)) for m in step for row in m.rows)
+    handle, _ = prepared
+    seen = Counter(row for step in epoch(handle, range(4)) for m in step for row in m.rows)
     assert set(seen.values()) == {1}
     assert len(seen) == 32
     # over some epochs every row has its turn
     rows = {
         row
         for number in range(8)
-        for step in epoch(grant, range(4), seed=(1, number))
+        for step in epoch(handle, range(4), seed=(1, number))
         for micro in step
         for row in micro.rows
     }
@@ -106,9 +107,9 @@ def test_each_row_comes_at_most_once_an_epoch_and_few_sit_out(prepared: Prepared
 
 
 def test_rows_carry_their_own_image_and_one_of_its_captions(prepared: Prepared) -> None:
-    grant, records = prepared
+    handle, records = prepared
     captions = set()
-    for micro in (m for step in epoch(grant, range(4)) for m in step):
+    for micro in (m for step in epoch(handle, range(4)) for m in step):
         for at, row in enumerate(micro.rows):
             assert micro.image_ids[at] == records[row].image_id
             assert micro.captions[at] in records[row].captions
@@ -122,8 +123,8 @@ def test_rows_carry_their_own_image_and_one_of_its_captions(prepared: Prepared) 
 
 
 def test_seed_decides_order_captions_and_augmentation(prepared: Prepared) -> None:
-    grant, _ = prepared
-    one, again, other = (epoch(grant, range(4), seed=s) for s in [(5,), (5,), (6,)])
+    handle, _ = prepared
+    one, again, other = (epoch(handle, range(4), seed=s) for s in [(5,), (5,), (6,)])
     for a, b in zip(one, again, strict=True):
         for x, y in zip(a, b, strict=True):
             assert_same(x, y)
@@ -131,8 +132,8 @@ def test_seed_decides_order_captions_and_augmentation(prepared: Prepared) -> Non
 
 
 def test_shuffling_mixes_row_groups(prepared: Prepared) -> None:
-    grant, _ = prepared
-    rows = [r for step in epoch(grant, [0], micro_batches=1, batch_size=37) for r in step[0].rows]
+    handle, _ = prepared
+    rows = [r for step in epoch(handle, [0], micro_batches=1, batch_size=37) for r in step[0].rows]
     assert sorted(rows) == list(range(37))
     groups = [row // 4 for row in rows]
     assert sum(a != b for a, b in pairwise(groups)) > 12
@@ -162,7 +163,7 @@ def test_slots_partition_the_rows_and_suffice_for_all_steps(
 def test_a_worker_reads_only_its_slots_and_holds_few_rows(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grant, _ = prepared
+    handle, _ = prepared
     read: list[int] = []
     original = SplitReader.read_group
 
@@ -171,11 +172,11 @@ def test_a_worker_reads_only_its_slots_and_holds_few_rows(
         return original(self, index, columns)
 
     monkeypatch.setattr(SplitReader, "read_group", counting)
-    epoch(grant, [1])
+    epoch(handle, [1])
     assert sum(read) <= 37 // 4 + 2 * 4
     read.clear()
     batches = training_batches(
-        grant,
+        handle,
         batch_size=2,
         micro_batches=1,
         slots=[0],
@@ -189,47 +190,47 @@ def test_a_worker_reads_only_its_slots_and_holds_few_rows(
     # buffer 3, four decodes under way, at most four steps of 2 ahead, rounded up to row groups
     assert sum(read) <= 3 + 4 + 4 * 2 + 4
     read.clear()
-    list(row_selection(grant, range(5, 10), batch_rows=5, transform=to_tensor, threads=1))
+    list(row_selection(handle, range(5, 10), batch_rows=5, transform=to_tensor, threads=1))
     assert sum(read) == 8
     read.clear()
-    list(row_selection(grant, [0, 36], batch_rows=9, transform=to_tensor, threads=1))
+    list(row_selection(handle, [0, 36], batch_rows=9, transform=to_tensor, threads=1))
     assert sum(read) == 5
 
 
 @pytest.mark.parametrize("batch_rows", [1, 5, 8, 64])
 def test_a_whole_split_comes_in_order(prepared: Prepared, batch_rows: int) -> None:
-    grant, records = prepared
+    handle, records = prepared
     chunks = list(
-        row_selection(grant, range(37), batch_rows=batch_rows, transform=to_tensor, threads=2)
+        row_selection(handle, range(37), batch_rows=batch_rows, transform=to_tensor, threads=2)
     )
     assert [chunk.rows[0] for chunk in chunks] == list(range(0, 37, batch_rows))
     assert [row for chunk in chunks for row in chunk.rows] == list(range(37))
     assert [i for chunk in chunks for i in chunk.image_ids] == [r.image_id for r in records]
     captions = [c for chunk in chunks for c in chunk.captions]
-    assert captions == [list(r.captions) for r in records] == read_texts(grant)
+    assert captions == [list(r.captions) for r in records] == read_texts(handle)
     images = torch.cat([chunk.images for chunk in chunks])
     expected = [to_tensor(Image.open(BytesIO(record.image)), None) for record in records]
     assert torch.equal(images, torch.stack(expected))
 
 
 def test_selected_rows_come_in_the_order_asked(prepared: Prepared) -> None:
-    grant, records = prepared
+    handle, records = prepared
     chosen = [30, 2, 17, 2, 36]
-    chunks = list(row_selection(grant, chosen, batch_rows=3, transform=to_tensor, threads=1))
+    chunks = list(row_selection(handle, chosen, batch_rows=3, transform=to_tensor, threads=1))
     assert [chunk.rows for chunk in chunks] == [[30, 2, 17], [2, 36]]
     assert chunks[1].image_ids == [records[2].image_id, records[36].image_id]
-    assert list(row_selection(grant, [], batch_rows=3, transform=to_tensor, threads=1)) == []
-    shown = read_images(grant, [30, 2, 30])
+    assert list(row_selection(handle, [], batch_rows=3, transform=to_tensor, threads=1)) == []
+    shown = read_images(handle, [30, 2, 30])
     assert [row.row for row in shown] == [30, 2, 30]
     assert [row.image for row in shown] == [records[i].image for i in (30, 2, 30)]
 
 
 def test_leaving_an_epoch_early_ends_its_threads(prepared: Prepared) -> None:
-    grant, _ = prepared
+    handle, _ = prepared
     before = threading.active_count()
     for batches in (
         training_batches(
-            grant,
+            handle,
             batch_size=4,
             micro_batches=2,
             slots=[1],
@@ -238,7 +239,7 @@ def test_leaving_an_epoch_early_ends_its_threads(prepared: Prepared) -> None:
             threads=2,
             shuffle_buffer=4,
         ),
-        row_selection(grant, range(18), batch_rows=2, transform=to_tensor, threads=2),
+        row_selection(handle, range(18), batch_rows=2, transform=to_tensor, threads=2),
     ):
         next(batches)
         batches.close()
@@ -269,11 +270,11 @@ def test_settings_that_cannot_be_are_refused_at_once(
 
 
 def test_rows_that_are_not_there_are_refused(prepared: Prepared) -> None:
-    grant, _ = prepared
+    handle, _ = prepared
     with pytest.raises(ConfigError, match="batch_rows: 0"):
-        row_selection(grant, [0], batch_rows=0, transform=to_tensor, threads=1)
+        row_selection(handle, [0], batch_rows=0, transform=to_tensor, threads=1)
     with pytest.raises(DataError, match="task 'food', split 'train': there is no row 37"):
-        read_images(grant, [37])
+        read_images(handle, [37])
 
 
 class _Listed:
@@ -305,26 +306,26 @@ def test_broken_image_in_a_shard_is_named(prepared: Prepared, tmp_path: Path) ->
         source={},
         faults=Faults("stop"),
     )
-    grant = manifest.tasks[0].grant("train")
+    handle = manifest.tasks[0].handle("train")
     broken = [*records[:2], replace(records[2], image=records[2].image[:90]), records[3]]
-    pq.write_table(records_to_table(broken), grant.shards[0].uri)
+    pq.write_table(records_to_table(broken), handle.shards[0].uri)
     message = rf"{records[2].file_name} in shard .*food-00000\.parquet: the image does not decode"
     with pytest.raises(DataError, match=message):
-        epoch(grant, [0], micro_batches=1, batch_size=4)
+        epoch(handle, [0], micro_batches=1, batch_size=4)
     with pytest.raises(DataError, match=message):
-        list(row_selection(grant, range(4), batch_rows=4, transform=to_tensor, threads=1))
+        list(row_selection(handle, range(4), batch_rows=4, transform=to_tensor, threads=1))
 
 
 def test_shard_that_changed_since_prepare_is_named(prepared: Prepared, tmp_path: Path) -> None:
-    grant, records = prepared
-    moved = replace(grant.shards[0], uri=str(tmp_path / "gone.parquet"))
+    handle, records = prepared
+    moved = replace(handle.shards[0], uri=str(tmp_path / "gone.parquet"))
     with pytest.raises(DataError, match=r"gone\.parquet: cannot be read.*promptide prepare"):
-        read_texts(replace(grant, shards=(moved,)))
+        read_texts(replace(handle, shards=(moved,)))
     pq.write_table(records_to_table(records[:3]), moved.uri)
     with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
-        read_texts(replace(grant, shards=(moved,)))
+        read_texts(replace(handle, shards=(moved,)))
     pq.write_table(
         records_to_table(records[:16]).drop_columns(["task"]), moved.uri, row_group_size=4
     )
     with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
-        read_texts(replace(grant, shards=(moved,)))
+        read_texts(replace(handle, shards=(moved,)))

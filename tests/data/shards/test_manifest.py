@@ -23,12 +23,12 @@ def prepared(tmp_path: Path) -> Path:
 def test_saved_manifest_comes_back_and_may_be_moved(prepared: Path, tmp_path: Path) -> None:
     here = Manifest.load(str(prepared))
     assert here.counts == {task: {"train": 5, "test": 2} for task in ("animal", "food")}
-    assert [s.row_groups for s in here.task("food").grant("train").shards] == [(2, 2), (1,)]
+    assert [s.row_groups for s in here.task("food").handle("train").shards] == [(2, 2), (1,)]
     shutil.move(prepared, tmp_path / "elsewhere")
     there = Manifest.load((tmp_path / "elsewhere").as_uri())
     assert there.fingerprint == here.fingerprint
     there.verify(deep=True)
-    assert there.tasks[0].grant("test").shards[0].uri.startswith("file://")
+    assert there.tasks[0].handle("test").shards[0].uri.startswith("file://")
 
 
 def test_unknown_names_list_the_known_ones(prepared: Path) -> None:
@@ -36,7 +36,7 @@ def test_unknown_names_list_the_known_ones(prepared: Path) -> None:
     with pytest.raises(DataError, match="no task 'cars': it has animal, food"):
         manifest.task("cars")
     with pytest.raises(DataError, match="no split 'val': it has train, test"):
-        manifest.task("food").grant("val")
+        manifest.task("food").handle("val")
 
 
 def set_version(content: Any) -> None:
@@ -88,7 +88,7 @@ def test_missing_and_damaged_manifests_say_what_to_run(prepared: Path, tmp_path:
 
 def test_changed_shards_are_found(prepared: Path) -> None:
     manifest = Manifest.load(str(prepared))
-    first, other = (Path(s.uri) for s in manifest.task("animal").grant("train").shards)
+    first, other = (Path(s.uri) for s in manifest.task("animal").handle("train").shards)
     content = bytearray(first.read_bytes())
     content[100] ^= 0xFF
     first.write_bytes(content)

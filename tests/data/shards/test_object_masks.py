@@ -12,7 +12,7 @@ from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
 
 def test_masks_are_read_as_they_were_annotated(tmp_path: Path) -> None:
     manifest = prepare_shapes(tmp_path)
-    found = list(read_object_masks(manifest.task("square").grant("train")))
+    found = list(read_object_masks(manifest.task("square").handle("train")))
     assert [entry.row for entry in found] == list(range(12))
     for entry in found:
         expected = shape("square", 12 + entry.row) * 2.0 - 1.0
@@ -23,7 +23,7 @@ def test_an_empty_mask_is_named(tmp_path: Path) -> None:
     """A model that learns that nothing is an object would be found out much later."""
     manifest = prepare_shapes(tmp_path, empty=3)
     with pytest.raises(DataError, match=r"'disk'.*3\.png.*instance 0 is empty"):
-        list(read_object_masks(manifest.task("disk").grant("train")))
+        list(read_object_masks(manifest.task("disk").handle("train")))
 
 
 def test_resizing_keeps_half_covered_pixels_out_and_thin_objects_in() -> None:

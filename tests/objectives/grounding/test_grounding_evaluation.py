@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.data.shards.manifest import Manifest, SplitGrant
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, Tokens
@@ -79,8 +79,8 @@ def evaluation_of(
 ) -> GroundingEvaluation:
     """Both tasks, judged on the twelve expressions of their train split."""
 
-    def open_test(task: int) -> SplitGrant:
-        return manifest.tasks[task].grant("train")
+    def open_test(task: int) -> SplitHandle:
+        return manifest.tasks[task].handle("train")
 
     evaluation = GroundingEvaluation(
         RecScorer(grounder, group, block, threads=1),

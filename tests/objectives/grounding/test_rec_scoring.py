@@ -37,9 +37,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> ChosenExpressions:
     manifest = prepare_shapes(tmp_path_factory.mktemp("shapes"))
-    grant = manifest.task("disk").grant("train")
-    expressions = list(read_expressions(grant))
-    return ChosenExpressions(grant, range(len(expressions)), expressions)
+    handle = manifest.task("disk").handle("train")
+    expressions = list(read_expressions(handle))
+    return ChosenExpressions(handle, range(len(expressions)), expressions)
 
 
 def vpt(grounder: Grounder) -> GroundingMethod:
@@ -77,7 +77,7 @@ def test_one_worker_and_two_find_the_same_to_the_bit(
 def test_blocks_and_order_change_no_figure(directory: Path, chosen: ChosenExpressions) -> None:
     """A prompt or an image that slips to a neighbour would show here."""
     backwards = ChosenExpressions(
-        chosen.grant, list(chosen.samples)[::-1], list(chosen.expressions)[::-1]
+        chosen.handle, list(chosen.samples)[::-1], list(chosen.expressions)[::-1]
     )
     whole = score(directory, chosen, ALONE, 64, prompted=True)
     single = score(directory, backwards, ALONE, 1, prompted=True)
@@ -92,7 +92,7 @@ def test_ranks_are_those_of_boxes_looked_up_one_by_one(
     grounder = load_grounding_dino(str(directory))
     found = score(directory, chosen, ALONE, 5, prompted=False)
     transform = grounder.image_transform()
-    rows = read_images(chosen.grant, [e.row for e in chosen.expressions])
+    rows = read_images(chosen.handle, [e.row for e in chosen.expressions])
     for index, (expression, row) in enumerate(zip(chosen.expressions, rows, strict=True)):
         image = transform(decode_image(row.image, row.file_name), None)
         batch = GroundingBatch(image[None], grounder.tokenize([expression.text]))

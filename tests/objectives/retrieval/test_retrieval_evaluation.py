@@ -10,7 +10,7 @@ import torch
 from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
 from system.data.datasets.coco import prepare_coco
-from system.data.shards.manifest import Manifest, SplitGrant
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.worker_group import WorkerGroup
 from system.methods.method import MethodSetting
 from system.methods.prompts.lpi import LowRankConfig, LowRankPrompts
@@ -46,10 +46,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 def _evaluation(
-    small: Small, block: int, open_test: Callable[[int], SplitGrant] | None = None
+    small: Small, block: int, open_test: Callable[[int], SplitHandle] | None = None
 ) -> StreamEvaluation:
-    def plain_open(task: int) -> SplitGrant:
-        return small.manifest.tasks[task].grant("test")
+    def plain_open(task: int) -> SplitHandle:
+        return small.manifest.tasks[task].handle("test")
 
     open_test = open_test or plain_open
     tests = TestSet.read(open_test, 2)
@@ -58,7 +58,7 @@ def _evaluation(
     transform = small.backbone.image_transform("corrected", "none")
     evaluation = StreamEvaluation(tests, encoder, transform, "all", open_test)
     store = FeatureStore(Folder.of(small.root / f"features-{block}"))
-    evaluation.prepare(store, encoder.feature_key("corrected", tests.grants))
+    evaluation.prepare(store, encoder.feature_key("corrected", tests.handles))
     return evaluation
 
 

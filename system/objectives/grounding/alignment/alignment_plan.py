@@ -186,8 +186,8 @@ class AlignmentPlan:
         most = settings.train_expressions if split == "train" else settings.test_expressions
         found = {}
         for task in self.tasks:
-            grant = self.manifest.task(task).grant(split)
-            found[task] = chosen_expressions(grant, most)
+            handle = self.manifest.task(task).handle(split)
+            found[task] = chosen_expressions(handle, most)
         return found
 
     def check(self) -> None:

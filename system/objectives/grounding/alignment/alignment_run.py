@@ -111,7 +111,7 @@ class Alignment:
     def _paths(self, chosen: ChosenExpressions) -> SplitLatents:
         """The latents of what is used of a split."""
         assert self.latents is not None
-        return self.latents.of(chosen.grant, chosen.samples)
+        return self.latents.of(chosen.handle, chosen.samples)
 
     def _zero_shot(self, chosen: ChosenExpressions) -> Found:
         """What the frozen grounder finds, or found before."""
@@ -121,7 +121,7 @@ class Alignment:
         return self.scorer.score(
             chosen,
             self.show,
-            phase=f"evaluation {chosen.grant.task}, {chosen.grant.split}",
+            phase=f"evaluation {chosen.handle.task}, {chosen.handle.split}",
             entries=lambda _, tokens, path: self.method.entries(self.grounder, tokens, path),
             latents=None if self.latents is None else self._paths(chosen),
             epoch=self.plan.settings.epochs,  # fresh noise that no training epoch had
