@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from actors.journal.journal import begun_with
 from actors.state.task_stream_state import TaskStream
 from system.data.shards.manifest import Manifest
-from system.storage.locations import absolute
+from system.storage.files import absolute
 from system.storage.run_directory import RunDirectory
 from system.stream.task_source import StreamConfig
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from system.errors import StorageError
-from system.storage.locations import filesystem_of
+from system.storage.files import filesystem_of
 
 _REMOVERS = 16  # an object store takes tens of ms for each
 _FAILURES = (OSError, pa.ArrowException)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from system.backbones.computation import Computation, Precision
 from system.backbones.shipped import resolved
-from system.storage.locations import absolute
+from system.storage.files import absolute
 
 if TYPE_CHECKING:
     from system.backbones.dual_encoder import DualEncoder

@@ -13,8 +13,7 @@ from system.data.shards.faults import OnError
 from system.engine.optimisation import OptimiserConfig
 from system.errors import ConfigError
 from system.results.recall import Gallery
-from system.storage.files import Folder
-from system.storage.locations import absolute
+from system.storage.files import Folder, absolute
 from system.stream.given_similarity import GivenSimilarity
 from system.stream.task_order import OrderPolicy
 from system.stream.task_source import StreamConfig

@@ -19,9 +19,8 @@ from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts
 from system.engine.worker_group import WorkerGroup
 from system.objectives.retrieval.encoding import Encoder
-from system.storage.feature_store import FeatureStore
+from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
-from system.storage.tensor_parts import TensorParts
 
 BLOCK = 64  # samples of a forward pass
 PROTOCOL = "corrected"  # the checkpoint's own transform: the generator has no published oddity

@@ -25,8 +25,7 @@ from system.engine.shared_parts import make_parts
 from system.engine.worker_group import WorkerGroup
 from system.errors import AdapterMismatchError
 from system.methods.grounding_method import LatentNeeds
-from system.storage.feature_store import FeatureStore
-from system.storage.tensor_parts import TensorParts
+from system.storage.feature_store import FeatureStore, TensorParts
 
 BLOCK = 64  # samples drawn at once
 

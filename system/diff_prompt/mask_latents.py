@@ -18,9 +18,8 @@ from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts
 from system.engine.worker_group import WorkerGroup
-from system.storage.feature_store import FeatureStore
+from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
-from system.storage.tensor_parts import TensorParts
 
 BLOCK = 64  # masks of a forward pass
 

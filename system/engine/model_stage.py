@@ -15,8 +15,7 @@ from system.engine.interrupts import own_interrupt_handler
 from system.engine.worker_group import scaling_config
 from system.errors import ConfigError
 from system.registry import Registry
-from system.storage.files import Folder
-from system.storage.locations import absolute
+from system.storage.files import Folder, absolute
 from system.storage.run_directory import REPORT, RunDirectory
 
 #: What comes to the terminal: a line about what came out.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from system.engine.worker_group import WorkerGroup
-from system.storage.tensor_parts import MakeRows, TensorParts
+from system.storage.feature_store import MakeRows, TensorParts
 
 
 def make_parts(

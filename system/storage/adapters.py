@@ -1,19 +1,20 @@
-"""Learned prompts on disk: one JSON header and one safetensors file a task, no pickle."""
+"""Learned prompts on disk: one JSON header and one safetensors file per task, no pickle."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from system.config.parse import parse_dataclass
 from system.errors import AdapterMismatchError, StorageError
 from system.storage.files import Folder
-from system.storage.headers import read_header
 
 HEADER = "adapter.json"
 FORMAT_VERSION = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
                 f"{tuple(shapes[name])}; set the same rank, prompt length and depth, and the same "
                 "backbone as when it was learned"
             )
+
+
+def read_header(
+    folder: Folder, name: str, kind: type[T], newest: int, *, absent: str, foreign: str
+) -> T:
+    """The header `name` of a folder as the dataclass `kind`, up to format `newest`.
+
+    `absent` says what to do where there is none, `foreign` what a file of another kind is not, and
+    what to do. Raises StorageError for these and a newer format, ConfigError naming a key that is
+    missing or unknown.
+    """
+    if not folder.exists(name):
+        raise StorageError(f"{folder.uri} holds no {name}; {absent}")
+    values, file = folder.read_json(name), folder.file_uri(name)
+    if not isinstance(values, dict):
+        raise StorageError(f"{file} is no {foreign}")
+    version = values.get("format_version")
+    if isinstance(version, int) and version > newest:
+        raise StorageError(f"{file} has format {version}, newer than {newest}; update promptide")
+    return parse_dataclass(kind, values, file)
 
 
 class AdapterFolder:

@@ -1,23 +1,36 @@
-"""Features of the frozen backbone, computed once and shared by epochs, methods and runs.
+"""Features of frozen models, computed once and shared by epochs, methods and runs.
 
-A file's name is a digest of all that its content depends on: the backbone's weights, the rows,
-the preprocessing. So an entry is never stale, and two runs that write the same one write the same
-bytes.
+A file's name, or that of the folder of many parts, is a digest of all that its content depends on:
+the model's weights, the rows, the preprocessing. So an entry is never stale, it does not matter
+who makes it, two runs that write the same one write the same bytes, and a part that is there after
+a crash need not be made again.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from system.errors import StorageError
 from system.storage.files import Folder
+
+ROWS = 512  # of a part
+HELD_BYTES = 1 << 30  # of parts that `take` keeps in memory
+_SHAPES = b"shapes"
 
 
 class FeatureStore:
-    """A folder of unprompted features."""
+    """A folder of features without prompts, one safetensors file per entry."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -43,3 +56,91 @@ class FeatureStore:
         self.folder.write(
             f"{key}.safetensors", save({k: v.cpu().contiguous() for k, v in tensors.items()})
         )
+
+
+class TensorParts:
+    """`rows` rows in Parquet files of `part_rows` each: a float32 tensor of every name per row."""
+
+    def __init__(self, folder: Folder, rows: int, part_rows: int = ROWS) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.part_rows = part_rows
+        self._held: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
+
+    def part(self, index: int) -> range:
+        """The rows of a part."""
+        start = index * self.part_rows
+        return range(start, min(start + self.part_rows, self.rows))
+
+    @property
+    def parts(self) -> int:
+        """How many there are when all are made."""
+        return -(-self.rows // self.part_rows)
+
+    def made(self, index: int) -> bool:
+        """Whether a part is there."""
+        return self.folder.exists(_name(index))
+
+    def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Store a part: by name a tensor (rows of the part, ...)."""
+        count = len(self.part(index))
+        columns, shapes = [], {}
+        for name, tensor in tensors.items():
+            assert len(tensor) == count, (name, len(tensor), count)
+            flat = tensor.detach().float().cpu().contiguous().reshape(count, -1)
+            columns.append(
+                pa.FixedSizeListArray.from_arrays(pa.array(flat.numpy().ravel()), flat.shape[1])
+            )
+            shapes[name] = list(tensor.shape[1:])
+        table = pa.Table.from_arrays(columns, names=list(tensors))
+        table = table.replace_schema_metadata({_SHAPES: json.dumps(shapes)})
+        self.folder.write_table(_name(index), table)
+
+    def read(self, index: int) -> dict[str, Tensor]:
+        """A part's tensors by name. Raises StorageError naming a file that is damaged."""
+        table = self.folder.read_table(_name(index))
+        if table.num_rows != len(self.part(index)) or _SHAPES not in (table.schema.metadata or {}):
+            raise StorageError(
+                f"{self.folder.file_uri(_name(index))} does not hold the rows it should; delete it "
+                "to have it made again"
+            )
+        shapes = json.loads(table.schema.metadata[_SHAPES])
+        return {
+            name: torch.from_numpy(
+                np.array(table.column(name).combine_chunks().flatten(), dtype=np.float32)
+            ).reshape(table.num_rows, *shapes[name])
+            for name in table.column_names
+        }
+
+    def read_all(self) -> dict[str, Tensor]:
+        """All rows, in order."""
+        assert self.rows, "there is no row"
+        parts = [self.read(index) for index in range(self.parts)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def take(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Some rows, in the order asked; parts read last are kept, up to HELD_BYTES."""
+        found = [(self._hold(row // self.part_rows), row % self.part_rows) for row in rows]
+        return {name: torch.stack([part[name][at] for part, at in found]) for name in found[0][0]}
+
+    def _hold(self, index: int) -> dict[str, Tensor]:
+        if index in self._held:
+            self._held.move_to_end(index)
+            return self._held[index]
+        part = self.read(index)
+        self._held[index] = part
+        while len(self._held) > 1 and sum(map(_bytes, self._held.values())) > HELD_BYTES:
+            self._held.popitem(last=False)
+        return part
+
+
+#: Makes the rows of a part: by name a tensor (rows, ...).
+MakeRows = Callable[[range], Mapping[str, Tensor]]
+
+
+def _name(index: int) -> str:
+    return f"part-{index:06d}.parquet"
+
+
+def _bytes(part: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in part.values())

@@ -15,7 +15,56 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from system.errors import StorageError
-from system.storage.locations import absolute, filesystem_of, join
+
+
+def absolute(uri: str) -> str:
+    """Return a local path made absolute (`~` expanded); a URI comes back as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def join(root: str, *parts: str) -> str:
+    """Append path parts to a path or URI; a URI's query (`?region=...`) stays at the end."""
+    base, mark, query = root.partition("?") if "://" in root else (root, "", "")
+    return "/".join([base.rstrip("/"), *parts]) + mark + query
+
+
+def relative(uri: str, root: str) -> str:
+    """Return the part of `uri` that `join` appended to `root`."""
+    if "://" in root:
+        uri, root = uri.partition("?")[0], root.partition("?")[0]
+    base = root.rstrip("/") + "/"
+    assert uri.startswith(base), (uri, root)
+    return uri[len(base) :]
+
+
+def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Open the filesystem of a path or URI.
+
+    Returns: the filesystem and the path inside it.
+    Raises: StorageError for a scheme that pyarrow does not know or cannot reach.
+    """
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), absolute(uri)
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageError(
+            f"{uri}: no filesystem for this address ({error}): give a local path or a URI that "
+            "pyarrow.fs.FileSystem.from_uri reads"
+        ) from error
+    return filesystem, path
+
+
+@contextmanager
+def storage_errors(uri: str, action: str) -> Iterator[None]:
+    """Turn the operating system's errors inside the block into a StorageError on `uri`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{uri}: cannot {action} ({error}): check that the place exists, has room and may be "
+            "written to"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -25,7 +74,7 @@ class Folder:
     Every failure of the storage comes out as StorageError with the path and what to do.
     """
 
-    filesystem: Any  # pyarrow.fs.FileSystem
+    filesystem: Any  # pyarrow.pafs.FileSystem
     path: str
     uri: str
 

@@ -10,7 +10,7 @@ from typing import Any
 from system.config.overrides import override
 from system.config.schema import composed_values
 from system.errors import ConfigError
-from system.storage.locations import absolute
+from system.storage.files import absolute
 from system.submission.config import SubmitConfig
 
 #: Keys whose files have to outlive the job.

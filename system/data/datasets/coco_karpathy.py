@@ -18,7 +18,7 @@ from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults, OnError
 from system.data.shards.manifest import Manifest
 from system.errors import DataError
-from system.storage.locations import absolute
+from system.storage.files import absolute
 
 _SPLITS = ("train", "val", "test")
 

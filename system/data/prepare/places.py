@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from system.errors import DataError
-from system.storage.locations import absolute
+from system.storage.files import absolute
 
 
 def dataset_root(root: str) -> Path:

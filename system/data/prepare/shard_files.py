@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from system.data.shards.manifest import Shard
 from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
-from system.storage.locations import filesystem_of, join, storage_errors
+from system.storage.files import filesystem_of, join, storage_errors
 
 
 class TaskShardWriter:

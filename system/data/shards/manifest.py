@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 
 from system.data.shards.schema import SCHEMA_VERSION
 from system.errors import ConfigError, DataError
-from system.storage.files import Folder
-from system.storage.locations import absolute, filesystem_of, join, relative, storage_errors
+from system.storage.files import Folder, absolute, filesystem_of, join, relative, storage_errors
 
 MANIFEST_NAME = "manifest.json"
 

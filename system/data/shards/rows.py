@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import SHARD_SCHEMA
 from system.errors import DataError
-from system.storage.locations import filesystem_of
+from system.storage.files import filesystem_of
 
 _ROW_COLUMNS = ("image_id", "file_name", "image", "captions")
 

@@ -10,8 +10,8 @@ from safetensors.torch import load, save
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule, require_same_schedule
 from system.errors import AdapterMismatchError, StorageError
+from system.storage.adapters import read_header
 from system.storage.files import Folder
-from system.storage.headers import read_header
 
 HEADER = "generator.json"
 WEIGHTS = "generator.safetensors"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from system.storage.adapters import read_header
 from system.storage.files import Folder
-from system.storage.headers import read_header
 
 RESULT = "alignment.json"
 FORMAT_VERSION = 1
