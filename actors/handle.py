@@ -19,8 +19,10 @@ from system.data.shards.faults import Fault
 from system.data.shards.manifest import SplitHandle
 from system.stream.task_source import Lease, StreamStatus
 
+NAMESPACE = "promptide"  # of all actors here
 ATTEMPTS = 20  # at an actor that is just ending
 SECONDS_BETWEEN_ATTEMPTS = 0.5
+SECONDS_TO_HALT = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,11 @@ class TaskStreamHandle:
             raise error.cause from error
 
 
+def stream_name(run_name: str) -> str:
+    """What the actor of a run is called in `NAMESPACE`."""
+    return f"task-stream-{run_name}"
+
+
 def find_task_stream(name: str, namespace: str | None) -> TaskStreamHandle | None:
     """The actor `name` if it runs; the handle does not keep it alive."""
     try:
@@ -176,3 +183,42 @@ def start_task_stream(
                 raise
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
     raise AssertionError("the last attempt returns or raises")
+
+
+@dataclass(frozen=True)
+class SharedStreams:
+    """Where each run has a cursor and a journal of its own, and none waits for another.
+
+    Known by `name` in every process of the driver that started it, and ends with that driver. When
+    the actor's process dies, each run goes on from its own journal, as with an actor of its own.
+    """
+
+    name: str
+    actor: ActorHandle[TaskStreamServer]
+
+    @classmethod
+    def start(cls) -> SharedStreams:
+        """A new actor, without any stream yet."""
+        name = f"task-streams-{uuid4().hex}"
+        options: Any = TaskStreamActor.options(name=name, namespace=NAMESPACE)
+        return cls(name, options.remote(None))
+
+    @classmethod
+    def find(cls, name: str) -> SharedStreams:
+        """The one that the driver started."""
+        return cls(name, cast("ActorHandle[TaskStreamServer]", ray.get_actor(name, NAMESPACE)))
+
+    def stream(self, settings: StreamSettings) -> TaskStreamHandle:
+        """A run's stream. Raises what `StreamSettings.open` raises."""
+        handle = TaskStreamHandle(self.actor, settings.anywhere(), shared=True)
+        handle.status()  # opens the journal, so that its faults show before training
+        return handle
+
+    def halt(self, run_name: str) -> None:
+        """End a run soon, in the middle of a task if it must be."""
+        # No longer than that: it may stand still in its storage.
+        ray.wait([self.actor.halt.remote(run_name)], timeout=SECONDS_TO_HALT)
+
+    def stop(self) -> None:
+        """End the actor; the journals stay."""
+        ray.kill(self.actor, no_restart=True)

@@ -6,23 +6,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
 
-from actors.handle import TaskStreamHandle, find_task_stream
-from actors.pending_order import append_in_order
+from actors.handle import NAMESPACE, TaskStreamHandle, find_task_stream, stream_name
 from actors.settings import StreamSettings
-from actors.shared_streams import NAMESPACE
 from actors.state.task_stream_state import TaskStream
-from actors.stream_driver import stream_name
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
 from system.storage.files import Folder
 from system.storage.run_directory import CLUSTER, CONFIG, RunDirectory
 from system.storage.writer_lock import sole_writer, writer_of
-from system.stream.preflight import check_tasks, prepared
-from system.stream.task_source import StreamClosedError, StreamFullError, StreamStatus
+from system.stream.preflight import check_tasks, prepared, stream_order
+from system.stream.task_source import StreamClosedError, StreamFullError, StreamStatus, TaskSource
 
 SECONDS_BETWEEN_TRIES = 2.0  # of an append that waits for room
 
@@ -97,6 +95,55 @@ def status(experiment: ExperimentConfig) -> StreamLook:
     if not directory.stream.names():
         raise StorageError(f"{directory.stream.uri} has no record yet: nothing was leased")
     return _look(StreamSettings.begun(experiment).open(), experiment.run_name, source)
+
+
+def arrange(stream: TaskSource, experiment: ExperimentConfig) -> list[str]:
+    """Put the pending tasks in the order of `benchmark.order`, and return them."""
+    while True:
+        status = stream.status()
+        order = _order(experiment, status)
+        try:
+            stream.reorder(order)
+            return order
+        except ConfigError:  # one was taken meanwhile: it is not pending any more
+            if stream.status()["pending"] == status["pending"]:
+                raise
+
+
+def append_in_order(
+    stream: TaskSource, experiment: ExperimentConfig, tasks: Sequence[str]
+) -> list[str]:
+    """Append tasks and put all pending ones in order, in one step; returns them.
+
+    Raises what `TaskSource.append` raises.
+    """
+    append_id = uuid4().hex
+    while True:
+        status = stream.status()
+        fits = status["open"] and len(status["pending"]) + len(tasks) <= status["max_pending"]
+        new = [task for task in dict.fromkeys(tasks) if task not in status["tasks"]]
+        order = _order(experiment, status, new) if fits else None  # it is refused if not
+        try:
+            return stream.append(tasks, append_id, order)
+        except ConfigError:  # as above
+            if stream.status()["pending"] == status["pending"]:
+                raise
+
+
+def _order(
+    experiment: ExperimentConfig, status: StreamStatus, new: Sequence[str] = ()
+) -> list[str]:
+    """The pending tasks and the new ones as the policy has them.
+
+    It sees them as they were given, after the task that was handed out last.
+    """
+    given = [task for task in status["given"] if task in status["pending"]]
+    handed_out = status["tasks"][: len(status["tasks"]) - len(given)]
+    pending = [*given, *new]
+    if not pending or experiment.benchmark.order == "given":
+        return pending
+    policy = stream_order(experiment, [*status["tasks"], *new])
+    return list(policy.order(pending, handed_out[-1] if handed_out else None))
 
 
 def _look(stream: TaskStream | TaskStreamHandle, run: str, source: str) -> StreamLook:

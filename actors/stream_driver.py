@@ -11,10 +11,15 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 
 from actors.failures import GROUP_FAILURES, Retries, cause
-from actors.handle import TaskStreamHandle, start_task_stream
-from actors.pending_order import arrange
+from actors.handle import (
+    NAMESPACE,
+    SharedStreams,
+    TaskStreamHandle,
+    start_task_stream,
+    stream_name,
+)
+from actors.live import arrange
 from actors.settings import StreamSettings
-from actors.shared_streams import NAMESPACE, SharedStreams
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import Manifest
@@ -136,11 +141,6 @@ def _trainer(
             failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
-
-
-def stream_name(run_name: str) -> str:
-    """What the actor of a run is called in `NAMESPACE`."""
-    return f"task-stream-{run_name}"
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from actors.handle import TaskStreamHandle
+from actors.handle import SharedStreams, TaskStreamHandle
 from actors.server import TaskStreamServer
 from actors.settings import StreamSettings
-from actors.shared_streams import SharedStreams
 from system.errors import ConfigError, StorageError
 from system.results.replay_audit import replayed_rows
 from system.stream.task_source import NotLeasedError, StaleGenerationError, StreamHaltedError

@@ -9,9 +9,8 @@ from uuid import uuid4
 import pytest
 from rich.console import Console
 
-from actors.handle import TaskStreamHandle, start_task_stream
+from actors.handle import SharedStreams, TaskStreamHandle, start_task_stream
 from actors.settings import StreamSettings
-from actors.shared_streams import SharedStreams
 from actors.state.task_stream_state import TaskStream
 from system.stream.task_source import TaskSource
 from tests.actors.streams import kill_process, make_manifest

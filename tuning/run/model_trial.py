@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.shared_streams import SharedStreams
+from actors.handle import SharedStreams
 from system.engine.method_comparison import ComparesMethods
 from system.engine.model_stage import ModelExperiment, model_experiment, stage_of
 from system.errors import ConfigError

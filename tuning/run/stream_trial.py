@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.handle import SharedStreams
 from actors.settings import StreamSettings
-from actors.shared_streams import SharedStreams
 from actors.stream_driver import run_stream
 from system.config.schema import ExperimentConfig, experiment_of
 from system.engine.model_stage import stage_of

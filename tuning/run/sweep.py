@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from actors.cluster import check_storage, ray_cluster
-from actors.shared_streams import SharedStreams
+from actors.handle import SharedStreams
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.report.analysis import Outcome, write_analysis, write_description

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from actors.shared_streams import SharedStreams
+from actors.handle import SharedStreams
 from system.errors import PromptideError
 from system.loggers.open_loggers import require_destinations
 from system.storage.run_directory import RunDirectory

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from actors.shared_streams import SharedStreams
+from actors.handle import SharedStreams
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment
 from tuning.run.records import TrialRecord

@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from actors.cluster import workers_that_fit
-from actors.shared_streams import SharedStreams
+from actors.handle import SharedStreams
 from system.config.schema import ClusterConfig
 from system.errors import ConfigError
 from system.loggers.open_loggers import destinations

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from actors.pending_order import append_in_order, arrange
+from actors.live import append_in_order, arrange
 from actors.state.task_stream_state import TaskStream
 from system.config.frozen_models import BackboneConfig
 from system.config.schema import compose

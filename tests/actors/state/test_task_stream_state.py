@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.state.access_log import ACCESS_LOG_SCHEMA
+from actors.state.stream_memory import ACCESS_LOG_SCHEMA
 from actors.state.task_stream_state import LEASE_SECONDS, TaskStream
 from system.data.shards.faults import Fault
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError

@@ -9,7 +9,7 @@ import ray
 from ray.tune.experiment import Trial as TuneTrial
 
 from actors.cluster import check_resources
-from actors.shared_streams import SharedStreams
+from actors.handle import SharedStreams
 from system.config.schema import ClusterConfig
 from system.errors import ConfigError
 from tests.tuning.run.test_board import NEW, trial
