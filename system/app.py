@@ -247,7 +247,7 @@ def sweep(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Run many experiments and compare them, or go on with a sweep that was interrupted."""
     from tuning.report.sweep_terminal import print_outcome
     from tuning.run.sweep import run_sweep
-    from tuning.search.settings import SweepPlan
+    from tuning.search.sweep_plan import SweepPlan
 
     outcome = run_sweep(SweepPlan.compose(overrides, file), console)
     print_outcome(outcome, console)

@@ -12,7 +12,7 @@ from system.errors import ConfigError
 from tests.diff_prompt.mask_files import prepare_shapes
 from tests.grounders.small_grounding_dino import write_small_grounding_dino
 from tuning.run.learning_rates import rate_trials
-from tuning.search.settings import SweepPlan
+from tuning.search.sweep_plan import SweepPlan
 
 
 def overrides(root: Path, *more: str) -> list[str]:

@@ -17,7 +17,7 @@ from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
 from tests.integration.small_stream import adapters, figures
 from tests.report.page_reader import PageReader
 from tuning.run.sweep_checks import check_sweep
-from tuning.search.settings import SweepPlan
+from tuning.search.sweep_plan import SweepPlan
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -13,10 +13,10 @@ from system.storage.files import Folder
 from system.storage.run_directory import SWEEP
 from tuning.report.comparison import Comparison, compare, to_latex, to_markdown
 from tuning.report.measure import Measure
-from tuning.run.board import Board, Status
 from tuning.run.records import TrialRecord
 from tuning.run.trial_kind import kind_of, read_record
-from tuning.search.settings import SweepPlan, Trial
+from tuning.run.trial_table import Board, Status
+from tuning.search.sweep_plan import SweepPlan, Trial
 
 TRIALS_TABLE = "trials.parquet"
 MARKDOWN, LATEX, BEST = "comparison.md", "comparison.tex", "best.yaml"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.report.axes import Axis
+from tuning.report.parameter_axes import Axis
 
 LEAST_SETTINGS = 8  # fewer say nothing about several keys at once
 TREES, REPEATS = 300, 30

@@ -10,7 +10,7 @@ from system.backbones.clip import ClipBackbone
 from system.config.overrides import override
 from system.config.schema import ExperimentConfig, composed_values, experiment_of
 from system.methods.method import METHODS, build_method
-from tuning.search.settings import Setting, SweepPlan
+from tuning.search.sweep_plan import Setting, SweepPlan
 
 PUBLISHED_TASKS = 12
 #: Settings beside those of the YAMLs whose cost is asked for: name -> overrides.

@@ -46,7 +46,7 @@ def render_sweep(
     shown = columns(measure, comparison)
     return render_page(
         "sweep.html",
-        "tuning",
+        "tuning.report",
         sweep=sweep,
         measure=measure,
         identity=_identity(sweep, trials),

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
 from tuning.report.measure import Measure, counted
-from tuning.run.board import Board, Status
+from tuning.run.trial_table import Board, Status
 
 
 class SweepProgress(Bars):

@@ -7,10 +7,10 @@ from typing import Any
 from system.config.overrides import override
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory
-from tuning.run.board import Board
-from tuning.run.judge import Rule
+from tuning.run.pruner import Rule
 from tuning.run.trial_kind import RateChoice, kind_of, read_record
-from tuning.search.settings import Setting, SweepPlan, Trial
+from tuning.run.trial_table import Board
+from tuning.search.sweep_plan import Setting, SweepPlan, Trial
 
 LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
 Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display

@@ -11,12 +11,12 @@ from actors.fork import fork_run
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory
-from tuning.run.board import Board
-from tuning.run.judge import Rule
+from tuning.run.pruner import Rule
 from tuning.run.records import TrialRecord
 from tuning.run.trial_kind import read_record
+from tuning.run.trial_table import Board
 from tuning.search.population import Verdict, judge, rungs
-from tuning.search.settings import Origin, Setting, SweepPlan, Trial, at_point
+from tuning.search.sweep_plan import Origin, Setting, SweepPlan, Trial, at_point
 
 POPULATION = "population.json"
 LEFT_BEHIND = "its process died before a comparison, and the others went on without it"

@@ -12,14 +12,14 @@ from system.storage.writer_lock import sole_writer
 from tuning.report.analysis import Outcome, write_analysis, write_description
 from tuning.report.sweep_page import write_sweep_page
 from tuning.report.sweep_progress import SweepProgress
-from tuning.run.board import Board
 from tuning.run.learning_rates import choose_learning_rates, rate_trials
 from tuning.run.population_run import PopulationRun
 from tuning.run.sweep_checks import check_sweep
 from tuning.run.trial_kind import kind_of, read_record
+from tuning.run.trial_table import Board
 from tuning.run.tune_run import Packing, run_trials
 from tuning.search.proposals import Proposals
-from tuning.search.settings import Setting, SweepPlan, Trial
+from tuning.search.sweep_plan import Setting, SweepPlan, Trial
 
 TUNE = "tune"  # Ray Tune's own logs, a folder a start
 

@@ -9,8 +9,8 @@ from system.storage.run_directory import CONFIG
 from tuning.run.trial_kind import kind_of
 from tuning.search.population import rungs
 from tuning.search.proposals import require_optuna
-from tuning.search.settings import Setting, SweepPlan, at_point
 from tuning.search.sweep_config import DEFAULT
+from tuning.search.sweep_plan import Setting, SweepPlan, at_point
 
 MOST_CHECKED = 64  # settings whose backbone and method are built; all of them are composed
 SAMPLED = 8  # points of a space that Optuna will fill, drawn to be checked

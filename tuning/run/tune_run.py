@@ -23,10 +23,10 @@ from system.config.schema import ClusterConfig
 from system.errors import ConfigError
 from system.loggers.open_loggers import destinations
 from system.storage.files import Folder
-from tuning.run.board import Board
 from tuning.run.figures import FIGURE, TASKS_DONE
 from tuning.run.trial import SweepTrial
-from tuning.search.settings import Trial
+from tuning.run.trial_table import Board
+from tuning.search.sweep_plan import Trial
 
 #: What a trial that only waits for its own workers holds: Tune accepts no trial without anything,
 #: and any part of a CPU could keep the last worker from its own.

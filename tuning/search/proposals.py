@@ -8,9 +8,9 @@ from typing import Any
 
 from system.errors import ConfigError
 from system.storage.files import Folder
-from tuning.run.board import Board
-from tuning.search.settings import Setting, Trial, at_point
+from tuning.run.trial_table import Board
 from tuning.search.space import LISTED, Dimension, Space, rounded
+from tuning.search.sweep_plan import Setting, Trial, at_point
 
 PROPOSALS = "proposals.json"
 Enter = Callable[[Setting], list[Trial]]  # puts a setting's trials on the board

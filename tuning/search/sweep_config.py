@@ -7,7 +7,7 @@ from typing import Any, Literal
 from system.config.parse import parse_dataclass
 from system.config.schema import check_seed
 from system.errors import ConfigError
-from tuning.run.judge import Rule
+from tuning.run.pruner import Rule
 from tuning.search.pbt_config import PbtConfig
 from tuning.search.space import Space, parse_space
 

@@ -22,14 +22,14 @@ from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.loggers.event_files import scalars
 from tuning.report.analysis import BEST, write_analysis, write_description
 from tuning.report.sweep_page import write_sweep_page
-from tuning.run.board import Board
-from tuning.run.judge import Rule
 from tuning.run.model_trial import SECONDS, ModelTrials
+from tuning.run.pruner import Rule
 from tuning.run.records import TrialRecord
 from tuning.run.sweep_checks import check_sweep
 from tuning.run.trial import run_trial
 from tuning.run.trial_kind import Reports, kind_of
-from tuning.search.settings import SweepPlan, Trial
+from tuning.run.trial_table import Board
+from tuning.search.sweep_plan import SweepPlan, Trial
 
 
 def plan(root: Path, *more: str) -> SweepPlan:

@@ -15,12 +15,12 @@ from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from tests.actors.streams import make_manifest
 from tests.integration.small_stream import overrides, prepare_small_stream
-from tuning.run.board import Board
-from tuning.run.judge import Rule
 from tuning.run.population_run import POPULATION, PopulationRun
+from tuning.run.pruner import Rule
 from tuning.run.sweep_checks import check_sweep
 from tuning.run.trial_kind import read_record
-from tuning.search.settings import SweepPlan, Trial
+from tuning.run.trial_table import Board
+from tuning.search.sweep_plan import SweepPlan, Trial
 
 TASKS = ("animals", "food", "travel", "sports")
 KEYS = ("method.layer_alignment.weight", "method.task_contrast.weight")

@@ -12,10 +12,10 @@ from actors.cluster import check_resources
 from actors.handle import SharedStreams
 from system.config.schema import ClusterConfig
 from system.errors import ConfigError
-from tests.tuning.run.test_board import NEW, trial
-from tuning.run.board import Board
+from tests.tuning.run.test_trial_table import NEW, trial
 from tuning.run.figures import FIGURE, TASKS_DONE
-from tuning.run.judge import Rule
+from tuning.run.pruner import Rule
+from tuning.run.trial_table import Board
 from tuning.run.tune_run import BoardScheduler, Packing
 
 pytestmark = pytest.mark.ray

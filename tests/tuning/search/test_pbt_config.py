@@ -3,7 +3,7 @@
 import pytest
 
 from system.errors import ConfigError
-from tuning.search.settings import SweepPlan
+from tuning.search.sweep_plan import SweepPlan
 
 SPACE = (
     "space:{method:{rank:{choice:[1,2]},task_start:{choice:[same,own]},"

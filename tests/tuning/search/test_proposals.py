@@ -9,12 +9,12 @@ from system.config.schema import compose
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.report.charts.cost_charts import pareto_front
-from tuning.run.board import Board
-from tuning.run.judge import Rule
+from tuning.run.pruner import Rule
 from tuning.run.records import TrialRecord
+from tuning.run.trial_table import Board
 from tuning.search.proposals import Parameters, Proposals
-from tuning.search.settings import Setting, Trial
 from tuning.search.space import Space, parse_space
+from tuning.search.sweep_plan import Setting, Trial
 
 pytest.importorskip("optuna")
 

@@ -12,9 +12,9 @@ from plotly import graph_objects as go
 from plotly.colors import sample_colorscale
 
 from system.report.charts.chart_style import SEQUENTIAL, Chart, base_layout, label
-from tuning.report.axes import Axis
 from tuning.report.comparison import SettingRow
 from tuning.report.measure import Measure
+from tuning.report.parameter_axes import Axis
 
 MOST_TICKS = 6
 PALEST = 0.25  # of the colour scale: the worst setting must still be seen

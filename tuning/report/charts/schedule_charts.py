@@ -7,9 +7,9 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from system.report.charts.chart_style import Chart, base_layout, label
-from tuning.report.axes import LOG_FROM
 from tuning.report.comparison import Comparison, SettingRow
 from tuning.report.measure import Measure
+from tuning.report.parameter_axes import LOG_FROM
 from tuning.report.setting_style import style_of
 from tuning.search.population import by_task
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from system.report.charts.chart_style import Chart
 from system.report.charts.run_charts import Absent
-from tuning.report.axes import axes_of
 from tuning.report.charts.cost_charts import PARAMETERS, SECONDS, cost_chart
 from tuning.report.charts.curve_charts import curves_chart
 from tuning.report.charts.importance_charts import importance_chart
@@ -17,6 +16,7 @@ from tuning.report.common_figures import common_figures
 from tuning.report.comparison import Comparison
 from tuning.report.importance import LEAST_SETTINGS, importance
 from tuning.report.measure import Measure
+from tuning.report.parameter_axes import axes_of
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from system.report.charts.chart_style import (
     base_layout,
     label,
 )
-from tuning.report.axes import Axis
 from tuning.report.common_figures import CommonFigures
 from tuning.report.comparison import SettingRow
 from tuning.report.measure import Measure
+from tuning.report.parameter_axes import Axis
 
 COLUMNS = 3
 PANEL_HEIGHT, PANEL_WIDTH = 250, 300

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tuning.run.judge import Course, Rule, verdicts
+from tuning.run.pruner import Course, Rule, verdicts
 from tuning.run.records import TrialRecord
-from tuning.search.settings import Trial
+from tuning.search.sweep_plan import Trial
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
 

@@ -5,10 +5,10 @@ import math
 from functools import cache
 
 from system.config.schema import ExperimentConfig, compose
-from tuning.run.board import Board
-from tuning.run.judge import Rule
+from tuning.run.pruner import Rule
 from tuning.run.records import TrialRecord
-from tuning.search.settings import Setting, Trial
+from tuning.run.trial_table import Board
+from tuning.search.sweep_plan import Setting, Trial
 
 NEW = TrialRecord([], None, None)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tuning.run.judge import Course, Rule, verdicts
+from tuning.run.pruner import Course, Rule, verdicts
 
 ASHA = Rule("asha", grace_tasks=1, reduction=2, tasks=4)
 

@@ -2,7 +2,7 @@
 
 import math
 
-from tuning.report.axes import axes_of
+from tuning.report.parameter_axes import axes_of
 
 
 def test_numbers_are_themselves_and_words_have_places() -> None:

@@ -19,7 +19,7 @@ from system.stream.task_order import ORDER_POLICIES
 from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.run.learning_rates import LEARNING_RATES
 from tuning.run.sweep_checks import check_sweep
-from tuning.search.settings import TRIALS, Setting, SweepPlan, Trial
+from tuning.search.sweep_plan import TRIALS, Setting, SweepPlan, Trial
 
 SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
 
