@@ -125,7 +125,7 @@ def use(
 ) -> None:
     """Let trials find these stages, by their names, and train them so."""
     for module in ("model_trial", "made_models"):
-        monkeypatch.setattr(f"tuning.{module}.stage_of", lambda one: stages[one.stage["name"]])
+        monkeypatch.setattr(f"tuning.run.{module}.stage_of", lambda one: stages[one.stage["name"]])
     monkeypatch.setattr("tuning.run.made_models.run_model", train)
 
 
