@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from actors.journal.journal import begun_with
 from actors.state.task_stream_state import TaskStream
+from system.config.schema import StreamConfig
 from system.data.shards.manifest import Manifest
-from system.storage.files import absolute
+from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
-from system.stream.task_source import StreamConfig
+from system.uris import absolute
 
 if TYPE_CHECKING:  # it needs torch, which would take the actor seconds at each start
     from system.config.schema import ExperimentConfig
@@ -42,7 +43,7 @@ class StreamSettings:
         """The stream of a run, in its run directory; see `StreamSettings.tasks`."""
         return cls(
             RunDirectory.of(experiment).stream.uri,
-            experiment.benchmark_folder().uri,
+            DataDirectory.of(experiment).benchmark(experiment.benchmark.name).uri,
             None if tasks is None else tuple(tasks),
             experiment.evaluation.split,
             experiment.stream,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.errors import ConfigError
 from system.report.terminal.stream_table import print_stream
 from system.storage.run_directory import RunDirectory

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from system.errors import ConfigError, PromptideError
+from system.storage.data_directory import DataDirectory
 from system.submission.sealed_environment import unseal
 from system.submission.stopping import hear_stop
 
@@ -49,7 +50,7 @@ def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console:
     from system.report.terminal.progress import PrepareProgress
 
     benchmark = experiment.benchmark
-    folder = experiment.benchmark_folder()
+    folder = DataDirectory.of(experiment).benchmark(experiment.benchmark.name)
     folder.probe()
     with PrepareProgress(console) as progress:
         manifest = DATASETS.get(benchmark.dataset)(
@@ -64,6 +65,7 @@ def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console:
 def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
     """Make a small backbone, or the grounder if one is chosen, where its path points to."""
     from system.backbones.pretrain import PretrainConfig, pretrain
+    from system.backbones.shipped import resolved
     from system.config.parse import parse_dataclass
     from system.grounders.pretrain_grounder import GrounderPretrainConfig, pretrain_grounder
     from system.report.terminal.progress import PretrainProgress
@@ -75,7 +77,7 @@ def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
             f"{kind} {chosen.name!r} cannot be made here: its config has no pretrain section; "
             "choose backbone=tiny_clip or grounder=tiny_grounder"
         )
-    where, directory = f"{kind}.pretrain", Path(chosen.resolved_path())
+    where, directory = f"{kind}.pretrain", Path(resolved(chosen.path))
     with PretrainProgress(console) as progress:
         if experiment.grounder is None:
             config = parse_dataclass(PretrainConfig, chosen.pretrain, where)
@@ -99,7 +101,7 @@ def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
 
 def _experiment(overrides: Sequence[str], file: str | None) -> "ExperimentConfig | ModelExperiment":
     """The experiment of a command, of a stream or of a model."""
-    from system.config.schema import composed_values, experiment_of
+    from system.config.compose import composed_values, experiment_of
     from system.engine.model_stage import model_experiment
 
     values = composed_values(overrides, file)
@@ -317,7 +319,7 @@ def _run_command(name: str, arguments: Sequence[str], console: Console) -> None:
     if name not in COMMANDS and name not in WIDE_COMMANDS:
         known = ", ".join((*COMMANDS, *WIDE_COMMANDS))
         raise ConfigError(f"unknown command {name!r}; one of: {known}")
-    from system.config.schema import compose
+    from system.config.compose import compose
 
     overrides, file = _split_config_file(arguments)
     if name in WIDE_COMMANDS:

@@ -1,6 +1,11 @@
 """Errors that a user can mend: each names the file or field and says what to do."""
 
+from typing import Literal
+
 DEFAULT_KIND = "annotation"  # of a DataError that names none
+
+#: At a broken row: the first one ends the work, or each is put aside by name.
+OnError = Literal["stop", "quarantine"]
 
 
 class PromptideError(ValueError):

@@ -19,6 +19,7 @@ from actors.journal.journal import Journal
 from actors.state.cursor import Cursor, quoted
 from actors.state.stream_memory import StreamMemory
 from actors.state.stream_tasks import StreamTasks
+from system.config.schema import StreamConfig
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.errors import DataError, ReplayRefusedError
@@ -26,7 +27,6 @@ from system.stream.task_source import (
     Lease,
     NotLeasedError,
     StaleGenerationError,
-    StreamConfig,
     StreamHaltedError,
     StreamStatus,
 )

@@ -15,10 +15,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from system.config.schema import FrozenModelConfig, Precision
 from system.errors import ConfigError
 
 Run = Callable[..., Any]  # (layer, its arguments) -> what it returns
-Precision = Literal["auto", "fp32", "bf16"]
 COMPILERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
 
 
@@ -34,6 +34,11 @@ class Computation:
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
+
+    @classmethod
+    def of(cls, config: FrozenModelConfig) -> "Computation":
+        """The settings of a frozen model's section."""
+        return cls(config.precision, config.gradient_checkpointing, config.compile)
 
     def precision_on(self, device: torch.device) -> Literal["fp32", "bf16"]:
         """What the towers compute in on this device."""

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from system.backbones.computation import Computation
+from system.backbones.shipped import resolved
+from system.config.schema import BackboneConfig
 from system.registry import Registry
 
 Modality = Literal["vision", "text"]
@@ -144,6 +146,11 @@ class BackboneLoader(Protocol):
 
 
 BACKBONES: Registry[BackboneLoader] = Registry("backbone", "system.backbones", "BACKBONE")
+
+
+def load_backbone(config: BackboneConfig) -> DualEncoder:
+    """The frozen backbone of a config section. Raises ConfigError naming what cannot be loaded."""
+    return BACKBONES.get(config.name)(resolved(config.path), Computation.of(config))
 
 
 def unit(features: Tensor) -> Tensor:

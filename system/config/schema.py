@@ -1,25 +1,20 @@
-"""From Hydra's configs and a user's overrides to one frozen dataclass."""
+"""The experiment's dataclasses: everything that a run depends on, as plain checked values."""
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from system.config.frozen_models import BackboneConfig, GrounderConfig
 from system.config.parse import parse_dataclass
-from system.data.shards.faults import OnError
-from system.engine.optimisation import OptimiserConfig
-from system.errors import ConfigError
-from system.results.recall import Gallery
-from system.storage.files import Folder, absolute
-from system.stream.given_similarity import GivenSimilarity
-from system.stream.task_order import OrderPolicy
-from system.stream.task_source import StreamConfig
+from system.errors import ConfigError, OnError
+from system.uris import absolute
 
-CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
+Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
+Gallery = Literal["all", "seen", "task"]  # what a query is searched in: of all tasks, or some
+OrderPolicy = Literal["given", "reversed", "shuffled", "similarity"]  # see system.stream.task_order
+Config = TypeVar("Config", bound="FrozenModelConfig")
 
 
 @dataclass(frozen=True)
@@ -27,15 +22,64 @@ class BenchmarkConfig:
     """Which dataset, how it is prepared, and which of its tasks in which order."""
 
     name: str
-    dataset: str  # a registered dataset: see system/data
+    dataset: str  # a registered dataset: see system/data/datasets
     options: dict[str, Any]  # that dataset's own settings
     tasks: tuple[str, ...] | None = None  # null: all of them in the dataset's order
     order: OrderPolicy = "given"  # how a stream orders them; see system.stream.task_order
     similarity: str | None = None  # a file of the tasks' similarities, by path or URI
 
-    def given_similarity(self) -> GivenSimilarity | None:
-        """The similarities of the file, if there is one; see `GivenSimilarity.read`."""
-        return None if self.similarity is None else GivenSimilarity.read(self.similarity)
+
+@dataclass(frozen=True)
+class FrozenModelConfig:
+    """Which kind of model, a hub id or a local directory to load it from, how it computes."""
+
+    name: str
+    path: str
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    pretrain: dict[str, Any] | None = None  # for models that `promptide pretrain` can make
+
+    def with_absolute_path(self: Config) -> Config:
+        """The same with a local path made absolute: a Ray worker has another working directory."""
+        if Path(self.path).expanduser().is_dir():
+            return replace(self, path=absolute(self.path))
+        return self
+
+
+def with_absolute_model_paths(section: Any) -> Any:
+    """A config's section in which the local paths of frozen models, at any depth, are absolute."""
+    if not isinstance(section, Mapping):
+        return section
+    made = {key: with_absolute_model_paths(value) for key, value in section.items()}
+    path = made.get("path")
+    if isinstance(path, str) and isinstance(made.get("name"), str):
+        made["path"] = FrozenModelConfig(made["name"], path).with_absolute_path().path
+    return made
+
+
+@dataclass(frozen=True)
+class BackboneConfig(FrozenModelConfig):
+    """A dual encoder."""
+
+
+@dataclass(frozen=True)
+class GrounderConfig(FrozenModelConfig):
+    """A grounder."""
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """SGD with a cosine schedule is LPI's published choice."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9  # SGD only
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -123,6 +167,21 @@ class ClusterConfig:
             )
 
 
+@dataclass(frozen=True)
+class StreamConfig:
+    """Whether tasks may come while the run goes on, and how many may wait for it.
+
+    A live stream starts with `benchmark.tasks`, which may be none, and ends once it is closed.
+    """
+
+    live: bool = False
+    max_pending: int = 100
+
+    def __post_init__(self) -> None:
+        if self.max_pending < 1:
+            raise ValueError(f"max_pending={self.max_pending} must be at least 1")
+
+
 def check_name_and_seed(run_name: str, seed: int) -> None:
     """Raises ConfigError for a run name that is no folder's, or a seed out of bounds."""
     if not run_name or "/" in run_name or run_name.startswith("."):
@@ -191,131 +250,3 @@ class ExperimentConfig:
             backbone=self.backbone.with_absolute_path(),
             grounder=self.grounder and self.grounder.with_absolute_path(),
         )
-
-    def benchmark_folder(self) -> Folder:
-        """Where the prepared task shards of the benchmark lie."""
-        return Folder.of(self.data_path).child(self.benchmark.name)
-
-    def feature_folder(self) -> Folder:
-        """Where unprompted features are kept, shared by all runs."""
-        return Folder.of(self.data_path).child("features")
-
-
-def compose(overrides: Sequence[str], file: str | None = None) -> ExperimentConfig:
-    """The config of a command from its Hydra overrides, or from a resolved config's file.
-
-    Raises ConfigError for what Hydra cannot compose: an unknown key, group or option.
-    """
-    return experiment_of(composed_values(overrides, file))
-
-
-def experiment_of(values: Mapping[str, Any]) -> ExperimentConfig:
-    """The experiment of composed values; the section `tune` belongs to sweeps alone."""
-    sections = {key: value for key, value in values.items() if key != "tune"}
-    return ExperimentConfig.from_dict(sections).with_absolute_paths()
-
-
-def _check_keys(overrides: Sequence[str]) -> None:
-    values = composed_values(overrides)
-    if "name" not in values["stage"]:  # a model's stage checks its own keys later
-        experiment_of(values)
-
-
-def composed_values(
-    overrides: Sequence[str],
-    file: str | None = None,
-    root: str = "config",
-    parse: Callable[[Sequence[str]], object] = _check_keys,
-) -> dict[str, Any]:
-    """All that the configs say, resolved, as a plain mapping; see `compose`.
-
-    Without a file it starts from configs/`root`.yaml, whose keys `parse` knows. With one, such as a
-    run's config.yaml or a sweep's best.yaml, it starts from there and the overrides are values,
-    since its groups are chosen already.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    for override in overrides:
-        if "=" not in override[1:] and not override.startswith("~"):
-            raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
-    if file is not None:
-        return _values_of_file(file, overrides)
-    # Keys of `tune` that no YAML names are checked by the section's own dataclass.
-    overrides = [f"++{text}" if text.startswith("tune.") else text for text in overrides]
-    try:
-        with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-            composed = hydra_compose(root, overrides=list(overrides))
-        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        unknown = re.match(r"Could not override '([^']+)'", str(error))
-        forced = [
-            f"++{override}" if unknown and override.partition("=")[0] == unknown[1] else override
-            for override in overrides
-        ]
-        if forced != list(overrides):
-            parse(forced)  # our own message for an unknown key is the better one
-        raise ConfigError(_explain(error)) from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _values_of_file(file: str, overrides: Sequence[str]) -> dict[str, Any]:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        config = OmegaConf.load(Path(file).expanduser())
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ConfigError(f"--config {file} cannot be read: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"--config {file} holds no config; give a run's config.yaml")
-    groups = {path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir()}
-    try:
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            if override.key_or_group in groups:
-                raise ConfigError(
-                    f"{override.input_line}: with --config the groups are chosen already; "
-                    f"override values, such as {override.key_or_group}.KEY=value"
-                )
-            if override.is_delete():
-                raise ConfigError(f"{override.input_line}: with --config nothing can be removed")
-            OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(_explain(error)) from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-# `+key=value`, which Hydra proposes for an unknown key, is no remedy here: keys are fixed.
-NOT_FOR_USERS = (
-    "full_key:",
-    "object_type=",
-    "Set the environment",
-    "To append to your config",
-    "Config search path",
-    "provider=",
-    "See https:",
-)
-
-
-def _explain(error: Exception) -> str:
-    """Hydra's message with its cause, without the parts that speak to programmers."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    cause = error.__cause__
-    if cause is not None:
-        lines += [line for line in str(cause).splitlines() if line.strip()]
-    keep = [
-        line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith(NOT_FOR_USERS)
-    ]
-    override = getattr(error, "override", None)  # what Hydra could not parse
-    return f"config: {f'{override}: ' if override else ''}{' '.join(keep)}"

@@ -25,6 +25,7 @@ from system.engine.shared_parts import make_parts
 from system.engine.worker_group import WorkerGroup
 from system.errors import AdapterMismatchError
 from system.methods.grounding_method import LatentNeeds
+from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore, TensorParts
 
 BLOCK = 64  # samples drawn at once
@@ -112,7 +113,7 @@ class LatentStore:
             guidance=self.needs.guidance,
             device=self.group.device.type,
         )
-        folder = self.plan.experiment.store("latents").child(f"prompts-{key}")
+        folder = DataDirectory.of(self.plan.experiment).store("latents").child(f"prompts-{key}")
         parts = TensorParts(folder, len(chosen))
 
         def make(rows: range) -> dict[str, Tensor]:

@@ -7,16 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from system.config.frozen_models import with_absolute_model_paths
 from system.config.parse import parse_dataclass
-from system.config.schema import BenchmarkConfig, ClusterConfig, check_name_and_seed
+from system.config.schema import (
+    BenchmarkConfig,
+    ClusterConfig,
+    check_name_and_seed,
+    with_absolute_model_paths,
+)
 from system.data.shards.manifest import Manifest
 from system.engine.interrupts import own_interrupt_handler
 from system.engine.worker_group import scaling_config
 from system.errors import ConfigError
 from system.registry import Registry
-from system.storage.files import Folder, absolute
+from system.storage.data_directory import DataDirectory
+from system.storage.files import Folder
 from system.storage.run_directory import REPORT, RunDirectory
+from system.uris import absolute
 
 #: What comes to the terminal: a line about what came out.
 Tell = Callable[[str], None]
@@ -71,11 +77,8 @@ class ModelExperiment:
 
     def manifest(self) -> Manifest:
         """The manifest of the prepared benchmark; see `Manifest.prepared`."""
-        return Manifest.prepared(self.benchmark_folder(), self.benchmark.name)
-
-    def benchmark_folder(self) -> Folder:
-        """Where the prepared task shards of the benchmark lie."""
-        return Folder.of(self.data_path).child(self.benchmark.name)
+        name = self.benchmark.name
+        return Manifest.prepared(DataDirectory.of(self).benchmark(name), name)
 
     def with_stage(self, stage: Mapping[str, Any]) -> ModelExperiment:
         """A run of its own for another stage, named after this one.
@@ -84,14 +87,6 @@ class ModelExperiment:
         """
         name = f"{self.run_name}-{stage.get('name')}"
         return model_experiment({**self.to_dict(), "run_name": name, "stage": dict(stage)})
-
-    def models(self, kind: str, digest: str) -> Folder:
-        """Where a finished model lies, by what determines it; shared by all runs."""
-        return Folder.of(self.data_path).child("models").child(f"{kind}-{digest}")
-
-    def store(self, kind: str) -> Folder:
-        """Where what is computed once for all runs is kept: embeddings, latents."""
-        return Folder.of(self.data_path).child(kind)
 
 
 class ModelStage(Protocol):

@@ -2,25 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """SGD with a cosine schedule is LPI's published choice."""
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.9  # SGD only
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+from system.config.schema import OptimiserConfig
 
 
 def build_optimiser(

@@ -16,6 +16,8 @@ from torch.nn.functional import normalize
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality, encode_names
+from system.backbones.shipped import resolved
+from system.config.schema import GrounderConfig
 from system.registry import Registry
 
 
@@ -161,6 +163,11 @@ class GrounderLoader(Protocol):
 
 
 GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.grounders", "GROUNDER")
+
+
+def load_grounder(config: GrounderConfig) -> Grounder:
+    """The frozen grounder of a config section. Raises ConfigError naming what cannot be loaded."""
+    return GROUNDERS.get(config.name)(resolved(config.path), Computation.of(config))
 
 
 def level_means(levels: Sequence[Tensor]) -> Tensor:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name PyTorch's own documentation uses)
 from torch import Tensor
 
+from system.config.schema import Gallery
 from system.errors import ConfigError, DataError
-
-Gallery = Literal["all", "seen", "task"]
 
 KS = (1, 5, 10)
 METRICS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS)

@@ -15,26 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from system.errors import StorageError
-
-
-def absolute(uri: str) -> str:
-    """Return a local path made absolute (`~` expanded); a URI comes back as it is."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
-
-
-def join(root: str, *parts: str) -> str:
-    """Append path parts to a path or URI; a URI's query (`?region=...`) stays at the end."""
-    base, mark, query = root.partition("?") if "://" in root else (root, "", "")
-    return "/".join([base.rstrip("/"), *parts]) + mark + query
-
-
-def relative(uri: str, root: str) -> str:
-    """Return the part of `uri` that `join` appended to `root`."""
-    if "://" in root:
-        uri, root = uri.partition("?")[0], root.partition("?")[0]
-    base = root.rstrip("/") + "/"
-    assert uri.startswith(base), (uri, root)
-    return uri[len(base) :]
+from system.uris import absolute, join
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from system.config.schema import BenchmarkConfig
 from system.errors import DataError
 from system.storage.files import Folder
 
@@ -57,6 +58,11 @@ class GivenSimilarity:
         except (pa.ArrowException, ValueError, AttributeError, OSError) as error:
             raise DataError(f"{KEY}={file} is no table of tasks by tasks: {error}") from error
         return cls(file, _checked(rows, file))
+
+
+def given_similarity(benchmark: BenchmarkConfig) -> GivenSimilarity | None:
+    """The similarities of the file that the config names, if it names one."""
+    return None if benchmark.similarity is None else GivenSimilarity.read(benchmark.similarity)
 
 
 def _checked(rows: Sequence[Row], file: str) -> dict[str, dict[str, float]]:

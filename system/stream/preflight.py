@@ -9,7 +9,9 @@ from system.errors import ConfigError
 from system.loggers.open_loggers import check_loggers
 from system.objectives.objective import OBJECTIVES
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
+from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
+from system.stream.given_similarity import given_similarity
 from system.stream.task_order import TaskOrder
 
 
@@ -35,7 +37,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     given = manifest.order(experiment.benchmark.tasks, growing=live)
     check_tasks(experiment, manifest, given)
     backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
-    similarity = experiment.benchmark.given_similarity()
+    similarity = given_similarity(experiment.benchmark)
     if similarity is None and method.similarity_source == "matrix":
         raise ConfigError(
             "method.task_contrast.source=matrix needs the matrix: benchmark.similarity=FILE, a "
@@ -57,7 +59,7 @@ def stream_order(experiment: ExperimentConfig, tasks: Sequence[str]) -> TaskOrde
     policy = experiment.benchmark.order
     if policy != "similarity":
         return TaskOrder(policy, experiment.seed)
-    similarity = experiment.benchmark.given_similarity()
+    similarity = given_similarity(experiment.benchmark)
     if similarity is not None:
         return TaskOrder(policy, alike=similarity.between)
     names = OBJECTIVES.get(experiment.stage.objective).names(experiment)
@@ -77,7 +79,7 @@ def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequenc
             f"stream.live=true: method {experiment.method['name']!r} trains on all tasks at once, "
             "which a stream that grows never has; give it a stream.live=false run"
         )
-    similarity = experiment.benchmark.given_similarity()
+    similarity = given_similarity(experiment.benchmark)
     if similarity is not None:
         similarity.require(tasks)
     objective.check_training(experiment, manifest, tasks)
@@ -90,6 +92,7 @@ def prepared(experiment: ExperimentConfig) -> Manifest:
 
     Raises DataError with the command that prepares it.
     """
-    manifest = Manifest.prepared(experiment.benchmark_folder(), experiment.benchmark.name)
+    name = experiment.benchmark.name
+    manifest = Manifest.prepared(DataDirectory.of(experiment).benchmark(name), name)
     manifest.verify()
     return manifest

@@ -7,9 +7,10 @@ known and a live stream to which tasks are appended alike.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-OrderPolicy = Literal["given", "reversed", "shuffled", "similarity"]
+from system.config.schema import OrderPolicy
+
 ORDER_POLICIES: tuple[OrderPolicy, ...] = get_args(OrderPolicy)
 
 #: How alike two tasks are, by their names; larger is more.

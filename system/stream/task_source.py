@@ -34,21 +34,6 @@ class NotLeasedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class StreamConfig:
-    """Whether tasks may come while the run goes on, and how many may wait for it.
-
-    A live stream starts with `benchmark.tasks`, which may be none, and ends once it is closed.
-    """
-
-    live: bool = False
-    max_pending: int = 100
-
-    def __post_init__(self) -> None:
-        if self.max_pending < 1:
-            raise ValueError(f"max_pending={self.max_pending} must be at least 1")
-
-
-@dataclass(frozen=True)
 class Lease:
     """The right to train one task.
 

@@ -19,6 +19,7 @@ from system.objectives.objective import OBJECTIVES, Worker
 from system.results.accuracy_matrix import MatrixRow
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.run_directory import OUTCOME, RunDirectory
+from system.stream.given_similarity import given_similarity
 from system.stream.quarantine import putting_aside
 from system.stream.stream_end import final_figures, plain_row
 from system.stream.task_source import Lease, TaskSource
@@ -94,7 +95,7 @@ class StreamWorker:
             tasks=self.tasks,
             router={"centers": experiment.evaluation.router_centers},
         )
-        self.learned = self.work.learned(header, experiment.benchmark.given_similarity())
+        self.learned = self.work.learned(header, given_similarity(experiment.benchmark))
         self.earlier = latest_checkpoint()
         with self.clock.phase("features"):
             self.work.add_tests(len(self.tasks))  # a live stream's come with its tasks

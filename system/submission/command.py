@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config.overrides import override
-from system.config.schema import composed_values
+from system.config.compose import composed_values, override
 from system.errors import ConfigError
-from system.storage.files import absolute
 from system.submission.config import SubmitConfig
+from system.uris import absolute
 
 #: Keys whose files have to outlive the job.
 PLACES = ("storage_path", "data_path", "adapters")

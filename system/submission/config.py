@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config.overrides import override
+from system.config.compose import CONFIG_DIRECTORY, composed_values, override
 from system.config.parse import parse_dataclass
-from system.config.schema import CONFIG_DIRECTORY, composed_values
 from system.errors import ConfigError
 
 GIGABYTE = 1 << 30

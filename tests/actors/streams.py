@@ -9,9 +9,9 @@ import ray
 
 from actors.handle import TaskStreamHandle
 from actors.state.task_stream_state import COMPACT_AFTER, TaskStream
+from system.config.schema import StreamConfig
 from system.data.shards.manifest import Manifest, Shard, TaskEntry
 from system.data.shards.schema import SCHEMA_VERSION
-from system.stream.task_source import StreamConfig
 
 TASKS = ("animals", "food", "travel")
 ROWS = {"train": 40, "val": 8, "test": 12}

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from actors.cluster import ray_cluster
-from system.config.schema import compose
+from system.config.compose import compose
 from system.errors import ClusterError
 
 

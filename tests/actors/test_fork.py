@@ -8,7 +8,8 @@ import pytest
 from actors.fork import fork_run
 from actors.journal.durable_files import DurableDirectory
 from actors.settings import StreamSettings
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
 from system.results.replay_audit import replayed_rows
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file

@@ -14,14 +14,10 @@ import ray
 
 from actors.handle import TaskStreamHandle, start_task_stream
 from actors.settings import StreamSettings
+from system.config.schema import StreamConfig
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.results.replay_audit import replayed_rows
-from system.stream.task_source import (
-    NotLeasedError,
-    StaleGenerationError,
-    StreamConfig,
-    TaskSource,
-)
+from system.stream.task_source import NotLeasedError, StaleGenerationError, TaskSource
 from tests.actors.streams import ROWS, TASKS, kill_process, make_manifest, process_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]

@@ -6,10 +6,11 @@ import time
 import pytest
 import torch
 
-from system.backbones.dual_encoder import DualEncoder
-from system.config.schema import compose
+from system.backbones.dual_encoder import DualEncoder, load_backbone
+from system.config.compose import compose
+from system.config.schema import OptimiserConfig
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
-from system.engine.optimisation import OptimiserConfig, build_optimiser
+from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.methods.method import Method, build_method
 
@@ -33,7 +34,7 @@ def test_interaction_in_parameters_and_time(capsys: pytest.CaptureFixture[str]) 
     methods: dict[str, Method] = {}
     for name, override in SETTINGS.items():
         experiment = compose(["experiment=demo", override])
-        backbone = experiment.backbone.load()
+        backbone = load_backbone(experiment.backbone)
         methods[name] = build_method(experiment.method, backbone.shape, 0, "corrected")
         methods[name].begin_task(1, backbone)
     images = torch.randn(BATCH, 3, *[backbone.shape.image_size] * 2)

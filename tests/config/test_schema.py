@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from system.backbones.computation import Computation
-from system.backbones.shipped import SHIPPED
-from system.config.schema import (
-    CONFIG_DIRECTORY,
-    ExperimentConfig,
-    compose,
-    composed_values,
-    experiment_of,
-)
+from system.backbones.shipped import SHIPPED, resolved
+from system.config.compose import CONFIG_DIRECTORY, compose, composed_values, experiment_of
+from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment, model_experiment
 from system.errors import ConfigError
 from system.methods.grounding_method import GROUNDING_METHODS
 from system.methods.method import METHODS
+from system.storage.data_directory import DataDirectory
 from system.submission.config import compose_submission
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
@@ -204,14 +200,15 @@ def test_workers_share_the_micro_batches_equally(
 
 def test_folders_lie_under_the_data_path(default: ExperimentConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(default, data_path=str(tmp_path))
-    assert config.benchmark_folder().path == f"{tmp_path}/{config.benchmark.name}"
-    assert config.feature_folder().path == f"{tmp_path}/features"
+    place = DataDirectory.of(config).benchmark(config.benchmark.name)
+    assert place.path == f"{tmp_path}/{config.benchmark.name}"
+    assert DataDirectory.of(config).store("features").path == f"{tmp_path}/features"
 
 
 def test_shipped_backbones_are_found_wherever_the_command_runs(default: ExperimentConfig) -> None:
     backbone = dataclasses.replace(default.backbone, path="shipped:tiny_clip")
-    assert backbone.resolved_path() == str(SHIPPED / "tiny_clip")
-    assert dataclasses.replace(backbone, path="org/model").resolved_path() == "org/model"
+    assert resolved(backbone.path) == str(SHIPPED / "tiny_clip")
+    assert resolved("org/model") == "org/model"
 
 
 @pytest.mark.parametrize("option", ["clip", "siglip", "siglip2", "tiny_clip"])
@@ -219,5 +216,5 @@ def test_every_backbone_takes_the_settings_of_how_it_computes(option: str) -> No
     """A setting that is read and not passed on would be a switch without a wire."""
     settings = ["precision=bf16", "gradient_checkpointing=true", "compile=true"]
     overrides = [f"backbone={option}", *(f"backbone.{setting}" for setting in settings)]
-    assert compose(overrides).backbone.computation == Computation("bf16", True, True)
-    assert compose([f"backbone={option}"]).backbone.computation == Computation()
+    assert Computation.of(compose(overrides).backbone) == Computation("bf16", True, True)
+    assert Computation.of(compose([f"backbone={option}"]).backbone) == Computation()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from system.config.frozen_models import BackboneConfig
+from system.backbones.dual_encoder import load_backbone
+from system.config.schema import BackboneConfig
 from system.data.shards.expressions import ReferredExpression, read_expressions
 from system.diff_prompt.conditions import ConditionEncoder
 from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
@@ -25,7 +26,7 @@ def embedded(root: Path, how: TextEmbedding) -> torch.Tensor:
     expressions = [
         ReferredExpression(first.row, 0, text, first.box, first.mask, "") for text in TEXTS
     ]
-    backbone = BackboneConfig("clip", "shipped:tiny_clip").load()
+    backbone = load_backbone(BackboneConfig("clip", "shipped:tiny_clip"))
     encoder = ConditionEncoder(backbone, how, ALONE, Folder.of(root / "kept"), show_nothing)
     images, texts = encoder.of(handle, expressions).take([0, 1, 2])
     width = backbone.shape.feature_width

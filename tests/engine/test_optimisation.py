@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from system.config.schema import OptimiserConfig
 from system.engine.optimisation import (
-    OptimiserConfig,
     build_optimiser,
     optimiser_tensors,
     restore_optimiser,

@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.data.embedded.openmoji import OpenmojiConfig, task_scene
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scene_captions import POSITIONS, expression
 from system.data.embedded.scenes import SIZE
 from system.data.embedded.web_expressions import ANYTHING, box_of
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, load_grounder
 from system.results.rec import best_hits, rec_recall
 
 TASKS, SCENES = ("sports", "food", "person"), 16
@@ -22,7 +22,7 @@ TASKS, SCENES = ("sports", "food", "person"), 16
 def grounder() -> Grounder:
     section = compose(["grounder=tiny_grounder"]).grounder
     assert section is not None
-    return section.load()
+    return load_grounder(section)
 
 
 def _recall(grounder: Grounder, *, objects: int, named: bool) -> Mapping[int | None, float]:

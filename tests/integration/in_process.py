@@ -10,6 +10,7 @@ from actors.stream_driver import _trainer
 from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import Manifest
 from system.errors import QuarantinedError
+from system.storage.data_directory import DataDirectory
 from system.stream.run_results import finish_run
 from tests.integration.small_stream import small_experiment
 
@@ -26,7 +27,7 @@ def learn_experiment(
 ) -> dict[str, Any]:
     """Learn any stream in this process, without workers; the run's metrics."""
     name = experiment.run_name
-    manifest = Manifest.load(experiment.benchmark_folder().uri)
+    manifest = Manifest.load(DataDirectory.of(experiment).benchmark(experiment.benchmark.name).uri)
     tasks = manifest.order(experiment.benchmark.tasks, growing=experiment.stream.live)
     stream = StreamSettings.of(experiment, tasks).open()
     feed(stream)

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from system import app
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.data.datasets.coco import prepare_coco
 from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import write_coco

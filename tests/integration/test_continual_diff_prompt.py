@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.stream.preflight import check_experiment
 from tests.diff_prompt.generator_parts import STAGE

@@ -11,7 +11,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from system import app
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.engine.task_training import TaskTraining
 from system.errors import DataError, StorageError
 from system.methods.method import METHODS

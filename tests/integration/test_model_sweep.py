@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import composed_values
+from system.config.compose import composed_values
 from system.engine.model_stage import ModelExperiment
 from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.report.page_reader import PageReader

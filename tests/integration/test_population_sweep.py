@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import compose
+from system.config.compose import compose
 from tests.integration.small_stream import adapters, figures, overrides
 from tests.report.page_reader import PageReader
 

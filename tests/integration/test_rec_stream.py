@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.engine.task_training import TaskTraining
 from system.errors import ConfigError, DataError, PromptideError
 from system.grounders.glip_style import load_glip

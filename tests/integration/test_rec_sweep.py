@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import compose
+from system.config.compose import compose
 from system.errors import ConfigError
 from tests.diff_prompt.generator_parts import STAGE
 from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides

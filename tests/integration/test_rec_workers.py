@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import compose
+from system.config.compose import compose
 from tests.integration.in_process import learn_experiment
 from tests.integration.killing import wait_for, worker_pids
 from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import compose
+from system.config.compose import compose
 from tests.backbones.small_clip import write_small_clip
 from tests.data.refcoco_files import write_images, write_mdetr, write_unc
 

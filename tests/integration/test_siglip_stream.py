@@ -9,7 +9,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from system import app
-from system.config.schema import compose
+from system.config.compose import compose
 from system.storage.adapters import task_file
 from tests.backbones.small_siglip import write_small_siglip
 from tests.data.coco_files import write_coco

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.config.schema import compose
+from system.config.compose import compose
 from tests.integration.small_stream import TASKS, figures, overrides
 from tests.loggers.event_files import scalars
 from tests.report.page_reader import PageReader

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.loggers.logger import LOGGERS
 from system.loggers.open_loggers import check_loggers

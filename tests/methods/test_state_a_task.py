@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from system.engine.optimisation import OptimiserConfig, build_optimiser, optimiser_tensors
+from system.config.schema import OptimiserConfig
+from system.engine.optimisation import build_optimiser, optimiser_tensors
 from system.storage.adapters import AdapterHeader, task_file
 from system.stream.learned_stream import LearnedStream
 from tuning.report.parameters import published_clip

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
 from system.storage.run_directory import CONFIG, SWEEP, RunDirectory
 

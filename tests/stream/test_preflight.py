@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from system.backbones.dual_encoder import load_backbone
 from system.errors import AdapterMismatchError, ConfigError, DataError, PromptideError
 from system.storage.adapters import AdapterHeader
 from system.stream.learned_stream import LearnedStream
@@ -47,7 +48,7 @@ def test_the_stream_is_ordered_as_asked(
 
 def test_the_order_by_similarity_is_that_of_the_names_to_the_backbone(root: Path) -> None:
     experiment = small_experiment(root, "ordered", "benchmark.order=similarity")
-    features = experiment.backbone.load().name_features(TASKS)
+    features = load_backbone(experiment.backbone).name_features(TASKS)
     first, second = sorted((1, 2), key=lambda i: float(features[0] @ features[i]), reverse=True)
     expected = (TASKS[0], TASKS[first], TASKS[second])
     assert check_experiment(experiment).tasks == expected

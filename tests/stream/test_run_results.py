@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.recall import METRICS as RECALLS

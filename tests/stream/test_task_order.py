@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.stream.task_order import ORDER_POLICIES, OrderPolicy, TaskOrder
+from system.config.schema import OrderPolicy
+from system.stream.task_order import ORDER_POLICIES, TaskOrder
 
 TASKS = ("food", "sports", "kitchen", "animal", "person")
 PINNED = ("sports", "person", "animal", "food", "kitchen")  # by sha256sum of 0:food and so on

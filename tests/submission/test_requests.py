@@ -232,7 +232,7 @@ def test_an_address_that_ray_would_overrule(
 
 
 def test_every_shipped_target_is_known() -> None:
-    from system.config.schema import CONFIG_DIRECTORY
+    from system.config.compose import CONFIG_DIRECTORY
     from system.submission.target import TARGETS
 
     for file in (CONFIG_DIRECTORY / "submit").glob("*.yaml"):

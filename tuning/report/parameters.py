@@ -7,8 +7,8 @@ from functools import cache
 import torch
 
 from system.backbones.clip import ClipBackbone
-from system.config.overrides import override
-from system.config.schema import ExperimentConfig, composed_values, experiment_of
+from system.config.compose import composed_values, experiment_of, override
+from system.config.schema import ExperimentConfig
 from system.methods.method import METHODS, build_method
 from tuning.search.sweep_plan import Setting, SweepPlan
 

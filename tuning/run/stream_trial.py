@@ -7,7 +7,8 @@ from typing import Any
 from actors.handle import SharedStreams
 from actors.settings import StreamSettings
 from actors.stream_driver import run_stream
-from system.config.schema import ExperimentConfig, experiment_of
+from system.config.compose import experiment_of
+from system.config.schema import ExperimentConfig
 from system.engine.model_stage import stage_of
 from system.errors import ConfigError
 from system.loggers.run_loggers import RunLoggers

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from system.config.overrides import override
-from system.config.schema import composed_values
+from system.config.compose import composed_values, override
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.report.measure import Measure

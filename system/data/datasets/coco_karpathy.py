@@ -15,10 +15,10 @@ from system.data.prepare.dataset import PrepareProgress
 from system.data.prepare.pipeline import prepare_splits
 from system.data.prepare.places import dataset_root
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
-from system.data.shards.faults import Faults, OnError
+from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
-from system.errors import DataError
-from system.storage.files import absolute
+from system.errors import DataError, OnError
+from system.uris import absolute
 
 _SPLITS = ("train", "val", "test")
 

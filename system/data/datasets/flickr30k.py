@@ -13,10 +13,10 @@ from system.data.prepare.dataset import PrepareProgress
 from system.data.prepare.pipeline import prepare_splits
 from system.data.prepare.places import dataset_folder, dataset_root
 from system.data.prepare.split_index import SplitIndexBuilder
-from system.data.shards.faults import Faults, OnError
+from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
 from system.data.shards.schema import ImageRecord
-from system.errors import DataError
+from system.errors import DataError, OnError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 

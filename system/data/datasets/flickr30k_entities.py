@@ -20,11 +20,11 @@ from system.data.prepare.dataset import PrepareProgress
 from system.data.prepare.pipeline import prepare_splits
 from system.data.prepare.places import dataset_folder, dataset_root
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
-from system.data.shards.faults import Faults, OnError
+from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
 from system.data.shards.masks import mask_from_box
 from system.data.shards.schema import Expression, ImageRecord, Instance
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, OnError
 
 #: The types that a phrase with boxes can have, in the order of the paper's tables.
 PHRASE_TYPES = (

@@ -20,9 +20,10 @@ from system.data.prepare.pipeline import prepare_splits
 from system.data.prepare.places import dataset_folder, dataset_root
 from system.data.prepare.shard_writer import Progress
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
-from system.data.shards.faults import Faults, OnError
+from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
 from system.data.shards.schema import Expression, ImageRecord, Instance
+from system.errors import OnError
 
 Release = Literal["refcoco", "refcoco+", "refcocog"]
 

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from system.data.formats.captions_file import CaptionsFile
 from system.data.prepare.captions import clean_caption
-from system.data.shards.faults import OnError
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, OnError
 
 SPLITS = ("train", "val", "test")
 

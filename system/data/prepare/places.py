@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from system.errors import DataError
-from system.storage.files import absolute
+from system.uris import absolute
 
 
 def dataset_root(root: str) -> Path:

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from system.data.shards.manifest import Shard
 from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
-from system.storage.files import filesystem_of, join, storage_errors
+from system.storage.files import filesystem_of, storage_errors
+from system.uris import join
 
 
 class TaskShardWriter:

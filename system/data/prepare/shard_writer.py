@@ -14,7 +14,8 @@ from system.data.shards.faults import Faults, summarise
 from system.data.shards.manifest import Manifest, Shard, TaskEntry
 from system.data.shards.schema import SCHEMA_VERSION
 from system.errors import ConfigError, DataError
-from system.storage.files import absolute, filesystem_of, join, relative, storage_errors
+from system.storage.files import filesystem_of, storage_errors
+from system.uris import absolute, join, relative
 
 ROW_GROUP_ROWS = 64  # about 10 MB of MSCOCO photographs: what a worker holds of one stream
 SHARD_ROWS = 2048  # about 350 MB of them: what one object store request or copy moves

@@ -13,7 +13,8 @@ from system.data.shards.manifest import Shard, read_json, shard_from_json, shard
 from system.data.shards.parallel import bounded_map
 from system.data.shards.schema import ImageRecord
 from system.errors import DataError
-from system.storage.files import filesystem_of, join, storage_errors
+from system.storage.files import filesystem_of, storage_errors
+from system.uris import join
 
 _SPLIT_RECORD = "split.json"
 

@@ -7,14 +7,11 @@ missing, it is not JSON, two entries share an id) is no row's fault and always e
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
 
 import pyarrow as pa
 
-from system.errors import DEFAULT_KIND, DataError
+from system.errors import DEFAULT_KIND, DataError, OnError
 from system.storage.files import Folder
-
-OnError = Literal["stop", "quarantine"]
 
 QUARANTINE_NAME = "quarantine.parquet"
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from system.data.shards.schema import SCHEMA_VERSION
 from system.errors import ConfigError, DataError
-from system.storage.files import Folder, absolute, filesystem_of, join, relative, storage_errors
+from system.storage.files import Folder, filesystem_of, storage_errors
+from system.uris import absolute, join, relative
 
 MANIFEST_NAME = "manifest.json"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from system.config.schema import check_seed
+from system.config.schema import OptimiserConfig, check_seed
 from system.data.shards.object_masks import mask_pixels
 from system.data.shards.schema import Mask
 from system.diff_prompt.mask_vae.mask_vae_network import (
@@ -30,7 +30,7 @@ from system.engine.model_epochs import (
     training_state,
 )
 from system.engine.model_stage import Show, show_nothing
-from system.engine.optimisation import OptimiserConfig, build_optimiser
+from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError
 

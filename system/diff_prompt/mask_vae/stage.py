@@ -34,6 +34,7 @@ from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
 from system.errors import DataError
 from system.report.pages.mask_page import mask_grid, mask_page
+from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory
@@ -79,7 +80,7 @@ class MaskVaePlan:
     @property
     def folder(self) -> Folder:
         """Where the finished model lies."""
-        return self.experiment.models(KIND, self.digest)
+        return DataDirectory.of(self.experiment).model(KIND, self.digest)
 
     @property
     def decoder(self) -> MaskDecoder:

@@ -11,6 +11,7 @@ from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.generator_training import GeneratorSamples
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
+from system.storage.data_directory import DataDirectory
 
 
 class GeneratorData:
@@ -36,7 +37,7 @@ class GeneratorData:
                 expressions,
                 self.vae,
                 self.group,
-                self.plan.experiment.store("latents"),
+                DataDirectory.of(self.plan.experiment).store("latents"),
                 self.show,
             )
             conditions = self.encoder.of(handle, expressions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from system.backbones.dual_encoder import DualEncoder
+from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.parse import parse_dataclass
 from system.data.shards.expressions import ReferredExpression, read_expressions
 from system.data.shards.manifest import Manifest
@@ -15,6 +15,7 @@ from system.diff_prompt.prompt_generator.mask_dit import MaskDitConfig
 from system.engine.model_stage import ModelExperiment, Show
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError
+from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 
@@ -40,7 +41,7 @@ class GeneratorPlan:
         settings = parse_dataclass(PromptGeneratorSettings, experiment.stage, "config.stage")
         vae = MaskVaePlan.of(experiment.with_stage(settings.mask_vae))
         network = settings.network.sizes(vae.settings.vae.latent_shape)
-        encoder = settings.encoder.load()
+        encoder = load_backbone(settings.encoder)
         if encoder.shape.feature_width != network.width:
             raise ConfigError(
                 f"stage.network.width={network.width}, but the embeddings of the encoder "
@@ -83,7 +84,7 @@ class GeneratorPlan:
     @property
     def folder(self) -> Folder:
         """Where the finished model lies."""
-        return self.experiment.models(KIND, self.digest)
+        return DataDirectory.of(self.experiment).model(KIND, self.digest)
 
     @property
     def judged(self) -> str:
@@ -92,7 +93,7 @@ class GeneratorPlan:
 
     def condition_encoder(self, group: WorkerGroup, show: Show) -> ConditionEncoder:
         """What embeds images and expressions, once for all runs that share their place."""
-        place = self.experiment.store("embeddings")
+        place = DataDirectory.of(self.experiment).store("embeddings")
         return ConditionEncoder(self.encoder, self.settings.text_embedding, group, place, show)
 
     def expressions(self, split: str) -> dict[str, list[ReferredExpression]]:

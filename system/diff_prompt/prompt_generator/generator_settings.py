@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from system.config.frozen_models import BackboneConfig
-from system.config.schema import check_seed
+from system.config.schema import BackboneConfig, check_seed
 from system.diff_prompt.prompt_generator.mask_dit import MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule
 from system.errors import ConfigError

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from system.config.schema import OptimiserConfig
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining
@@ -28,7 +29,7 @@ from system.engine.model_epochs import (
     training_state,
 )
 from system.engine.model_stage import Show, show_nothing
-from system.engine.optimisation import OptimiserConfig, build_optimiser
+from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.storage.adapters import prefixed, under
 

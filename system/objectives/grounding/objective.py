@@ -8,15 +8,14 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from system.config.frozen_models import GrounderConfig
-from system.config.schema import ExperimentConfig
+from system.config.schema import ExperimentConfig, GrounderConfig
 from system.data.shards.expressions import read_expressions
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.diff_prompt.latent_source import latent_source
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
-from system.grounders.grounder import Grounder
+from system.grounders.grounder import Grounder, load_grounder
 from system.methods.grounding_method import GroundingSetting
 from system.methods.grounding_stream import (
     GroundingStream,
@@ -37,8 +36,8 @@ from system.objectives.grounding.rec_scoring import (
 from system.objectives.objective import StreamObjective, StreamWork, Worker
 from system.results.rec_figures import METRICS
 from system.storage.adapters import AdapterHeader
+from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
-from system.storage.files import Folder
 from system.storage.run_directory import BOX_EXAMPLES
 from system.stream.given_similarity import GivenSimilarity
 from system.stream.learned_grounding import LearnedGrounding
@@ -57,21 +56,21 @@ class GroundingWork(StreamWork):
         experiment = worker.experiment
         stage, evaluation = experiment.stage, experiment.evaluation
         self.worker = worker
-        self.model = _grounder(experiment).load().to(worker.group.device)
+        self.model = load_grounder(_grounder(experiment)).to(worker.group.device)
         self.transform = str(self.model.image_transform())
         self.features = GrounderFeatures(
             self.model,
             worker.group,
             evaluation.batch_size,
             stage.loader_threads,
-            FeatureStore(experiment.feature_folder()),
+            FeatureStore(DataDirectory.of(experiment).store("features")),
         )
         self.evaluation = GroundingEvaluation(
             RecScorer(self.model, worker.group, evaluation.batch_size, stage.loader_threads),
             self.features,
             worker.open_test,
             most=evaluation.expressions,
-            zero_shot_store=FeatureStore(Folder.of(experiment.data_path).child(ZERO_SHOT_FOLDER)),
+            zero_shot_store=FeatureStore(DataDirectory.of(experiment).store(ZERO_SHOT_FOLDER)),
             show=worker.show,
             latents_of=self._latents_of,
             epoch=stage.epochs,  # that no training has
@@ -164,7 +163,7 @@ class GroundingObjective(StreamObjective):
                 f"stage.augmentation={experiment.stage.augmentation}: one that moves the image "
                 "would have to move boxes and words like 'left' too; use none"
             )
-        grounder = _grounder(experiment).load()
+        grounder = load_grounder(_grounder(experiment))
         source = latent_source(experiment, experiment.method)
         masks = None if source is None else source.stage.masks(source.generator)
         setting = GroundingSetting(grounder.shape, experiment.seed, masks)
@@ -204,7 +203,7 @@ class GroundingObjective(StreamObjective):
 
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
         """See `StreamObjective.names`."""
-        grounder = _grounder(experiment).load()
+        grounder = load_grounder(_grounder(experiment))
         return grounder.name_features
 
     def work(self, worker: Worker) -> GroundingWork:

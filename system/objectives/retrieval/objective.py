@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from system.backbones.dual_encoder import DualEncoder
+from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig
 from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
@@ -22,6 +22,7 @@ from system.objectives.retrieval.retrieval_examples import retrieval_examples
 from system.objectives.retrieval.retrieval_training import RetrievalTraining
 from system.results.recall import METRICS
 from system.storage.adapters import AdapterHeader
+from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES
 from system.stream.given_similarity import GivenSimilarity
@@ -40,7 +41,7 @@ class RetrievalWork(StreamWork):
     def __init__(self, worker: Worker) -> None:
         experiment = worker.experiment
         self.worker = worker
-        backbone = experiment.backbone.load()
+        backbone = load_backbone(experiment.backbone)
         self.model = backbone.to(worker.group.device)
         # The released code routes on features of the same random crops that it trains on; here
         # as there, one evaluation transform serves router and test.
@@ -53,7 +54,7 @@ class RetrievalWork(StreamWork):
             experiment.evaluation.batch_size,
             experiment.stage.loader_threads,
         )
-        self.store = FeatureStore(experiment.feature_folder())
+        self.store = FeatureStore(DataDirectory.of(experiment).store("features"))
         self.evaluation = self._evaluation(0)
 
     def _evaluation(self, tasks: int) -> StreamEvaluation:
@@ -129,7 +130,7 @@ class RetrievalObjective(StreamObjective):
 
     def check(self, experiment: ExperimentConfig) -> tuple[DualEncoder, Method]:
         """See `StreamObjective.check`."""
-        backbone = experiment.backbone.load()
+        backbone = load_backbone(experiment.backbone)
         method = build_method(
             experiment.method, backbone.shape, experiment.seed, experiment.protocol
         )
@@ -159,7 +160,7 @@ class RetrievalObjective(StreamObjective):
 
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
         """See `StreamObjective.names`."""
-        backbone = experiment.backbone.load()
+        backbone = load_backbone(experiment.backbone)
         return backbone.name_features
 
     def work(self, worker: Worker) -> RetrievalWork:

@@ -8,8 +8,8 @@ import torch
 
 from actors.live import append_in_order, arrange
 from actors.state.task_stream_state import TaskStream
-from system.config.frozen_models import BackboneConfig
-from system.config.schema import compose
+from system.config.compose import compose
+from system.config.schema import BackboneConfig
 from system.errors import ConfigError, StorageError
 from system.stream.task_source import (
     Lease,

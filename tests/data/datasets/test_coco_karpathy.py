@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.faults import QUARANTINE_NAME
 from system.data.shards.manifest import Manifest

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.data.datasets.coco import index_coco
 from system.data.embedded.pictograms import SUPER_CATEGORIES
 from system.data.prepare.dataset import DATASETS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.data.prepare.dataset import DATASETS
 from system.errors import ConfigError, DataError
 from tests.data.refcoco_files import (

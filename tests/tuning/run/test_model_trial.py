@@ -16,6 +16,7 @@ from system.engine.model_stage import ModelExperiment, Show
 from system.errors import ConfigError, DataError, PromptideError, TrialsFailedError
 from system.loggers.model_loggers import ModelLoggers
 from system.loggers.open_loggers import destinations
+from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
 from tests.diff_prompt.mask_files import SIDE, prepare_shapes
@@ -101,7 +102,7 @@ class Stage:
         self.trained = 0
 
     def place(self, experiment: ModelExperiment) -> Folder:
-        return experiment.models(str(experiment.stage["name"]), "0")
+        return DataDirectory.of(experiment).model(str(experiment.stage["name"]), "0")
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         return ()

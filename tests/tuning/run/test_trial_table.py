@@ -4,7 +4,8 @@ import dataclasses
 import math
 from functools import cache
 
-from system.config.schema import ExperimentConfig, compose
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from tuning.run.pruner import Rule
 from tuning.run.records import TrialRecord
 from tuning.run.trial_table import Board

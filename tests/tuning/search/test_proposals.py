@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from system.config.schema import compose
+from system.config.compose import compose
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.report.charts.cost_charts import pareto_front

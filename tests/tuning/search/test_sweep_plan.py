@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from system.config.overrides import override
+from system.backbones.dual_encoder import load_backbone
+from system.config.compose import CONFIG_DIRECTORY, override
 from system.config.parse import parse_dataclass
-from system.config.schema import CONFIG_DIRECTORY, ExperimentConfig
+from system.config.schema import ExperimentConfig
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
+from system.grounders.grounder import load_grounder
 from system.loggers.mlflow import store
 from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
 from system.methods.grounding_stream import build_grounding_stream
@@ -164,7 +166,7 @@ def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
     settings = composed.settings(composed.bases)
     assert len({setting.label for setting in settings}) == len(settings)
     own = composed.experiment
-    shape = own.backbone.load().shape if isinstance(own, ExperimentConfig) else None
+    shape = load_backbone(own.backbone).shape if isinstance(own, ExperimentConfig) else None
     for setting in settings:
         experiment = composed.trial(setting, composed.config.seeds[0]).experiment
         for key, value in setting.values.items():
@@ -182,7 +184,7 @@ def _build_on_grounder(experiment: ExperimentConfig) -> None:
     vae = experiment.method.get("generator", {}).get("mask_vae", {}).get("vae")
     sizes = MaskVaeConfig() if vae is None else parse_dataclass(MaskVaeConfig, vae, "vae")
     masks = MaskDecoder(sizes, "d", lambda: (build_mask_vae(sizes, seed=0), 0.5))
-    shape = experiment.grounder.load().shape
+    shape = load_grounder(experiment.grounder).shape
     build_grounding_stream(experiment.method, GroundingSetting(shape, experiment.seed, masks))
 
 

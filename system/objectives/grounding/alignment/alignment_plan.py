@@ -6,21 +6,22 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from system.config.frozen_models import GrounderConfig
 from system.config.parse import parse_dataclass
+from system.config.schema import GrounderConfig
 from system.data.shards.manifest import Manifest
 from system.diff_prompt.latent_source import latent_section, latent_stage
 from system.diff_prompt.prompt_latents import LatentStage
 from system.engine.model_epochs import trained
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
-from system.grounders.grounder import Grounder
+from system.grounders.grounder import Grounder, load_grounder
 from system.methods.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
 from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
     ChosenExpressions,
     chosen_expressions,
 )
+from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 
@@ -123,7 +124,7 @@ class AlignmentPlan:
     def grounder(self) -> Grounder:
         """The frozen grounder; loaded once."""
         assert self.experiment.grounder is not None
-        return self.experiment.grounder.load()
+        return load_grounder(self.experiment.grounder)
 
     @property
     def digest(self) -> str:
@@ -143,12 +144,12 @@ class AlignmentPlan:
     @property
     def folder(self) -> Folder:
         """Where the finished result lies."""
-        return self.experiment.models(KIND, self.digest)
+        return DataDirectory.of(self.experiment).model(KIND, self.digest)
 
     @property
     def zero_shot_store(self) -> FeatureStore:
         """What the frozen grounder found, shared by all runs."""
-        return FeatureStore(Folder.of(self.experiment.data_path).child(ZERO_SHOT_FOLDER))
+        return FeatureStore(DataDirectory.of(self.experiment).store(ZERO_SHOT_FOLDER))
 
     @cached_property
     def generator(self) -> ModelExperiment | None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from system.config.schema import OptimiserConfig
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_checkpoint import ModelCheckpoint
 from system.engine.model_epochs import (
@@ -25,7 +26,7 @@ from system.engine.model_epochs import (
     training_state,
 )
 from system.engine.model_stage import Show
-from system.engine.optimisation import OptimiserConfig, build_optimiser
+from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder
 from system.methods.grounding_method import GroundingMethod

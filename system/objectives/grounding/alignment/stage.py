@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from system.config.overrides import override
+from system.config.compose import override
 from system.engine.model_checkpoint import epochs_done
 from system.engine.model_epochs import trained
 from system.engine.model_stage import ModelExperiment, Tell, started

@@ -1,0 +1,142 @@
+"""From Hydra's configs and a user's overrides to plain values, and to an experiment."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from system.config.schema import ExperimentConfig
+from system.errors import ConfigError
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
+PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra reads as a string without quotes
+
+
+def compose(overrides: Sequence[str], file: str | None = None) -> ExperimentConfig:
+    """The config of a command from its Hydra overrides, or from a resolved config's file.
+
+    Raises ConfigError for what Hydra cannot compose: an unknown key, group or option.
+    """
+    return experiment_of(composed_values(overrides, file))
+
+
+def experiment_of(values: Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment of composed values; the section `tune` belongs to sweeps alone."""
+    sections = {key: value for key, value in values.items() if key != "tune"}
+    return ExperimentConfig.from_dict(sections).with_absolute_paths()
+
+
+def _check_keys(overrides: Sequence[str]) -> None:
+    values = composed_values(overrides)
+    if "name" not in values["stage"]:  # a model's stage checks its own keys later
+        experiment_of(values)
+
+
+def composed_values(
+    overrides: Sequence[str],
+    file: str | None = None,
+    root: str = "config",
+    parse: Callable[[Sequence[str]], object] = _check_keys,
+) -> dict[str, Any]:
+    """All that the configs say, resolved, as a plain mapping; see `compose`.
+
+    Without a file it starts from configs/`root`.yaml, whose keys `parse` knows. With one, such as a
+    run's config.yaml or a sweep's best.yaml, it starts from there and the overrides are values,
+    since its groups are chosen already.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for override in overrides:
+        if "=" not in override[1:] and not override.startswith("~"):
+            raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
+    if file is not None:
+        return _values_of_file(file, overrides)
+    # Keys of `tune` that no YAML names are checked by the section's own dataclass.
+    overrides = [f"++{text}" if text.startswith("tune.") else text for text in overrides]
+    try:
+        with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+            composed = hydra_compose(root, overrides=list(overrides))
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        unknown = re.match(r"Could not override '([^']+)'", str(error))
+        forced = [
+            f"++{override}" if unknown and override.partition("=")[0] == unknown[1] else override
+            for override in overrides
+        ]
+        if forced != list(overrides):
+            parse(forced)  # our own message for an unknown key is the better one
+        raise ConfigError(_explain(error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _values_of_file(file: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        config = OmegaConf.load(Path(file).expanduser())
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"--config {file} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"--config {file} holds no config; give a run's config.yaml")
+    groups = {path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir()}
+    try:
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.key_or_group in groups:
+                raise ConfigError(
+                    f"{override.input_line}: with --config the groups are chosen already; "
+                    f"override values, such as {override.key_or_group}.KEY=value"
+                )
+            if override.is_delete():
+                raise ConfigError(f"{override.input_line}: with --config nothing can be removed")
+            OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(_explain(error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+# `+key=value`, which Hydra proposes for an unknown key, is no remedy here: keys are fixed.
+NOT_FOR_USERS = (
+    "full_key:",
+    "object_type=",
+    "Set the environment",
+    "To append to your config",
+    "Config search path",
+    "provider=",
+    "See https:",
+)
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's message with its cause, without the parts that speak to programmers."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if cause is not None:
+        lines += [line for line in str(cause).splitlines() if line.strip()]
+    keep = [
+        line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith(NOT_FOR_USERS)
+    ]
+    override = getattr(error, "override", None)  # what Hydra could not parse
+    return f"config: {f'{override}: ' if override else ''}{' '.join(keep)}"
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` as Hydra reads it back."""
+    if value is None:
+        return f"{key}=null"
+    if isinstance(value, str) and PLAIN_TEXT.fullmatch(value):
+        return f"{key}={value}"
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
