@@ -16,7 +16,7 @@ from torch import Tensor
 from system.backbones.computation import Computation
 from system.backbones.fingerprint import digest
 from system.errors import DataError
-from system.grounders.detection.selection import best_boxes
+from system.grounders.detection import best_boxes
 from system.grounders.glip.glip_config import Pictures
 from system.grounders.glip.glip_files import load_glip_parts
 from system.grounders.glip.glip_network import Dense, GlipNetwork, word_mean

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
@@ -30,9 +32,9 @@ from system.grounders.grounder import (
     level_means,
 )
 from system.grounders.grounding_dino_loss import loss_terms, sample_losses
-from system.grounders.square_transform import SquareTransform, square_side
 from system.grounders.swin_prompts import SwinPrompts
 
+DEFAULT_SIDE = 800  # of the square, if the image processor names no size
 BOXES = 100  # of the queries, the best ones that are handed on
 HEAD_SETTINGS = (
     "d_model",
@@ -59,6 +61,30 @@ HEAD_SETTINGS = (
     "giou_loss_coefficient",
     "focal_alpha",
 )
+
+
+class SquareTransform:
+    """A `transformers` image processor that resizes to a square; picklable."""
+
+    def __init__(self, processor: Any, side: int) -> None:
+        self.processor = processor
+        self.side = side
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
+        """Pixels (3, H, H); nothing is random, since boxes are those of the whole frame."""
+        size = {"height": self.side, "width": self.side}
+        pixels = self.processor(images=image, size=size, do_pad=False, return_tensors="pt")
+        found: Tensor = pixels["pixel_values"][0]
+        return found
+
+    def __str__(self) -> str:
+        return f"the checkpoint's own image processor, to {self.side} x {self.side} pixels"
+
+
+def square_side(processor: Any) -> int:
+    """Side of the square: the height or the shorter edge that the processor resizes to."""
+    size = dict(processor.to_dict().get("size") or {})
+    return int(size.get("height") or size.get("shortest_edge") or DEFAULT_SIDE)
 
 
 class GroundingDino(Grounder):

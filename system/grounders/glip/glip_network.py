@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from system.grounders.bert_prompts import BertPrompts
-from system.grounders.detection.anchors import Anchors, pyramid_anchors
-from system.grounders.detection.assignment import assign
-from system.grounders.detection.detection_losses import (
+from system.grounders.detection import (
+    Anchors,
+    assign,
     box_loss,
     centreness,
     centreness_loss,
+    pyramid_anchors,
     word_loss,
 )
 from system.grounders.glip.dense_head import DenseHead, FeaturePyramid, WordScores

@@ -1,1 +1,0 @@
-"""Anchors, assignment, losses and selection of boxes."""
