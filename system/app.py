@@ -11,8 +11,7 @@ from rich.console import Console
 
 from system.errors import ConfigError, PromptideError
 from system.storage.data_directory import DataDirectory
-from system.submission.sealed_environment import unseal
-from system.submission.stopping import hear_stop
+from system.submission.job_environment import hear_stop, unseal
 
 if TYPE_CHECKING:
     from system.config.schema import ExperimentConfig
@@ -47,7 +46,7 @@ def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console:
     """Write the task shards of a benchmark; what is there already is not made again."""
     from system.data.prepare.dataset import DATASETS
     from system.data.shards.faults import QUARANTINE_NAME
-    from system.report.terminal.progress import PrepareProgress
+    from system.report.terminal.step_progress import PrepareProgress
 
     benchmark = experiment.benchmark
     folder = DataDirectory.of(experiment).benchmark(experiment.benchmark.name)
@@ -64,11 +63,11 @@ def prepare_benchmark(experiment: "ExperimentConfig | ModelExperiment", console:
 
 def pretrain(experiment: "ExperimentConfig", console: Console) -> None:
     """Make a small backbone, or the grounder if one is chosen, where its path points to."""
-    from system.backbones.pretrain import PretrainConfig, pretrain
-    from system.backbones.shipped import resolved
+    from system.backbones.dual_encoder import resolved
+    from system.backbones.pretrain_clip import PretrainConfig, pretrain
     from system.config.parse import parse_dataclass
     from system.grounders.pretrain_grounder import GrounderPretrainConfig, pretrain_grounder
-    from system.report.terminal.progress import PretrainProgress
+    from system.report.terminal.step_progress import PretrainProgress
 
     chosen = experiment.grounder or experiment.backbone
     kind = "backbone" if experiment.grounder is None else "grounder"
@@ -117,7 +116,8 @@ def learn_stream(experiment: "ExperimentConfig", console: Console) -> None:
     from system.loggers.run_loggers import RunLoggers
     from system.objectives.objective import OBJECTIVES
     from system.report.pages.run_page import write_report
-    from system.report.terminal.progress import StreamProgress, print_final_table
+    from system.report.terminal.stream_progress import StreamProgress
+    from system.report.terminal.tables import print_final_table
     from system.storage.run_directory import RunDirectory
     from system.storage.writer_lock import sole_writer
     from system.stream.preflight import check_experiment
@@ -174,7 +174,7 @@ def train_model(experiment: "ModelExperiment", console: Console) -> None:
     from system.engine.model_stage import stage_of
     from system.loggers.model_loggers import ModelLoggers
     from system.loggers.open_loggers import check_loggers
-    from system.report.terminal.progress import ModelProgress
+    from system.report.terminal.step_progress import ModelProgress
     from system.storage.run_directory import METRICS, RunDirectory
     from system.storage.writer_lock import sole_writer
 
@@ -238,7 +238,7 @@ def report_model(experiment: "ModelExperiment", console: Console) -> None:
 
 def evaluate(experiment: "ExperimentConfig", console: Console) -> None:
     """Evaluate saved adapters on the test splits, without training."""
-    from system.report.terminal.evaluation_table import print_evaluation
+    from system.report.terminal.tables import print_evaluation
     from system.stream.evaluate_adapters import evaluate_adapters
     from system.stream.preflight import prepared
 

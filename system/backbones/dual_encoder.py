@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -11,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from system.backbones.computation import Computation
-from system.backbones.shipped import resolved
 from system.config.schema import BackboneConfig
 from system.registry import Registry
 
@@ -19,6 +19,8 @@ Modality = Literal["vision", "text"]
 MODALITIES: tuple[Modality, Modality] = ("vision", "text")
 #: How the prompts of layers > 0 enter: added to the prompt's tokens, or put in their place.
 Deep = Literal["add", "replace"]
+#: The folder of the models that come inside the package.
+SHIPPED = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,12 @@ BACKBONES: Registry[BackboneLoader] = Registry("backbone", "system.backbones", "
 def load_backbone(config: BackboneConfig) -> DualEncoder:
     """The frozen backbone of a config section. Raises ConfigError naming what cannot be loaded."""
     return BACKBONES.get(config.name)(resolved(config.path), Computation.of(config))
+
+
+def resolved(path: str) -> str:
+    """The path of a model; `shipped:NAME` is a directory inside this package."""
+    kind, _, name = path.partition(":")
+    return str(SHIPPED / name) if kind == "shipped" else path
 
 
 def unit(features: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import ImageTransform, Modality, encode_names
-from system.backbones.shipped import resolved
+from system.backbones.dual_encoder import ImageTransform, Modality, encode_names, resolved
 from system.config.schema import GrounderConfig
 from system.registry import Registry
 

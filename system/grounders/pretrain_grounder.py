@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from system.backbones.pretrain import IMAGE_MEAN, IMAGE_STD, build_tokenizer
-from system.backbones.pretraining import CHECKPOINT, Progress, train, update, write_json
+from system.backbones.pretrain_clip import IMAGE_MEAN, IMAGE_STD, build_tokenizer
+from system.backbones.pretrain_loop import CHECKPOINT, Progress, train, update, write_json
 from system.data.embedded.pictograms import Catalogue, catalogue
 from system.data.embedded.scenes import SIZE
 from system.data.embedded.web_expressions import (

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from system.errors import ConfigError
-from system.loggers.credentials import without_credentials
-from system.loggers.logger import LoggedConfig, LoggedRun
+from system.loggers.logger import LoggedConfig, LoggedRun, without_credentials
 from system.loggers.points import Point
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from system.errors import ConfigError, PromptideError
-from system.loggers.credentials import without_credentials
-from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun, Logger
+from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun, Logger, without_credentials
 from system.loggers.points import Point
 
 ALWAYS = "tensorboard"

@@ -21,6 +21,7 @@ METRIC_LABELS = {
     "rec_r10_giou": "Expression → box R@10, by GIoU",
     "rec_ub_giou": "Expression → any box, by GIoU",
 }
+GIOU = "_giou"  # ends the names of metrics that count a hit by GIoU, not by IoU
 # The metrics that lead, by what a stream learns; the first ones where nothing is known yet.
 HEADLINES = (("t2i_r1", "i2t_r1"), ("rec_r1",))
 

@@ -15,9 +15,8 @@ from system.submission.config import (
     is_submission,
     required_address,
 )
-from system.submission.job import Job
-from system.submission.ray_api import JobServer
-from system.submission.target import TARGETS
+from system.submission.job import TARGETS, Job
+from system.submission.job_server import JobServer
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails

@@ -17,8 +17,8 @@ import pytest
 from system.submission.command import JobCommand
 from system.submission.config import compose_submission
 from system.submission.job import Job
-from system.submission.ray_api import JobServer
-from system.submission.sealed_environment import seal
+from system.submission.job_environment import seal
+from system.submission.job_server import JobServer
 from tests.cluster.two_nodes import DEADLINE, Cluster, two_nodes
 from tests.integration.small_stream import overrides, prepare_small_stream
 
@@ -28,7 +28,7 @@ SECRET = secrets.token_hex(16)  # this file is among what is sent
 PROBE = """
 import hashlib, os
 from system import app
-from system.submission.sealed_environment import unseal
+from system.submission.job_environment import unseal
 import ray
 unseal()
 ray.init("auto")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from system.backbones.computation import Computation
-from system.backbones.shipped import SHIPPED, resolved
+from system.backbones.dual_encoder import SHIPPED, resolved
 from system.config.compose import CONFIG_DIRECTORY, compose, composed_values, experiment_of
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment, model_experiment

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from system.backbones.computation import Computation
-from system.backbones.pretrain import build_tokenizer
+from system.backbones.pretrain_clip import build_tokenizer
 from system.grounders.glip.glip_config import (
     GlipConfig,
     HeadSizes,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from system.backbones.pretraining import CHECKPOINT
+from system.backbones.pretrain_loop import CHECKPOINT
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scenes import SIZE
 from system.errors import StorageError

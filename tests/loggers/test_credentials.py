@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from system.errors import ConfigError
-from system.loggers.credentials import without_credentials
+from system.loggers.logger import without_credentials
 from system.loggers.open_loggers import check_loggers, destinations
 from system.loggers.run_loggers import RunLoggers
 from tests.loggers.test_loggers import experiment, logged

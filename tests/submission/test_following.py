@@ -9,8 +9,8 @@ import pytest
 
 from system import app
 from system.errors import ConfigError
-from system.submission import ray_api
-from system.submission.ray_api import JobServer
+from system.submission import job_server as ray_api
+from system.submission.job_server import JobServer
 from system.submission.targets.ray_jobs import RayJobs
 
 CHUNKS = ["one\ntwo\n", "three\n", "four\n"]

@@ -233,7 +233,7 @@ def test_an_address_that_ray_would_overrule(
 
 def test_every_shipped_target_is_known() -> None:
     from system.config.compose import CONFIG_DIRECTORY
-    from system.submission.target import TARGETS
+    from system.submission.job import TARGETS
 
     for file in (CONFIG_DIRECTORY / "submit").glob("*.yaml"):
         config: SubmitConfig = compose_submission([f"submit={file.stem}"])

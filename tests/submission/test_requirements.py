@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 
 from system.errors import ConfigError
 from system.submission.config import Install
-from system.submission.requirements import job_requirements
+from system.submission.job import job_requirements
 
 
 def by_name(lines: list[str] | None) -> dict[str, Requirement]:

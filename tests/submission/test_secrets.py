@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from system.errors import ConfigError
-from system.submission.sealed_environment import VARIABLE, seal, unseal, values_of
-from system.submission.token import ray_token
+from system.submission.job_environment import VARIABLE, ray_token, seal, unseal, values_of
 
 VALUES = {"SUBMITTED_ONE": "hush $4711", "SUBMITTED_TWO": "zwei\nZeilen ü"}
 

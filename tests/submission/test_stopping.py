@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from system.submission.stopping import STOPPING, hear_stop
+from system.submission.job_environment import STOPPING, hear_stop
 
 
 @pytest.fixture(params=[signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "default"])

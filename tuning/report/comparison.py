@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from system.report.formatting import DASH
 from system.report.metrics_view import direction_of, headline_metrics
-from system.report.shown import DASH
 from tuning.report.measure import Measure, counted
 
 

@@ -33,7 +33,7 @@ from system.engine.model_worker import worker_of
 from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
 from system.errors import DataError
-from system.report.pages.mask_page import mask_grid, mask_page
+from system.report.pages.model_pages import mask_grid, mask_page
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder

@@ -49,7 +49,7 @@ from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
 from system.methods.grounding_method import GroundingMethod, LatentNeeds
-from system.report.pages.generator_page import generator_page
+from system.report.pages.model_pages import generator_page
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory

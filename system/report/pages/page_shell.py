@@ -1,14 +1,14 @@
-"""What every page has: templates, the chart library and our script inlined, a policy for both."""
+"""Rendering of self-contained pages, with the chart library and a policy, or without scripts."""
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from system.report.shown import DASH
+from system.report.formatting import DASH
 
 
 def render_page(template: str, *packages: str, **values: Any) -> str:
@@ -16,6 +16,8 @@ def render_page(template: str, *packages: str, **values: Any) -> str:
 
     Templates are looked up in `packages`, then among those of this package.
     """
+    from plotly.offline import get_plotlyjs
+
     places = [PackageLoader(package) for package in (*packages, "system.report")]
     environment = Environment(
         loader=ChoiceLoader(places),
@@ -41,3 +43,12 @@ def _checksum(script: str) -> str:
     """Source expression of a Content-Security-Policy that admits exactly this script."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def model_page(template: str, title: str, figures: Mapping[str, str], **values: Any) -> str:
+    """A self-contained page without scripts; `template` extends model.html."""
+    environment = Environment(
+        loader=PackageLoader("system.report"), autoescape=True, undefined=StrictUndefined
+    )
+    page: str = environment.get_template(template).render(title=title, figures=figures, **values)
+    return page

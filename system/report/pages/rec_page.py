@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from system.objectives.grounding.alignment.alignment_files import AlignmentResult
-from system.report.pages.model_page import model_page
+from system.report.formatting import DASH
+from system.report.pages.page_shell import model_page
 from system.report.pages.rec_pictures import Picture
-from system.report.shown import DASH
 
 COLUMNS = {"rec_r1": "R@1", "rec_r5": "R@5", "rec_r10": "R@10", "rec_ub": "any box"}
 GIOU = "_giou"

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from system.report.charts.run_charts import build_charts
+from system.report.formatting import DASH, Footnotes, duration
 from system.report.metrics_view import MetricsView
 from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
-from system.report.pages.key_figures import average_rows, key_figures
+from system.report.pages.key_metrics import average_rows, key_figures
 from system.report.pages.page_shell import render_page
 from system.report.pages.rec_pictures import stream_pictures
 from system.report.run_data import RunData, read_run
-from system.report.shown import DASH, Footnotes, duration
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
 

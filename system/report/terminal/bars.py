@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from system.report.shown import duration
+from system.report.formatting import duration
 
 SHORTEST_BASIS = 2.0  # seconds of work below which an estimate would jump about
 Clock = Callable[[], float]  # seconds that never run backwards

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
-from system.report.terminal.final_table import print_split_table
+from system.report.terminal.tables import print_split_table
 
 LINES = 10  # plain lines a phase, where no bar can be drawn
 WARM_UP = 0.02  # share of a phase that passes before the time left is estimated

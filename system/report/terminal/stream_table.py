@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from system.report.shown import duration
+from system.report.formatting import duration
 from system.stream.task_source import ConsumerStatus, StreamStatus
 
 

@@ -15,8 +15,7 @@ from packaging.version import InvalidVersion, Version
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
 from system.submission.command import check_room
-from system.submission.job import Job
-from system.submission.yaml_text import yaml_text
+from system.submission.job import Job, yaml_text
 
 #: From here on `ray job submit`, which the operator calls in a shell of its own, quotes the words
 #: again for the job's shell; before, `$`, `;` and `*` in a word reach that shell bare.

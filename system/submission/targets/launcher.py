@@ -9,10 +9,8 @@ from system.config.parse import parse_dataclass
 from system.errors import ConfigError
 from system.submission.command import check_room
 from system.submission.config import differing
-from system.submission.job import Job
-from system.submission.requirements import job_requirements
-from system.submission.token import DEFAULT_FILE
-from system.submission.yaml_text import yaml_text
+from system.submission.job import Job, job_requirements, yaml_text
+from system.submission.job_environment import DEFAULT_FILE
 
 #: What the command is sent with, once the cluster is there.
 OF_THE_JOB = ["id", "python", "same_machine", "working_dir", "excludes", "env", "entrypoint"]

@@ -6,11 +6,9 @@ from typing import Any
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
 from system.submission.config import required_address
-from system.submission.job import Job
-from system.submission.ray_api import JobServer
-from system.submission.sealed_environment import seal, values_of
-from system.submission.token import ray_token
-from system.submission.yaml_text import yaml_text
+from system.submission.job import Job, yaml_text
+from system.submission.job_environment import ray_token, seal, values_of
+from system.submission.job_server import JobServer
 
 
 @dataclass(frozen=True)

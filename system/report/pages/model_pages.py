@@ -1,7 +1,8 @@
-"""What a trained Mask-VAE makes of masks that it never saw: a grid, and a page around it."""
+"""Pages of trained models: the Mask-VAE's reconstructions, the prompt generator's masks."""
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from system.report.pages.model_page import model_page
+from system.report.pages.page_shell import model_page
 
 COLUMNS = 12
 GAP = 4  # pixels between two masks
@@ -57,3 +58,30 @@ def _png(canvas: NDArray[np.uint8]) -> bytes:
 
 def _grey(image: Tensor) -> Any:
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu").numpy().astype(np.uint8)
+
+
+def generator_page(
+    title: str,
+    figures: Mapping[str, str],
+    ious: Mapping[str, float],
+    texts: Sequence[str],
+    paths: Tensor | None,
+) -> str:
+    """A self-contained page.
+
+    Args:
+        title: the run's name.
+        figures: the main figures by name.
+        ious: the IoU of each kind of mask.
+        texts: one expression a row of `paths`.
+        paths: [n, 1 + steps, H, H] in [-1, 1], the true mask first; None where they are lost.
+    """
+    strips = (
+        []
+        if paths is None
+        else [
+            (text, base64.b64encode(mask_strip(masks)).decode())
+            for text, masks in zip(texts, paths, strict=True)
+        ]
+    )
+    return model_page("generator.html", title, figures, ious=ious, paths=strips)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system.report.terminal.final_table import print_final_table
+from system.report.terminal.tables import print_final_table
 from tests.report.run_fixture import TASKS, write_run
 
 

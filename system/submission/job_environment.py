@@ -1,4 +1,4 @@
-"""Environment variables of a job, sealed with the cluster's token on their way.
+"""The environment of a job: Ray's token, sealed variables, the signal that stops it.
 
 Ray writes a job's runtime environment, values and all, into the logs of every node and shows it in
 its API. So the values travel in one variable that only holders of the token can open: the job's
@@ -8,18 +8,22 @@ process by `unseal` at its start, its workers by the same as Ray's `worker_proce
 import base64
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from system.errors import ConfigError
-from system.submission.token import ray_token
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
 VARIABLE = "PROMPTIDE_SEALED_ENVIRONMENT"
-HOOK = "system.submission.sealed_environment.unseal"
+HOOK = "system.submission.job_environment.unseal"
 PURPOSE = b"promptide: environment variables of a job"
+DEFAULT_FILE = "~/.ray/auth_token"
+SIGNAL = "RAY_JOB_STOP_SIGNAL"
+STOPPING = {SIGNAL: "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}  # what Ray reads in a job's env
 
 
 def values_of(names: Sequence[str]) -> dict[str, str]:
@@ -72,3 +76,35 @@ def _cipher(token: str) -> "Fernet":
         ) from error
     key = HKDF(SHA256(), length=32, salt=None, info=PURPOSE).derive(token.encode())
     return Fernet(base64.urlsafe_b64encode(key))
+
+
+def ray_token() -> str | None:
+    """The token of this process's environment; None where there is none or it is switched off.
+
+    As in Ray: RAY_AUTH_TOKEN, then the file of RAY_AUTH_TOKEN_PATH, then ~/.ray/auth_token. Raises
+    ConfigError if a file that is named cannot be read.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":
+        return None
+    token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
+    if token:
+        return token
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named or DEFAULT_FILE).expanduser()
+    try:
+        return file.read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        if named:
+            raise ConfigError(f"RAY_AUTH_TOKEN_PATH={named} cannot be read: {error}") from error
+        return None
+
+
+def hear_stop() -> None:
+    """Let a job hear the signal that stops it, wherever its cluster was started.
+
+    A cluster that was started in a script's background ignores Ctrl-C, its jobs inherit that, and
+    such a job would go on until it is killed. Elsewhere than in a job nothing changes.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and os.environ.get(SIGNAL) == STOPPING[SIGNAL]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

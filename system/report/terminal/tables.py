@@ -1,5 +1,6 @@
-"""Tables on the terminal: a run's figures at its end, and a dataset's tasks and splits."""
+"""Tables on the terminal: a run's metrics at its end, saved adapters evaluated again, splits."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from system.report.formatting import Footnotes, Shown
 from system.report.matrix_view import MatrixView, mean
-from system.report.metrics_view import MetricsView, direction_of
-from system.report.shown import Footnotes, Shown
-from system.results.accuracy_matrix import ROUTE, ZERO_SHOT
+from system.report.metrics_view import GIOU, MetricsView, direction_of
+from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
 
 #: What is routed, by its metric.
 ROUTED = {"route_image": "images", "route_text": "texts"}
@@ -55,6 +56,28 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:
+    """Each task's recalls with the adapters, and the difference from zero-shot under the table."""
+    metrics = [metric for metric in matrix.recalls if not metric.endswith(GIOU)]
+    last = max(row.trained_index for row in matrix.rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    values = {metric: matrix.values(metric)[last] for metric in metrics}
+    before = {metric: matrix.zero_shot(metric) for metric in metrics}
+    for index, task in enumerate(matrix.tasks):
+        table.add_row(task, *(_percent(values[metric][index]) for metric in metrics))
+    table.add_section()
+    for name, figures in (("average", values), ("zero-shot", before)):
+        table.add_row(name, *(_percent(figures[m].mean()) for m in metrics), style="bold")
+    console.print(table)
+    for row in matrix.rows:
+        if row.reason is not None and row.metric in metrics and row.trained_index != ZERO_SHOT:
+            name = matrix.tasks[row.evaluated_index]
+            console.print(f"{name} {row.metric}: {row.reason}", markup=False, highlight=False)
 
 
 def print_split_table(counts: Mapping[str, Mapping[str, int]], console: Console) -> None:
@@ -129,3 +152,7 @@ def _routed(view: MatrixView) -> dict[str, str]:
 def _cells(row: Sequence[Shown]) -> list[Text]:
     """Cell texts, an undefined one with the number of its footnote."""
     return [Text(f"{s.text} ({s.note})" if s.note else s.text) for s in row]
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"

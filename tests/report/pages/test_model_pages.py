@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from system.report.pages.mask_page import COLUMNS, GAP, mask_grid, mask_page
+from system.report.pages.model_pages import COLUMNS, GAP, mask_grid, mask_page
 
 
 def test_each_mask_stands_above_its_reconstruction() -> None:

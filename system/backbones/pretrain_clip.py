@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from system.backbones.pretraining import CHECKPOINT, Progress, train, update, write_json
+from system.backbones.pretrain_loop import CHECKPOINT, Progress, train, update, write_json
 from system.data.embedded.pictograms import Catalogue, catalogue
 from system.data.embedded.scene_captions import vocabulary
 from system.data.embedded.scenes import SIZE

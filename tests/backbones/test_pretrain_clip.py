@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import CLIPConfig
 
 from system.backbones.clip import load_clip
-from system.backbones.pretrain import (
+from system.backbones.pretrain_clip import (
     PretrainConfig,
     build_model,
     build_tokenizer,
@@ -21,7 +21,7 @@ from system.backbones.pretrain import (
     pretrain,
     web_batch,
 )
-from system.backbones.pretraining import CHECKPOINT, rate_at
+from system.backbones.pretrain_loop import CHECKPOINT, rate_at
 from system.data.embedded.pictograms import catalogue
 from system.errors import ConfigError, StorageError
 

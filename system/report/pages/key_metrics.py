@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from system.report.formatting import Footnotes, Shown
 from system.report.metrics_view import METRIC_LABELS, MetricsView
 from system.report.pages.access_summary import AccessSummary
-from system.report.shown import Footnotes, Shown
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from system.errors import ConfigError, PromptideError
 from system.submission.config import GIGABYTE, Entrypoint
-from system.submission.token import ray_token
+from system.submission.job_environment import ray_token
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
