@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder, unit
-from system.data.shards.expressions import ReferredExpression
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.split_objects import ReferredExpression
 from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
 from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from system.data.shards.expressions import read_expressions
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.split_objects import read_expressions
 from system.diff_prompt.conditions import Conditions
 from system.diff_prompt.prompt_generator.generator_files import load_generator, require_same_latents
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from system.data.shards.expressions import ReferredExpression
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.object_masks import mask_pixels
+from system.data.shards.split_objects import ReferredExpression, mask_pixels
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts

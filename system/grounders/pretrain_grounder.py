@@ -19,7 +19,7 @@ from system.backbones.pretrain_clip import IMAGE_MEAN, IMAGE_STD, build_tokenize
 from system.backbones.pretrain_loop import CHECKPOINT, Progress, train, update, write_json
 from system.data.embedded.pictograms import Catalogue, catalogue
 from system.data.embedded.scenes import SIZE
-from system.data.embedded.web_expressions import (
+from system.data.embedded.web_scenes import (
     PlaceHabit,
     box_of,
     expression_words,

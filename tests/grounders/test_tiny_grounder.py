@@ -11,7 +11,7 @@ from system.data.embedded.openmoji import OpenmojiConfig, task_scene
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scene_captions import POSITIONS, expression
 from system.data.embedded.scenes import SIZE
-from system.data.embedded.web_expressions import ANYTHING, box_of
+from system.data.embedded.web_scenes import ANYTHING, box_of
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, load_grounder
 from system.results.rec import best_hits, rec_recall
 

@@ -11,8 +11,8 @@ from system.data.formats.coco_store import CocoStore
 from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.captions import clean_caption
+from system.data.prepare.dataset import dataset_folder, dataset_root
 from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.places import dataset_folder, dataset_root
 from system.data.prepare.shard_writer import ROW_GROUP_ROWS, SHARD_ROWS, Progress
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from system.config.parse import parse_dataclass
+from system.data.formats.coco_entries import ImageEntry
 from system.data.formats.coco_store import CocoStore
-from system.data.formats.coco_tables import ImageEntry
 from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
 from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.captions import clean_caption
-from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.dataset import PrepareProgress, dataset_root
 from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.places import dataset_root
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest

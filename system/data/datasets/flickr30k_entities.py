@@ -16,9 +16,8 @@ from system.data.formats.entities_files import (
 )
 from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.captions import checked_caption, clean_caption
-from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.dataset import PrepareProgress, dataset_folder, dataset_root
 from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.places import dataset_folder, dataset_root
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest

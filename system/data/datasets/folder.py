@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from system.config.parse import parse_dataclass
-from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile
-from system.data.formats.folder_options import SPLITS, Columns, FolderSource
-from system.data.formats.folder_rows import FolderRows
-from system.data.formats.image_groups import ImageGroups
+from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroups
+from system.data.formats.folder_rows import SPLITS, Columns, FolderRows, FolderSource
 from system.data.prepare.annotations import safe_image_path
-from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.dataset import PrepareProgress, dataset_folder, dataset_root
 from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.places import dataset_folder, dataset_root
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest

@@ -11,10 +11,15 @@ from sqlite3 import IntegrityError
 from sys import intern
 from types import TracebackType
 
-from system.data.formats.coco_tables import ImageEntry, read_box
-from system.data.formats.referred_objects import find_category, read_image, read_mask
+from system.data.formats.coco_entries import (
+    ImageEntry,
+    find_category,
+    read_box,
+    read_image,
+    read_mask,
+)
 from system.data.prepare.annotations import Entry, read_items
-from system.data.prepare.spool import temporary_database, temporary_space
+from system.data.prepare.temporary_files import temporary_database, temporary_space
 from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance
 from system.errors import DataError

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from system.data.formats.coco_tables import ImageEntry
+from system.data.formats.coco_entries import ImageEntry
 from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.split_index import SplitIndexBuilder

@@ -8,17 +8,16 @@ image, and in an annotation that of the object.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from system.data.formats.coco_tables import ImageEntry, read_box
-from system.data.formats.referred_objects import (
-    ObjectTable,
-    ReferredObject,
-    ReferredObjects,
+from system.data.formats.coco_entries import (
+    ImageEntry,
     find_category,
+    read_box,
     read_categories,
     read_image,
     read_mask,
     unique_id,
 )
+from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
 from system.data.prepare.annotations import Entry, load_annotation_json
 from system.data.shards.faults import Faults
 from system.data.shards.masks import mask_from_box

@@ -1,14 +1,20 @@
 """Objects that expressions refer to, whichever file says so, and MSCOCO's instances behind them."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from sys import intern
 
-from system.data.formats.coco_tables import ImageEntry, read_box
+from system.data.formats.coco_entries import (
+    ImageEntry,
+    find_category,
+    read_box,
+    read_categories,
+    read_image,
+    read_mask,
+    unique_id,
+)
 from system.data.prepare.annotations import Entry, read_items
-from system.data.shards.masks import mask_from_segmentation
-from system.data.shards.schema import Instance, Mask
+from system.data.shards.schema import Instance
 from system.errors import DataError
 
 
@@ -62,55 +68,6 @@ class ReferredObjects:
                 "object described twice",
             )
         known.expressions.extend(referred.expressions)
-
-
-def read_image(entry: Entry, id_field: str) -> ImageEntry:
-    """Read an entry of a file's `images`.
-
-    Raises: DataError naming the entry for a missing field or a size that is not positive.
-    """
-    image = ImageEntry(
-        entry.get(id_field, int),
-        entry.get("file_name", str),
-        entry.get("width", int),
-        entry.get("height", int),
-        entry.where,
-    )
-    if image.width < 1 or image.height < 1:
-        raise DataError(f"{entry.where}: fields 'width' and 'height' must be positive", "size")
-    return image
-
-
-def read_categories(entries: Iterable[Entry]) -> dict[int, tuple[str, str]]:
-    """Read the entries of a file's `categories`: {id: (name, super-category, "" if it has none)}.
-
-    Raises: DataError for a missing field or a duplicated id.
-    """
-    categories: dict[int, tuple[str, str]] = {}
-    for entry in entries:
-        identifier = unique_id(entry, "id", categories)
-        super_category = entry.raw("supercategory")
-        categories[identifier] = (
-            intern(entry.get("name", str)),
-            intern(super_category) if isinstance(super_category, str) else "",
-        )
-    return categories
-
-
-def unique_id(entry: Entry, id_field: str, taken: Collection[int]) -> int:
-    """Read an entry's number. Raises: DataError if it is missing or taken."""
-    identifier = entry.get(id_field, int)
-    if identifier in taken:
-        raise DataError(f"{entry.where}: field {id_field!r} {identifier} is there twice")
-    return identifier
-
-
-def read_mask(entry: Entry, image: ImageEntry) -> Mask:
-    """Read an annotation's `segmentation`. Raises: DataError if it does not fit the image."""
-    try:
-        return mask_from_segmentation(entry.raw("segmentation"), image.height, image.width)
-    except DataError as error:
-        raise DataError(f"{entry.where}: {error}", error.kind) from error
 
 
 class ObjectTable:
@@ -180,14 +137,3 @@ class ObjectTable:
         Raises: DataError for a box outside the image or a segmentation that does not fit it.
         """
         return Instance(read_box(entry, image), *self.category(entry), read_mask(entry, image))
-
-
-def find_category(entry: Entry, categories: dict[int, tuple[str, str]]) -> tuple[str, str]:
-    """Look up an annotation's category. Raises: DataError if it is not in the file's."""
-    identifier = entry.get("category_id", int)
-    if identifier not in categories:
-        raise DataError(
-            f"{entry.where}: field 'category_id' {identifier} is not in the file's categories",
-            "unknown category",
-        )
-    return categories[identifier]

@@ -8,13 +8,9 @@ carries an annotation's number; an image's own name is in instances.json.
 from collections.abc import Sequence
 from pathlib import Path
 
+from system.data.formats.coco_entries import unique_id
 from system.data.formats.plain_pickle import load_plain_pickle
-from system.data.formats.referred_objects import (
-    ObjectTable,
-    ReferredObject,
-    ReferredObjects,
-    unique_id,
-)
+from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
 from system.data.prepare.annotations import Entry
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError

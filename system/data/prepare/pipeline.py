@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from system.data.prepare.shard_writer import ROW_GROUP_ROWS, SHARD_ROWS, Progress, write_shards
 from system.data.prepare.split_index import SplitIndex
-from system.data.prepare.spool import temporary_database, temporary_space
+from system.data.prepare.temporary_files import temporary_database, temporary_space
 from system.data.shards.faults import Faults, write_quarantine
 from system.data.shards.manifest import Manifest
 from system.errors import DataError

@@ -1,79 +1,23 @@
 """One split of a data set, read and checked, without its images and without taking up memory."""
 
 import hashlib
-import weakref
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from tempfile import TemporaryFile
 from threading import Lock
 
-import pyarrow as pa
-
-from system.data.prepare.spool import temporary_space
+from system.data.prepare.temporary_files import LocatedRecord, TemporaryRecords
 from system.data.shards.faults import Faults
 from system.data.shards.images import MAX_PIXELS
-from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, record_from_row, records_to_table
+from system.data.shards.schema import ImageRecord, record_from_row
 from system.errors import DataError
 
 _BATCH_ROWS = 64
 # Threads that load images are never further apart than a few dozen rows.
 _BATCHES_HELD = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A record without its image, and where the image lies."""
-
-    path: Path
-    record: ImageRecord
-
-
-class _Spool:
-    """Batches of rows in a nameless temporary file, which ends with the process or this object.
-
-    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, and the image's path.
-    """
-
-    _schema = pa.schema(
-        [field for field in SHARD_SCHEMA if field.name != "image"]
-        + [pa.field("path", pa.string(), nullable=False)]
-    )
-
-    def __init__(self) -> None:
-        with temporary_space():
-            self._file = TemporaryFile(prefix="promptide-")  # noqa: SIM115  # see finalize
-        weakref.finalize(self, self._file.close)
-        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), self._schema)
-        self._reader: pa.ipc.RecordBatchFileReader | None = None
-        self._lock = Lock()
-        self.sizes: list[int] = []  # rows of each batch
-
-    def write(self, rows: Sequence[_Row]) -> int:
-        """Append a batch and return its number."""
-        table = records_to_table([row.record for row in rows]).drop_columns(["image"])
-        table = table.append_column(
-            self._schema.field("path"), pa.array([str(row.path) for row in rows], pa.string())
-        )
-        with temporary_space():
-            self._writer.write_table(table, max_chunksize=len(rows))
-        self.sizes.append(len(rows))
-        return len(self.sizes) - 1
-
-    def finish(self) -> None:
-        """End writing; batches can be read from now on."""
-        with temporary_space():
-            self._writer.close()
-        self._reader = pa.ipc.open_file(pa.PythonFile(self._file, "r"))
-
-    def read(self, batch: int) -> pa.RecordBatch:
-        """Read one batch; several threads may."""
-        assert self._reader is not None
-        with self._lock:
-            return self._reader.get_batch(batch)
 
 
 class SplitIndex:
@@ -86,7 +30,7 @@ class SplitIndex:
     def __init__(
         self,
         split: str,
-        spool: _Spool,
+        records: TemporaryRecords,
         batches: Sequence[int],
         counts: dict[str, int],
         skipped: dict[str, int],
@@ -94,9 +38,9 @@ class SplitIndex:
         faults: Faults,
     ) -> None:
         self.split, self.counts, self.skipped, self.faults = split, counts, skipped, faults
-        self._spool, self._batches, self._fingerprint = spool, batches, fingerprint
-        self._starts = [0, *accumulate(spool.sizes[batch] for batch in batches)]
-        self._held: OrderedDict[int, list[_Row]] = OrderedDict()
+        self._records, self._batches, self._fingerprint = records, batches, fingerprint
+        self._starts = [0, *accumulate(records.sizes[batch] for batch in batches)]
+        self._held: OrderedDict[int, list[LocatedRecord]] = OrderedDict()
         self._lock = Lock()
 
     @property
@@ -126,18 +70,18 @@ class SplitIndex:
     def images(self) -> Iterator[tuple[int, str, str]]:
         """Go through (image id, file name, task)."""
         for batch in self._batches:
-            columns = self._spool.read(batch).select(["image_id", "file_name", "task"])
+            columns = self._records.read(batch).select(["image_id", "file_name", "task"])
             for row in columns.to_pylist():
                 yield row["image_id"], row["file_name"], row["task"]
 
-    def _row(self, index: int) -> _Row:
+    def _row(self, index: int) -> LocatedRecord:
         place = bisect_right(self._starts, index) - 1
         with self._lock:
             rows = self._held.get(place)
             if rows is None:
                 rows = [
-                    _Row(Path(row["path"]), record_from_row({**row, "image": b""}))
-                    for row in self._spool.read(self._batches[place]).to_pylist()
+                    LocatedRecord(Path(row["path"]), record_from_row({**row, "image": b""}))
+                    for row in self._records.read(self._batches[place]).to_pylist()
                 ]
                 self._held[place] = rows
                 if len(self._held) > _BATCHES_HELD:
@@ -154,8 +98,8 @@ class SplitIndexBuilder:
 
     def __init__(self, split: str, tasks: Sequence[str], faults: Faults) -> None:
         self._split, self._faults = split, faults
-        self._spool = _Spool()
-        self._waiting: dict[str, list[_Row]] = {task: [] for task in tasks}
+        self._records = TemporaryRecords()
+        self._waiting: dict[str, list[LocatedRecord]] = {task: [] for task in tasks}
         self._batches: dict[str, list[int]] = {task: [] for task in tasks}
         self._counts = dict.fromkeys(tasks, 0)
         self._skipped: Counter[str] = Counter()
@@ -179,7 +123,7 @@ class SplitIndexBuilder:
             self._digest.update(repr((record, status.st_size, status.st_mtime_ns)).encode())
             self._counts[record.task] += 1
             waiting = self._waiting[record.task]
-            waiting.append(_Row(path, record))
+            waiting.append(LocatedRecord(path, record))
             if len(waiting) == _BATCH_ROWS:
                 self._flush(record.task)
 
@@ -192,10 +136,10 @@ class SplitIndexBuilder:
         for task, waiting in self._waiting.items():
             if waiting:
                 self._flush(task)
-        self._spool.finish()
+        self._records.finish()
         return SplitIndex(
             self._split,
-            self._spool,
+            self._records,
             [batch for of_task in self._batches.values() for batch in of_task],
             self._counts,
             dict(self._skipped),
@@ -204,7 +148,7 @@ class SplitIndexBuilder:
         )
 
     def _flush(self, task: str) -> None:
-        self._batches[task].append(self._spool.write(self._waiting[task]))
+        self._batches[task].append(self._records.write(self._waiting[task]))
         self._waiting[task].clear()
 
 

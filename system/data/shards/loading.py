@@ -17,7 +17,7 @@ from system.data.shards.faults import Fault, Faults
 from system.data.shards.images import decode_image
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
-from system.data.shards.rows import ShardRow, SplitReader
+from system.data.shards.shard_reader import ShardRow, SplitReader
 from system.errors import ConfigError, DataError
 
 # RGB image -> float tensor [3, H, W]; the generator is for random augmentation, None in evaluation.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from system.config.schema import OptimiserConfig, check_seed
-from system.data.shards.object_masks import mask_pixels
 from system.data.shards.schema import Mask
+from system.data.shards.split_objects import mask_pixels
 from system.diff_prompt.mask_vae.mask_vae_network import (
     MaskVaeConfig,
     build_mask_vae,

@@ -10,8 +10,8 @@ import torch
 
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
-from system.data.shards.object_masks import mask_pixels, read_object_masks
 from system.data.shards.schema import Mask
+from system.data.shards.split_objects import mask_pixels, read_object_masks
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_files import (
     MaskVaeHeader,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from system.data.shards.expressions import ReferredExpression
+from system.data.shards.split_objects import ReferredExpression
 from system.diff_prompt.mask_latents import mask_latents
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan

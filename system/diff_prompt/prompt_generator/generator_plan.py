@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.parse import parse_dataclass
-from system.data.shards.expressions import ReferredExpression, read_expressions
 from system.data.shards.manifest import Manifest
+from system.data.shards.split_objects import ReferredExpression, read_expressions
 from system.diff_prompt.conditions import ConditionEncoder
 from system.diff_prompt.mask_vae.stage import MaskVaePlan
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings

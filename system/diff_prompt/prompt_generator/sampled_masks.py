@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from system.data.shards.object_masks import mask_pixels
 from system.data.shards.schema import Mask
+from system.data.shards.split_objects import mask_pixels
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import mask_iou
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT

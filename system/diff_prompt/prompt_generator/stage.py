@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from system.config.parse import parse_dataclass
-from system.data.shards.expressions import ReferredExpression
-from system.data.shards.object_masks import mask_pixels
-from system.data.shards.spread import spread
+from system.data.shards.split_objects import ReferredExpression, mask_pixels, spread
 from system.diff_prompt.latent_store import LatentStore
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.prompt_generator.generator_data import GeneratorData

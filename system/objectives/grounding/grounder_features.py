@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import unit
-from system.data.shards.expression_images import image_batches
+from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.spread import spread
+from system.data.shards.split_objects import spread
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
 

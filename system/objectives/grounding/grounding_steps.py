@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from system.data.shards.expression_images import group_of_rows, image_batches, shuffled_by_group
+from system.data.shards.image_batches import group_of_rows, image_batches, shuffled_by_group
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder, GroundingBatch, Tokens
 from system.objectives.grounding.rec_scoring import ChosenExpressions

@@ -9,8 +9,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from system.config.schema import ExperimentConfig, GrounderConfig
-from system.data.shards.expressions import read_expressions
 from system.data.shards.manifest import Manifest, SplitHandle
+from system.data.shards.split_objects import read_expressions
 from system.diff_prompt.latent_source import latent_source
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment

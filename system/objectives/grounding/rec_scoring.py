@@ -16,10 +16,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from system.data.shards.expression_images import image_batches
-from system.data.shards.expressions import ReferredExpression, read_expressions
+from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.spread import spread
+from system.data.shards.split_objects import ReferredExpression, read_expressions, spread
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup

@@ -10,7 +10,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from system.data.formats.folder_options import Shares
+from system.data.formats.folder_rows import Shares
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.manifest import Manifest
 from system.errors import ConfigError, DataError

@@ -31,8 +31,8 @@ from system.data.shards.loading import (
     training_batches,
 )
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.rows import SplitReader
 from system.data.shards.schema import ImageRecord, records_to_table
+from system.data.shards.shard_reader import SplitReader
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import read_rows, write_coco
 

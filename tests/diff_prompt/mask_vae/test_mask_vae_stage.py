@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 
 from system import app
-from system.data.shards.object_masks import mask_pixels
 from system.data.shards.schema import Mask
+from system.data.shards.split_objects import mask_pixels
 from system.diff_prompt.mask_vae.mask_vae_files import HEADER, load_mask_vae
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig
 from system.diff_prompt.mask_vae.mask_vae_training import (

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.data.shards.expressions import read_expressions
 from system.data.shards.images import decode_image
 from system.data.shards.loading import read_images
+from system.data.shards.split_objects import read_expressions
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from system.data.shards.spread import spread
+from system.data.shards.split_objects import spread
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_checkpoint import ModelCheckpoint
 from system.engine.model_epochs import trained

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from system.data.shards.expression_images import HELD_GROUPS, image_batches, shuffled_by_group
+from system.data.shards.image_batches import HELD_GROUPS, image_batches, shuffled_by_group
 from system.data.shards.images import decode_image
 from system.data.shards.loading import read_images
 from tests.diff_prompt.mask_files import prepare_shapes

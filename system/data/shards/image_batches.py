@@ -13,7 +13,7 @@ from system.data.shards.images import decode_image
 from system.data.shards.loading import Transform
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
-from system.data.shards.rows import SplitReader
+from system.data.shards.shard_reader import SplitReader
 
 HELD_GROUPS = 16  # row groups of 64 images that are shuffled together, and kept while they are used
 _BATCHES_AHEAD = 2

@@ -5,7 +5,7 @@ import numpy as np
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scene_captions import POSITIONS
 from system.data.embedded.scenes import Placed, Scene
-from system.data.embedded.web_expressions import (
+from system.data.embedded.web_scenes import (
     ANYTHING,
     PlaceHabit,
     box_of,

@@ -1,0 +1,145 @@
+"""Objects of a split, read without its images: referring expressions and masks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from system.data.shards.manifest import SplitHandle
+from system.data.shards.masks import mask_area, run_lengths
+from system.data.shards.schema import Mask
+from system.data.shards.shard_reader import SplitReader
+from system.errors import DataError
+
+_COLUMNS = ("file_name", "width", "height", "boxes", "masks", "super_categories", "expressions")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferredExpression:
+    """One expression; its number in the split is its place in `read_expressions`.
+
+    `row` counts from 0 in the split's file order. The box is left, top, right, bottom as shares of
+    the image's width and height.
+    """
+
+    row: int
+    instance: int
+    text: str
+    box: tuple[float, float, float, float]
+    mask: Mask
+    super_category: str
+
+
+def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
+    """Every expression of a split, row by row in file order, each row's in the annotations' order.
+
+    Raises: DataError naming the image and the expression whose object has no box or no area.
+    """
+    with SplitReader(handle) as reader:
+        row = 0
+        for group in range(len(reader.group_rows)):
+            for values in reader.read_group(group, _COLUMNS).to_pylist():
+                for expression in values["expressions"]:
+                    instance, text = expression["instance"], expression["text"]
+                    where = (
+                        f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
+                        f"expression {text!r}"
+                    )
+                    if not 0 <= instance < len(values["boxes"]):
+                        raise DataError(
+                            f"{where} refers to instance {instance}, which has no box; correct or "
+                            "remove it",
+                            "expression without a box",
+                        )
+                    left, top, width, height = values["boxes"][instance]
+                    if not (width > 0 and height > 0):
+                        raise DataError(
+                            f"{where} refers to a box without area; correct or remove it",
+                            "expression without a box",
+                        )
+                    mask = values["masks"][instance]
+                    yield ReferredExpression(
+                        row,
+                        instance,
+                        text,
+                        (
+                            left / values["width"],
+                            top / values["height"],
+                            (left + width) / values["width"],
+                            (top + height) / values["height"],
+                        ),
+                        Mask(mask["height"], mask["width"], mask["counts"]),
+                        values["super_categories"][instance],
+                    )
+                row += 1
+
+
+_MASK_COLUMNS = ("file_name", "masks")
+_HALF = 127  # of 255: a pixel of which more than half is covered
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMask:
+    """One instance's mask; `row` counts from 0 in the split's file order."""
+
+    row: int
+    instance: int
+    mask: Mask
+
+
+def read_object_masks(handle: SplitHandle) -> Iterator[ObjectMask]:
+    """Every instance's mask of a split, in file order, still compressed.
+
+    Raises: DataError naming the image and the instance whose mask covers nothing.
+    """
+    with SplitReader(handle) as reader:
+        row = 0
+        for group in range(len(reader.group_rows)):
+            table = reader.read_group(group, _MASK_COLUMNS)
+            columns = (table.column(name).to_pylist() for name in _MASK_COLUMNS)
+            for file_name, masks in zip(*columns, strict=True):
+                for instance, values in enumerate(masks):
+                    mask = Mask(values["height"], values["width"], values["counts"])
+                    if mask_area(mask) == 0:
+                        raise DataError(
+                            f"task {handle.task!r}, split {handle.split!r}, {file_name}: the mask "
+                            f"of instance {instance} is empty; remove the instance from the "
+                            "annotations, or prepare with on_error=quarantine",
+                            "segmentation",
+                        )
+                    yield ObjectMask(row, instance, mask)
+                row += 1
+
+
+def mask_pixels(mask: Mask, size: int) -> Tensor:
+    """A mask as [1, size, size]: 1 where it covers more than half of a pixel, -1 elsewhere.
+
+    The image's frame is squeezed to a square. An object too thin to cover half of any pixel keeps
+    the pixels that it covers most, so that none becomes empty.
+    """
+    runs = run_lengths(mask)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(mask.width, mask.height)
+    image = Image.fromarray(columns.T * np.uint8(255))
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BOX)
+    shares = np.asarray(image)
+    inside = shares > min(_HALF, int(shares.max()) - 1)
+    return torch.from_numpy(np.where(inside, np.float32(1), np.float32(-1)))[None]
+
+
+def spread(count: int, most: int | None) -> Sequence[int]:
+    """All of `count` places in order, or `most` of them, a random one of each equal stretch.
+
+    Samples at even distances would be of one kind: of eight expressions per image, sorted by place,
+    each sixteenth one is about the top left.
+
+    The choice depends on the two numbers alone, so all runs and workers make the same one.
+    """
+    if most is None or count <= most:
+        return range(count)
+    ends = np.linspace(0, count, most + 1).astype(int)
+    places: list[int] = np.random.default_rng([count, most]).integers(ends[:-1], ends[1:]).tolist()
+    return places
