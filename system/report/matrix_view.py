@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from system.report.metrics_view import headline_metrics
 from system.results.accuracy_matrix import AccuracyMatrix
+from system.storage.tables import matrix_records
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class MatrixView:
         Raises:
             DataError: the table contradicts itself or has another schema.
         """
-        matrix = AccuracyMatrix.from_table(table)
+        matrix = AccuracyMatrix.from_records(matrix_records(table))
         cells = {
             (row.metric, row.trained_index, row.evaluated_index): Cell(
                 row.value if math.isfinite(row.value) else None, row.reason

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from system.errors import DataError
@@ -22,19 +22,6 @@ from system.results.recall import TaskFigure
 
 ROUTE = "route_"  # how the names of routing accuracies begin
 ZERO_SHOT = -1  # trained_index of the evaluation before any task was learned
-
-SCHEMA = pa.schema(
-    [
-        ("trained_index", pa.int32()),
-        ("trained_task", pa.string()),  # null before any task
-        ("evaluated_index", pa.int32()),
-        ("evaluated_task", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),  # percent; NaN if undefined
-        ("reason", pa.string()),  # why it is undefined, else null
-        ("queries", pa.int32()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -169,9 +156,9 @@ class AccuracyMatrix:
 
         return self._summary(metric, compute, needs_two="forgetting")
 
-    def to_table(self) -> pa.Table:
-        """The entries as a table of `SCHEMA`, a row an entry."""
-        records = [
+    def to_records(self) -> list[dict[str, Any]]:
+        """One mapping an entry, as accuracy_matrix.parquet has its rows."""
+        return [
             {
                 "trained_index": row.trained_index,
                 "trained_task": None
@@ -186,21 +173,15 @@ class AccuracyMatrix:
             }
             for row in self.rows
         ]
-        return pa.Table.from_pylist(records, schema=SCHEMA)
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> AccuracyMatrix:
-        """The matrix that `to_table` wrote.
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> AccuracyMatrix:
+        """The matrix that `to_records` gave.
 
         Raises:
-            DataError: the table has other columns, or leaves out or renames a task.
+            DataError: the records leave out or rename a task.
         """
-        if not table.schema.equals(SCHEMA):
-            raise DataError(
-                f"accuracy matrix has columns {table.schema.names}, expected {SCHEMA.names} with "
-                "their types: it was written by another version; run `promptide evaluate` again"
-            )
-        records = table.to_pylist()
+        records = list(records)
         names: dict[int, str] = {}
         for record in records:
             for index, name in (

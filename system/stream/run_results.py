@@ -21,6 +21,7 @@ from system.storage.run_directory import (
     TRAINING_LOG,
     RunDirectory,
 )
+from system.storage.tables import matrix_table
 
 #: By modality what a routed sample is called, and the metric of its routing accuracy.
 ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}
@@ -219,7 +220,10 @@ def write_so_far(experiment: ExperimentConfig, committed: Sequence[Mapping[str, 
 
 def _write_tables(record: RunRecord) -> pa.Table:
     """The accuracy matrix, which is returned, and the training log."""
-    folder, matrix = RunDirectory.of(record.experiment).folder, record.matrix.to_table()
+    folder, matrix = (
+        RunDirectory.of(record.experiment).folder,
+        matrix_table(record.matrix.to_records()),
+    )
     folder.write_table(ACCURACY_MATRIX, matrix)
     folder.write_table(TRAINING_LOG, record.training_log)
     return matrix

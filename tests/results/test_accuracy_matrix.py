@@ -9,12 +9,12 @@ import pytest
 
 from system.errors import DataError
 from system.results.accuracy_matrix import (
-    SCHEMA,
     AccuracyMatrix,
     MatrixRow,
     matrix_rows,
 )
 from system.results.recall import TaskFigure
+from system.storage.tables import MATRIX_SCHEMA, matrix_records, matrix_table
 
 METRIC = "t2i_r1"
 TASKS = ("person", "vehicle", "animal")
@@ -108,11 +108,11 @@ def test_values_hold_the_upper_triangle_and_zero_shot() -> None:
 def test_table_survives_a_file_and_comes_back_equal(tmp_path: Path) -> None:
     values = [[50.0, math.nan, 38.0], *R[1:]]
     matrix = AccuracyMatrix(TASKS, _rows([ZERO_SHOT], first=-1) + _rows(values))
-    pq.write_table(matrix.to_table(), tmp_path / "accuracy_matrix.parquet")
+    pq.write_table(matrix_table(matrix.to_records()), tmp_path / "accuracy_matrix.parquet")
     table = pq.read_table(tmp_path / "accuracy_matrix.parquet")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(MATRIX_SCHEMA)
     assert table["trained_task"].to_pylist()[:4] == [None, None, None, "person"]
-    again = AccuracyMatrix.from_table(table)
+    again = AccuracyMatrix.from_records(matrix_records(table))
     assert again.tasks == matrix.tasks
     assert repr(again.rows) == repr(matrix.rows)  # NaN is not equal to itself
 
@@ -138,11 +138,13 @@ def test_entries_of_unknown_tasks_are_refused() -> None:
 
 
 def test_a_foreign_table_is_refused() -> None:
-    table = _full().to_table()
+    table = matrix_table(_full().to_records())
     with pytest.raises(DataError, match="columns"):
-        AccuracyMatrix.from_table(table.drop_columns(["reason"]))
+        AccuracyMatrix.from_records(matrix_records(table.drop_columns(["reason"])))
     with pytest.raises(DataError, match="leaves out"):
-        AccuracyMatrix.from_table(table.filter([j != 0 and i != 0 for i, j in _indices(table)]))
+        AccuracyMatrix.from_records(
+            matrix_records(table.filter([j != 0 and i != 0 for i, j in _indices(table)]))
+        )
 
 
 def _indices(table: object) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from system.storage.run_directory import (
     TRAINING_LOG,
     RunDirectory,
 )
+from system.storage.tables import matrix_records
 from system.stream.run_results import finish_run
 from tests.stream.run_records import (
     TASKS,
@@ -115,7 +116,7 @@ def test_files_hold_what_is_returned(experiment: ExperimentConfig) -> None:
     metrics = finish(experiment)
     folder = run_folder(experiment)
     assert json.loads((folder / METRICS).read_text()) == metrics
-    matrix = AccuracyMatrix.from_table(pq.read_table(folder / ACCURACY_MATRIX))
+    matrix = AccuracyMatrix.from_records(matrix_records(pq.read_table(folder / ACCURACY_MATRIX)))
     assert matrix.tasks == TASKS
     assert [row.__dict__ for row in matrix.rows] == [r for p in payloads() for r in p["rows"]]
     assert pq.read_table(folder / ACCESS_LOG).equals(access_log())
