@@ -7,7 +7,7 @@ from ray.exceptions import RayError
 
 from actors.failures import GROUP_FAILURES, Retries, cause
 from actors.progress_board import ProgressBoard
-from system.engine.model_checkpoint import log_so_far
+from system.engine.checkpoint import log_so_far
 from system.engine.model_stage import ModelExperiment, ModelStage, Show, fit
 from system.engine.repeating import repeating
 from system.errors import PromptideError, StorageError

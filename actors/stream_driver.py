@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray.train
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 
@@ -25,7 +24,7 @@ from system.data.shards.faults import Fault
 from system.data.shards.manifest import Manifest
 from system.engine.interrupts import own_interrupt_handler
 from system.engine.repeating import repeating
-from system.engine.worker_group import scaling_config
+from system.engine.worker_group import run_config, scaling_config
 from system.errors import PromptideError, QuarantinedError, StorageError
 from system.storage.run_directory import RunDirectory
 from system.stream.task_source import ConsumerStatus
@@ -132,14 +131,7 @@ def _trainer(
             "benchmark_fingerprint": benchmark_fingerprint,
         },
         scaling_config=scaling_config(experiment.cluster),
-        run_config=ray.train.RunConfig(
-            # A later start finds the run by this name and goes on from its last checkpoint.
-            name="checkpoints",
-            storage_path=RunDirectory.of(experiment).folder.uri,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            # Ray would try a diverged loss again too, and at once.
-            failure_config=ray.train.FailureConfig(max_failures=0),
-        ),
+        run_config=run_config(RunDirectory.of(experiment)),
     )
 
 

@@ -101,6 +101,7 @@ class StageConfig:
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
     train_expressions: int | None = None  # of grounding: of each task, spread; null: all
     on_error: OnError = "stop"  # at a training image that does not decode
+    checkpoint_steps: int | None = None  # inside an epoch; null: a checkpoint after each alone
 
     def __post_init__(self) -> None:
         for name in (
@@ -110,6 +111,7 @@ class StageConfig:
             "shuffle_buffer",
             "loader_threads",
             "train_expressions",
+            "checkpoint_steps",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:

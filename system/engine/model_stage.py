@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from system.config.schema import (
 )
 from system.data.shards.manifest import Manifest
 from system.engine.interrupts import own_interrupt_handler
-from system.engine.worker_group import scaling_config
+from system.engine.worker_group import run_config, scaling_config
 from system.errors import ConfigError
 from system.registry import Registry
 from system.storage.data_directory import DataDirectory
@@ -166,20 +165,13 @@ def fit(experiment: ModelExperiment, stage: ModelStage, show: Show = show_nothin
 
     Ray is connected. Raises what Ray Train raises, at the first failure.
     """
-    import ray.train
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
         stage.loop,
         train_loop_config={"experiment": experiment.to_dict(), "show": show},
         scaling_config=scaling_config(experiment.cluster),
-        run_config=ray.train.RunConfig(
-            # Under a name of old, Ray would take a finished run's word that nothing is to be done.
-            name=f"start-{uuid.uuid4().hex[:8]}",
-            storage_path=RunDirectory.of(experiment).folder.child("ray_train").uri,
-            # Ray would try a diverged loss again too, and at once.
-            failure_config=ray.train.FailureConfig(max_failures=0),
-        ),
+        run_config=run_config(RunDirectory.of(experiment)),
     )
     with own_interrupt_handler():
         trainer.fit()

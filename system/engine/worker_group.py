@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 if TYPE_CHECKING:
-    from ray.train import ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
 
     from system.config.schema import ClusterConfig
+    from system.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class WorkerGroup:
     size: int
     device: torch.device
 
-    @classmethod
-    def join(cls) -> WorkerGroup:
+    @staticmethod
+    def join() -> WorkerGroup:
         """The group that Ray Train started this process for; one alone outside of a group."""
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
-        return cls(
+        return _RayGroup(
             rank=context.get_world_rank(),
             size=context.get_world_size(),
             device=ray.train.torch.get_device(),
@@ -75,6 +79,14 @@ class WorkerGroup:
         dist.all_gather(parts, padded)
         return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)]).cpu()
 
+    def distribute(self, module: nn.Module, *, broadcast_buffers: bool = True) -> Any:
+        """The module on this worker's device, its gradients averaged between the workers."""
+        assert self.size == 1, "workers of a group without Ray have no way to exchange gradients"
+        return module.to(self.device)
+
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """Wait until all workers are as far; Ray Train takes the metrics as a sign of life."""
+
     def share(self, count: int) -> range:
         """This rank's part of `count` equal pieces: a contiguous run, `size` must divide it."""
         assert count % self.size == 0, (count, self.size)
@@ -86,6 +98,24 @@ class WorkerGroup:
         return self.device if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
+@dataclass(frozen=True)
+class _RayGroup(WorkerGroup):
+    """A group that Ray Train started."""
+
+    @override
+    def distribute(self, module: nn.Module, *, broadcast_buffers: bool = True) -> Any:
+        import ray.train.torch
+
+        settings = {"broadcast_buffers": broadcast_buffers}
+        return ray.train.torch.prepare_model(module, parallel_strategy_kwargs=settings)
+
+    @override
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        import ray.train
+
+        ray.train.report(dict(metrics))
+
+
 def scaling_config(cluster: ClusterConfig) -> ScalingConfig:
     """How many workers Ray Train starts, with what each."""
     import ray.train
@@ -95,4 +125,17 @@ def scaling_config(cluster: ClusterConfig) -> ScalingConfig:
         use_gpu=cluster.gpu,
         resources_per_worker={"CPU": cluster.cpus_per_worker},
         placement_strategy=cluster.placement,
+    )
+
+
+def run_config(directory: RunDirectory) -> RunConfig:
+    """How Ray Train keeps its own files of one start; checkpoints are ours."""
+    import ray.train
+
+    return ray.train.RunConfig(
+        # Under a name of old, Ray would take a finished run's word that nothing is to be done.
+        name=f"start-{uuid.uuid4().hex[:8]}",
+        storage_path=directory.folder.child("ray_train").uri,
+        # Ray would try a diverged loss again too, and at once.
+        failure_config=ray.train.FailureConfig(max_failures=0),
     )

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from system.config.schema import ExperimentConfig
     from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
-    from system.engine.task_training import TaskTraining
     from system.engine.worker_group import WorkerGroup
     from system.methods.stream_method import StreamMethod
+    from system.objectives.task_training import TaskTraining
     from system.results.accuracy_matrix import MatrixRow
     from system.storage.adapters import AdapterHeader
     from system.stream.given_similarity import GivenSimilarity

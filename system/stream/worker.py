@@ -10,10 +10,10 @@ from torch import Tensor
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import SplitHandle
+from system.engine.epochs import EpochLoop
 from system.engine.phase_clock import PhaseClock
 from system.engine.rank_log import RankLog
 from system.engine.repeating import renewing
-from system.engine.task_checkpoint import latest_checkpoint
 from system.engine.worker_group import WorkerGroup
 from system.objectives.objective import OBJECTIVES, Worker
 from system.results.accuracy_matrix import MatrixRow
@@ -96,7 +96,6 @@ class StreamWorker:
             router={"centers": experiment.evaluation.router_centers},
         )
         self.learned = self.work.learned(header, given_similarity(experiment.benchmark))
-        self.earlier = latest_checkpoint()
         with self.clock.phase("features"):
             self.work.add_tests(len(self.tasks))  # a live stream's come with its tasks
 
@@ -174,8 +173,6 @@ class StreamWorker:
                 rows += [r for r in known if not self.live or r.evaluated_index == lease.index]
             if self._learns(lease) or method.trains_on == "nothing":
                 rows += self.work.evaluation.after_task(lease.index, method, self.learned.router)
-        for epoch in log:
-            self.log.add(f"task {lease.index} {lease.task}: {epoch}")
         if self.group.leads:
             self._commit(lease, rows, log, similarity)
         self.log.publish()
@@ -244,8 +241,7 @@ class StreamWorker:
             show=lambda progress: self._show("train", lease, **progress),
         )
         with self.clock.phase("train"):
-            training.run(self.earlier)
-        return training.log
+            return EpochLoop(training, self.directory.folder, self.log).run()
 
     def _open_all(self) -> SplitHandle:
         """The training images of all tasks, one task after the other."""

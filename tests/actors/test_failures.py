@@ -3,7 +3,7 @@
 import pytest
 
 from actors.failures import Retries, StreamFailedError, cause
-from system.engine.task_training import DivergedError
+from system.engine.epochs import DivergedError
 from system.errors import (
     BrokenStorageError,
     DataError,

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.engine.task_training import DivergedError
+from system.engine.epochs import DivergedError
 from system.errors import PromptideError
 from tests.integration.small_stream import adapters, figures, small_experiment
 

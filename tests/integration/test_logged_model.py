@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from system import app
-from system.diff_prompt.mask_vae.mask_vae_training import MaskVaeTraining
+from system.engine.epochs import EpochLoop
 from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.loggers.event_files import scalars
 
@@ -41,21 +42,21 @@ def test_an_interrupted_training_is_logged_once(
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     prepare_shapes(tmp_path)
-    train = MaskVaeTraining.epoch
+    train = EpochLoop.epoch
 
-    def broken(training: MaskVaeTraining) -> dict[str, float]:
-        if training.epochs_done == 2:
+    def broken(loop: EpochLoop) -> dict[str, Any]:
+        if loop.position.epoch == 2:
             raise MemoryError("no room")
-        return train(training)
+        return train(loop)
 
-    monkeypatch.setattr(MaskVaeTraining, "epoch", broken)
+    monkeypatch.setattr(EpochLoop, "epoch", broken)
     with pytest.raises(MemoryError):
         app.run(overrides(tmp_path), None, Console(quiet=True))
     folder = tmp_path / "runs" / "logged"
     before = [point for point in scalars(folder / "tensorboard") if point[0] == "train/loss"]
     assert len(before) == 2, "an interrupted run shows its epochs only once it goes on"
 
-    monkeypatch.setattr(MaskVaeTraining, "epoch", train)
+    monkeypatch.setattr(EpochLoop, "epoch", train)
     app.run(overrides(tmp_path), None, Console(quiet=True))
     metrics = json.loads((folder / "metrics.json").read_text())
     losses = [row["loss"] for row in metrics["training_log"]]

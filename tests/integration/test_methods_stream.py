@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from system import app
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
-from system.engine.task_training import TaskTraining
+from system.engine.epochs import EpochLoop
 from system.errors import DataError, StorageError
 from system.methods.method import METHODS
 from system.stream.evaluate_adapters import evaluate_adapters
@@ -157,14 +157,14 @@ def test_a_stopped_run_with_shared_parameters_goes_on(
     """Stopped in the second task: what the first one taught is neither lost nor learned twice."""
     finish(name)
     config = experiment(root, name, f"{name}-stopped")
-    checkpoint = TaskTraining._checkpoint
+    save = EpochLoop.save
 
-    def stop(training: TaskTraining, epochs_done: int) -> None:
-        if training.lease.index == 1:  # before its first checkpoint: only adapter files are there
+    def stop(loop: EpochLoop) -> None:
+        if loop.training.origin["index"] == 1:  # before its first checkpoint: only adapters
             raise StoppedError
-        checkpoint(training, epochs_done)
+        save(loop)
 
-    monkeypatch.setattr(TaskTraining, "_checkpoint", stop)
+    monkeypatch.setattr(EpochLoop, "save", stop)
     with pytest.raises(StoppedError):
         app.learn_stream(config, Console(quiet=True))
     monkeypatch.undo()

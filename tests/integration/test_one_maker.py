@@ -22,13 +22,14 @@ LONGEST = 1200.0  # seconds until something shows, on a loaded machine
 GATED = """
 import pathlib, sys, time
 from system import app
-from system.diff_prompt.mask_vae.mask_vae_training import MaskVaeTraining
-epoch = MaskVaeTraining.epoch
-def gated(training):
-    while training.epochs_done == 1 and not pathlib.Path(sys.argv[1]).exists():
+from system.engine.epochs import EpochLoop
+epoch = EpochLoop.epoch
+def gated(loop):
+    mask_vae = loop.training.subject == "the Mask-VAE"
+    while mask_vae and loop.position.epoch == 1 and not pathlib.Path(sys.argv[1]).exists():
         time.sleep(0.05)
-    return epoch(training)
-MaskVaeTraining.epoch = gated
+    return epoch(loop)
+EpochLoop.epoch = gated
 sys.exit(app.main(sys.argv[2:]))
 """
 

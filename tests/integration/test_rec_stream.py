@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from system.config.compose import compose
-from system.engine.task_training import TaskTraining
+from system.engine.epochs import EpochLoop
 from system.errors import ConfigError, DataError, PromptideError
 from system.grounders.glip_style import load_glip
 from system.report.pages.run_page import write_report
@@ -65,24 +65,30 @@ def test_the_figures_are_those_of_boxes(metrics: dict[str, Any], root: Path) -> 
     assert adapters(root, "lpi-start") != learned, "nothing was learned"
 
 
-@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize(("task", "epoch", "step"), [(0, 2, 0), (1, 2, 0), (1, 1, 1)])
 def test_a_run_that_stops_inside_a_task_ends_with_the_same_bits(
-    root: Path, metrics: dict[str, Any], monkeypatch: pytest.MonkeyPatch, task: int
+    root: Path,
+    metrics: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    task: int,
+    epoch: int,
+    step: int,
 ) -> None:
-    """It goes on behind the task's last epoch, in a process that knows nothing of the first."""
-    name = f"stopped-{task}"
-    checkpoint = TaskTraining._checkpoint
+    """It goes on from the last checkpoint, in a process that knows nothing of the first."""
+    name = f"stopped-{task}-{epoch}-{step}"
+    save = EpochLoop.save
+    stops = (task, epoch, step)
 
-    def stop(training: TaskTraining, epochs_done: int) -> None:
-        checkpoint(training, epochs_done)
-        if (training.lease.index, epochs_done) == (task, 2):
+    def stop(loop: EpochLoop) -> None:
+        save(loop)
+        if (loop.training.origin["index"], loop.position.epoch, loop.position.step) == stops:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TaskTraining, "_checkpoint", stop)
+        patch.setattr(EpochLoop, "save", stop)
         with pytest.raises(KeyboardInterrupt):
-            learn(root, name, *BOTH)
-    again = learn(root, name, *BOTH)
+            learn(root, name, *BOTH, "stage.checkpoint_steps=1")
+    again = learn(root, name, *BOTH, "stage.checkpoint_steps=1")
     assert adapters(root, name) == adapters(root, "lpi")
     assert figures(root, name) == figures(root, "lpi")
     assert again["oracle"] == metrics["oracle"]

@@ -7,7 +7,7 @@ the number of workers: a batch is the union of S slots, and a worker asks for so
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 
 import numpy as np
 import torch
@@ -104,11 +104,13 @@ def training_batches(
     transform: Transform,
     threads: int,
     shuffle_buffer: int,
+    start: int = 0,
 ) -> Generator[list[MicroBatch], None, None]:
     """Yield one epoch's steps: for each asked slot, in the order asked, its micro-batch.
 
     `batch_size` is the global batch B, `micro_batches` the number S of slots; `seed` must differ
-    from epoch to epoch (say run seed, task, epoch). A slot is shuffled through a buffer of
+    from epoch to epoch (say run seed, task, epoch). The first `start` steps are read and shuffled,
+    but neither decoded nor yielded. A slot is shuffled through a buffer of
     `shuffle_buffer` / S rows of encoded images; with a row group a slot and a few decoded steps
     this is all that is held. Each row comes at most once; fewer than B rows, others each epoch,
     sit it out. Closing the generator ends its threads.
@@ -144,8 +146,9 @@ def training_batches(
             ]
             # step by step, in a step slot by slot, in a slot row by row
             rows = (next(stream) for _ in range(steps) for stream in streams for _ in range(share))
-            with closing(bounded_map(decode, rows, threads=threads)) as samples:
-                for _ in range(steps):
+            left = islice(rows, start * len(streams) * share, None)
+            with closing(bounded_map(decode, left, threads=threads)) as samples:
+                for _ in range(start, steps):
                     yield [_micro_batch(slot, samples, share) for slot in slots]
 
     return prefetch(produce(), depth=_STEPS_AHEAD)

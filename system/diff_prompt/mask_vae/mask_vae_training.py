@@ -5,12 +5,13 @@ Legend: B global batch, H mask side, C latent channels, h latent side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.config.schema import OptimiserConfig, check_seed
 from system.data.shards.schema import Mask
@@ -22,13 +23,7 @@ from system.diff_prompt.mask_vae.mask_vae_network import (
     mask_vae_loss,
 )
 from system.diff_prompt.prompt_generator.sampling import np_seed, sample_noise
-from system.engine.model_checkpoint import ModelCheckpoint
-from system.engine.model_epochs import (
-    epoch_order,
-    require_finite,
-    restore_training,
-    training_state,
-)
+from system.engine.epochs import Progress, Training, epoch_order
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
@@ -88,8 +83,12 @@ def check_batch(settings: MaskVaeSettings, workers: int, masks: int) -> None:
         )
 
 
-class MaskVaeTraining:
+class MaskVaeTraining(Training):
     """The autoencoder, its optimiser, and the epochs."""
+
+    subject = "the Mask-VAE"
+    remedy = "Lower stage.learning_rate"
+    local_terms = True
 
     def __init__(
         self,
@@ -104,68 +103,63 @@ class MaskVaeTraining:
         self.settings = settings
         self.masks = masks
         self.group = group
-        self.show = show if group.leads else show_nothing
         self.seed = seed
-        self.digest = digest
+        self.origin = {"digest": digest}
+        self.epochs = settings.epochs
         self.vae = build_mask_vae(settings.vae, np_seed(seed, _WEIGHTS)).to(group.device)
-        self.parameters: dict[str, nn.Parameter] = dict(self.vae.named_parameters())
+        self.parameters = dict(self.vae.named_parameters())
         self.optimiser = build_optimiser(
             OptimiserConfig("adam", settings.learning_rate), self.parameters
         )
-        self.log: list[dict[str, float]] = []
+        self._show = show
         self._model: nn.Module = _Reconstruction(self.vae, settings.kl_weight)
 
-    @property
-    def epochs_done(self) -> int:
-        """Epochs so far, those before a resume included."""
-        return len(self.log)
+    @override
+    def begin(self) -> None:
+        self._model = self.group.distribute(self._model)
 
-    def state(self) -> ModelCheckpoint:
-        """All that `restore` needs."""
-        return training_state(self.digest, self.log, self.parameters, self.optimiser)
-
-    def restore(self, state: ModelCheckpoint) -> None:
-        """Go on from a checkpoint. Raises ConfigError if it belongs to another training."""
-        self.log = restore_training(state, self.digest, self.parameters, self.optimiser)
-
-    def distribute(self) -> None:
-        """Average gradients between the workers; to be called once, inside Ray Train's loop."""
-        import ray.train.torch
-
-        self._model = ray.train.torch.prepare_model(self._model)
-
-    def epoch(self) -> dict[str, float]:
-        """One epoch over the masks in an order of its own; the log's new row."""
-        settings, epoch = self.settings, self.epochs_done
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * settings.decay**epoch
+    @override
+    def batches(self, epoch: int, start: int) -> tuple[int, Generator[_Batch, None, None]]:
+        size, share = self.settings.batch_size, self.settings.batch_size // self.group.size
         order = epoch_order(len(self.masks), self.seed, _ORDER, epoch)
-        steps = len(order) // settings.batch_size
-        share = settings.batch_size // self.group.size
-        sums = torch.zeros(3, dtype=torch.float64)
-        for step in range(steps):
-            start = step * settings.batch_size + self.group.rank * share
-            sums += self._step(order[start : start + share], epoch)
-            done, total = epoch * steps + step + 1, settings.epochs * steps
-            self.show("Mask-VAE", done, total, f"loss {float(sums[0]) / (step + 1):.4f}")
-        # each worker's mean is over its own share of the batches
-        means = self.group.gather_equal(sums[None].to(self.group.device)).mean(dim=0) / steps
-        row = dict(zip(("loss", "mse", "kl"), means.tolist(), strict=True))
-        self.log.append({"epoch": epoch, "steps": steps, **row})
-        require_finite(row["loss"], "Mask-VAE", epoch)
-        return self.log[-1]
+        steps = len(order) // size
 
-    def _step(self, chosen: list[int], epoch: int) -> Tensor:
-        """One step on this worker's masks of the batch; loss, mse, kl [3]."""
+        def batches() -> Generator[_Batch, None, None]:
+            for step in range(start, steps):
+                first = step * size + self.group.rank * share
+                yield _Batch(order[first : first + share], epoch)
+
+        return steps, batches()
+
+    @override
+    def set_rate(self, epoch: int, step: int, steps: int) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * self.settings.decay**epoch
+
+    @override
+    def gradients(self, batch: _Batch) -> dict[str, float]:
         shape = self.settings.vae.latent_shape
         # drawn for each mask and not for the batch, so that the share does not matter
-        noise = sample_noise(shape, np_seed(self.seed, _NOISE, epoch), chosen)
+        noise = sample_noise(shape, np_seed(self.seed, _NOISE, batch.epoch), batch.masks)
         device = self.group.device
-        self.optimiser.zero_grad(set_to_none=True)
-        terms = self._model(self._pixels(chosen).to(device), noise.to(device))
+        terms = self._model(self._pixels(batch.masks).to(device), noise.to(device))
         terms[0].backward()
-        self.optimiser.step()
-        return torch.stack([term.detach() for term in terms]).double().cpu()
+        found = torch.stack([term.detach() for term in terms]).double()
+        return dict(zip(("loss", "mse", "kl"), found.tolist(), strict=True))
+
+    @override
+    def loss(self, terms: Mapping[str, float]) -> float:
+        return terms["loss"]
+
+    @override
+    def row(
+        self, epoch: int, steps: int, terms: Mapping[str, float], steps_per_second: float
+    ) -> dict[str, Any]:
+        return {"epoch": epoch, "steps": steps, **terms}
+
+    @override
+    def show(self, progress: Progress) -> None:
+        self._show("Mask-VAE", progress.done, progress.total, f"loss {progress.loss:.4f}")
 
     def _pixels(self, chosen: Sequence[int]) -> Tensor:
         size = self.settings.vae.image_size
@@ -180,6 +174,11 @@ class MaskVaeTraining:
                 pixels = self._pixels(chosen[start : start + BLOCK]).to(self.group.device)
                 parts.append(self.vae.encode(pixels).latent_dist.mode().cpu())
         return float(self.settings.latent_std / torch.cat(parts).double().std())
+
+
+class _Batch(NamedTuple):
+    masks: list[int]  # this worker's
+    epoch: int
 
 
 class _Reconstruction(nn.Module):

@@ -26,8 +26,8 @@ from system.diff_prompt.mask_vae.mask_vae_training import (
     reconstruct,
     reconstruction_ious,
 )
-from system.engine.model_checkpoint import epochs_done
-from system.engine.model_epochs import train_epochs
+from system.engine.checkpoint import epochs_done
+from system.engine.epochs import EpochLoop
 from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model
 from system.engine.model_worker import worker_of
 from system.engine.rank_log import RankLog
@@ -170,7 +170,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
     training = MaskVaeTraining(
         settings, masks, group, seed=plan.seed, digest=plan.digest, show=show
     )
-    train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
+    rows = EpochLoop(training, RunDirectory.of(experiment).folder, log).run()
     held_out = plan.masks(settings.held_out)
     ious = reconstruction_ious(training.vae, _all(held_out), settings.vae.image_size, group)
     if group.leads:
@@ -192,7 +192,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
             },
             latent_scale=scale,
             trainable_parameters=sum(p.numel() for p in training.parameters.values()),
-            log=tuple(training.log),
+            log=tuple(rows),
         )
         save_mask_vae(plan.folder, training.vae, header)
 

@@ -6,32 +6,27 @@ width, P width of the embeddings, T steps of the noise schedule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from system.config.schema import OptimiserConfig
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining
 from system.diff_prompt.prompt_generator.sampling import np_seed, sample_noise
-from system.engine.model_checkpoint import ModelCheckpoint
-from system.engine.model_epochs import (
-    epoch_order,
-    require_finite,
-    restore_training,
-    trained,
-    training_state,
-)
+from system.engine.epochs import Progress, Training, epoch_order, trained
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
-from system.storage.adapters import prefixed, under
+from system.storage.adapters import prefixed
 
 # Branches of the seed.
 _WEIGHTS, _ORDER, _NOISE, _TIME, _DROP = 1, 2, 3, 4, 5
@@ -55,13 +50,17 @@ class GeneratorSamples:
         return self.latents[latent], self.images[image], self.texts[text]
 
 
-class PromptGeneratorTraining:
+class PromptGeneratorTraining(Training):
     """The transformer, its moving average, its optimiser, and the epochs.
 
     What a sample meets in an epoch (noise, timestep, whether its condition is dropped) is drawn for
     the sample, and a global batch is cut into micro-batches of one size, so neither depends on the
     number of workers.
     """
+
+    subject = "the prompt generator"
+    remedy = "Lower stage.learning_rate"
+    local_terms = True
 
     def __init__(
         self,
@@ -78,8 +77,8 @@ class PromptGeneratorTraining:
         self.samples = samples
         self.group = group
         self.seed = seed
-        self.digest = digest
-        self.show = show if group.leads else show_nothing
+        self.origin = {"digest": digest}
+        self.epochs = settings.epochs
         self.network = MaskDiT(network, np_seed(seed, _WEIGHTS)).to(group.device)
         self.parameters = trained(self.network)
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -87,39 +86,18 @@ class PromptGeneratorTraining:
             OptimiserConfig("adamw", settings.learning_rate, weight_decay=settings.weight_decay),
             self.parameters,
         )
-        self.log: list[dict[str, float]] = []
+        self._show = show
         self._model: nn.Module = _NoisePrediction(
             self.network, DiffusionTraining(settings.schedule), settings.variational_weight
         )
 
-    @property
-    def epochs_done(self) -> int:
-        """Epochs so far, those before a resume included."""
-        return len(self.log)
+    @override
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | prefixed("average", self.average)
 
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch: its full batches."""
-        return len(self.samples) // self.settings.batch_size
-
-    def state(self) -> ModelCheckpoint:
-        """All that `restore` needs."""
-        state = training_state(self.digest, self.log, self.parameters, self.optimiser)
-        state.tensors.update(prefixed("average", self.average))
-        return state
-
-    def restore(self, state: ModelCheckpoint) -> None:
-        """Go on from a checkpoint. Raises ConfigError if it belongs to another training."""
-        self.log = restore_training(state, self.digest, self.parameters, self.optimiser)
-        saved = under("average", state.tensors)
-        for name, average in self.average.items():
-            average.copy_(saved[name])
-
-    def distribute(self) -> None:
-        """Average gradients between the workers; to be called once, inside Ray Train's loop."""
-        import ray.train.torch
-
-        self._model = ray.train.torch.prepare_model(self._model)
+    @override
+    def begin(self) -> None:
+        self._model = self.group.distribute(self._model)
 
     def averaged(self) -> MaskDiT:
         """A network with the moving average of the weights: what samples are drawn with."""
@@ -127,52 +105,64 @@ class PromptGeneratorTraining:
         network.load_state_dict(self.network.state_dict() | self.average)
         return network.eval().requires_grad_(False)
 
-    def epoch(self) -> dict[str, float]:
-        """One epoch over the expressions in an order of its own; the log's new row."""
-        settings, epoch, count = self.settings, self.epochs_done, len(self.samples)
+    @override
+    def batches(self, epoch: int, start: int) -> tuple[int, Generator[_Batch, None, None]]:
+        settings, count = self.settings, len(self.samples)
         order = epoch_order(count, self.seed, _ORDER, epoch)
         times = _drawn(self.seed, _TIME, epoch).integers(0, settings.schedule.steps, count)
         dropped = _drawn(self.seed, _DROP, epoch).random(count) < settings.condition_dropout
         pieces = settings.micro_batches_for(self.group.size)
         size, mine = settings.batch_size // pieces, self.group.share(pieces)
-        sums = torch.zeros(3, dtype=torch.float64)
-        for step in range(self.steps):
-            start = step * settings.batch_size
-            parts = [order[start + i * size : start + (i + 1) * size] for i in mine]
-            sums += self._step(parts, times, dropped, epoch)
-            self._follow(epoch * self.steps + step + 1)
-            done, total = epoch * self.steps + step + 1, settings.epochs * self.steps
-            self.show("prompt generator", done, total, f"loss {float(sums[0]) / (step + 1):.4f}")
-        # each worker's mean is over its own share of the batches
-        means = self.group.gather_equal(sums[None].to(self.group.device)).mean(dim=0) / self.steps
-        row = dict(zip(("loss", "mse", "variational"), means.tolist(), strict=True))
-        require_finite(row["loss"], "prompt generator", epoch)
-        self.log.append({"epoch": epoch, "steps": self.steps, **row})
-        return self.log[-1]
+        steps = count // settings.batch_size
 
-    def _step(
-        self,
-        parts: list[list[int]],
-        times: np.ndarray[tuple[int], np.dtype[np.int64]],
-        dropped: np.ndarray[tuple[int], np.dtype[np.bool_]],
-        epoch: int,
-    ) -> Tensor:
-        """One step on this worker's micro-batches; loss, its two terms [3]."""
+        def batches() -> Generator[_Batch, None, None]:
+            for step in range(start, steps):
+                first = step * settings.batch_size
+                parts = [order[first + i * size : first + (i + 1) * size] for i in mine]
+                yield _Batch(parts, times, dropped, epoch)
+
+        return steps, batches()
+
+    @override
+    def gradients(self, batch: _Batch) -> dict[str, float]:
         device, found = self.group.device, []
-        self.optimiser.zero_grad(set_to_none=True)
-        for place, chosen in enumerate(parts):
+        for place, chosen in enumerate(batch.parts, start=1):
             latent, image, text = self.samples.take(chosen)
-            kept = torch.from_numpy(~dropped[chosen])[:, None]
-            noise = sample_noise(latent.shape[1:], np_seed(self.seed, _NOISE, epoch), chosen)
-            inputs = (latent, noise, torch.from_numpy(times[chosen]), image * kept, text * kept)
-            with self._gathering(last=place + 1 == len(parts)):
+            kept = torch.from_numpy(~batch.dropped[chosen])[:, None]
+            seed = np_seed(self.seed, _NOISE, batch.epoch)
+            noise = sample_noise(latent.shape[1:], seed, chosen)
+            times = torch.from_numpy(batch.times[chosen])
+            inputs = (latent, noise, times, image * kept, text * kept)
+            with self._gathering(last=place == len(batch.parts)):
                 terms = self._model(*(part.to(device) for part in inputs))
-                (terms[0] / len(parts)).backward()
+                (terms[0] / len(batch.parts)).backward()
             found.append(torch.stack([term.detach() for term in terms]))
         if self.settings.gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.gradient_norm)
-        self.optimiser.step()
-        return torch.stack(found).double().mean(dim=0).cpu()
+        means = torch.stack(found).double().mean(dim=0).tolist()
+        return dict(zip(("loss", "mse", "variational"), means, strict=True))
+
+    @override
+    @torch.no_grad()
+    def stepped(self, steps: int) -> None:
+        """Move the average towards the weights; a young average moves faster."""
+        decay = min(self.settings.ema_decay, (1 + steps) / (10 + steps))
+        for name, average in self.average.items():
+            average.lerp_(self.parameters[name], 1 - decay)
+
+    @override
+    def loss(self, terms: Mapping[str, float]) -> float:
+        return terms["loss"]
+
+    @override
+    def row(
+        self, epoch: int, steps: int, terms: Mapping[str, float], steps_per_second: float
+    ) -> dict[str, Any]:
+        return {"epoch": epoch, "steps": steps, **terms}
+
+    @override
+    def show(self, progress: Progress) -> None:
+        self._show("prompt generator", progress.done, progress.total, f"loss {progress.loss:.4f}")
 
     def _gathering(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients go between workers once a step, with the last micro-batch."""
@@ -180,12 +170,12 @@ class PromptGeneratorTraining:
             return nullcontext()
         return self._model.no_sync()
 
-    @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        """Move the average towards the weights; a young average moves faster."""
-        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
-        for name, average in self.average.items():
-            average.lerp_(self.parameters[name], 1 - decay)
+
+class _Batch(NamedTuple):
+    parts: list[list[int]]  # this worker's micro-batches
+    times: np.ndarray[tuple[int], np.dtype[np.int64]]  # of all samples in the epoch
+    dropped: np.ndarray[tuple[int], np.dtype[np.bool_]]  # whose condition
+    epoch: int
 
 
 class _NoisePrediction(nn.Module):

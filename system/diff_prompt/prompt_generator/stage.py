@@ -32,8 +32,8 @@ from system.diff_prompt.prompt_generator.sampled_masks import (
     sampled_ious,
 )
 from system.diff_prompt.prompt_latents import PromptLatents
-from system.engine.model_checkpoint import epochs_done
-from system.engine.model_epochs import train_epochs, trained
+from system.engine.checkpoint import epochs_done
+from system.engine.epochs import EpochLoop, trained
 from system.engine.model_stage import (
     ModelExperiment,
     Show,
@@ -173,9 +173,9 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
         training = PromptGeneratorTraining(
             settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
         )
-        train_epochs(training, settings.epochs, RunDirectory.of(experiment).folder, group, log)
+        rows = EpochLoop(training, RunDirectory.of(experiment).folder, log).run()
         if group.leads:
-            _save(plan, training)
+            _save(plan, training, rows)
         group.broadcast(None)  # the others read what the leader wrote
     network, _ = load_generator(plan.folder, schedule=settings.schedule)
     trainable = sum(p.numel() for p in trained(network).values())
@@ -212,7 +212,9 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     plan.folder.write_json(_outcome(plan), asdict(outcome))
 
 
-def _save(plan: GeneratorPlan, training: PromptGeneratorTraining) -> None:
+def _save(
+    plan: GeneratorPlan, training: PromptGeneratorTraining, rows: Sequence[dict[str, Any]]
+) -> None:
     settings = plan.settings
     header = GeneratorHeader(
         network=plan.network,
@@ -222,7 +224,7 @@ def _save(plan: GeneratorPlan, training: PromptGeneratorTraining) -> None:
         mask_vae=plan.vae.digest,
         condition_dropout=settings.condition_dropout,
         train_expressions=len(training.samples),
-        log=tuple(training.log),
+        log=tuple(rows),
     )
     save_generator(plan.folder, training.averaged(), header)
 

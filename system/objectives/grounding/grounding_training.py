@@ -1,16 +1,16 @@
 """Training of one leased task by the grounder's own loss on its expressions."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
-from system.engine.task_training import TaskTraining
 from system.engine.worker_group import WorkerGroup
 from system.errors import DataError
 from system.grounders.grounder import Grounder
@@ -25,6 +25,7 @@ from system.objectives.grounding.grounding_steps import (
     put_gradient,
 )
 from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
+from system.objectives.task_training import TaskTraining
 from system.stream.task_source import Lease
 
 #: The latents of a task's training expressions, for a method that needs them.
@@ -61,11 +62,8 @@ class GroundingTraining(TaskTraining):
         self.open_train = open_train
         self.latents_of = latents_of
 
-    def begin(self) -> None:
-        """Nothing: an epoch opens the task's split itself."""
-
-    def batches(self, epoch: int) -> tuple[int, Iterator[_Step]]:
-        """See `TaskTraining.batches`."""
+    @override
+    def batches(self, epoch: int, start: int) -> tuple[int, Generator[_Step, None, None]]:
         stage = self.stage
         chosen = chosen_expressions(self.open_train(), stage.train_expressions)
         require_batch(self.lease.task, len(chosen), stage.batch_size)
@@ -76,7 +74,7 @@ class GroundingTraining(TaskTraining):
             mine=self.slots,
             seed=[self.experiment.seed, self.lease.index, epoch],
         )
-        return len(batches), self._steps(chosen, batches, epoch)
+        return len(batches), self._steps(chosen, batches[start:], epoch)
 
     def _steps(
         self, chosen: ChosenExpressions, batches: Sequence[Batch], epoch: int
@@ -87,8 +85,8 @@ class GroundingTraining(TaskTraining):
             for batch in batches:
                 yield _Step(batch, [next(images) for _ in batch], chosen, latents, epoch)
 
+    @override
     def gradients(self, batch: _Step) -> dict[str, float]:
-        """See `TaskTraining.gradients`."""
         losses = (
             self._losses(batch, part, images)
             for part, images in zip(batch.parts, batch.images, strict=True)
@@ -97,8 +95,8 @@ class GroundingTraining(TaskTraining):
         put_gradient(self.parameters, gradient)
         return terms
 
+    @override
     def images_of(self, batch: _Step) -> Sequence[object]:
-        """The images' rows in the task's split."""
         return [batch.chosen.expressions[s.at].row for part in batch.parts for s in part]
 
     def _losses(self, step: _Step, part: Sequence[Sample], images: Tensor) -> Mapping[str, Tensor]:

@@ -1,18 +1,19 @@
 """Training of one leased task by the contrastive loss of images and their captions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder
 from system.config.schema import ExperimentConfig
 from system.data.shards.loading import MicroBatch, steps_per_epoch, training_batches
 from system.data.shards.manifest import SplitHandle
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
-from system.engine.task_training import TaskTraining
 from system.engine.worker_group import WorkerGroup
 from system.methods.method import Method
+from system.objectives.task_training import TaskTraining
 from system.stream.task_source import Lease
 
 
@@ -37,17 +38,15 @@ class RetrievalTraining(TaskTraining):
         self.open_train = open_train
         self.transform = backbone.image_transform(experiment.protocol, self.stage.augmentation)
 
+    @override
     def begin(self) -> None:
-        """Let DistributedDataParallel average gradients between workers."""
-        import ray.train.torch
-
         encoder = PromptedEncoder(self.method, self.backbone)
-        self._model: Any = ray.train.torch.prepare_model(
-            encoder, parallel_strategy_kwargs={"broadcast_buffers": False}
-        )
+        self._model: Any = self.group.distribute(encoder, broadcast_buffers=False)
 
-    def batches(self, epoch: int) -> tuple[int, Iterator[Sequence[MicroBatch]]]:
-        """See `TaskTraining.batches`."""
+    @override
+    def batches(
+        self, epoch: int, start: int
+    ) -> tuple[int, Generator[Sequence[MicroBatch], None, None]]:
         stage, handle = self.stage, self.open_train()
         return steps_per_epoch(handle.rows, stage.batch_size, self.micro_batches), training_batches(
             handle,
@@ -58,10 +57,11 @@ class RetrievalTraining(TaskTraining):
             transform=self.transform,
             threads=stage.loader_threads,
             shuffle_buffer=stage.shuffle_buffer,
+            start=start,
         )
 
+    @override
     def gradients(self, batch: Sequence[MicroBatch]) -> dict[str, float]:
-        """See `TaskTraining.gradients`."""
         return accumulate_gradients(
             self._model,
             [self._to_device(part) for part in batch],
@@ -70,8 +70,8 @@ class RetrievalTraining(TaskTraining):
             self.similarity,
         )
 
+    @override
     def images_of(self, batch: Sequence[MicroBatch]) -> Sequence[object]:
-        """The images' numbers."""
         return [image for part in batch for image in part.image_ids]
 
     def _to_device(self, batch: MicroBatch) -> TokenBatch:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from system.data.datasets.coco import prepare_coco
 from system.data.prepare.shard_writer import write_shards
+from system.data.shards import loading
 from system.data.shards.faults import Faults
 from system.data.shards.loading import (
     MicroBatch,
@@ -32,7 +33,7 @@ from system.data.shards.loading import (
 )
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import ImageRecord, records_to_table
-from system.data.shards.shard_reader import SplitReader
+from system.data.shards.shard_reader import ShardRow, SplitReader
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import read_rows, write_coco
 
@@ -88,6 +89,27 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(
         joined = [micro for share in shares for micro in share[step]]
         for one, two in zip(batch, joined, strict=True):
             assert_same(one, two)
+
+
+def test_an_epoch_that_is_gone_on_with_has_the_same_batches(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run skips the steps that were done, and decodes none of their images."""
+    handle, _ = prepared
+    whole = epoch(handle, [1, 3])
+    decoded: list[int] = []
+    decode = loading._decode
+
+    def counted(row: ShardRow, *rest: Any) -> torch.Tensor:
+        decoded.append(row.row)
+        return decode(row, *rest)
+
+    monkeypatch.setattr(loading, "_decode", counted)
+    left = epoch(handle, [1, 3], start=3)
+    assert len(left) == 1
+    for one, two in zip(whole[3], left[0], strict=True):
+        assert_same(one, two)
+    assert sorted(decoded) == sorted(row for micro in left[0] for row in micro.rows)
 
 
 def test_each_row_comes_at_most_once_an_epoch_and_few_sit_out(prepared: Prepared) -> None:

@@ -8,43 +8,53 @@ from typing import Any
 import pytest
 import torch
 
-from system.engine.model_checkpoint import ModelCheckpoint
-from system.engine.model_epochs import DivergedModelError
+from system.diff_prompt.prompt_generator.generator_training import PromptGeneratorTraining
+from system.engine.epochs import DivergedError, EpochLoop
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tests.diff_prompt.generator_parts import training
 
 
+def learn(learner: PromptGeneratorTraining, epochs: int) -> list[dict[str, Any]]:
+    """The log rows of some epochs, without a checkpoint."""
+    loop = EpochLoop(learner, Folder.of("nowhere"))
+    return [loop.epoch() for _ in range(epochs)]
+
+
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """A run that was killed would otherwise report other figures than one that was not."""
-    whole, first, second = training(), training(), training()
-    for _ in range(3):
-        whole.epoch()
-    first.epoch()
-    first.state().write(Folder.of(tmp_path))
-    state = ModelCheckpoint.read(Folder.of(tmp_path))
-    assert state is not None
-    second.restore(state)
-    assert second.epochs_done == 1
-    second.epoch()
-    second.epoch()
-    assert second.log == whole.log
+    """A run that was killed inside an epoch would otherwise report other values than one that was
+    not: the moving average is part of the state.
+    """
+    whole, killed, resumed = training(), training(), training()
+    log = EpochLoop(whole, Folder.of(tmp_path / "whole")).run()
+    folder = Folder.of(tmp_path / "killed")
+    killed.checkpoint_steps = 1
+    stepped = killed.stepped
+
+    def kill(steps: int) -> None:
+        if steps == 4:  # after the checkpoint behind the third, inside the second epoch
+            raise KeyboardInterrupt
+        stepped(steps)
+
+    killed.stepped = kill  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        EpochLoop(killed, folder).run()
+    assert EpochLoop(resumed, folder).run() == log
     for name, parameter in whole.parameters.items():
-        assert torch.equal(parameter, second.parameters[name]), name
-        assert torch.equal(whole.average[name], second.average[name]), name
+        assert torch.equal(parameter, resumed.parameters[name]), name
+        assert torch.equal(whole.average[name], resumed.average[name]), name
 
 
 def test_the_noise_is_learned() -> None:
-    learner = training(count=64, learning_rate=0.001, gradient_norm=1.0)
-    losses = [learner.epoch()["mse"] for _ in range(16)]
-    assert losses[-1] < 0.9 * losses[0]
+    log = learn(training(count=64, learning_rate=0.001, gradient_norm=1.0), 16)
+    assert log[-1]["mse"] < 0.9 * log[0]["mse"]
 
 
 def test_a_bounded_gradient_moves_the_weights_otherwise() -> None:
     """A bound that is not applied is found out after hours, by a loss that jumps."""
     free, bound = training(), training(gradient_norm=1e-12)
-    free.epoch()
-    bound.epoch()
+    learn(free, 1)
+    learn(bound, 1)
     name = "final_layer.linear.bias"
     start = torch.zeros_like(free.parameters[name])
     moved = [float((p.parameters[name].detach() - start).norm()) for p in (bound, free)]
@@ -56,8 +66,9 @@ def test_samples_are_drawn_with_the_moving_average_of_the_weights() -> None:
     learner = training(batch_size=20, ema_decay=0.5)
     name = "final_layer.linear.weight"
     expected = learner.parameters[name].detach().clone()
+    loop = EpochLoop(learner, Folder.of("nowhere"))
     for step in range(1, 9):
-        learner.epoch()  # of one step
+        loop.epoch()  # of one step
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * learner.parameters[name].detach()
     torch.testing.assert_close(learner.averaged().state_dict()[name], expected)
@@ -67,9 +78,8 @@ def test_samples_are_drawn_with_the_moving_average_of_the_weights() -> None:
 def test_more_micro_batches_change_nothing_but_rounding() -> None:
     """More workers cut the batch into more pieces."""
     few, many = training(micro_batches=2), training(micro_batches=4)
-    for _ in range(2):
-        few.epoch()
-        many.epoch()
+    learn(few, 2)
+    learn(many, 2)
     for name, parameter in few.parameters.items():
         torch.testing.assert_close(parameter, many.parameters[name], rtol=1e-3, atol=1e-6)
 
@@ -79,8 +89,7 @@ def test_dropped_conditions_are_not_seen() -> None:
     for dropout, seen in ((0.999, False), (0.0, True)):
         plain, loud = (training(condition_dropout=dropout, learning_rate=0.01) for _ in range(2))
         loud.samples.texts.mul_(100.0)
-        for _ in range(3):  # the condition's layers start at zero
-            losses = plain.epoch()["loss"], loud.epoch()["loss"]
+        losses = [learn(learner, 3)[-1]["loss"] for learner in (plain, loud)]
         assert (losses[0] != losses[1]) is seen
 
 
@@ -88,8 +97,8 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
     learner = training()
     with torch.no_grad():
         next(iter(learner.parameters.values())).fill_(float("nan"))
-    with pytest.raises(DivergedModelError, match="learning_rate"):
-        learner.epoch()
+    with pytest.raises(DivergedError, match="learning_rate"):
+        learn(learner, 1)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +115,4 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
 )
 def test_wrong_settings_are_named(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        training(**change).epoch()
+        learn(training(**change), 1)

@@ -11,7 +11,7 @@ from system.config.schema import GrounderConfig
 from system.data.shards.manifest import Manifest
 from system.diff_prompt.latent_source import latent_section, latent_stage
 from system.diff_prompt.prompt_latents import LatentStage
-from system.engine.model_epochs import trained
+from system.engine.epochs import trained
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import Grounder, load_grounder

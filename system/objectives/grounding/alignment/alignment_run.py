@@ -11,12 +11,12 @@ from torch import Tensor
 
 from system.data.shards.split_objects import spread
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
-from system.engine.model_checkpoint import ModelCheckpoint
-from system.engine.model_epochs import trained
+from system.engine.epochs import trained
 from system.engine.model_stage import Show
 from system.engine.phase_clock import PhaseClock
 from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
+from system.objectives.grounding.alignment.alignment_checkpoint import ModelCheckpoint
 from system.objectives.grounding.alignment.alignment_files import (
     AlignmentResult,
     Example,

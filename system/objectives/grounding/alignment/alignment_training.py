@@ -18,18 +18,17 @@ from torch import Tensor
 
 from system.config.schema import OptimiserConfig
 from system.diff_prompt.prompt_latents import SplitLatents
-from system.engine.model_checkpoint import ModelCheckpoint
-from system.engine.model_epochs import (
-    DivergedModelError,
-    restore_training,
-    trained,
-    training_state,
-)
+from system.engine.epochs import DivergedError, trained
 from system.engine.model_stage import Show
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder
 from system.methods.grounding_method import GroundingMethod
+from system.objectives.grounding.alignment.alignment_checkpoint import (
+    ModelCheckpoint,
+    restore_training,
+    training_state,
+)
 from system.objectives.grounding.alignment.alignment_plan import AlignmentSettings
 from system.objectives.grounding.grounding_steps import (
     Batch,
@@ -174,7 +173,7 @@ class AlignmentTraining:
         if not wrong and not bool(torch.isfinite(gradient).all()):
             wrong = ["the gradient"]
         if wrong:
-            raise DivergedModelError(
+            raise DivergedError(
                 f"{' and '.join(wrong)} of the alignment is no number in epoch {len(self.log)}, "
                 f"step {self._step}; lower stage.learning_rate={self.settings.learning_rate}"
             )

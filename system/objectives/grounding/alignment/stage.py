@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from system.config.compose import override
-from system.engine.model_checkpoint import epochs_done
-from system.engine.model_epochs import trained
+from system.engine.checkpoint import epochs_done
+from system.engine.epochs import trained
 from system.engine.model_stage import ModelExperiment, Tell, started
 from system.engine.model_worker import worker_of
 from system.objectives.grounding.alignment.alignment_files import RESULT, load_result

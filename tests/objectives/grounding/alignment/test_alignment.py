@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from system.engine.model_checkpoint import ModelCheckpoint
-from system.engine.model_epochs import DivergedModelError
+from system.engine.epochs import DivergedError
 from system.engine.model_stage import MODEL_STAGES, fit, model_experiment, show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError
+from system.objectives.grounding.alignment.alignment_checkpoint import ModelCheckpoint
 from system.objectives.grounding.alignment.alignment_files import RESULT, load_result
 from system.objectives.grounding.alignment.alignment_plan import AlignmentExperiment, AlignmentPlan
 from system.objectives.grounding.alignment.alignment_training import AlignmentTraining
@@ -120,7 +120,7 @@ def test_a_loss_that_is_no_number_ends_the_training(root: Path) -> None:
     learner = training(experiment(root))
     with torch.no_grad():
         next(iter(learner.parameters.values())).fill_(float("nan"))
-    with pytest.raises(DivergedModelError, match="learning_rate"):
+    with pytest.raises(DivergedError, match="learning_rate"):
         finish(learner)
 
 

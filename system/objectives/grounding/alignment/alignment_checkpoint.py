@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from system.errors import StorageError
+from system.engine.optimisation import optimiser_tensors, restore_optimiser
+from system.errors import ConfigError, StorageError
+from system.storage.adapters import prefixed, under
 from system.storage.files import Folder
 
 FILE = "checkpoint.safetensors"
@@ -53,27 +57,39 @@ class ModelCheckpoint:
             raise _damaged(folder, error) from error
 
 
-def log_so_far(folder: Folder) -> list[dict[str, float]]:
-    """The rows of the epochs that the last checkpoint holds, without reading its tensors.
+def training_state(
+    digest: str,
+    log: list[dict[str, float]],
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+) -> ModelCheckpoint:
+    """All that `restore_training` needs."""
+    tensors = prefixed("parameter", parameters)
+    tensors |= prefixed("optimiser", optimiser_tensors(optimiser))
+    return ModelCheckpoint(digest, list(log), tensors)
 
-    Raises StorageError naming a file that is damaged.
+
+def restore_training(
+    state: ModelCheckpoint,
+    digest: str,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+) -> list[dict[str, float]]:
+    """Put parameters and moments back; the log so far.
+
+    Raises ConfigError if the checkpoint belongs to another training.
     """
-    if not folder.exists(FILE):
-        return []
-    try:
-        with folder.opened(FILE) as stream:
-            log: list[dict[str, float]] = _position(stream)["log"]
-    except (ValueError, KeyError) as error:
-        raise _damaged(folder, error) from error
-    return log
-
-
-def epochs_done(folder: Folder) -> int:
-    """How many epochs the last checkpoint holds; 0 where it cannot be told."""
-    try:
-        return len(log_so_far(folder))
-    except StorageError:
-        return 0
+    if state.digest != digest:
+        raise ConfigError(
+            "the run's checkpoints were made with other settings or data; give this run "
+            "another run_name"
+        )
+    saved = under("parameter", state.tensors)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+    restore_optimiser(optimiser, under("optimiser", state.tensors))
+    return list(state.log)
 
 
 class _Bytes(Protocol):

@@ -1,0 +1,204 @@
+"""The epoch loop: resumes to the bit, stops before a step that spoils, says where it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from system.engine.checkpoint import Checkpoint, Position
+from system.engine.epochs import DivergedError, EpochLoop
+from system.errors import AdapterMismatchError, ConfigError
+from system.storage.files import Folder
+from tests.engine.line_training import STEPS, LineTraining
+from tests.engine.thread_group import on_threads
+
+
+class KilledError(Exception):
+    """Instead of a signal."""
+
+
+def killed_at(epoch: int, step: int, folder: Folder) -> None:
+    """Train until a batch is asked for, and end there."""
+
+    def kill(at_epoch: int, at_step: int) -> None:
+        if (at_epoch, at_step) == (epoch, step):
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        EpochLoop(LineTraining(before=kill), folder).run()
+
+
+def state(training: LineTraining) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in training.state().items()}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "start"),
+    [(0, 0, (0, 0)), (1, 0, (1, 0)), (1, 1, (1, 0)), (1, 2, (1, 2)), (2, 2, (2, 2))],
+    ids=["at its start", "between epochs", "before a checkpoint", "inside an epoch", "in another"],
+)
+def test_a_killed_training_ends_with_the_same_bits(
+    tmp_path: Path, epoch: int, step: int, start: tuple[int, int]
+) -> None:
+    """Parameters, what goes along with them, and the log: else a kill would change results."""
+    whole = LineTraining()
+    log = EpochLoop(whole, Folder.of(tmp_path / "whole")).run()
+    folder = Folder.of(tmp_path / "killed")
+    killed_at(epoch, step, folder)
+    resumed = LineTraining()
+    assert EpochLoop(resumed, folder).run() == log
+    assert resumed.asked[0] == start, "batches that were done are asked for again"
+    assert state(resumed) == state(whole)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+    """A worker that dies while it evaluates comes back to the end of its training."""
+    folder = Folder.of(tmp_path)
+    log = EpochLoop(LineTraining(), folder).run()
+    again = LineTraining()
+    assert EpochLoop(again, folder).run() == log
+    assert again.asked == []
+
+
+def test_the_log_has_the_means_of_an_epochs_terms(tmp_path: Path) -> None:
+    """They are what loggers and pages draw."""
+    terms: list[dict[str, float]] = []
+
+    class Recorded(LineTraining):
+        def gradients(self, batch: list[int]) -> dict[str, float]:
+            terms.append(super().gradients(batch))
+            return terms[-1]
+
+    log = EpochLoop(Recorded(), Folder.of(tmp_path)).run()
+    assert [row["epoch"] for row in log] == [0, 1, 2, 3]
+    for row in log:
+        of_epoch = terms[row["epoch"] * STEPS : (row["epoch"] + 1) * STEPS]
+        for name in ("error", "size"):
+            assert row[name] == pytest.approx(sum(term[name] for term in of_epoch) / STEPS)
+        assert row["loss"] == pytest.approx(row["error"] + row["size"])
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [(float("nan"), "the error loss"), (float("inf"), "the error loss"), (1e7, "the error loss")],
+)
+def test_a_loss_out_of_bounds_stops_before_the_step(
+    tmp_path: Path, value: float, what: str
+) -> None:
+    """The parameters are still those of the step before, and the message says what to do."""
+
+    class Diverging(LineTraining):
+        largest_loss = 1e6
+
+        def gradients(self, batch: list[int]) -> dict[str, float]:
+            terms = super().gradients(batch)
+            return terms | {"error": value} if self.asked[-1][0] == 2 else terms
+
+    training = Diverging()
+    whole = LineTraining()
+    whole.epochs = 2
+    EpochLoop(whole, Folder.of(tmp_path / "whole")).run()
+    message = (
+        rf"{what} of the line is \S+ at epoch 2, step 0; its images here: [\d, ]+\. Kept: "
+        r"its state after 2 epochs of 4\. Lower the rate"
+    )
+    with pytest.raises(DivergedError, match=message):
+        EpochLoop(training, Folder.of(tmp_path)).run()
+    assert state(training) == state(whole)
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path: Path) -> None:
+    """Its loss may still be one."""
+
+    class Diverging(LineTraining):
+        def gradients(self, batch: list[int]) -> dict[str, float]:
+            terms = super().gradients(batch)
+            assert self.line.bias.grad is not None
+            self.line.bias.grad.fill_(float("inf"))
+            return terms
+
+    training = Diverging()
+    with pytest.raises(DivergedError, match=r"the gradient of the line is inf.*its start"):
+        EpochLoop(training, Folder.of(tmp_path)).run()
+    assert state(training) == state(LineTraining())
+
+
+def test_a_parameter_that_is_no_number_reaches_no_checkpoint(tmp_path: Path) -> None:
+    """A start from it could never be mended."""
+
+    class Overflowing(LineTraining):
+        def stepped(self, steps: int) -> None:
+            if steps == STEPS:
+                with torch.no_grad():
+                    self.line.bias.fill_(float("nan"))
+
+    folder = Folder.of(tmp_path)
+    with pytest.raises(DivergedError, match="a parameter of the line is nan"):
+        EpochLoop(Overflowing(), folder).run()
+    found = Checkpoint.read(folder)
+    assert found is not None
+    assert found.position.step == 2
+
+
+def test_another_trainings_checkpoint_is_refused_or_passed_over(tmp_path: Path) -> None:
+    """A model must not go on with other data; a stream's task begins after the one before."""
+    folder = Folder.of(tmp_path)
+    EpochLoop(LineTraining(origin={"index": 0}), folder).run()
+    with pytest.raises(ConfigError, match="another run_name"):
+        EpochLoop(LineTraining(origin={"index": 1}), folder).run()
+
+    class Next(LineTraining):
+        def require_own(self, origin: Any) -> None:
+            assert origin == {"index": 0}
+
+    following = Next(origin={"index": 1})
+    EpochLoop(following, folder).run()
+    assert following.asked[0] == (0, 0)
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    training = LineTraining()
+    tensors = training.state() | {"parameter.bias": torch.zeros(2)}
+    Checkpoint(dict(training.origin), Position(), tensors).write(folder)
+    with pytest.raises(AdapterMismatchError, match="bias"):
+        EpochLoop(training, folder).run()
+
+
+def test_progress_is_shown_at_the_end_of_each_epoch(tmp_path: Path) -> None:
+    """However fast the steps are, a bar must come to its end."""
+    training = LineTraining()
+    log = EpochLoop(training, Folder.of(tmp_path)).run()
+    ends = [progress for progress in training.shown if progress.step == STEPS]
+    assert [progress.epoch for progress in ends] == [0, 1, 2, 3]
+    assert [progress.loss for progress in ends] == pytest.approx([row["loss"] for row in log])
+    assert (ends[-1].done, ends[-1].total) == (4 * STEPS, 4 * STEPS)
+
+
+def test_workers_sums_survive_a_resume(tmp_path: Path) -> None:
+    """Where each worker has a loss of its own part, the log is the mean of all of them."""
+
+    class Part(LineTraining):
+        local_terms = True
+
+        def gradients(self, batch: list[int]) -> dict[str, float]:
+            return {name: v * (1 + self.group.rank) for name, v in super().gradients(batch).items()}
+
+    def logs(folder: Folder, *kills: tuple[int, int]) -> list[list[dict[str, Any]]]:
+        def kill(epoch: int, step: int) -> None:
+            if (epoch, step) in kills:
+                raise KilledError
+
+        return on_threads(2, lambda group: EpochLoop(Part(group, before=kill), folder).run())
+
+    whole = logs(Folder.of(tmp_path / "whole"))
+    folder = Folder.of(tmp_path / "killed")
+    with pytest.raises(KilledError):
+        logs(folder, (1, 2))
+    assert json.dumps(logs(folder)) == json.dumps(whole)
+    alone = EpochLoop(LineTraining(), Folder.of(tmp_path / "alone")).run()
+    assert whole[0][0]["error"] == pytest.approx(1.5 * alone[0]["error"])
