@@ -33,7 +33,7 @@ class FromPretrained(Protocol):
 
 @dataclass(frozen=True)
 class CheckpointKind:
-    """What a checkpoint of one kind of model must be, and how its parts are loaded."""
+    """Requirements on a checkpoint of one kind of model, and the loaders of its parts."""
 
     title: str
     model_type: str  # as config.json names it

@@ -5,6 +5,8 @@ Radford et al. 2021, "Learning transferable visual models from natural language 
 
 from typing import Any
 
+from typing_extensions import override
+
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
 from system.backbones.tower_pair import TowerPair
@@ -32,6 +34,7 @@ class ClipBackbone(TowerPair):
         width = model.config.projection_dim
         super().__init__(model, tokenizer, image_processor, name, computation, width)
 
+    @override
     def _ahead(self, placeholders: int) -> list[int]:
         # The begin token stands in for the prompt: unlike the end or padding token it can't be
         # taken for the end of the text, whose feature is read.

@@ -1,6 +1,6 @@
-"""How a backbone computes: precision, recomputed activations, compiled towers.
+"""Precision, activation checkpointing and compilation of a frozen model's towers.
 
-None of it changes what is learned, only speed, memory and rounding.
+They change speed, memory and rounding, not what is learned.
 """
 
 import os
@@ -41,7 +41,7 @@ class Computation:
         return cls(config.precision, config.gradient_checkpointing, config.compile)
 
     def precision_on(self, device: torch.device) -> Literal["fp32", "bf16"]:
-        """What the towers compute in on this device."""
+        """The precision of the towers' arithmetic on this device."""
         if self.precision == "auto":
             return "bf16" if device.type == "cuda" else "fp32"
         return self.precision
@@ -63,7 +63,7 @@ class Computation:
 
 
 def _forward(layer: nn.Module, run: Run, recompute: bool) -> Callable[..., Any]:
-    """A layer's forward pass: what is called once its hooks have run.
+    """The forward pass of a layer, called once its hooks have run.
 
     Checkpointing: the switch of `transformers` works in training mode alone, in which a frozen
     backbone never is. What is kept for the backward pass is the input, of which the prompt is a

@@ -1,4 +1,4 @@
-"""What a method and a stage may ask of a frozen dual encoder, whatever model is behind it."""
+"""The interface of frozen dual encoders, and the registry of those that there are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class DualEncoder(nn.Module, ABC):
     """
 
     objective: ClassVar[str] = "retrieval"
-    #: The modalities whose unprompted features tell a sample's task.
+    #: The modalities whose unprompted features determine a sample's task.
     routed: ClassVar[tuple[Modality, ...]] = MODALITIES
 
     shape: BackboneShape
@@ -76,13 +76,16 @@ class DualEncoder(nn.Module, ABC):
     def encode_image(
         self, pixel_values: Tensor, prompt: Tensor | None, deep: Deep = "add"
     ) -> Tensor:
-        """Image features (B, P), not normalised, from (B, 3, H, W) and a prompt (1|B, L, N, D)."""
+        """Projected image features (B, P), not normalised, of images (B, 3, H, W).
+
+        The prompt is (1|B, L, N, D).
+        """
 
     @abstractmethod
     def encode_text(self, input_ids: Tensor, prompt: Tensor | None, deep: Deep = "add") -> Tensor:
-        """Text features (B, P), not normalised, from (B, T) and a prompt (1|B, L, N, D).
+        """Projected text features (B, P), not normalised, of ids (B, T).
 
-        `input_ids` hold N placeholders where the prompt goes: see `tokenize`.
+        The prompt is (1|B, L, N, D); the ids hold N placeholders for it, see `tokenize`.
         """
 
     @abstractmethod
@@ -95,11 +98,11 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def text_lengths(self, input_ids: Tensor) -> Tensor:
-        """How many tokens (B,) of each row of ids (B, T) are the text: all but the padding."""
+        """Number of tokens (B,) of each text of ids (B, T): all but the padding."""
 
     @abstractmethod
     def embed(self, modality: Modality, inputs: Tensor) -> Tensor:
-        """The tokens (B, T, D) that enter the first layer, without a prompt."""
+        """The tokens (B, T, D) with their positions, as they enter the first layer; unprompted."""
 
     @abstractmethod
     def image_transform(self, protocol: str, augmentation: str) -> ImageTransform:
@@ -112,12 +115,15 @@ class DualEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def logit_scale(self) -> Tensor:
-        """The factor on cosine similarities, already exponentiated."""
+        """The factor on cosine similarities: exp of the learned temperature; a scalar."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A digest of all that features depend on: an adapter fits only its own backbone."""
+        """sha256 over weights, sizes, tokenizer and preprocessing.
+
+        It covers all that features depend on: an adapter fits only its own backbone.
+        """
 
     def forward(
         self, modality: Modality, inputs: Tensor, prompt: Tensor | None, deep: Deep = "add"

@@ -2,7 +2,7 @@
 
 `protocol: corrected` uses the checkpoint's own image processor. `protocol: published` repeats what
 LPI's released code does in training and evaluation alike: a random resized crop, a random flip,
-and ImageNet's figures for normalisation.
+and ImageNet's mean and standard deviation for normalisation.
 """
 
 import math
@@ -75,7 +75,7 @@ class ProcessorTransform:
         """Pixels (3, H, W); `rng` drives the augmentation, None asks for evaluation's."""
         if self.published and rng is None:
             # The released code crops at random in evaluation too; the image's own bytes seed
-            # the crop here, so that a figure can be had twice and in any batch.
+            # the crop here, so that a metric is reproducible and independent of the batch.
             rng = np.random.default_rng(zlib.crc32(image.tobytes()))
         options: dict[str, Any] = {}
         if rng is not None and self.augmentation == "crop_flip":

@@ -29,7 +29,7 @@ from system.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
-# Light pictures: CLIP's own figures would leave them far from zero mean.
+# The scenes are light: CLIP's own mean would leave them far from zero mean.
 IMAGE_MEAN, IMAGE_STD = 0.82, 0.25
 _START_SCALE, _MOST_SCALE = 14.0, 100.0  # temperature: CLIP's first and largest logit scale
 

@@ -1,4 +1,4 @@
-"""The loop of pre-training a small backbone: schedule, optimizer, a checkpoint to go on from."""
+"""Training loop of the small pre-trained models: schedule, optimizer, resumable checkpoints."""
 
 import json
 import math
@@ -20,11 +20,11 @@ Progress = Callable[[int, int, float], None]  # finished steps, all steps, loss
 
 
 class Recipe(Protocol):
-    """What the loop reads of a pre-training's config, a frozen dataclass."""
+    """The settings that the loop reads of a pre-training's config, a frozen dataclass."""
 
     @property
     def steps(self) -> int:
-        """How many updates."""
+        """Number of updates."""
         ...
 
     @property
@@ -34,7 +34,7 @@ class Recipe(Protocol):
 
     @property
     def last_rate_share(self) -> float:
-        """What is left of the rate at the end."""
+        """The rate at the end as a share of the full one."""
         ...
 
     @property

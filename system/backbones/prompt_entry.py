@@ -1,4 +1,4 @@
-"""Where prompts enter a transformers tower: hooks on the library's own modules.
+"""Prompts in a tower of `transformers`: hooks on the library's own modules.
 
 The model class stays as it is. A hook returns nothing while no prompt is set, so the outputs
 without a prompt equal the plain model's to the bit.

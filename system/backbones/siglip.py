@@ -5,6 +5,8 @@ Zhai et al. 2023, "Sigmoid loss for language image pre-training"; Tschannen et a
 
 from typing import Any
 
+from typing_extensions import override
+
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
 from system.backbones.tower_pair import TowerPair
@@ -39,12 +41,14 @@ class SiglipBackbone(TowerPair):
         width = model.config.text_config.projection_size
         super().__init__(model, tokenizer, image_processor, name, computation, width)
 
+    @override
     def _ahead(self, placeholders: int) -> list[int]:
         # Their embeddings are replaced. The unknown token marks their place, as the padding is the
         # end token in the first SigLIP.
         unknown: int | None = self.tokenizer.unk_token_id
         return [self._padding() if unknown is None else unknown] * placeholders
 
+    @override
     def _words(self, texts: list[str]) -> list[list[int]]:
         # Both were trained on lower case, but the fixed-resolution SigLIP 2 checkpoints name
         # Gemma's tokenizer, which keeps capitals.

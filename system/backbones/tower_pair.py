@@ -1,4 +1,4 @@
-"""What dual encoders of `transformers` have in common: two towers, their prompts, their texts.
+"""The part common to dual encoders of `transformers`: two towers, their prompts, their texts.
 
 Legend: B batch, L layers entered, N prompt length, D tower width, T tokens, P feature width.
 """
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality
@@ -69,8 +70,8 @@ class TowerPair(DualEncoder):
         self._text_entry.replace_after(text.embeddings.token_embedding)
         self.computation.apply(chain(vision.encoder.layers, text.encoder.layers))
 
+    @override
     def with_own_modules(self) -> "TowerPair":
-        """See `DualEncoder.with_own_modules`."""
         shared = (self.tokenizer, self.image_processor, *self.parameters(), *self.buffers())
         twin = copy.deepcopy(self, {id(part): part for part in shared})
         for module in twin.model.modules():
@@ -80,24 +81,26 @@ class TowerPair(DualEncoder):
         twin._prepare_modules()
         return twin
 
+    @override
     def train(self, mode: bool = True) -> "TowerPair":
         """Stay in evaluation mode: a frozen backbone has no training behaviour."""
         return super().train(False)
 
+    @override
     def encode_image(
         self, pixel_values: Tensor, prompt: Tensor | None, deep: Deep = "add"
     ) -> Tensor:
-        """Features (B, P) after the projection; see `DualEncoder.encode_image`."""
         with self._vision_entry.active(prompt, deep):
             features: Tensor = self.model.get_image_features(pixel_values).pooler_output
         return features
 
+    @override
     def encode_text(self, input_ids: Tensor, prompt: Tensor | None, deep: Deep = "add") -> Tensor:
-        """Features (B, P) after the projection; see `DualEncoder.encode_text`."""
         with self._text_entry.active(prompt, deep):
             features: Tensor = self.model.get_text_features(input_ids).pooler_output
         return features
 
+    @override
     def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> Tensor:
         """Ids (B, context): begin (if the model has one), placeholders, words, end, padding.
 
@@ -119,19 +122,21 @@ class TowerPair(DualEncoder):
             ids[index, : len(row)] = torch.tensor(row)
         return ids
 
+    @override
     def without_placeholders(self, input_ids: Tensor, placeholders: int) -> Tensor:
-        """The same ids (B, T) with padding behind instead of the placeholders in front."""
         first = self.first_prompted
+        # Padding behind the text takes the places of the placeholders in front of it.
         padding = input_ids.new_full((len(input_ids), placeholders), self._padding())
         return torch.cat([input_ids[:, :first], input_ids[:, first + placeholders :], padding], 1)
 
+    @override
     def text_lengths(self, input_ids: Tensor) -> Tensor:
         """Tokens (B,) up to the end token, which may be the padding too, and with it."""
         at_end: Tensor = input_ids == self.tokenizer.eos_token_id
         return at_end.int().argmax(1) + 1
 
+    @override
     def embed(self, modality: Modality, inputs: Tensor) -> Tensor:
-        """Tokens (B, T, D) with their positions; see `DualEncoder.embed`."""
         with self.computation.autocast(inputs.device):
             if modality == "text":
                 tokens: Tensor = self.model.text_model.embeddings(inputs)
@@ -140,21 +145,21 @@ class TowerPair(DualEncoder):
             tokens = vision.embeddings(inputs)
             return vision.pre_layrnorm(tokens) if hasattr(vision, "pre_layrnorm") else tokens
 
+    @override
     def image_transform(self, protocol: str, augmentation: str) -> ProcessorTransform:
-        """The checkpoint's image processor, with the protocol's augmentation."""
         return ProcessorTransform(
             self.image_processor, self.shape.image_size, protocol, augmentation
         )
 
     @property
+    @override
     def logit_scale(self) -> Tensor:
-        """exp of the learned temperature, the factor on cosines; a scalar."""
         scale: Tensor = self.model.logit_scale.exp().reshape(())
         return scale
 
     @functools.cached_property
+    @override
     def fingerprint(self) -> str:
-        """sha256 over weights, sizes, tokenizer and preprocessing."""
         return fingerprint(self.model, self.tokenizer, self.image_processor)
 
     @abstractmethod

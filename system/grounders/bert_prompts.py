@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 
 class BertPrompts:
-    """What enters a BERT during one forward pass: a prompt a layer, and a context for all."""
+    """The prompts of a BERT during one forward pass: one per layer, and a context for all."""
 
     def __init__(self, encoder: Any) -> None:
         self._prompts: Sequence[Tensor] = ()
@@ -32,7 +32,7 @@ class BertPrompts:
 
     @contextmanager
     def active(self, prompts: Sequence[Tensor], context: Tensor | None = None) -> Iterator[None]:
-        """Let `prompts`, one (1|B, N, D) a layer, and `context` (1|B, N, D) enter."""
+        """Let `prompts`, one (1|B, N, D) per layer, and `context` (1|B, N, D) enter."""
         if len(prompts) > self.depth:
             raise ValueError(f"{len(prompts)} prompts do not fit a BERT of {self.depth} layers")
         active = bool(self._prompts) or self._context is not None
@@ -80,9 +80,10 @@ def _joined(hidden: Tensor, prompt: Tensor) -> Tensor:
 
 
 def _widened(mask: Tensor | None, length: int) -> Tensor | None:
-    """An attention mask [B, 1, T or 1, T] that lets all tokens see `length` more.
+    """An attention mask [B, 1, T or 1, T] that lets all tokens attend to `length` more.
 
-    These see what some other token sees, so no padding: a context goes on to the next layer.
+    The new tokens attend to whatever another token attends to, thus not to padding: a context is
+    passed on to the next layer.
     """
     if mask is None:
         return None

@@ -121,7 +121,7 @@ def word_loss(logits: Tensor, positive: Tensor, words: Tensor, tokens: Tensor) -
 
 
 def centreness(centres: Tensor, boxes: Tensor) -> Tensor:
-    """How near centres (..., 2) are to the middle of boxes (..., 4) around them: 0 to 1.
+    """Closeness of centres (..., 2) to the middle of the boxes (..., 4) around them, 0 to 1.
 
     sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) (FCOS, arXiv 1904.01355, equation 3).
     """
@@ -146,7 +146,7 @@ def centreness_loss(logits: Tensor, wanted: Tensor, positive: Tensor) -> Tensor:
 
 
 def suppress(boxes: Tensor, overlap: float) -> Tensor:
-    """Which of boxes (B, K, 4), best first, greedy suppression keeps: (B, K).
+    """Mask (B, K) of the boxes (B, K, 4), best first, that greedy suppression keeps.
 
     A box goes if a better one that stays overlaps it by more than `overlap`. The rule is put to
     all boxes at once until nothing changes: the result is the greedy one, since the first box is

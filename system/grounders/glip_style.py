@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
 from system.backbones.computation import Computation
 from system.backbones.fingerprint import digest
@@ -82,15 +83,17 @@ class GlipStyle(Grounder):
         )
         computation.apply(chain(network.vision_layers, network.text_layers))
 
+    @override
     def train(self, mode: bool = True) -> "GlipStyle":
         """Stay in evaluation mode: a frozen grounder has no training behaviour."""
         return super().train(False)
 
+    @override
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
-        """See `Grounder.ground`.
+        """The scored boxes of each sample, best first; no gradient is kept.
 
-        A place's score is the mean probability of the expression's words, times centre-ness, under
-        a square root (ATSS).
+        A place's score is the square root of its centre-ness times the mean probability of the
+        expression's words (ATSS).
         """
         selection = self.network.config.selection
         with torch.no_grad():
@@ -103,8 +106,9 @@ class GlipStyle(Grounder):
             )
         return [ScoredBoxes(boxes, scores) for boxes, scores in found]
 
+    @override
     def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
-        """See `Grounder.losses`: `words`, `boxes` and `centreness`."""
+        """The weighted terms `words`, `boxes` and `centreness`, each (B,)."""
         if len(batch.targets) != len(batch.images):
             raise ValueError(f"{len(batch.targets)} targets for {len(batch.images)} images")
         dense = self.dense(batch, entries)
@@ -114,7 +118,7 @@ class GlipStyle(Grounder):
         return self.network.losses(dense, targets, self.words(batch.tokens), tokens)
 
     def dense(self, batch: GroundingBatch, entries: Entries) -> Dense:
-        """What the head says about every place."""
+        """The head's outputs for every place."""
         tokens = batch.tokens
         with self.computation.autocast(batch.images.device):
             levels = self.network.see(batch.images, entries.vision)
@@ -126,15 +130,16 @@ class GlipStyle(Grounder):
             return self.network.locate(levels, words)
 
     def words(self, tokens: Tokens) -> Tensor:
-        """Which tokens (B, T) name the object: all but the padding, the begin and the end."""
+        """Mask (B, T) of the tokens that name the object: no padding, begin or end."""
         special = torch.tensor(self._special, device=tokens.ids.device)
         return tokens.mask.bool() & ~torch.isin(tokens.ids, special)
 
+    @override
     def image_features(self, images: Tensor) -> Tensor:
-        """See `Grounder.image_features`."""
         with torch.no_grad(), self.computation.autocast(images.device):
             return level_means(self.network.see(images))
 
+    @override
     def text_features(self, tokens: Tokens) -> Tensor:
         """Mean over the expression's words as regions meet them, (B, C)."""
         with torch.no_grad(), self.computation.autocast(tokens.ids.device):
@@ -142,14 +147,16 @@ class GlipStyle(Grounder):
             known = self.network.word_scores.project(read).float()
         return word_mean(known.transpose(1, 2), self.words(tokens))
 
+    @override
     def embed_text(self, tokens: Tokens) -> Tensor:
-        """See `Grounder.embed_text`: words, positions and norm."""
+        """Word embeddings with their positions, normalised, (B, T, D)."""
         with self.computation.autocast(tokens.ids.device):
             embedded: Tensor = self.network.text.embeddings(tokens.ids)
         return embedded
 
+    @override
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """See `Grounder.tokenize`. Raises DataError for an expression without a word."""
+        """Padded to the longest, cut to the context. Raises DataError for an empty expression."""
         for index, text in enumerate(texts):
             if not text.strip():
                 raise DataError(
@@ -171,13 +178,13 @@ class GlipStyle(Grounder):
         )
         return Tokens(encoded["input_ids"], encoded["attention_mask"])
 
+    @override
     def image_transform(self) -> SquarePixels:
-        """See `Grounder.image_transform`."""
         return SquarePixels(self.network.config.pictures)
 
     @functools.cached_property
+    @override
     def fingerprint(self) -> str:
-        """sha256 over sizes, preprocessing, tokenizer and weights."""
         sizes = {"config": self.network.config.to_dict()}
         return digest(self.network, sizes, self.tokenizer)
 
@@ -188,7 +195,7 @@ class GlipStyle(Grounder):
 
 
 def load_glip(path: str, computation: Computation = Computation()) -> GlipStyle:  # noqa: B008
-    """A grounder from a local directory; see `load_glip_parts` for its errors."""
+    """A grounder from a local directory. Raises ConfigError as `load_glip_parts` does."""
     parts = load_glip_parts(path)
     return GlipStyle(parts.network, parts.tokenizer, path, computation)
 

@@ -1,4 +1,4 @@
-"""What a method and a stage may ask of a frozen grounder: boxes for an expression in an image.
+"""The interface of frozen grounders, which find the boxes of an expression in an image.
 
 Legend: B batch, N prompt length, D width of a layer, T tokens, K boxes, P feature width.
 Boxes are left, top, right, bottom as shares of the image's width and height, so that they do not
@@ -55,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Entries:
-    """What a method puts into a grounder; the default is nothing, which is the frozen model.
+    """The prompts and functions of a method inside a grounder; none is the frozen model.
 
     A layer's prompt is (1, N, D) or (B, N, D) in that layer's own width; the first prompt of a
     tower enters its first layer. Prompts stand beside the layer's tokens, take part in its
@@ -96,7 +96,7 @@ class Grounder(nn.Module, ABC):
     """
 
     objective: ClassVar[str] = "grounding"
-    #: The modalities whose unprompted features tell a sample's task.
+    #: The modalities whose unprompted features determine a sample's task.
     routed: ClassVar[tuple[Modality, ...]] = ("vision",)
 
     shape: GrounderShape
@@ -109,7 +109,7 @@ class Grounder(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
-        """The model's own weighted loss terms by name, one number a sample: (B,).
+        """The model's own weighted loss terms by name, one value per sample: (B,).
 
         Each sample is normalised by its own positives, so that the mean over a global batch does
         not depend on how it is cut.
@@ -117,9 +117,9 @@ class Grounder(nn.Module, ABC):
 
     @abstractmethod
     def image_features(self, images: Tensor) -> Tensor:
-        """Unprompted features (B, P) of images (B, 3, H, W): what routes an image to its task.
+        """Unprompted features (B, P) of images (B, 3, H, W), which route an image to its task.
 
-        See `level_means`.
+        They are `level_means` of the vision tower.
         """
 
     @abstractmethod
@@ -141,7 +141,10 @@ class Grounder(nn.Module, ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A digest of all that outputs depend on: an adapter fits only its own grounder."""
+        """sha256 over weights, sizes, tokenizer and preprocessing.
+
+        It covers all that outputs depend on: an adapter fits only its own grounder.
+        """
 
     def name_features(self, names: Sequence[str]) -> Tensor:
         """Unit text features (K, P) of names, such as those of tasks, unprompted, on the CPU."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
@@ -35,7 +36,7 @@ from system.grounders.grounding_dino_loss import loss_terms, sample_losses
 from system.grounders.swin_prompts import SwinPrompts
 
 DEFAULT_SIDE = 800  # of the square, if the image processor names no size
-BOXES = 100  # of the queries, the best ones that are handed on
+BOXES = 100  # best queries that are handed on
 HEAD_SETTINGS = (
     "d_model",
     "num_queries",
@@ -128,11 +129,13 @@ class GroundingDino(Grounder):
         model.model.text_backbone.register_forward_hook(self._adapt_text)
         computation.apply(chain(blocks, layers))
 
+    @override
     def train(self, mode: bool = True) -> "GroundingDino":
         """Stay in evaluation mode: a frozen grounder has no training behaviour."""
         return super().train(False)
 
     @torch.no_grad()
+    @override
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
         """The best queries' boxes; a box's score is that of the word that fits it best."""
         from transformers.image_transforms import center_to_corners_format
@@ -147,6 +150,7 @@ class GroundingDino(Grounder):
             for box, score, best in zip(boxes, scores, order, strict=True)
         ]
 
+    @override
     def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
         """Focal, L1 and GIoU loss (B,) after Hungarian matching, summed over the layers."""
         from transformers.image_transforms import corners_to_center_format
@@ -165,12 +169,13 @@ class GroundingDino(Grounder):
         return loss_terms(output.loss_dict, self.model.config)
 
     @torch.no_grad()
+    @override
     def image_features(self, images: Tensor) -> Tensor:
-        """See `Grounder.image_features`."""
         tower = self.model.model.backbone.conv_encoder.model
         return level_means(tower(images, return_dict=True).feature_maps)
 
     @torch.no_grad()
+    @override
     def text_features(self, tokens: Tokens) -> Tensor:
         """BERT's tokens, projected and averaged over the expression's."""
         inner = self.model.model
@@ -181,6 +186,7 @@ class GroundingDino(Grounder):
         return features
 
     @torch.no_grad()
+    @override
     def embed_text(self, tokens: Tokens) -> Tensor:
         """Word embeddings with their positions, behind BERT's first norm."""
         _, positions = self._phrase(tokens)
@@ -189,6 +195,7 @@ class GroundingDino(Grounder):
         )
         return embedded
 
+    @override
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Begin, words, a stop, end, padding. Raises DataError for a text without a word."""
         stop = self.tokenizer.convert_tokens_to_ids(".")
@@ -209,13 +216,13 @@ class GroundingDino(Grounder):
             mask[index, : len(row)] = 1
         return Tokens(ids, mask)
 
+    @override
     def image_transform(self) -> SquareTransform:
-        """The checkpoint's image processor, squeezing the frame to a square."""
         return SquareTransform(self.image_processor, self.shape.image_size)
 
     @functools.cached_property
+    @override
     def fingerprint(self) -> str:
-        """sha256 over weights, sizes, tokenizer and preprocessing."""
         config = self.model.config
         sizes = {
             "vision": named(config.backbone_config.to_dict(), SWIN_SETTINGS),

@@ -28,14 +28,14 @@ def sample_losses(
     encoder_logits: Tensor,
     encoder_pred_boxes: Tensor,
 ) -> tuple[None, dict[str, Tensor], None]:
-    """In the place of the model's `loss_function`: its terms as (B,) by name, no total.
+    """Replacement of the model's `loss_function`: its terms (B,) by name, no total.
 
     Args as the library's: logits (B, Q, T), boxes (B, Q, 4), those of all stages (S, B, Q, ...).
     """
     from transformers.loss.loss_grounding_dino import GroundingDinoForObjectDetectionLoss
 
     if not bool(torch.isfinite(pred_boxes).all()):
-        # The library would end here, speaking of corners: the caller knows better what to say.
+        # The library would raise here, about corners of boxes: the caller's message is clearer.
         undefined = pred_boxes.flatten(1).sum(dim=1)
         return None, dict.fromkeys(("loss_ce", "loss_bbox", "loss_giou"), undefined), None
     rows: list[dict[str, Tensor]] = []

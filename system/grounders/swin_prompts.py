@@ -35,7 +35,7 @@ class SwinPrompts:
 
     @contextmanager
     def active(self, prompts: Sequence[Tensor]) -> Iterator[None]:
-        """Let `prompts`, one (1|B, N, D) a block, enter during the block of code."""
+        """Let `prompts`, one (1|B, N, D) per block, enter during the block of code."""
         if len(prompts) > self.depth:
             raise ValueError(f"{len(prompts)} prompts do not fit a Swin of {self.depth} blocks")
         assert not self._prompts, "prompts are already active in this tower"

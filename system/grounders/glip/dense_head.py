@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate, normalize
 
 from system.grounders.glip.glip_config import HeadSizes
 
-PRIOR = 0.01  # what an untrained head takes the chance of an object to be (arXiv 1708.02002)
+PRIOR = 0.01  # probability of an object in an untrained head (arXiv 1708.02002)
 
 
 class FeaturePyramid(nn.Module):

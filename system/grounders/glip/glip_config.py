@@ -1,4 +1,4 @@
-"""The sizes of a `glip_style` grounder: what config.json in its directory says.
+"""The sizes of a `glip_style` grounder, as stored in the config.json of its directory.
 
 Defaults are those of GLIP-T (A) (Li et al. 2022, arXiv 2112.03857): Swin-T, BERT-base, 256
 channels, 800 pixels. Its dynamic head is a tower of plain convolutions here.
@@ -78,7 +78,7 @@ class HeadSizes:
     convolutions: int = 6
     norm_groups: int = 16
     anchor_scale: float = 8.0
-    nearest_anchors: int = 9  # candidates a level of ATSS
+    nearest_anchors: int = 9  # candidates per level in ATSS
 
     def __post_init__(self) -> None:
         if self.channels % self.norm_groups:
@@ -89,7 +89,7 @@ class HeadSizes:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which boxes are reported: of the `candidates` best those that suppression keeps."""
+    """Selection of boxes: of the `candidates` best those that suppression keeps."""
 
     candidates: int = 1000
     overlap: float = 0.6
@@ -135,7 +135,7 @@ class GlipConfig:
         return parse_dataclass(cls, values, where)
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         return asdict(self)
 
     @property

@@ -33,7 +33,7 @@ BOX_WEIGHT = 2.0  # of the box loss in the sum (ATSS)
 
 @dataclass(frozen=True)
 class Dense:
-    """What the head says about every place; float32."""
+    """The head's outputs for every place; float32."""
 
     words: Tensor  # (B, A, T) logits
     boxes: Tensor  # (B, A, 4), pixels
@@ -112,12 +112,12 @@ class GlipNetwork(nn.Module):
         return tokens
 
     def locate(self, levels: Sequence[Tensor], tokens: Tensor) -> Dense:
-        """The head's word on every place, from the towers' outputs.
+        """The head's outputs for every place, from those of the towers.
 
-        Of an image's several expressions, all as many, the tokens stand together.
+        All images have the same number of expressions; those of one image are adjacent.
         """
         levels = self.pyramid(levels)
-        each = len(tokens) // max(len(levels[0]), 1)  # expressions an image
+        each = len(tokens) // max(len(levels[0]), 1)  # expressions per image
         regions, logs, centres = (
             found.repeat_interleave(each, dim=0) if each > 1 else found
             for found in self.head(levels)
