@@ -70,10 +70,6 @@ class TaskStreamHandle:
         """See `TaskSource.close`."""
         self._call("close")
 
-    def renew(self, consumer: str, generation: int) -> None:
-        """See `TaskSource.renew`."""
-        self._call("renew", consumer, generation)
-
     def open_split(
         self,
         consumer: str,

@@ -20,8 +20,6 @@ class Cursor:
     trained: bool = False  # the leased task is: its training split is shut
     replays: bool = False  # declared: it may read past tasks' training splits
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)  # task -> payload, in order
-    expired: str | None = None  # the task whose lease was lost last, until one is held again
-    renewed: float = 0.0  # by the clock of this process
     progress: tuple[float, dict[str, Any]] | None = None  # when posted, and what
     since: dict[str, datetime] = field(default_factory=dict)  # task -> its last change of state
     ranks: set[int] = field(default_factory=set)  # that opened something in this generation
@@ -35,7 +33,7 @@ class Cursor:
             self.generation, self.replays = record["generation"], record.get("replays", False)
             self.ranks.clear()
         elif kind == "lease":
-            self.leased, self.trained, self.expired = record["task"], False, None
+            self.leased, self.trained = record["task"], False
             self.since[record["task"]] = at
         elif kind == "open":
             self.ranks.add(record["rank"])
@@ -48,9 +46,8 @@ class Cursor:
         elif kind == "quarantine":
             rows = self.aside.setdefault((record["task"], record["split"]), {})
             rows |= {row: Fault(*fault) for row, *fault in record["rows"]}
-        elif kind == "expire":
+        elif kind == "expire":  # of a journal from when leases ran out
             self._let_go(at)
-            self.expired = record["task"]
 
     def state(self) -> dict[str, Any]:
         """What the journal says of it, for JSON."""
@@ -60,7 +57,6 @@ class Cursor:
             "trained": self.trained,
             "replays": self.replays,
             "commits": self.commits,
-            "expired": self.expired,
             "since": {task: at.isoformat() for task, at in self.since.items()},
             "ranks": sorted(self.ranks),
             "aside": [
@@ -78,14 +74,15 @@ class Cursor:
             for task, split, rows in state["aside"]
         }
         rebuilt = {"since": since, "ranks": set(state["ranks"]), "aside": aside}
-        return cls(**{**state, **rebuilt})
+        kept = {key: value for key, value in state.items() if key != "expired"}  # as of "expire"
+        return cls(**{**kept, **rebuilt})
 
     def require_lease(self, consumer: str, task: str, what: str) -> None:
         """Raises `NotLeasedError` unless that task is the leased one."""
         if task != self.leased:
             raise NotLeasedError(
                 f"task '{task}' cannot be {what} by consumer '{consumer}': it holds "
-                f"{quoted(self.leased)}; lease a task before training it, and renew the lease"
+                f"{quoted(self.leased)}; lease a task before training it"
             )
 
     def _let_go(self, at: datetime) -> None:

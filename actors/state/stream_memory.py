@@ -73,17 +73,13 @@ class AccessLog:
 
 
 class StreamMemory:
-    """The stream's tasks, its consumers' cursors and the access log.
+    """The stream's tasks, its consumers' cursors and the access log."""
 
-    `clock` tells when a lease was renewed.
-    """
-
-    def __init__(self, tasks: StreamTasks, clock: Callable[[], float]) -> None:
+    def __init__(self, tasks: StreamTasks) -> None:
         self.tasks = tasks
         self.cursors: dict[str, Cursor] = {}
         self.newest_generation = 0
         self.opens = AccessLog()
-        self._clock = clock
         self._appliers: dict[str, Callable[[Record], None]] = {
             "register": self._register,
             "lease": self._lease,
@@ -129,9 +125,8 @@ class StreamMemory:
         self.opens.restore(state["opens"])
 
     def _register(self, record: Record) -> None:
-        cursor = self.cursors.setdefault(record.payload["consumer"], Cursor())
+        self.cursors.setdefault(record.payload["consumer"], Cursor())
         self.newest_generation = record.payload["generation"]
-        cursor.renewed = self._clock()
         self._to_cursor(record)
 
     def _lease(self, record: Record) -> None:

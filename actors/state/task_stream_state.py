@@ -7,7 +7,7 @@ journal stands exactly where the dead one had acknowledged to stand.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 from uuid import uuid4
@@ -31,9 +31,6 @@ from system.stream.task_source import (
     StreamStatus,
 )
 
-#: A renewal comes every few seconds; a group may stand still for so long, on a full machine, say.
-LEASE_SECONDS = 300.0
-
 #: So many records are one file each before a snapshot takes their place.
 COMPACT_AFTER = 1000
 
@@ -42,11 +39,11 @@ class TaskStream:
     """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
 
     `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
-    `evaluation_split` is open for every task, and all others are treated as training data. A lease
-    that its holder does not renew for `LEASE_SECONDS` by `clock` expires. The journal is compacted
-    every `compact_after` records, later where the access log is long. No more than `until` tasks
-    are handed out. Not for several threads at once. Raises `ConfigError` (`tasks` repeats a task or
-    names one that the manifest lacks) and `StorageError` (see `Journal`).
+    `evaluation_split` is open for every task, and all others are treated as training data. The
+    journal is compacted every `compact_after` records, later where the access log is long. No more
+    than `until` tasks are handed out. Not for several threads at once. Raises `ConfigError`
+    (`tasks` repeats a task or names one that the manifest lacks) and `StorageError` (see
+    `Journal`).
     """
 
     def __init__(
@@ -56,7 +53,6 @@ class TaskStream:
         tasks: Sequence[str] | None = None,
         filesystem: fs.FileSystem | None = None,
         evaluation_split: str = "test",
-        clock: Callable[[], float] = time.monotonic,
         config: StreamConfig | None = None,
         compact_after: int = COMPACT_AFTER,
         until: int | None = None,
@@ -66,8 +62,7 @@ class TaskStream:
         self._manifest, self._fingerprint = manifest, manifest.fingerprint
         known = [entry.name for entry in manifest.tasks]
         self._tasks = StreamTasks(known, tasks, config.live, config.max_pending, until)
-        self._clock = clock
-        self._memory = StreamMemory(self._tasks, clock)
+        self._memory = StreamMemory(self._tasks)
         self._journal = Journal(
             journal_uri, self._fingerprint, self._tasks.names, filesystem, config.live
         )
@@ -77,8 +72,6 @@ class TaskStream:
             self._memory.restore(self._journal.state)
         for record in self._journal.records:
             self._memory.apply(record, self._journal.location)
-        for cursor in self._memory.cursors.values():
-            cursor.renewed = clock()  # nobody could renew a lease while this process was away
 
     def register(self, consumer: str, replays: bool = False) -> int:
         """See `TaskSource.register`; generations are never used twice, whoever the consumer."""
@@ -131,10 +124,6 @@ class TaskStream:
         if self._tasks.open:
             self._record("close", {})
 
-    def renew(self, consumer: str, generation: int) -> None:
-        """See `TaskSource.renew`."""
-        self._cursor(consumer, generation)
-
     def open_split(
         self,
         consumer: str,
@@ -152,8 +141,6 @@ class TaskStream:
         current = task == cursor.leased and not (cursor.trained and not cursor.replays)
         repeated = open_id is not None and open_id in self._memory.opens
         if split != self._evaluation_split and not (current or replay or repeated):
-            if task == cursor.expired:
-                cursor.require_lease(consumer, task, "opened")
             state = " (trained)" if cursor.trained else ""
             raise ReplayRefusedError(
                 f"split '{split}' of task '{task}' is refused to consumer '{consumer}': its "
@@ -225,7 +212,7 @@ class TaskStream:
             return
         if cursor.halted:
             raise StreamHaltedError(f"'{consumer}' was halted; what is committed stays")
-        cursor.progress = (self._clock(), dict(progress))
+        cursor.progress = (time.monotonic(), dict(progress))
 
     def halt(self, consumer: str) -> None:
         """See `TaskSource.halt`."""
@@ -234,9 +221,7 @@ class TaskStream:
 
     def status(self) -> StreamStatus:
         """See `TaskSource.status`."""
-        for name, cursor in self._memory.cursors.items():
-            self._expire(name, cursor)
-        now, tasks = self._clock(), self._tasks
+        now, tasks = time.monotonic(), self._tasks
         return {
             "journal": self._journal.location,
             "benchmark": self._manifest.benchmark,
@@ -272,12 +257,6 @@ class TaskStream:
             self.compact()
         self._memory.apply(self._journal.append(kind, payload), self._journal.location)
 
-    def _expire(self, consumer: str, cursor: Cursor) -> None:
-        if cursor.leased is None or self._clock() - cursor.renewed <= LEASE_SECONDS:
-            return
-        lost = {"consumer": consumer, "generation": cursor.generation, "task": cursor.leased}
-        self._record("expire", lost)
-
     def _cursor(self, consumer: str, generation: int) -> Cursor:
         cursor = self._memory.cursors.get(consumer)
         if cursor is None or generation != cursor.generation:
@@ -286,8 +265,6 @@ class TaskStream:
                 f"generation {generation} of consumer '{consumer}' is not the newest ({newest}): "
                 f"another worker group has taken over, or this one did not register"
             )
-        self._expire(consumer, cursor)
-        cursor.renewed = self._clock()
         return cursor
 
     def _handle(self, cursor: Cursor, task: str, split: str) -> SplitHandle:

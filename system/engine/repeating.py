@@ -1,10 +1,8 @@
-"""Calls repeated in a thread of their own, such as what keeps a worker group's lease alive."""
+"""Calls repeated in a thread of their own, such as a driver's looks at a run."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-
-SECONDS_BETWEEN_RENEWALS = 20.0
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -30,10 +28,3 @@ def repeating(
     finally:
         ended.set()
         thread.join()
-
-
-def renewing(
-    renew: Callable[[], None], seconds: float = SECONDS_BETWEEN_RENEWALS
-) -> AbstractContextManager[None]:
-    """Renew a lease while its group's leader is busy, whatever a single renewal meets."""
-    return repeating(renew, seconds, name="promptide-lease", passing=(Exception,))

@@ -35,7 +35,7 @@ class NotLeasedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to train one task.
+    """The right to train one task. It ends with its commit, or with a newer group's `register`.
 
     `index` is the task's place in the stream, `generation` the worker group that holds the lease,
     `committed` how many tasks the consumer had committed when it was given.
@@ -127,8 +127,8 @@ class TaskSource(Protocol):
     def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
         """Whether `lease` has an answer: a task, or the end.
 
-        Waits for one up to `patience` seconds where the stream can wait. Keeps what `renew` keeps.
-        Raises `StaleGenerationError`.
+        Waits for one up to `patience` seconds where the stream can wait. Raises
+        `StaleGenerationError`.
         """
         ...
 
@@ -153,14 +153,6 @@ class TaskSource(Protocol):
 
     def close(self) -> None:
         """Take no more tasks: the stream ends after those it has."""
-        ...
-
-    def renew(self, consumer: str, generation: int) -> None:
-        """Keep the lease, as every other call with a generation does too.
-
-        A lease that is not renewed expires: its task is pending again, and the next `lease` hands
-        it out again. Raises `StaleGenerationError`.
-        """
         ...
 
     def open_split(

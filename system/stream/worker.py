@@ -13,7 +13,6 @@ from system.data.shards.manifest import SplitHandle
 from system.engine.epochs import EpochLoop
 from system.engine.phase_clock import PhaseClock
 from system.engine.rank_log import RankLog
-from system.engine.repeating import renewing
 from system.engine.worker_group import WorkerGroup
 from system.objectives.objective import OBJECTIVES, Worker
 from system.results.accuracy_matrix import MatrixRow
@@ -42,7 +41,7 @@ def continual_loop(config: dict[str, Any]) -> None:
         config["stream"],
         config["benchmark_fingerprint"],
     )
-    with worker.log.ending(), worker.keeping_its_lease():
+    with worker.log.ending():
         worker.restore()
         while (lease := worker.next_lease()) is not None:
             worker.learn(lease)
@@ -117,12 +116,6 @@ class StreamWorker:
         for payload in payloads if self.live else ():
             self._meet(payload["task"])
         self.learned.load(self.adapters, len(payloads))
-
-    def keeping_its_lease(self) -> AbstractContextManager[None]:
-        """Renew the group's lease inside the block; rank 0 does it for all."""
-        if not self.group.leads:
-            return nullcontext()
-        return renewing(lambda: self.stream.renew(self.consumer, self.generation))
 
     def next_lease(self) -> Lease | None:
         """The task all ranks work on next, waiting for it if need be; None at the end."""

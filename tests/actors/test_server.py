@@ -106,7 +106,7 @@ def test_a_run_that_died_before_it_left_goes_on_too(root: Path) -> None:
         assert await server.call(rounds[1], "register", "one") == 2
         assert (await server.call(rounds[1], "lease", "one", 2)).task == TASKS[1]
         with pytest.raises(ConfigError, match="serves another"):
-            await server.call(rounds[0], "renew", "one", 1)
+            await server.call(rounds[0], "lease", "one", 1)
         assert await server.ready(rounds[2], "one", 2, 0.0)
 
     asyncio.run(scenario())

@@ -1,21 +1,21 @@
-"""A lease is kept while its leader is busy, whatever a single renewal meets."""
+"""A driver's looks at a run go on until the run ends, whatever a single look meets."""
 
 import threading
 
-from system.engine.repeating import renewing
+from system.engine.repeating import repeating
 from system.errors import StorageError
 
 
-def test_it_renews_until_the_end_and_over_failures() -> None:
+def test_it_calls_until_the_block_ends_and_over_failures() -> None:
     calls, enough = [0], threading.Event()
 
-    def renew() -> None:
+    def look() -> None:
         calls[0] += 1
         if calls[0] == 1:
             raise StorageError("away")
         if calls[0] == 3:
             enough.set()
 
-    with renewing(renew, seconds=0.01):
+    with repeating(look, 0.01, name="promptide-look", passing=(StorageError,)):
         assert enough.wait(10)
-    assert not [t for t in threading.enumerate() if t.name == "promptide-lease"]
+    assert not [t for t in threading.enumerate() if t.name == "promptide-look"]

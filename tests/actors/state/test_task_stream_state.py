@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.journal.journal import Journal
 from actors.state.stream_memory import ACCESS_LOG_SCHEMA
-from actors.state.task_stream_state import LEASE_SECONDS, TaskStream
+from actors.state.task_stream_state import TaskStream
 from system.data.shards.faults import Fault
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.results.replay_audit import replayed_rows
@@ -304,68 +305,65 @@ def test_a_second_writer_of_the_same_journal_is_stopped(tmp_path: Path) -> None:
     assert first.register("run") == 2
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_lease_that_is_not_renewed_is_handed_out_again(tmp_path: Path) -> None:
-    """A group that vanished must not look busy for ever; one that comes back starts anew."""
-    clock = Clock()
-    stream = TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path), clock=clock)
-    generation = stream.register("run")
-    stream.lease("run", generation)
-    for _ in range(5):
-        clock.now += LEASE_SECONDS - 1
-        stream.renew("run", generation)
-    assert stream.status()["consumers"]["run"]["current_task"] == "animals"
-    clock.now += LEASE_SECONDS + 1
-    assert stream.status()["consumers"]["run"]["tasks"][0]["state"] == "pending"
-    for late in (
-        lambda: stream.commit("run", generation, "animals", {}),
-        lambda: stream.trained("run", generation, "animals"),
-        lambda: stream.open_split("run", generation, 0, "animals", "train"),
-    ):
-        with pytest.raises(NotLeasedError, match=r"'animals' cannot be .*renew the lease"):
-            late()
-    clock.now += LEASE_SECONDS + 1
-    assert make_stream(tmp_path).status()["consumers"]["run"]["current_task"] is None
-    lease = stream.lease("run", generation)
-    assert lease is not None
-    assert lease.task == "animals"
-    stream.commit("run", generation, "animals", {})
-
-
-def test_a_restarted_stream_gives_holders_the_whole_time_again(tmp_path: Path) -> None:
-    """Nobody could renew while it was away."""
-    clock = Clock()
-    stream = make_stream(tmp_path)
-    generation = stream.register("run")
-    stream.lease("run", generation)
-    clock.now = 10 * LEASE_SECONDS
-    again = TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path), clock=clock)
-    clock.now += LEASE_SECONDS - 1
-    again.commit("run", generation, "animals", {})
-    assert len(again.committed("run")) == 1
-
-
 def test_one_consumer_that_vanishes_holds_back_no_other(tmp_path: Path) -> None:
-    clock = Clock()
-    stream = TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path), clock=clock)
+    """Its lease stays its own, however long it is away: only its next group can take it over."""
+    stream = make_stream(tmp_path)
     slow, quick = stream.register("slow"), stream.register("quick")
-    stream.lease("slow", slow)
+    held = stream.lease("slow", slow)
     for _ in TASKS:
-        clock.now += LEASE_SECONDS + 1
         lease = stream.lease("quick", quick)
         assert lease is not None
         stream.commit("quick", quick, lease.task, {})
-    status = stream.status()["consumers"]
+    again = make_stream(tmp_path)
+    status = again.status()["consumers"]
     assert (status["quick"]["committed"], status["slow"]["committed"]) == (3, 0)
-    assert status["slow"]["current_task"] is None
+    assert status["slow"]["current_task"] == "animals"
+    assert again.lease("slow", slow) == held
+    again.commit("slow", slow, "animals", {})
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_journal_from_when_leases_expired_is_read(tmp_path: Path, compacted: bool) -> None:
+    """A run that was interrupted then goes on; these are the records that it left."""
+    manifest = make_manifest(tmp_path)
+    old = Journal(str(tmp_path / "journal"), manifest.fingerprint, TASKS)
+    group = {"consumer": "run", "generation": 1}
+    for kind, payload in (
+        ("register", {**group, "replays": False}),
+        ("lease", {**group, "task": "animals"}),
+        ("expire", {**group, "task": "animals"}),
+    ):
+        last = old.append(kind, payload)
+    if compacted:
+        begun = old.header.at.isoformat()
+        cursor = {
+            "generation": 1,
+            "leased": None,
+            "trained": False,
+            "replays": False,
+            "commits": {},
+            "expired": "animals",
+            "since": {"animals": last.at.isoformat()},
+            "ranks": [0],
+            "aside": [],
+        }
+        columns: dict[str, list[object]] = {name: [] for name in ACCESS_LOG_SCHEMA.names}
+        tasks = {"names": list(TASKS), "open": False, "reached": 1, "appends": []}
+        old.compact(
+            {
+                "tasks": {**tasks, "since": dict.fromkeys(TASKS, begun)},
+                "cursors": {"run": cursor},
+                "newest_generation": 1,
+                "opens": {"columns": columns, "ids": []},
+            }
+        )
+    stream = make_stream(tmp_path)
+    run = stream.status()["consumers"]["run"]
+    assert (run["current_task"], run["tasks"][0]["state"]) == (None, "pending")
+    assert run["tasks"][0]["since"] == last.at.isoformat()
+    assert stream.lease("run", 1) == Lease("animals", 0, 1, committed=0)
+    stream.commit("run", 1, "animals", {})
+    assert make_stream(tmp_path).committed("run") == [{}]
 
 
 def test_rows_are_put_aside_once_and_for_one_consumer(tmp_path: Path) -> None:
