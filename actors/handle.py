@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from uuid import uuid4
 
-import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.server import TaskStreamActor, TaskStreamServer
 from actors.settings import StreamSettings
-from system.data.shards.faults import Fault
-from system.data.shards.manifest import SplitHandle
-from system.stream.task_source import Lease, StreamStatus
+from system.stream.task_source import TaskSource
 
 NAMESPACE = "promptide"  # of all actors here
 ATTEMPTS = 20  # at an actor that is just ending
@@ -25,120 +24,68 @@ SECONDS_BETWEEN_ATTEMPTS = 0.5
 SECONDS_TO_HALT = 1.0
 
 
-@dataclass(frozen=True)
-class TaskStreamHandle:
-    """A `TaskSource` that forwards to the actor; may be pickled and sent to workers.
+#: The calls that a handle forwards; True: recorded once, by an id that its caller gives.
+_CALLS = {
+    name: "call_id" in inspect.signature(call).parameters
+    for name, call in vars(TaskSource).items()
+    if not name.startswith("_")
+}
+
+
+class TaskStreamHandle(TaskSource, Protocol):
+    """A `TaskSource` that forwards to the stream's actor; may be pickled and sent to workers.
 
     A call waits while the actor restarts, and raises what the stream raised, by its own type. The
-    actor lives as long as the handle that `start_task_stream` gave its first caller; `shared` with
-    other streams, as long as the `SharedStreams` of its driver.
+    actor lives as long as the handle that `start_task_stream` gave its first caller; one shared
+    with other streams, as long as the `SharedStreams` of its driver.
     """
+
+    actor: ActorHandle[TaskStreamServer]
+    settings: StreamSettings
+
+    def stop(self) -> None:
+        """End the stream in memory; its journal stays, and whoever opens it continues from it."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Proxy:
+    """A `TaskStreamHandle`: any call of `TaskSource` becomes a call of the actor."""
 
     actor: ActorHandle[TaskStreamServer]
     settings: StreamSettings
     shared: bool = False
 
-    def register(self, consumer: str, replays: bool = False) -> int:
-        """See `TaskSource.register`."""
-        return cast(int, self._call("register", consumer, replays))
-
-    def lease(self, consumer: str, generation: int) -> Lease | None:
-        """See `TaskSource.lease`."""
-        return cast("Lease | None", self._call("lease", consumer, generation))
-
-    def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
-        """See `TaskSource.ready`."""
-        request = (self.settings, consumer, generation, patience)
-        return cast(bool, self._answer(self.actor.ready.remote(*request)))
-
-    def append(
-        self,
-        tasks: Sequence[str],
-        append_id: str | None = None,
-        order: Sequence[str] | None = None,
-    ) -> list[str]:
-        """See `TaskSource.append`."""
-        # One id, however often Ray calls.
-        request = (list(tasks), append_id or uuid4().hex, None if order is None else list(order))
-        return cast("list[str]", self._call("append", *request))
-
-    def reorder(self, tasks: Sequence[str]) -> None:
-        """See `TaskSource.reorder`."""
-        self._call("reorder", list(tasks))
-
-    def close(self) -> None:
-        """See `TaskSource.close`."""
-        self._call("close")
-
-    def open_split(
-        self,
-        consumer: str,
-        generation: int,
-        rank: int,
-        task: str,
-        split: str,
-        shards_rows: int | None = None,
-    ) -> SplitHandle:
-        """See `TaskSource.open_split`."""
-        # The id is made here, once, so that a call Ray repeats is recorded once.
-        request = (consumer, generation, rank, task, split, shards_rows, uuid4().hex)
-        return cast(SplitHandle, self._call("open_split", *request))
-
-    def quarantine(
-        self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
-    ) -> int:
-        """See `TaskSource.quarantine`."""
-        request = (consumer, generation, task, split, dict(broken))
-        return cast(int, self._call("quarantine", *request))
-
-    def quarantined(self, consumer: str) -> list[Fault]:
-        """See `TaskSource.quarantined`."""
-        return cast("list[Fault]", self._call("quarantined", consumer))
-
-    def trained(self, consumer: str, generation: int, task: str) -> None:
-        """See `TaskSource.trained`."""
-        self._call("trained", consumer, generation, task)
-
-    def commit(self, consumer: str, generation: int, task: str, payload: Mapping[str, Any]) -> None:
-        """See `TaskSource.commit`."""
-        self._call("commit", consumer, generation, task, dict(payload))
-
-    def committed(self, consumer: str) -> list[dict[str, Any]]:
-        """See `TaskSource.committed`."""
-        return cast("list[dict[str, Any]]", self._call("committed", consumer))
-
-    def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
-        """See `TaskSource.post_progress`."""
-        self._call("post_progress", consumer, dict(progress))
-
-    def halt(self, consumer: str) -> None:
-        """See `TaskSource.halt`."""
-        self._call("halt", consumer)
-
-    def status(self) -> StreamStatus:
-        """See `TaskSource.status`."""
-        return cast(StreamStatus, self._call("status"))
-
-    def access_log(self) -> pa.Table:
-        """See `TaskSource.access_log`."""
-        return self._call("access_log")
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        # Asked for what is no field. Pickle and Ray look for special methods here: they must not
+        # be forwarded, nor must this look at a field, as there is none yet while it is unpickled.
+        if name not in _CALLS:
+            raise AttributeError(f"a task stream has no call {name!r}; it has {sorted(_CALLS)}")
+        return functools.partial(self._call, name)
 
     def stop(self) -> None:
-        """End the stream in memory; its journal stays, and whoever opens it continues from it."""
         if self.shared:
-            self._answer(self.actor.leave.remote(self.settings))
+            _answer(self.actor.leave.remote(self.settings))
         else:
             ray.kill(self.actor, no_restart=True)
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        return self._answer(self.actor.call.remote(self.settings, method, *arguments))
+    def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
+        if _CALLS[name] and named.get("call_id") is None:
+            # Made here and not by the stream: when the actor dies, Ray repeats a call with the
+            # same id, also one that was recorded already and whose answer was lost.
+            named["call_id"] = uuid4().hex
+        return _answer(self.actor.call.remote(self.settings, name, *arguments, **named))
 
-    @staticmethod
-    def _answer(call: Any) -> Any:
-        try:
-            return ray.get(call)
-        except RayTaskError as error:
-            raise error.cause from error
+
+def _answer(call: Any) -> Any:
+    try:
+        return ray.get(call)
+    except RayTaskError as error:
+        raise error.cause from error
+
+
+def _handle(actor: Any, settings: StreamSettings, shared: bool = False) -> TaskStreamHandle:
+    return cast(TaskStreamHandle, _Proxy(actor, settings, shared))
 
 
 def stream_name(run_name: str) -> str:
@@ -153,7 +100,7 @@ def find_task_stream(name: str, namespace: str | None) -> TaskStreamHandle | Non
         settings: StreamSettings = ray.get(actor.only.remote())
     except (ValueError, ActorDiedError):  # no such actor, or it just ended
         return None
-    return TaskStreamHandle(actor, settings)
+    return _handle(actor, settings)
 
 
 def start_task_stream(
@@ -169,7 +116,7 @@ def start_task_stream(
     options = TaskStreamActor.options(name=name, namespace=namespace, get_if_exists=True)
     for more in reversed(range(ATTEMPTS)):
         actor: Any = options.remote(settings)
-        handle = TaskStreamHandle(actor, settings)
+        handle = _handle(actor, settings)
         try:
             handle.status()  # opens the journal, so that its faults show before training
             return handle
@@ -206,7 +153,7 @@ class SharedStreams:
 
     def stream(self, settings: StreamSettings) -> TaskStreamHandle:
         """A run's stream. Raises what `StreamSettings.open` raises."""
-        handle = TaskStreamHandle(self.actor, settings.anywhere(), shared=True)
+        handle = _handle(self.actor, settings.anywhere(), shared=True)
         handle.status()  # opens the journal, so that its faults show before training
         return handle
 

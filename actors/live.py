@@ -117,14 +117,14 @@ def append_in_order(
 
     Raises what `TaskSource.append` raises.
     """
-    append_id = uuid4().hex
+    call_id = uuid4().hex
     while True:
         status = stream.status()
         fits = status["open"] and len(status["pending"]) + len(tasks) <= status["max_pending"]
         new = [task for task in dict.fromkeys(tasks) if task not in status["tasks"]]
         order = _order(experiment, status, new) if fits else None  # it is refused if not
         try:
-            return stream.append(tasks, append_id, order)
+            return stream.append(tasks, order, call_id=call_id)
         except ConfigError:  # as above
             if stream.status()["pending"] == status["pending"]:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,11 +31,11 @@ class _Served:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def do(self, method: str, *arguments: Any) -> Any:
+    def do(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Call a method of the stream, which is rebuilt from its journal if this process is new."""
         if self.stream is None:
             self.stream = self.settings.open()
-        return getattr(self.stream, method)(*arguments)
+        return getattr(self.stream, method)(*arguments, **named)
 
 
 class TaskStreamServer:
@@ -58,14 +59,21 @@ class TaskStreamServer:
         """The stream that this actor was started for, if for one."""
         return self._only
 
-    async def call(self, settings: StreamSettings, method: str, *arguments: Any) -> Any:
-        """Call a method of that stream. Raises `ConfigError` for one that this actor has not."""
-        return await self._do(self._served(settings), method, *arguments)
+    async def call(
+        self, settings: StreamSettings, method: str, *arguments: Any, **named: Any
+    ) -> Any:
+        """Call a method of `TaskSource` on that stream.
+
+        Raises `ConfigError` for a stream that this actor does not serve, and what the call raises.
+        """
+        if method == "ready":  # waits, and must not hold the stream's turn meanwhile
+            return await self.ready(settings, *arguments, **named)
+        return await self._do(self._served(settings), method, *arguments, **named)
 
     async def ready(
-        self, settings: StreamSettings, consumer: str, generation: int, patience: float
+        self, settings: StreamSettings, consumer: str, generation: int, patience: float = 0.0
     ) -> bool:
-        """See `TaskSource.ready`; looks again when something changed, not before."""
+        """`TaskSource.ready`; looks again when something changed, not before."""
         served, until = self._served(settings), time.monotonic() + patience
         while True:
             changed = served.changed  # before the look, so that no change falls between
@@ -77,7 +85,7 @@ class TaskStreamServer:
                 return False
 
     async def halt(self, consumer: str) -> None:
-        """Halt that consumer in whatever stream it is; see `TaskSource.halt`."""
+        """Halt that consumer in whatever stream it is, as `TaskSource.halt` does."""
         opened = [served for served in self._streams.values() if served.stream is not None]
         await asyncio.gather(*(self._do(served, "halt", consumer) for served in opened))
 
@@ -100,12 +108,13 @@ class TaskStreamServer:
             raise _another(settings)
         return served
 
-    async def _do(self, served: _Served, method: str, *arguments: Any) -> Any:
+    async def _do(self, served: _Served, method: str, *arguments: Any, **named: Any) -> Any:
+        call = functools.partial(served.do, method, *arguments, **named)
         loop = asyncio.get_running_loop()
         async with served.turn:
             if self._streams.get(served.settings.journal_uri) is not served:
                 raise _another(served.settings)  # left, or taken over, while this call waited
-            result = await loop.run_in_executor(self._threads, served.do, method, *arguments)
+            result = await loop.run_in_executor(self._threads, call)
         if method in _ENDS_A_WAIT:
             served.changed.set()
             served.changed = asyncio.Event()

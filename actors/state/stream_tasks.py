@@ -48,9 +48,9 @@ class StreamTasks:
         """Whether a consumer that comes to that place has come to the end."""
         return index == self.until or (index == len(self.names) and not self.open)
 
-    def appended(self, append_id: str) -> bool:
+    def appended(self, call_id: str) -> bool:
         """Whether that append is in the journal already."""
-        return append_id in self._appends
+        return call_id in self._appends
 
     def check_append(self, tasks: Sequence[str], order: Sequence[str] | None = None) -> None:
         """Raises the error of an append that cannot be, and changes nothing."""

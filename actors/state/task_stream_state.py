@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 from pyarrow import fs
+from typing_extensions import override
 
 from actors.journal.journal import Journal
 from actors.state.cursor import Cursor, quoted
@@ -29,13 +30,14 @@ from system.stream.task_source import (
     StaleGenerationError,
     StreamHaltedError,
     StreamStatus,
+    TaskSource,
 )
 
 #: So many records are one file each before a snapshot takes their place.
 COMPACT_AFTER = 1000
 
 
-class TaskStream:
+class TaskStream(TaskSource):
     """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
 
     `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
@@ -73,15 +75,15 @@ class TaskStream:
         for record in self._journal.records:
             self._memory.apply(record, self._journal.location)
 
+    @override
     def register(self, consumer: str, replays: bool = False) -> int:
-        """See `TaskSource.register`; generations are never used twice, whoever the consumer."""
         generation = self._memory.newest_generation + 1
         entry = {"consumer": consumer, "generation": generation, "replays": replays}
         self._record("register", entry)
         return generation
 
+    @override
     def lease(self, consumer: str, generation: int) -> Lease | None:
-        """See `TaskSource.lease`."""
         cursor = self._cursor(consumer, generation)
         index = len(cursor.commits)
         if cursor.halted or self._tasks.end_at(index):
@@ -93,37 +95,40 @@ class TaskStream:
             self._record("lease", {"consumer": consumer, "generation": generation, "task": task})
         return Lease(task, index, generation, committed=index)
 
+    @override
     def ready(self, consumer: str, generation: int, patience: float = 0.0) -> bool:
-        """See `TaskSource.ready`; nobody can change the stream during this call: no waiting."""
+        # No waiting: nobody can change the stream during this call.
         cursor, tasks = self._cursor(consumer, generation), self._tasks
         index = len(cursor.commits)
         return index < len(tasks.names) or cursor.halted or tasks.end_at(index)
 
+    @override
     def append(
         self,
         tasks: Sequence[str],
-        append_id: str | None = None,
         order: Sequence[str] | None = None,
+        *,
+        call_id: str | None = None,
     ) -> list[str]:
-        """See `TaskSource.append`."""
-        append_id = append_id or uuid4().hex
-        if not self._tasks.appended(append_id):
+        call_id = call_id or uuid4().hex
+        if not self._tasks.appended(call_id):
             self._tasks.check_append(tasks, order)
-            entry: dict[str, Any] = {"id": append_id, "tasks": list(tasks)}
+            entry: dict[str, Any] = {"id": call_id, "tasks": list(tasks)}
             self._record("append", entry if order is None else {**entry, "order": list(order)})
         return self._tasks.pending
 
+    @override
     def reorder(self, tasks: Sequence[str]) -> None:
-        """See `TaskSource.reorder`."""
         self._tasks.check_order(tasks)
         if list(tasks) != self._tasks.pending:
             self._record("order", {"tasks": list(tasks)})
 
+    @override
     def close(self) -> None:
-        """See `TaskSource.close`."""
         if self._tasks.open:
             self._record("close", {})
 
+    @override
     def open_split(
         self,
         consumer: str,
@@ -132,14 +137,14 @@ class TaskStream:
         task: str,
         split: str,
         shards_rows: int | None = None,
-        open_id: str | None = None,
+        *,
+        call_id: str | None = None,
     ) -> SplitHandle:
-        """See `TaskSource.open_split`; a call repeated with its `open_id` is recorded once."""
         cursor = self._cursor(consumer, generation)
         handle = self._handle(cursor, task, split)
         replay = cursor.replays and task in cursor.commits
         current = task == cursor.leased and not (cursor.trained and not cursor.replays)
-        repeated = open_id is not None and open_id in self._memory.opens
+        repeated = call_id is not None and call_id in self._memory.opens
         if split != self._evaluation_split and not (current or replay or repeated):
             state = " (trained)" if cursor.trained else ""
             raise ReplayRefusedError(
@@ -152,7 +157,7 @@ class TaskStream:
             raise DataError(f"split '{split}' of task '{task}': cannot read {rows} rows")
         if not repeated:
             entry = {
-                "id": open_id or uuid4().hex,
+                "id": call_id or uuid4().hex,
                 "task": task,
                 "split": split,
                 "rows": rows,
@@ -164,10 +169,10 @@ class TaskStream:
             self._record("open", entry)
         return handle
 
+    @override
     def quarantine(
         self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
     ) -> int:
-        """See `TaskSource.quarantine`."""
         cursor = self._cursor(consumer, generation)
         if not cursor.replays:
             cursor.require_lease(consumer, task, "quarantined in part")
@@ -178,21 +183,21 @@ class TaskStream:
             self._record("quarantine", {**place, "rows": new})
         return len(new)
 
+    @override
     def quarantined(self, consumer: str) -> list[Fault]:
-        """See `TaskSource.quarantined`; empty for a consumer that never registered."""
         aside = self._memory.cursors[consumer].aside if consumer in self._memory.cursors else {}
         return [fault for rows in aside.values() for fault in rows.values()]
 
+    @override
     def trained(self, consumer: str, generation: int, task: str) -> None:
-        """See `TaskSource.trained`."""
         cursor = self._cursor(consumer, generation)
         if task in cursor.commits or (task == cursor.leased and cursor.trained):
             return
         cursor.require_lease(consumer, task, "marked as trained")
         self._record("trained", {"consumer": consumer, "generation": generation, "task": task})
 
+    @override
     def commit(self, consumer: str, generation: int, task: str, payload: Mapping[str, Any]) -> None:
-        """See `TaskSource.commit`."""
         cursor = self._cursor(consumer, generation)
         if task in cursor.commits:
             return
@@ -200,13 +205,13 @@ class TaskStream:
         place = {"consumer": consumer, "generation": generation, "task": task}
         self._record("commit", {**place, "payload": dict(payload)})
 
+    @override
     def committed(self, consumer: str) -> list[dict[str, Any]]:
-        """See `TaskSource.committed`; empty for a consumer that never registered."""
         cursor = self._memory.cursors.get(consumer)
         return list(cursor.commits.values()) if cursor else []
 
+    @override
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
-        """See `TaskSource.post_progress`."""
         cursor = self._memory.cursors.get(consumer)
         if cursor is None:
             return
@@ -214,13 +219,13 @@ class TaskStream:
             raise StreamHaltedError(f"'{consumer}' was halted; what is committed stays")
         cursor.progress = (time.monotonic(), dict(progress))
 
+    @override
     def halt(self, consumer: str) -> None:
-        """See `TaskSource.halt`."""
         if consumer in self._memory.cursors:
             self._memory.cursors[consumer].halted = True
 
+    @override
     def status(self) -> StreamStatus:
-        """See `TaskSource.status`."""
         now, tasks = time.monotonic(), self._tasks
         return {
             "journal": self._journal.location,
@@ -237,8 +242,8 @@ class TaskStream:
             },
         }
 
+    @override
     def access_log(self) -> pa.Table:
-        """See `TaskSource.access_log`; the schema is `ACCESS_LOG_SCHEMA`."""
         return self._memory.opens.table()
 
     def begin_as(self, consumer: str, earlier: TaskStream, run: str) -> None:

@@ -107,11 +107,9 @@ class TaskSource(Protocol):
     def register(self, consumer: str, replays: bool = False) -> int:
         """Start a worker group: returns its generation, larger than any before.
 
-        A consumer that declares that it `replays` may open past tasks' training splits too; the
-        access log shows it all the same.
-
         Earlier generations of the same consumer get `StaleGenerationError` from then on, and the
-        task they held has to be leased anew.
+        task they held has to be leased anew. A consumer that declares that it `replays` may open
+        past tasks' training splits too; the access log has these opens all the same.
         """
         ...
 
@@ -119,8 +117,8 @@ class TaskSource(Protocol):
         """Return the first task not yet committed (the same until it is), None after the last.
 
         None also once the consumer is halted, and where the stream ends for now before its last
-        task. In a live stream there may be neither a task nor an
-        end: ask `ready` first. Raises `NotLeasedError` if so, `StaleGenerationError`.
+        task. In a live stream there may be neither a task nor an end: ask `ready` first. Raises
+        `NotLeasedError` if so, `StaleGenerationError`.
         """
         ...
 
@@ -135,13 +133,14 @@ class TaskSource(Protocol):
     def append(
         self,
         tasks: Sequence[str],
-        append_id: str | None = None,
         order: Sequence[str] | None = None,
+        *,
+        call_id: str | None = None,
     ) -> list[str]:
         """Put tasks of the benchmark at the end of a live stream; returns all pending ones.
 
         With `order` all pending tasks come in that order from now on, the new ones among them: both
-        or neither, whatever dies. An append repeated with its `append_id` changes nothing. Raises
+        or neither, whatever dies. An append repeated with its `call_id` changes nothing. Raises
         `StreamClosedError`, `StreamFullError`, `ConfigError` (unknown, or in the stream already; or
         others are pending than `order` has).
         """
@@ -163,13 +162,16 @@ class TaskSource(Protocol):
         task: str,
         split: str,
         shards_rows: int | None = None,
+        *,
+        call_id: str | None = None,
     ) -> SplitHandle:
         """Hand out a split after recording the open in the access log.
 
         The stream's evaluation split ("test" unless configured otherwise) is open for every task,
-        all else for the leased task only. `shards_rows` is how many
-        rows this rank will read, by default all. Raises `ReplayRefusedError` (another task's
-        "train" or "val"), `DataError` (no such task or split), `StaleGenerationError`.
+        all else for the leased task only. `shards_rows` is how many rows this rank will read, by
+        default all. A call repeated with its `call_id` is recorded once. Raises
+        `ReplayRefusedError` (another task's "train" or "val"), `DataError` (no such task or split),
+        `StaleGenerationError`.
         """
         ...
 
@@ -184,7 +186,7 @@ class TaskSource(Protocol):
         ...
 
     def quarantined(self, consumer: str) -> list[Fault]:
-        """Return what the consumer put aside, oldest first."""
+        """Return what the consumer put aside, oldest first; nothing if it never registered."""
         ...
 
     def trained(self, consumer: str, generation: int, task: str) -> None:
@@ -204,7 +206,10 @@ class TaskSource(Protocol):
         ...
 
     def committed(self, consumer: str) -> list[dict[str, Any]]:
-        """Return the payloads that the consumer committed, in the order of the tasks."""
+        """Return the payloads that the consumer committed, in the order of the tasks.
+
+        Empty for a consumer that never registered.
+        """
         ...
 
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:
@@ -226,5 +231,5 @@ class TaskSource(Protocol):
         ...
 
     def access_log(self) -> pa.Table:
-        """Return every open so far, oldest first, as the run directory's access_log.parquet."""
+        """Return every open so far, oldest first, as in the run directory's access_log.parquet."""
         ...

@@ -1,4 +1,4 @@
-"""The stream as an actor of a real Ray cluster."""
+"""Streams as actors of a real Ray cluster: one for a run, or one for the runs of a sweep."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 import ray
 
-from actors.handle import TaskStreamHandle, start_task_stream
+from actors.handle import SharedStreams, TaskStreamHandle, start_task_stream
 from actors.settings import StreamSettings
 from system.config.schema import StreamConfig
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
@@ -68,7 +68,8 @@ def test_a_call_cut_off_by_the_actors_death_is_recorded_once(handle: TaskStreamH
         handle.actor.call.remote(
             handle.settings,
             "open_split",
-            *("run", generation, 0, "animals", "train", None, f"call-{number}"),
+            *("run", generation, 0, "animals", "train"),
+            call_id=f"call-{number}",
         )
         for number in range(200)
     ]
@@ -136,6 +137,17 @@ def test_the_handle_works_inside_workers(handle: TaskStreamHandle) -> None:
     assert sorted(handle.access_log()["rank"].to_pylist()) == [0, 1]
 
 
+def test_a_handle_has_the_calls_of_a_task_source_and_no_others(handle: TaskStreamHandle) -> None:
+    """A misspelt call fails where it is made, not in the actor; and pickle finds nothing odd."""
+    for name in ("commited", "_memory", "compact", "__len__"):
+        with pytest.raises(AttributeError, match=f"no call '{name}'"):
+            getattr(handle, name)
+    generation = handle.register(consumer="run")
+    assert handle.ready(consumer="run", generation=generation)
+    with pytest.raises(TypeError, match="patiently"):
+        handle.ready("run", generation, patiently=1.0)  # type: ignore[call-arg]
+
+
 def test_a_copied_handle_survives_the_actors_death_too(handle: TaskStreamHandle) -> None:
     @ray.remote(num_cpus=1)
     def loop(source: TaskStreamHandle) -> int:
@@ -170,7 +182,7 @@ def test_a_consumer_without_a_task_waits_in_one_call(tmp_path: Path) -> None:
         for run, number in generations.items()
     ]
     assert not ray.wait(waits, timeout=0.2)[0]
-    assert handle.append(["food"], "call-1") == ["food"]
+    assert handle.append(["food"], call_id="call-1") == ["food"]
     assert ray.get(waits) == [True] * 3
     leases = [handle.lease(run, number) for run, number in generations.items()]
     assert [lease and lease.task for lease in leases] == ["food"] * 3
@@ -181,7 +193,7 @@ def test_a_consumer_without_a_task_waits_in_one_call(tmp_path: Path) -> None:
         for run, number in generations.items()
     ]
     kill_process(handle)  # while they wait
-    assert handle.append(["food"], "call-1") == []
+    assert handle.append(["food"], call_id="call-1") == []
     handle.close()
     assert ray.get(waits) == [True] * 3
     assert handle.lease("run-0", generations["run-0"]) is None
@@ -212,3 +224,82 @@ def test_a_consumer_that_is_gone_holds_back_no_other(tmp_path: Path) -> None:
     assert consume("gone") == list(TASKS)
     assert replayed_rows(handle.access_log(), TASKS) == 0
     handle.stop()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_manifest(tmp_path).save(str(tmp_path))
+    return tmp_path
+
+
+def settings_of(root: Path, run: str) -> StreamSettings:
+    return StreamSettings(str(root / run / "stream"), str(root), TASKS)
+
+
+@pytest.fixture
+def shared() -> Iterator[SharedStreams]:
+    shared = SharedStreams.start()
+    yield shared
+    shared.stop()
+
+
+def learn(handle: TaskStreamHandle, run: str, upto: int = len(TASKS)) -> int:
+    """Register and learn so many of the tasks; the generation."""
+    generation = handle.register(run)
+    while len(done := handle.committed(run)) < upto:
+        lease = handle.lease(run, generation)
+        assert lease is not None
+        assert lease.task == TASKS[len(done)]
+        handle.open_split(run, generation, 0, lease.task, "train")
+        handle.commit(run, generation, lease.task, {"by": run, "task": lease.task})
+    return generation
+
+
+def test_a_run_that_is_gone_holds_back_no_other(root: Path, shared: SharedStreams) -> None:
+    """All runs learn on while one never calls again; later that one goes on where it stood."""
+    gone = shared.stream(settings_of(root, "gone"))
+    generation = learn(gone, "gone", upto=1)
+    held = gone.lease("gone", generation)
+    names = [f"run-{number}" for number in range(8)]
+    handles = {name: shared.stream(settings_of(root, name)) for name in names}
+    assert {process_of(handle) for handle in handles.values()} == {process_of(gone)}
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: learn(handles[name], name), names))
+    for name, handle in handles.items():
+        assert handle.committed(name) == [{"by": name, "task": task} for task in TASKS]
+        assert list(handle.status()["consumers"]) == [name]
+        log = handle.access_log()
+        assert set(log["consumer"].to_pylist()) == {name}
+        assert replayed_rows(log, TASKS) == 0
+    assert gone.lease("gone", generation) == held
+    learn(gone, "gone")
+    assert [commit["task"] for commit in gone.committed("gone")] == list(TASKS)
+
+
+def test_each_run_goes_on_from_its_own_journal_when_the_actor_dies(
+    root: Path, shared: SharedStreams
+) -> None:
+    """The death of one process must cost no trial a task, nor mix two trials' commits."""
+    one, two = (shared.stream(settings_of(root, run)) for run in ("one", "two"))
+    old = learn(one, "one", upto=1)
+    newer = learn(one, "one", upto=2)
+    lease = one.lease("one", newer)
+    generation = learn(two, "two", upto=1)
+    before: list[Any] = [one.access_log(), two.access_log()]
+    kill_process(one)
+    found = SharedStreams.find(shared.name)  # as another process of the sweep does
+    assert found.stream(settings_of(root, "two")).lease("two", generation) is not None
+    assert one.lease("one", newer) == lease
+    assert [one.access_log(), two.access_log()] == before
+    with pytest.raises(StaleGenerationError):
+        one.commit("one", old, TASKS[2], {})
+    with pytest.raises(NotLeasedError):
+        two.commit("two", generation, TASKS[2], {})
+    one.commit("one", newer, TASKS[2], {"by": "one"})
+    one.commit("one", newer, TASKS[2], {"by": "a repetition"})
+    assert one.committed("one")[2:] == [{"by": "one"}]
+    assert len(two.committed("two")) == 1
+    one.stop()  # ends the run's part alone
+    kill_process(two)
+    assert len(one.committed("one")) == 3
+    two.commit("two", generation, TASKS[1], {})

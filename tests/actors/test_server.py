@@ -1,22 +1,17 @@
-"""The streams of many runs in one process: each its own cursor and journal, none waits."""
+"""The streams of many runs in one process, without Ray: each has its own journal, none waits."""
 
 import asyncio
 import dataclasses
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from actors.handle import SharedStreams, TaskStreamHandle
 from actors.server import TaskStreamServer
 from actors.settings import StreamSettings
 from system.errors import ConfigError, StorageError
-from system.results.replay_audit import replayed_rows
-from system.stream.task_source import NotLeasedError, StaleGenerationError, StreamHaltedError
-from tests.actors.streams import TASKS, kill_process, make_manifest, process_of
+from system.stream.task_source import StreamHaltedError
+from tests.actors.streams import TASKS, make_manifest
 
 
 def settings_of(root: Path, run: str) -> StreamSettings:
@@ -119,74 +114,3 @@ def test_one_journal_is_not_opened_twice_in_two_ways(root: Path) -> None:
     other = StreamSettings(str(root / "one" / "stream"), str(root), TASKS[::-1])
     with pytest.raises(ConfigError, match=r"one/stream.*serves another"):
         asyncio.run(server.call(other, "status"))
-
-
-@pytest.fixture
-def shared(ray_local: None) -> Iterator[SharedStreams]:
-    shared = SharedStreams.start()
-    yield shared
-    shared.stop()
-
-
-def learn(handle: TaskStreamHandle, run: str, upto: int = len(TASKS)) -> int:
-    """Register and learn so many of the tasks; the generation."""
-    generation = handle.register(run)
-    while len(done := handle.committed(run)) < upto:
-        lease = handle.lease(run, generation)
-        assert lease is not None
-        assert lease.task == TASKS[len(done)]
-        handle.open_split(run, generation, 0, lease.task, "train")
-        handle.commit(run, generation, lease.task, {"by": run, "task": lease.task})
-    return generation
-
-
-@pytest.mark.ray
-def test_a_run_that_is_gone_holds_back_no_other(root: Path, shared: SharedStreams) -> None:
-    """All runs learn on while one never calls again; later that one goes on where it stood."""
-    gone = shared.stream(settings_of(root, "gone"))
-    generation = learn(gone, "gone", upto=1)
-    held = gone.lease("gone", generation)
-    names = [f"run-{number}" for number in range(8)]
-    handles = {name: shared.stream(settings_of(root, name)) for name in names}
-    assert {process_of(handle) for handle in handles.values()} == {process_of(gone)}
-    with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: learn(handles[name], name), names))
-    for name, handle in handles.items():
-        assert handle.committed(name) == [{"by": name, "task": task} for task in TASKS]
-        assert list(handle.status()["consumers"]) == [name]
-        log = handle.access_log()
-        assert set(log["consumer"].to_pylist()) == {name}
-        assert replayed_rows(log, TASKS) == 0
-    assert gone.lease("gone", generation) == held
-    learn(gone, "gone")
-    assert [commit["task"] for commit in gone.committed("gone")] == list(TASKS)
-
-
-@pytest.mark.ray
-def test_each_run_goes_on_from_its_own_journal_when_the_actor_dies(
-    root: Path, shared: SharedStreams
-) -> None:
-    """The death of one process must cost no trial a task, nor mix two trials' commits."""
-    one, two = (shared.stream(settings_of(root, run)) for run in ("one", "two"))
-    old = learn(one, "one", upto=1)
-    newer = learn(one, "one", upto=2)
-    lease = one.lease("one", newer)
-    generation = learn(two, "two", upto=1)
-    before: list[Any] = [one.access_log(), two.access_log()]
-    kill_process(one)
-    found = SharedStreams.find(shared.name)  # as another process of the sweep does
-    assert found.stream(settings_of(root, "two")).lease("two", generation) is not None
-    assert one.lease("one", newer) == lease
-    assert [one.access_log(), two.access_log()] == before
-    with pytest.raises(StaleGenerationError):
-        one.commit("one", old, TASKS[2], {})
-    with pytest.raises(NotLeasedError):
-        two.commit("two", generation, TASKS[2], {})
-    one.commit("one", newer, TASKS[2], {"by": "one"})
-    one.commit("one", newer, TASKS[2], {"by": "a repetition"})
-    assert one.committed("one")[2:] == [{"by": "one"}]
-    assert len(two.committed("two")) == 1
-    one.stop()  # ends the run's part alone
-    kill_process(two)
-    assert len(one.committed("one")) == 3
-    two.commit("two", generation, TASKS[1], {})

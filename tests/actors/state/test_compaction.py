@@ -25,7 +25,9 @@ def live_through(stream: TaskStream) -> None:
         for task in tasks:
             stream.lease(consumer, generation)
             for rank in range(2):
-                stream.open_split(consumer, generation, rank, task, "train", 20, f"{task}-{rank}")
+                stream.open_split(
+                    consumer, generation, rank, task, "train", 20, call_id=f"{task}-{rank}"
+                )
             if task == "food":
                 stream.quarantine(consumer, generation, task, "train", {3: FAULT})
             for seen in TASKS:
@@ -56,11 +58,11 @@ def test_a_compacted_stream_is_the_one_that_never_was(tmp_path: Path, compact_af
     assert without_times(again) == without_times(whole)
     assert again.quarantined("run") == [FAULT]
     generation = again.status()["consumers"]["other"]["generation"]
-    handle = again.open_split("other", generation, 0, "food", "train", None, "after")
+    handle = again.open_split("other", generation, 0, "food", "train", call_id="after")
     assert handle.without == frozenset()
     rows = again.access_log().num_rows
     again.compact()
-    again.open_split("other", generation, 0, "food", "train", None, "after")  # Ray repeats a call
+    again.open_split("other", generation, 0, "food", "train", call_id="after")  # Ray repeats a call
     assert again.access_log().num_rows == rows
     with pytest.raises(ReplayRefusedError):
         again.open_split("other", generation, 0, "animals", "train")
@@ -89,10 +91,10 @@ def test_the_number_of_files_does_not_grow_with_the_past(tmp_path: Path) -> None
 
 def test_appends_are_known_after_a_compaction(tmp_path: Path) -> None:
     live = make_live_stream(tmp_path, "animals")
-    live.append(["food"], "call-1", ["food", "animals"])
+    live.append(["food"], ["food", "animals"], call_id="call-1")
     live.compact()
     live.close()
     again = make_live_stream(tmp_path, "animals")
-    assert again.append(["food"], "call-1") == ["food", "animals"]
+    assert again.append(["food"], call_id="call-1") == ["food", "animals"]
     status = again.status()
     assert (status["given"], status["open"]) == (["animals", "food"], False)

@@ -17,8 +17,8 @@ class CrashError(BaseException):
 
 def one_task(stream: TaskStream) -> None:
     """Every kind of call, each written so that it may be repeated."""
-    stream.append(["animals", "food"], "append-1")
-    stream.append(["travel"], "append-2", ["travel", "animals", "food"])
+    stream.append(["animals", "food"], call_id="append-1")
+    stream.append(["travel"], ["travel", "animals", "food"], call_id="append-2")
     if stream.status()["pending"] == ["travel", "animals", "food"]:
         stream.reorder(["animals", "travel", "food"])
     stream.close()
@@ -27,7 +27,7 @@ def one_task(stream: TaskStream) -> None:
     generation = stream.status()["consumers"]["run"]["generation"]
     lease = stream.lease("run", generation)
     assert lease is not None
-    stream.open_split("run", generation, 0, "animals", "train", None, "call-1")
+    stream.open_split("run", generation, 0, "animals", "train", call_id="call-1")
     stream.trained("run", generation, "animals")
     stream.commit("run", generation, "animals", {"row": [0.5]})
 

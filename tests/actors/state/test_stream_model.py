@@ -96,7 +96,7 @@ class StreamAgainstModel(RuleBasedStateMachine):
         name = f"append-{task}"
         turned = [task, *self.tasks[self.reached :][::-1]]
         if again and name in self.appends:  # Ray repeats a call whose answer was lost
-            assert self.stream.append([task], name) == self.tasks[self.reached :]
+            assert self.stream.append([task], call_id=name) == self.tasks[self.reached :]
             return
         pending = len(self.tasks) - self.reached
         refusal: type[Exception] | None = None
@@ -110,9 +110,9 @@ class StreamAgainstModel(RuleBasedStateMachine):
             refusal, turned = ConfigError, [*turned, "gone"]
         if refusal is not None:
             with pytest.raises(refusal):
-                self.stream.append([task], f"{name} anew", turned if order else None)
+                self.stream.append([task], turned if order else None, call_id=f"{name} anew")
             return
-        answer = self.stream.append([task], name, turned if order else None)
+        answer = self.stream.append([task], turned if order else None, call_id=name)
         self.tasks[self.reached :] = turned if order else [*self.tasks[self.reached :], task]
         assert answer == self.tasks[self.reached :]
         self.appends[name] = [task]

@@ -51,9 +51,9 @@ def test_tasks_arrive_and_the_stream_ends_once_it_is_closed(tmp_path: Path) -> N
 def test_what_was_appended_outlives_the_process_and_a_repetition_adds_nothing(
     tmp_path: Path,
 ) -> None:
-    make_live_stream(tmp_path, "animals").append(["food"], "call-1")
+    make_live_stream(tmp_path, "animals").append(["food"], call_id="call-1")
     again = make_live_stream(tmp_path, "animals")
-    assert again.append(["food"], "call-1") == ["animals", "food"]
+    assert again.append(["food"], call_id="call-1") == ["animals", "food"]
     again.append(["travel"])
     assert make_live_stream(tmp_path, "animals").status()["tasks"] == ["animals", "food", "travel"]
 

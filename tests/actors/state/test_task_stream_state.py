@@ -158,7 +158,7 @@ def test_a_trained_task_is_shut_while_it_is_evaluated(tmp_path: Path) -> None:
     stream.lease("run", generation)
     with pytest.raises(NotLeasedError, match="'food' cannot be marked as trained"):
         stream.trained("run", generation, "food")
-    stream.open_split("run", generation, 0, "animals", "train", None, "call-1")
+    stream.open_split("run", generation, 0, "animals", "train", call_id="call-1")
     stream.trained("run", generation, "animals")
     stream.trained("run", generation, "animals")
     for restart in (False, True):
@@ -168,7 +168,7 @@ def test_a_trained_task_is_shut_while_it_is_evaluated(tmp_path: Path) -> None:
             stream.open_split("run", generation, 0, "animals", "train")
         assert stream.open_split("run", generation, 0, "animals", "test").rows == ROWS["test"]
         # What Ray repeats, because the answer was lost, is answered stream.
-        stream.open_split("run", generation, 0, "animals", "train", None, "call-1")
+        stream.open_split("run", generation, 0, "animals", "train", call_id="call-1")
     stream.commit("run", generation, "animals", {})
     stream.trained("run", generation, "animals")
     generation = stream.register("run")
@@ -227,7 +227,7 @@ def test_a_repeated_open_is_recorded_once(tmp_path: Path) -> None:
     stream.lease("run", generation)
     for restarted in (False, False, True):
         source = make_stream(tmp_path) if restarted else stream
-        handle = source.open_split("run", generation, 0, "animals", "train", None, "call-1")
+        handle = source.open_split("run", generation, 0, "animals", "train", call_id="call-1")
         assert (handle.task, handle.rows) == ("animals", ROWS["train"])
         assert source.access_log().num_rows == 1
 
