@@ -15,10 +15,10 @@ from system.backbones.dual_encoder import DualEncoder, unit
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import ReferredExpression
 from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
+from system.engine.encoding import Encoder
 from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts
 from system.engine.worker_group import WorkerGroup
-from system.objectives.retrieval.encoding import Encoder
 from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
 

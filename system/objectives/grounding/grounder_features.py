@@ -15,9 +15,9 @@ from torch import Tensor
 from system.backbones.dual_encoder import unit
 from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
+from system.engine.encoding import dealt_blocks, filled, in_order
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder
-from system.objectives.retrieval.encoding import dealt_blocks, filled, in_order
 from system.storage.feature_store import FeatureStore
 
 

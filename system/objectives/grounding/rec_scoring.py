@@ -20,10 +20,10 @@ from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import ReferredExpression, read_expressions, spread
 from system.diff_prompt.prompt_latents import SplitLatents
+from system.engine.encoding import filled, in_order
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
-from system.objectives.retrieval.encoding import filled, in_order
 from system.results.rec import best_hits
 from system.results.rec_figures import OVERLAPS
 from system.storage.feature_store import FeatureStore

@@ -12,11 +12,11 @@ from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig
 from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
+from system.engine.encoding import Encoder
 from system.errors import DataError
 from system.methods.method import METHODS, Method, build_method
 from system.methods.stream_method import StreamMethod
 from system.objectives.objective import StreamObjective, StreamWork, Worker
-from system.objectives.retrieval.encoding import Encoder
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
 from system.objectives.retrieval.retrieval_training import RetrievalTraining

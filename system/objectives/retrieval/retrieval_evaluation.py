@@ -17,8 +17,8 @@ from system.backbones.dual_encoder import MODALITIES, ImageTransform, Modality
 from system.config.schema import Gallery
 from system.data.shards.loading import read_texts
 from system.data.shards.manifest import SplitHandle
+from system.engine.encoding import Encoder, as_indices
 from system.methods.method import Method
-from system.objectives.retrieval.encoding import Encoder, as_indices
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.recall import retrieval_recalls
 from system.storage.feature_store import FeatureStore

@@ -11,10 +11,10 @@ from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
 from system.data.datasets.coco import prepare_coco
 from system.data.shards.manifest import Manifest, SplitHandle
+from system.engine.encoding import Encoder
 from system.engine.worker_group import WorkerGroup
 from system.methods.method import MethodSetting
 from system.methods.prompts.lpi import LowRankConfig, LowRankPrompts
-from system.objectives.retrieval.encoding import Encoder
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.results.accuracy_matrix import MatrixRow
 from system.storage.feature_store import FeatureStore

@@ -7,8 +7,8 @@ import torch
 
 from system.backbones.clip import load_clip
 from system.backbones.computation import Computation
+from system.engine.encoding import Encoder
 from system.engine.worker_group import WorkerGroup
-from system.objectives.retrieval.encoding import Encoder
 from tests.backbones.small_clip import write_small_clip
 
 
