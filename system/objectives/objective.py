@@ -17,6 +17,7 @@ from torch import Tensor
 from system.registry import Registry
 
 if TYPE_CHECKING:
+    from system.backbones.dual_encoder import Modality
     from system.config.schema import ExperimentConfig
     from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from system.storage.adapters import AdapterHeader
     from system.stream.given_similarity import GivenSimilarity
     from system.stream.learned_state import LearnedState
-    from system.stream.router import Router
     from system.stream.task_similarity import NameFeatures
     from system.stream.task_source import Lease
 
@@ -43,6 +43,18 @@ class FrozenModel(Protocol):
         ...
 
 
+class TaskRouter(Protocol):
+    """Infers which task a test sample belongs to."""
+
+    def route(self, modality: Modality, features: Tensor) -> Tensor:
+        """The task (B,) of each sample, from its unprompted features (B, D)."""
+        ...
+
+    def upto(self, tasks: int) -> TaskRouter:
+        """The router as it was after so many tasks."""
+        ...
+
+
 class Evaluation(Protocol):
     """The test splits of the stream's tasks, and what was found in them so far."""
 
@@ -55,7 +67,7 @@ class Evaluation(Protocol):
         """Matrix rows of the frozen model."""
         ...
 
-    def after_task(self, trained: int, method: Any, router: Router | None) -> list[MatrixRow]:
+    def after_task(self, trained: int, method: Any, router: TaskRouter | None) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
         ...
 
@@ -63,7 +75,7 @@ class Evaluation(Protocol):
         """Matrix rows with the true task given, once all tasks are learned."""
         ...
 
-    def all_rows(self, method: Any, router: Router | None) -> list[MatrixRow]:
+    def all_rows(self, method: Any, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned."""
         ...
 

@@ -1,29 +1,17 @@
-"""Look-ups in metrics.json that never turn an undefined figure into a number."""
+"""Look-ups in metrics.json that never turn an undefined value into a number."""
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-# Shown name of each recall metric, in the order of tables and buttons.
-METRIC_LABELS = {
-    "t2i_r1": "Text → image R@1",
-    "i2t_r1": "Image → text R@1",
-    "t2i_r5": "Text → image R@5",
-    "i2t_r5": "Image → text R@5",
-    "t2i_r10": "Text → image R@10",
-    "i2t_r10": "Image → text R@10",
-    "rec_r1": "Expression → box R@1",
-    "rec_r5": "Expression → box R@5",
-    "rec_r10": "Expression → box R@10",
-    "rec_ub": "Expression → any box",
-    "rec_r1_giou": "Expression → box R@1, by GIoU",
-    "rec_r5_giou": "Expression → box R@5, by GIoU",
-    "rec_r10_giou": "Expression → box R@10, by GIoU",
-    "rec_ub_giou": "Expression → any box, by GIoU",
-}
+from system.results.metrics import GROUNDING, RETRIEVAL
+
+METRIC_LABELS = {metric.name: metric.label for metric in (*RETRIEVAL, *GROUNDING)}
 GIOU = "_giou"  # ends the names of metrics that count a hit by GIoU, not by IoU
-# The metrics that lead, by what a stream learns; the first ones where nothing is known yet.
-HEADLINES = (("t2i_r1", "i2t_r1"), ("rec_r1",))
+# The metrics that lead, by the kind of stream; the first ones where nothing is known yet.
+HEADLINES = tuple(
+    tuple(metric.name for metric in kind if metric.lead) for kind in (RETRIEVAL, GROUNDING)
+)
 
 
 def headline_metrics(known: Collection[str]) -> tuple[str, ...]:
@@ -38,7 +26,7 @@ def direction_of(metric: str) -> str:
 
 @dataclass(frozen=True)
 class MetricsView:
-    """The final figures of a run; `content` is the parsed metrics.json, empty while running."""
+    """The final metrics of a run; `content` is the parsed metrics.json, empty while running."""
 
     content: Mapping[str, object]
 
@@ -80,9 +68,9 @@ class MetricsView:
         return dict(value) if isinstance(value, Mapping) else {}
 
     def reason(self, *path: str) -> str:
-        """Why the figure at a path is undefined.
+        """Why the value at a path is undefined.
 
-        `undefined` of metrics.json names a figure by its dotted path, by a group of figures
+        `undefined` of metrics.json names a value by its dotted path, by a group of values
         ("forgetting") or by the metric alone ("t2i_r1"); the most specific entry counts.
         """
         undefined = self.mapping("undefined")
@@ -91,5 +79,5 @@ class MetricsView:
             if key in undefined:
                 return str(undefined[key])
         if not self.content:
-            return "the run has not written its final figures yet"
+            return "the run has not written its final metrics yet"
         return f"metrics.json gives no value for {'.'.join(path)}"

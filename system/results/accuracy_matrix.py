@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from system.errors import DataError
-from system.results.recall import TaskFigure
+from system.results.metrics import MetricValue
 
 ROUTE = "route_"  # how the names of routing accuracies begin
 ZERO_SHOT = -1  # trained_index of the evaluation before any task was learned
@@ -49,7 +49,7 @@ class _UndefinedError(Exception):
 
 
 def matrix_rows(
-    trained_index: int, figures: Mapping[str, Mapping[int, TaskFigure]]
+    trained_index: int, figures: Mapping[str, Mapping[int, MetricValue]]
 ) -> list[MatrixRow]:
     """The rows of one evaluation: metric -> evaluated task -> figure, after `trained_index`."""
     return [

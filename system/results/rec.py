@@ -4,12 +4,12 @@ Legend: Q queries, K boxes a query. Boxes are left, top, right, bottom, in pixel
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Overlap = Literal["iou", "giou"]
+from system.results.metrics import Overlap
+
 HIT = 0.5  # the overlap from which a box counts
 
 

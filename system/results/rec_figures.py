@@ -11,16 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from system.results.rec import Overlap, rec_recall
+from system.results.metrics import GROUNDING, Overlap
+from system.results.rec import rec_recall
 
 OVERLAPS: tuple[Overlap, Overlap] = ("iou", "giou")  # the columns of ranks
-#: Which recall a metric is: at so many boxes (None: at all of them) and by which overlap. Names
-#: without an overlap count a hit by IoU; GIoU is how the papers' released code counts.
-METRICS: dict[str, tuple[int | None, Overlap]] = {
-    f"rec_{name}{suffix}": (k, overlap)
-    for overlap, suffix in zip(OVERLAPS, ("", "_giou"), strict=True)
-    for name, k in (("r1", 1), ("r5", 5), ("r10", 10), ("ub", None))
-}
+METRICS = tuple(metric.name for metric in GROUNDING)
 
 Recalls = dict[str, float]  # by metric, in percent, NaN where undefined
 
@@ -60,8 +55,9 @@ class SplitRecalls:
 def recalls(ranks: Tensor) -> Recalls:
     """All metrics of ranks (n, 2); NaN without an expression."""
     return {
-        metric: 100.0 * rec_recall(ranks[:, OVERLAPS.index(overlap)], [k])[k]
-        for metric, (k, overlap) in METRICS.items()
+        metric.name: 100.0
+        * rec_recall(ranks[:, OVERLAPS.index(metric.overlap)], [metric.k])[metric.k]
+        for metric in GROUNDING
     }
 
 

@@ -11,7 +11,6 @@ Legend: I images, T texts, Q queries, G gallery (candidates), D features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name PyTorch's own documentation uses)
@@ -19,23 +18,14 @@ from torch import Tensor
 
 from system.config.schema import Gallery
 from system.errors import ConfigError, DataError
+from system.results.metrics import RETRIEVAL, MetricValue
 
 KS = (1, 5, 10)
-METRICS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS)
+METRICS = tuple(
+    sorted((m.name for m in RETRIEVAL), key=lambda name: name.startswith("i2t"))
+)  # by direction
 CHUNK = 256  # queries scored at once: 256 x 25,000 texts in float64 are 51 MB
 TIE_TOLERANCE = 1e-6  # of cosine similarity; float32 encoders repeat themselves to about 1e-7
-
-
-@dataclass(frozen=True)
-class TaskFigure:
-    """A figure on one task: percent, or NaN with the reason why there is none.
-
-    `queries` is the number of queries it is a mean over.
-    """
-
-    value: float
-    queries: int
-    reason: str | None = None
 
 
 def ranks_from_scores(
@@ -164,7 +154,7 @@ def retrieval_recalls(
     seen: Sequence[int] = (),
     chunk: int = CHUNK,
     tie_tolerance: float = TIE_TOLERANCE,
-) -> dict[str, dict[int, TaskFigure]]:
+) -> dict[str, dict[int, MetricValue]]:
     """Recall at 1, 5 and 10 both ways, for each task of the query.
 
     A recall that cannot fail, because the gallery has no more than k - 1 wrong candidates, is
@@ -205,7 +195,7 @@ def retrieval_recalls(
         within = [task, *seen] if gallery == "seen" else [task]
         return torch.isin(owner_task, torch.tensor(within, device=owner_task.device))
 
-    figures: dict[str, dict[int, TaskFigure]] = {metric: {} for metric in METRICS}
+    figures: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
     directions = (  # name, queries, their images, may they search; candidates, their images
         (
             "t2i",
@@ -233,16 +223,16 @@ def retrieval_recalls(
     return figures
 
 
-def _figure(value: float, k: int, queries: int, worst_rank: int) -> TaskFigure:
+def _figure(value: float, k: int, queries: int, worst_rank: int) -> MetricValue:
     """A recall with the reason where it is undefined; `worst_rank`: the worst any query can get."""
     if queries == 0:
-        return TaskFigure(float("nan"), 0, "no queries")
+        return MetricValue(float("nan"), 0, "no queries")
     if worst_rank <= k:
         reason = (
             f"no query can rank below {worst_rank} in this gallery: recall at {k} is always 100"
         )
-        return TaskFigure(float("nan"), queries, reason)
-    return TaskFigure(value, queries)
+        return MetricValue(float("nan"), queries, reason)
+    return MetricValue(value, queries)
 
 
 def _chunked_ranks(

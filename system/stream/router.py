@@ -9,7 +9,7 @@ Source: LPI (arXiv 2501.14369) and S-Prompts (arXiv 2207.12819).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import AdapterMismatchError, DataError
-from system.results.recall import TaskFigure
 
 _CHUNK = 4096  # samples whose distances are held at once
 
@@ -190,33 +189,6 @@ def route_by_centers(centers: Tensor, features: Tensor) -> Tensor:
     tasks, per_task = centers.shape[:2]
     owner = torch.arange(tasks).repeat_interleave(per_task)
     return _nearest_owner(centers.flatten(0, 1), owner, features)
-
-
-def routing_accuracy(
-    routed: Tensor, true_task: Tensor, *, tasks: Iterable[int], learned: Sequence[int]
-) -> dict[int, TaskFigure]:
-    """Percent of each task's samples that were routed to it.
-
-    Args:
-        routed: [B], from `route`.
-        true_task: [B].
-        tasks: the tasks to report.
-        learned: the tasks the router knew; the others are NaN, nothing could be routed to them.
-
-    Returns:
-        Task -> figure.
-    """
-    hit = routed.cpu() == true_task.cpu()
-    figures = {}
-    for task in tasks:
-        mine = hit[true_task.cpu() == task]
-        if task not in learned:
-            figures[task] = TaskFigure(float("nan"), len(mine), "the task was not learned yet")
-        elif not len(mine):
-            figures[task] = TaskFigure(float("nan"), 0, "no queries")
-        else:
-            figures[task] = TaskFigure(100.0 * float(mine.double().mean()), len(mine))
-    return figures
 
 
 def _nearest_owner(centers: Tensor, owner: Tensor, features: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining, NoiseSchedule, ScheduleName
 from system.diff_prompt.prompt_generator.sampling import ddim_path, prompt_steps
 from system.methods.prompt_adapter import PromptAdapter, PromptAdapterConfig
-from system.results.rec import Overlap, best_hits, rec_recall
+from system.results.metrics import Overlap
+from system.results.rec import best_hits, rec_recall
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]

@@ -13,7 +13,7 @@ from system.results.accuracy_matrix import (
     MatrixRow,
     matrix_rows,
 )
-from system.results.recall import TaskFigure
+from system.results.metrics import MetricValue
 from system.storage.tables import MATRIX_SCHEMA, matrix_records, matrix_table
 
 METRIC = "t2i_r1"
@@ -118,7 +118,7 @@ def test_table_survives_a_file_and_comes_back_equal(tmp_path: Path) -> None:
 
 
 def test_rows_of_an_evaluation_extend_a_matrix() -> None:
-    figures = {METRIC: {0: TaskFigure(40.0, 10), 1: TaskFigure(math.nan, 0, "no queries")}}
+    figures = {METRIC: {0: MetricValue(40.0, 10), 1: MetricValue(math.nan, 0, "no queries")}}
     rows = matrix_rows(1, figures)
     assert rows[0] == MatrixRow(1, 0, METRIC, 40.0, 10)
     assert (rows[1].queries, rows[1].reason) == (0, "no queries")

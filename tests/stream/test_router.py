@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from system.errors import AdapterMismatchError, DataError
-from system.stream.router import Router, route_by_centers, routing_accuracy
+from system.stream.router import Router, route_by_centers
 
 
 def _cloud(task: int, rows: int = 40, seed: int = 0, width: int = 6) -> Tensor:
@@ -130,18 +130,3 @@ def test_a_refused_task_leaves_the_router_as_it_was() -> None:
     with pytest.raises(DataError, match="vision of task 1"):
         router.add_task(1, torch.empty(0, 6), _cloud(1))
     assert router.state()["vision.task"].tolist() == [0] * 5
-
-
-def test_routing_accuracy_is_per_task_and_undefined_where_nothing_could_be_right() -> None:
-    figures = routing_accuracy(
-        torch.tensor([0, 1, 0, 0]),
-        torch.tensor([0, 0, 1, 2]),
-        tasks=[0, 1, 2, 3],
-        learned=[0, 1, 3],
-    )
-    assert (figures[0].value, figures[0].queries) == (50.0, 2)
-    assert figures[1].value == 0.0
-    assert math.isnan(figures[2].value)
-    assert figures[2].reason == "the task was not learned yet"
-    assert math.isnan(figures[3].value)
-    assert figures[3].reason == "no queries"

@@ -26,11 +26,11 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
+from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
+from system.results.metrics import MetricValue, routing_accuracy
 from system.results.rec_figures import METRICS, recalls
-from system.results.recall import TaskFigure
 from system.storage.feature_store import FeatureStore
-from system.stream.router import Router, routing_accuracy
 
 UNROUTED = -1
 #: The latents of a task's test expressions, for a method that needs them.
@@ -91,7 +91,7 @@ class GroundingEvaluation:
         return self._rows(ZERO_SHOT, self.plain)
 
     def after_task(
-        self, trained: int, method: GroundingStream, router: Router | None
+        self, trained: int, method: GroundingStream, router: TaskRouter | None
     ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each expression's route, routing accuracy."""
         image_routes = [self._image_routes(task, router, trained) for task in range(self.tasks)]
@@ -120,7 +120,7 @@ class GroundingEvaluation:
             found[task] = self._found(task, method, truth)
         return self._rows(trained, found)
 
-    def all_rows(self, method: GroundingStream, router: Router | None) -> list[MatrixRow]:
+    def all_rows(self, method: GroundingStream, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned."""
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
         self.prompted = list(self.plain)
@@ -134,7 +134,7 @@ class GroundingEvaluation:
         """What the figures rest on, for the run's outcome."""
         return {"expressions": sum(map(len, self.tests))}
 
-    def _image_routes(self, task: int, router: Router | None, trained: int) -> Tensor:
+    def _image_routes(self, task: int, router: TaskRouter | None, trained: int) -> Tensor:
         """The task (rows,) whose prompts each image's expressions get."""
         if router is None:
             return torch.full((len(self.images[task]),), trained, dtype=torch.long)
@@ -171,12 +171,12 @@ class GroundingEvaluation:
         return Found(ranks, best)
 
     def _rows(self, trained: int, found: Sequence[Found]) -> list[MatrixRow]:
-        figures: dict[str, dict[int, TaskFigure]] = {metric: {} for metric in METRICS}
+        figures: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
         for task, of_task in enumerate(found):
             count = len(of_task.ranks)
             reason = None if count else "no expression"
             for metric, value in recalls(of_task.ranks).items():
-                figures[metric][task] = TaskFigure(value, count, reason)
+                figures[metric][task] = MetricValue(value, count, reason)
         return matrix_rows(trained, figures)
 
 

@@ -145,7 +145,7 @@ class GroundingWork(StreamWork):
 class GroundingObjective(StreamObjective):
     """See `StreamObjective`."""
 
-    recalls = tuple(METRICS)
+    recalls = METRICS
 
     def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
         """See `StreamObjective.method_kind`."""

@@ -19,10 +19,11 @@ from system.data.shards.loading import read_texts
 from system.data.shards.manifest import SplitHandle
 from system.engine.encoding import Encoder, as_indices
 from system.methods.method import Method
+from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
+from system.results.metrics import routing_accuracy
 from system.results.recall import retrieval_recalls
 from system.storage.feature_store import FeatureStore
-from system.stream.router import Router, routing_accuracy
 
 #: How a split is asked for: task index -> the rows it hands out.
 OpenTest = Callable[[int], SplitHandle]
@@ -135,7 +136,7 @@ class StreamEvaluation:
             self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
             self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
 
-    def all_rows(self, method: Method, router: Router | None) -> list[MatrixRow]:
+    def all_rows(self, method: Method, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned.
 
         Only where what a task learned stays as it was: the method has a router, or learns nothing.
@@ -172,7 +173,9 @@ class StreamEvaluation:
         """Matrix rows of the frozen backbone."""
         return self._rows(ZERO_SHOT, self.plain["vision"], self.plain["text"], ())
 
-    def after_task(self, trained: int, method: Method, router: Router | None) -> list[MatrixRow]:
+    def after_task(
+        self, trained: int, method: Method, router: TaskRouter | None
+    ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
         learned = range(trained + 1)
         routes = {m: self.route(m, router, trained) for m in MODALITIES}
@@ -206,7 +209,7 @@ class StreamEvaluation:
             trained, features["vision"], features["text"], range(len(self.tests.handles))
         )
 
-    def route(self, modality: Modality, router: Router | None, trained: int) -> Tensor:
+    def route(self, modality: Modality, router: TaskRouter | None, trained: int) -> Tensor:
         """The task whose prompts each test sample gets."""
         if router is None:
             return torch.full((len(self.plain[modality]),), trained, dtype=torch.long)

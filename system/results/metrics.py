@@ -1,0 +1,86 @@
+"""The metrics that tasks are judged by: one `Metric` each, and its value on a task.
+
+A metric that is added here gets its column in tables and its button on pages; what computes it
+looks it up by its name.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Overlap = Literal["iou", "giou"]  # how a box's overlap with the object is measured
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A recall in percent: how often a right candidate is among the first `k`.
+
+    `k` None counts all candidates; `overlap` is what makes a box a right one. Of each kind of
+    stream the metrics that `lead` are shown first.
+    """
+
+    name: str  # in metrics.json, parquet columns and configs
+    label: str
+    k: int | None
+    overlap: Overlap = "iou"
+    lead: bool = False
+
+
+RETRIEVAL = tuple(
+    Metric(f"{direction}_r{k}", f"{label} R@{k}", k, lead=k == 1)
+    for k in (1, 5, 10)
+    for direction, label in (("t2i", "Text → image"), ("i2t", "Image → text"))
+)
+_BOXES: tuple[tuple[Overlap, str, str], ...] = (("iou", "", ""), ("giou", "_giou", ", by GIoU"))
+#: Counted by IoU, and by GIoU as the papers' released code does.
+GROUNDING = tuple(
+    Metric(f"rec_{name}{suffix}", label + by, k, overlap, lead=k == 1 and not suffix)
+    for overlap, suffix, by in _BOXES
+    for name, label, k in (
+        ("r1", "Expression → box R@1", 1),
+        ("r5", "Expression → box R@5", 5),
+        ("r10", "Expression → box R@10", 10),
+        ("ub", "Expression → any box", None),
+    )
+)
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """A metric on one task: percent, or NaN with the reason why there is none.
+
+    `queries` is the number of queries it is a mean over.
+    """
+
+    value: float
+    queries: int
+    reason: str | None = None
+
+
+def routing_accuracy(
+    routed: Tensor, true_task: Tensor, *, tasks: Iterable[int], learned: Sequence[int]
+) -> dict[int, MetricValue]:
+    """Percent of each task's samples that were routed to it.
+
+    Args:
+        routed: [B], from the router.
+        true_task: [B].
+        tasks: the tasks to report.
+        learned: the tasks the router knew; the others are NaN, nothing could be routed to them.
+
+    Returns:
+        Task -> value.
+    """
+    hit = routed.cpu() == true_task.cpu()
+    values = {}
+    for task in tasks:
+        mine = hit[true_task.cpu() == task]
+        if task not in learned:
+            values[task] = MetricValue(float("nan"), len(mine), "the task was not learned yet")
+        elif not len(mine):
+            values[task] = MetricValue(float("nan"), 0, "no queries")
+        else:
+            values[task] = MetricValue(100.0 * float(mine.double().mean()), len(mine))
+    return values
