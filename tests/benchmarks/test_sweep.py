@@ -9,9 +9,8 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.data.datasets.coco import prepare_coco
 from tests.backbones.small_clip import write_small_clip
-from tests.data.coco_files import write_coco
+from tests.data.coco_files import prepare_coco, write_coco
 from tests.integration.small_stream import TASKS, WORDS, overrides
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.ray]

@@ -10,9 +10,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from system.data.datasets.coco import CocoSource, CocoSplit, index_coco
+from system.data.datasets.coco import CocoSource, CocoSplit, read_coco
+from system.data.prepare.dataset import Progress
+from system.data.prepare.pipeline import write_dataset
 from system.data.prepare.split_index import SplitIndex
 from system.data.shards.faults import Faults
+from system.data.shards.manifest import Manifest
 from system.data.shards.schema import ImageRecord
 
 TASKS = ("animal", "food")
@@ -32,8 +35,6 @@ def coco_source(
 ) -> CocoSource:
     """The source that `write_coco` wrote."""
     return CocoSource(
-        "small",
-        str(root),
         {
             split: CocoSplit(
                 f"annotations/captions_{split}.json",
@@ -44,6 +45,7 @@ def coco_source(
             for split in splits
         },
         tuple(tasks),
+        root=str(root),
         **settings,
     )
 
@@ -174,9 +176,20 @@ def write_karpathy(root: Path, splits: Mapping[int, str]) -> None:
     (root / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
 
 
+def prepare_coco(
+    source: CocoSource, output: str | Path, progress: Progress | None = None, **sizes: int
+) -> Manifest:
+    """Prepare a benchmark called "small"; `sizes` are those of row groups and shards."""
+    faults = Faults(source.on_error)
+    dataset = read_coco(source, faults, progress)
+    return write_dataset(
+        dataset, str(output), benchmark="small", faults=faults, progress=progress, **sizes
+    )
+
+
 def strict_index(source: CocoSource, split: str) -> SplitIndex:
     """Index a split; its first broken row is an error."""
-    return index_coco(source, Faults("stop"))[split]
+    return read_coco(source, Faults("stop")).splits[split]
 
 
 def read_rows(source: CocoSource, split: str) -> list[ImageRecord]:

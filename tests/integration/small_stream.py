@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 from system import app
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
-from system.data.datasets.coco import prepare_coco
 from tests.backbones.small_clip import write_small_clip
-from tests.data.coco_files import write_coco
+from tests.data.coco_files import prepare_coco, write_coco
 
 TASKS = ("animal", "food", "person")
 WORDS = [str(number) for number in range(200)] + ["no", ".", "-", "!"]

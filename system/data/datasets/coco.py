@@ -1,24 +1,17 @@
 """Reader of MSCOCO's own files: captions, instances, images and, if there are, expressions."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from system.config.parse import parse_dataclass
 from system.data.formats.coco_store import CocoStore
 from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.prepare.annotations import safe_image_path
-from system.data.prepare.captions import clean_caption
-from system.data.prepare.dataset import dataset_folder, dataset_root
-from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.shard_writer import ROW_GROUP_ROWS, SHARD_ROWS, Progress
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
-from system.errors import ConfigError, OnError
-from system.uris import absolute
+from system.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,7 @@ class CocoSplit:
 
 
 @dataclass(frozen=True)
-class CocoSource:
+class CocoSource(ReaderOptions):
     """A dataset in MSCOCO's format and how it becomes a benchmark.
 
     `splits` maps "train", "val", "test" to files; `tasks` are super-categories in stream order;
@@ -41,18 +34,14 @@ class CocoSource:
     the training images can be made the split "val": see `is_held_out`.
     """
 
-    name: str
-    root: str
     splits: dict[str, CocoSplit]
     tasks: tuple[str, ...]
-    caption_rule: str = "none"
     task_overrides: str | None = None
     val_share: float = 0.0
     val_seed: int = 0
-    on_error: OnError = "stop"
 
     def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        super().__post_init__()
         if not self.splits:
             raise ConfigError("benchmark.options.splits: at least one split is needed")
         if not 0 <= self.val_share < 1:
@@ -76,20 +65,27 @@ def is_held_out(image_id: int, share: float, seed: int) -> bool:
     return int.from_bytes(lot, "big") < share * 2**64
 
 
-def index_coco(
+def read_coco(
     source: CocoSource, faults: Faults, progress: Progress | None = None
-) -> dict[str, SplitIndex]:
+) -> CheckedDataset:
     """Read and check all splits' annotations and find their images, without reading them.
 
-    Raises: ConfigError for a caption rule that is not there; DataError naming file and field for
-    what is wrong in the annotations, broken rows as `faults` says; StorageError.
+    Raises: DataError naming file and field for what is wrong in the annotations, broken rows as
+    `faults` says; StorageError.
     """
     root = dataset_root(source.root)
     rule = TaskRule.read(source.tasks, root, source.task_overrides)
-    found: dict[str, SplitIndex] = {}
+    splits: dict[str, SplitIndex] = {}
     for split, files in source.splits.items():
-        found |= _index_split(source, split, files, root, rule, faults, progress)
-    return found
+        splits |= _index_split(source, split, files, root, rule, faults, progress)
+    description: dict[str, object] = {
+        "format": "coco",
+        "root": str(root),
+        "caption_rule": source.caption_rule,
+    }
+    if source.val_share:
+        description |= {"val_share": source.val_share, "val_seed": source.val_seed}
+    return CheckedDataset(splits, source.tasks, description)
 
 
 def _index_split(
@@ -134,52 +130,4 @@ def _index_split(
     return {name: builder.build() for name, builder in builders.items()}
 
 
-def prepare_coco(
-    source: CocoSource,
-    output: str,
-    *,
-    row_group_rows: int = ROW_GROUP_ROWS,
-    shard_rows: int = SHARD_ROWS,
-    progress: Progress | None = None,
-) -> Manifest:
-    """Turn a dataset in MSCOCO's format into task shards under `output` (path or URI).
-
-    All annotations of all splits are checked before the first shard is written.
-    Raises: ConfigError, DataError naming file and field, StorageError.
-    """
-    faults = Faults(source.on_error)
-    description: dict[str, object] = {
-        "format": "coco",
-        "root": absolute(source.root),
-        "caption_rule": source.caption_rule,
-    }
-    if source.val_share:
-        description |= {"val_share": source.val_share, "val_seed": source.val_seed}
-    return prepare_splits(
-        index_coco(source, faults, progress),
-        output,
-        benchmark=source.name,
-        tasks=source.tasks,
-        source=description,
-        faults=faults,
-        row_group_rows=row_group_rows,
-        shard_rows=shard_rows,
-        progress=progress,
-    )
-
-
-def prepare_configured_coco(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
-) -> Manifest:
-    """Prepare a dataset in MSCOCO's format from a benchmark config.
-
-    `options` are the fields of `CocoSource` but its name.
-    Raises: ConfigError for options that are not there, and as `prepare_coco`.
-    """
-    if "name" in options:
-        raise ConfigError("benchmark.options.name: set benchmark.name instead")
-    source = parse_dataclass(CocoSource, {**options, "name": benchmark}, "benchmark.options")
-    return prepare_coco(source, output, progress=progress)
-
-
-DATASET = prepare_configured_coco
+DATASET = preparer(CocoSource, read_coco)

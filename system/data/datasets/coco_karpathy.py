@@ -1,29 +1,24 @@
 """Reader of MSCOCO in Karpathy's split: his captions file, the instances and images of 2014."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from system.config.parse import parse_dataclass
 from system.data.formats.coco_entries import ImageEntry
 from system.data.formats.coco_store import CocoStore
 from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
 from system.data.prepare.annotations import safe_image_path
-from system.data.prepare.captions import clean_caption
-from system.data.prepare.dataset import PrepareProgress, dataset_root
-from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
+from system.data.prepare.dataset import Progress, dataset_root
+from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
+from system.data.prepare.split_index import SplitIndexBuilder
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
-from system.errors import DataError, OnError
-from system.uris import absolute
+from system.errors import DataError
 
 _SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class CocoKarpathySource:
+class CocoKarpathySource(ReaderOptions):
     """MSCOCO 2014 on disk and how it becomes a benchmark in Karpathy's split.
 
     `captions` (dataset_coco.json) and `instances` are relative to `root`, which holds the folders
@@ -32,7 +27,6 @@ class CocoKarpathySource:
     `task_overrides` as in `CocoSource`.
     """
 
-    root: str
     tasks: tuple[str, ...]
     captions: str = "dataset_coco.json"
     instances: tuple[str, ...] = (
@@ -40,42 +34,16 @@ class CocoKarpathySource:
         "annotations/instances_val2014.json",
     )
     restval: Literal["train", "leave_out"] = "train"
-    caption_rule: str = "none"
     task_overrides: str | None = None
-    on_error: OnError = "stop"
-
-    def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
 
 
-def prepare_coco_karpathy(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
-) -> Manifest:
-    """Prepare MSCOCO in Karpathy's split; `options` are the fields of `CocoKarpathySource`.
+def read_coco_karpathy(
+    source: CocoKarpathySource, faults: Faults, progress: Progress | None
+) -> CheckedDataset:
+    """Read and check MSCOCO in Karpathy's split.
 
-    Raises: ConfigError, DataError naming file and field, StorageError.
+    Raises: DataError naming file and field, StorageError.
     """
-    source = parse_dataclass(CocoKarpathySource, options, "benchmark.options")
-    faults = Faults(source.on_error)
-    return prepare_splits(
-        _index(source, faults, progress),
-        output,
-        benchmark=benchmark,
-        tasks=source.tasks,
-        source={
-            "format": "coco_karpathy",
-            "root": absolute(source.root),
-            "caption_rule": source.caption_rule,
-            "restval": source.restval,
-        },
-        faults=faults,
-        progress=progress,
-    )
-
-
-def _index(
-    source: CocoKarpathySource, faults: Faults, progress: PrepareProgress | None
-) -> dict[str, SplitIndex]:
     root = dataset_root(source.root)
     rule = TaskRule.read(source.tasks, root, source.task_overrides)
     builders = {split: SplitIndexBuilder(split, source.tasks, faults) for split in _SPLITS}
@@ -107,7 +75,16 @@ def _index(
                     found, task, instances, image.captions, (), source.caption_rule
                 )
                 builders[split].add(path, record)
-    return {split: builder.build() for split, builder in builders.items()}
+    return CheckedDataset(
+        {split: builder.build() for split, builder in builders.items()},
+        source.tasks,
+        {
+            "format": "coco_karpathy",
+            "root": str(root),
+            "caption_rule": source.caption_rule,
+            "restval": source.restval,
+        },
+    )
 
 
 def _check_same(listed: KarpathyImage, image: ImageEntry) -> None:
@@ -119,4 +96,4 @@ def _check_same(listed: KarpathyImage, image: ImageEntry) -> None:
         )
 
 
-DATASET = prepare_coco_karpathy
+DATASET = preparer(CocoKarpathySource, read_coco_karpathy)

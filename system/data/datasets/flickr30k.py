@@ -1,27 +1,23 @@
 """Reader of Flickr30k for retrieval: Karpathy's split file and the folder of photographs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from system.config.parse import parse_dataclass
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
 from system.data.prepare.annotations import load_annotation_json, safe_image_path
-from system.data.prepare.captions import checked_caption, clean_caption
-from system.data.prepare.dataset import PrepareProgress, dataset_folder, dataset_root
-from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.captions import checked_caption
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndexBuilder
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
 from system.data.shards.schema import ImageRecord
-from system.errors import DataError, OnError
+from system.errors import DataError
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Flickr30kSource:
+class Flickr30kSource(ReaderOptions):
     """Flickr30k on disk and how it becomes a benchmark.
 
     `captions`, `images` and `task_overrides` are relative to `root`. Flickr30k has no categories:
@@ -30,29 +26,26 @@ class Flickr30kSource:
     images of other tasks, or that the file does not name, are left out.
     """
 
-    root: str
     captions: str = "dataset_flickr30k.json"
     images: str = "flickr30k-images"
     caption_rule: str = "lpi"
     task_name: str = "flickr30k"
     task_overrides: str | None = None
     tasks: tuple[str, ...] | None = None
-    on_error: OnError = "stop"
 
     def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        super().__post_init__()
         if self.tasks is not None and self.task_overrides is None:
             raise ValueError("tasks needs task_overrides, the file that says each image's task")
 
 
-def prepare_flickr30k(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
-) -> Manifest:
-    """Prepare Flickr30k for retrieval; `options` are the fields of `Flickr30kSource`.
+def read_flickr30k(
+    source: Flickr30kSource, faults: Faults, progress: Progress | None
+) -> CheckedDataset:
+    """Read and check Flickr30k for retrieval.
 
-    Raises: ConfigError, DataError naming file and field, StorageError.
+    Raises: DataError naming file and field, StorageError.
     """
-    source = parse_dataclass(Flickr30kSource, options, "benchmark.options")
     root = dataset_root(source.root)
     folder = dataset_folder(root, source.images, "images")
     task_of = _read_tasks(root, source)
@@ -60,7 +53,6 @@ def prepare_flickr30k(
         tasks = source.tasks
     else:
         tasks = (source.task_name,) if task_of is None else tuple(dict.fromkeys(task_of.values()))
-    faults = Faults(source.on_error)
     builders = {split: SplitIndexBuilder(split, tasks, faults) for split in _SPLITS.values()}
     for image in read_karpathy(root / source.captions, "benchmark.options.captions", faults):
         split = _SPLITS[image.split]
@@ -71,20 +63,16 @@ def prepare_flickr30k(
         with faults.row(split, image.file_name):
             path = safe_image_path(folder, image.file_name, image.where)
             builders[split].add(path, _record(image, task, source.caption_rule))
-    return prepare_splits(
+    return CheckedDataset(
         {split: builder.build() for split, builder in builders.items()},
-        output,
-        benchmark=benchmark,
-        tasks=tasks,
-        source={
+        tasks,
+        {
             "format": "flickr30k",
             "root": str(root),
             "captions": source.captions,
             "caption_rule": source.caption_rule,
             "task_overrides": source.task_overrides,
         },
-        faults=faults,
-        progress=progress,
     )
 
 
@@ -107,4 +95,4 @@ def _read_tasks(root: Path, source: Flickr30kSource) -> dict[str, str] | None:
     return content
 
 
-DATASET = prepare_flickr30k
+DATASET = preparer(Flickr30kSource, read_flickr30k)

@@ -1,11 +1,10 @@
 """Reader of Flickr30k Entities for phrase grounding: sentences, boxes, split lists, photographs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from system.config.parse import parse_dataclass
 from system.data.formats.entities_files import (
     NOT_VISUAL,
     Box,
@@ -15,15 +14,14 @@ from system.data.formats.entities_files import (
     read_sentences,
 )
 from system.data.prepare.annotations import safe_image_path
-from system.data.prepare.captions import checked_caption, clean_caption
-from system.data.prepare.dataset import PrepareProgress, dataset_folder, dataset_root
-from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.captions import checked_caption
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
 from system.data.shards.masks import mask_from_box
 from system.data.shards.schema import Expression, ImageRecord, Instance
-from system.errors import ConfigError, DataError, OnError
+from system.errors import ConfigError, DataError
 
 #: The types that a phrase with boxes can have, in the order of the paper's tables.
 PHRASE_TYPES = (
@@ -39,7 +37,7 @@ PHRASE_TYPES = (
 
 
 @dataclass(frozen=True)
-class EntitiesSource:
+class EntitiesSource(ReaderOptions):
     """Flickr30k Entities on disk and how it becomes a benchmark; paths are relative to `root`.
 
     `splits` maps "train", "val", "test" to lists of image ids. `boxes`: what a phrase with several
@@ -48,7 +46,6 @@ class EntitiesSource:
     phrase type in `tasks` (null: all eight), where a row is an image with its phrases of that type.
     """
 
-    root: str
     sentences: str = "Sentences"
     annotations: str = "Annotations"
     images: str = "flickr30k-images"
@@ -60,10 +57,9 @@ class EntitiesSource:
     task_name: str = "flickr30k"
     tasks: tuple[str, ...] | None = None
     caption_rule: str = "diff_prompt"
-    on_error: OnError = "stop"
 
     def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        super().__post_init__()
         if not self.splits:
             raise ConfigError("benchmark.options.splits: at least one split is needed")
         if self.tasks is not None and self.task_by == "dataset":
@@ -81,30 +77,24 @@ class EntitiesSource:
         return (self.task_name,) if self.task_by == "dataset" else self.tasks or PHRASE_TYPES
 
 
-def prepare_flickr30k_entities(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
-) -> Manifest:
-    """Prepare Flickr30k for phrase grounding; `options` are the fields of `EntitiesSource`.
+def read_flickr30k_entities(
+    source: EntitiesSource, faults: Faults, progress: Progress | None
+) -> CheckedDataset:
+    """Read and check Flickr30k for phrase grounding.
 
-    Raises: ConfigError, DataError naming file and field, StorageError.
+    Raises: DataError naming file and field, StorageError.
     """
-    source = parse_dataclass(EntitiesSource, options, "benchmark.options")
-    faults = Faults(source.on_error)
     root = dataset_root(source.root)
-    return prepare_splits(
+    return CheckedDataset(
         {split: _index_split(source, root, split, faults) for split in source.splits},
-        output,
-        benchmark=benchmark,
-        tasks=source.task_names,
-        source={
+        source.task_names,
+        {
             "format": "flickr30k_entities",
             "root": str(root),
             "caption_rule": source.caption_rule,
             "boxes": source.boxes,
             "task_by": source.task_by,
         },
-        faults=faults,
-        progress=progress,
     )
 
 
@@ -205,4 +195,4 @@ def _enclosing(boxes: Sequence[Box]) -> Box:
     return left, top, right - left, bottom - top
 
 
-DATASET = prepare_flickr30k_entities
+DATASET = preparer(EntitiesSource, read_flickr30k_entities)

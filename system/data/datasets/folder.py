@@ -3,46 +3,37 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from system.config.parse import parse_dataclass
 from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroups
 from system.data.formats.folder_rows import SPLITS, Columns, FolderRows, FolderSource
 from system.data.prepare.annotations import safe_image_path
-from system.data.prepare.dataset import PrepareProgress, dataset_folder, dataset_root
-from system.data.prepare.pipeline import prepare_splits
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.pipeline import CheckedDataset, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
 from system.data.shards.schema import ImageRecord
 from system.errors import DataError
 
 
-def prepare_folder(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
-) -> Manifest:
-    """Prepare a folder of captioned images; `options` are the fields of `FolderSource`.
+def read_folder(source: FolderSource, faults: Faults, progress: Progress | None) -> CheckedDataset:
+    """Read and check a folder of captioned images.
 
     Raises: ConfigError, DataError naming file, row and column, StorageError.
     """
-    source = parse_dataclass(FolderSource, options, "benchmark.options")
     root = dataset_root(source.root)
     folder = dataset_folder(root, source.images, "images")
     file = CaptionsFile(root / source.captions, "benchmark.options.captions")
     columns = source.columns.found_in(file)
     reader = FolderRows(source, columns)
-    faults = Faults(source.on_error)
     with ImageGroups() as groups:
         found = _collect(file, columns, reader, groups, faults)
         tasks = source.tasks or found
         splits = _index_splits(reader, groups, folder, tasks, faults)
     splits = _checked_splits(splits, source, columns, tasks, file)
-    return prepare_splits(
+    return CheckedDataset(
         splits,
-        output,
-        benchmark=benchmark,
-        tasks=tasks,
-        source={
+        tasks,
+        {
             "format": "folder",
             "root": str(root),
             "captions": source.captions,
@@ -50,8 +41,6 @@ def prepare_folder(
             "shares": asdict(source.shares) if columns.split is None else None,
             "caption_rule": source.caption_rule,
         },
-        faults=faults,
-        progress=progress,
     )
 
 
@@ -124,4 +113,4 @@ def _checked_splits(
     return {split: splits[split] for split in drawn}
 
 
-DATASET = prepare_folder
+DATASET = preparer(FolderSource, read_folder)

@@ -7,22 +7,19 @@ the expressions that refer to them, which are its captions too.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from system.config.parse import parse_dataclass
 from system.data.formats.mdetr_refs import MdetrRelease, mdetr_image_ids
 from system.data.formats.referred_objects import ReferredObject, ReferredObjects
 from system.data.formats.unc_refs import UncRelease, unc_image_ids
 from system.data.prepare.annotations import safe_image_path
-from system.data.prepare.captions import checked_caption, clean_caption
-from system.data.prepare.dataset import dataset_folder, dataset_root
-from system.data.prepare.pipeline import prepare_splits
-from system.data.prepare.shard_writer import Progress
+from system.data.prepare.captions import checked_caption
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
 from system.data.shards.schema import Expression, ImageRecord, Instance
-from system.errors import DataError, OnError
+from system.errors import DataError
 
 Release = Literal["refcoco", "refcoco+", "refcocog"]
 
@@ -31,7 +28,7 @@ _MDETR_SPLIT_BY: dict[str, str] = {"refcoco": "unc", "refcoco+": "unc", "refcoco
 
 
 @dataclass(frozen=True)
-class RefCocoSource:
+class RefCocoSource(ReaderOptions):
     """A release of referring expressions and how it becomes a benchmark.
 
     Paths are relative to `root`: `annotations` is the folder of the release's files, `images`
@@ -41,7 +38,6 @@ class RefCocoSource:
     `other_releases` are refs or MDETR files whose images are counted against these splits.
     """
 
-    root: str
     format: Literal["unc", "mdetr"]
     release: Release
     split_by: Literal["unc", "umd", "google"]
@@ -51,12 +47,10 @@ class RefCocoSource:
     tasks: tuple[str, ...]
     task_by: Literal["super_category", "dataset"] = "super_category"
     instances: str | None = None
-    caption_rule: str = "none"
-    on_error: OnError = "stop"
     other_releases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
+        super().__post_init__()
         theirs = [name for joined in self.splits.values() for name in joined]
         if not self.splits or not all(self.splits.values()) or len(set(theirs)) != len(theirs):
             raise ValueError(
@@ -78,19 +72,19 @@ class RefCocoSource:
         return referred.instance.super_category
 
 
-def prepare_refcoco(
-    source: RefCocoSource, benchmark: str, output: str, progress: Progress | None
-) -> Manifest:
-    """Turn a release into task shards under `output` (path or URI).
+def read_refcoco(
+    source: RefCocoSource, faults: Faults, progress: Progress | None
+) -> CheckedDataset:
+    """Read and check a release's splits.
 
     The manifest's source names the release, its format and who split it, and counts the images that
     each split shares with splits of other releases.
-    Raises: ConfigError, DataError naming file and field, StorageError.
+    Raises: ConfigError for a split that the release does not have, DataError naming file and field,
+    StorageError.
     """
     root = dataset_root(source.root)
     images = dataset_folder(root, source.images, "images")
     name = f"{source.release}, split by {source.split_by}"
-    faults = Faults(source.on_error)
     objects = _read_release(source, root, faults)
     image_ids = {split: {o.image.id for o in of_split} for split, of_split in objects.items()}
     check_images_apart(name, image_ids)
@@ -105,12 +99,10 @@ def prepare_refcoco(
         {split: " + ".join(theirs) for split, theirs in source.splits.items()},
         source.tasks,
     )
-    return prepare_splits(
+    return CheckedDataset(
         splits,
-        output,
-        benchmark=benchmark,
-        tasks=source.tasks,
-        source={
+        source.tasks,
+        {
             "dataset": source.release,
             "format": source.format,
             "split_by": source.split_by,
@@ -119,21 +111,7 @@ def prepare_refcoco(
             "caption_rule": source.caption_rule,
             "shared_images": shared,
         },
-        faults=faults,
-        progress=progress,
     )
-
-
-def prepare_configured_refcoco(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
-) -> Manifest:
-    """Prepare a release of referring expressions from a benchmark config.
-
-    `options` are the fields of `RefCocoSource`.
-    Raises: ConfigError for options that are not there, and as `prepare_refcoco`.
-    """
-    source = parse_dataclass(RefCocoSource, options, "benchmark.options")
-    return prepare_refcoco(source, benchmark, output, progress)
 
 
 def _read_release(source: RefCocoSource, root: Path, faults: Faults) -> dict[str, ReferredObjects]:
@@ -251,7 +229,7 @@ def check_tasks_there(
             "benchmark.options.instances to MSCOCO's instances_train2014.json"
         )
     without = {task for of_split in missing.values() for task in of_split}
-    told = "; ".join(
+    names = "; ".join(
         f"{split!r} (of {theirs[split]}): {', '.join(of_split)}"
         for split, of_split in missing.items()
     )
@@ -264,8 +242,8 @@ def check_tasks_there(
         advice.append(f"take out what a stream does not need with {removed}")
     advice.append("join more of the release's splits into one of benchmark.options.splits")
     raise DataError(
-        f"{release}, refers to no object of these tasks in split {told}: {', or '.join(advice)}"
+        f"{release}, refers to no object of these tasks in split {names}: {', or '.join(advice)}"
     )
 
 
-DATASET = prepare_configured_refcoco
+DATASET = preparer(RefCocoSource, read_refcoco)

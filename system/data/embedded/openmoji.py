@@ -20,7 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from system.config.parse import parse_dataclass
-from system.data.datasets.coco import CocoSource, CocoSplit, prepare_coco
+from system.data.datasets.coco import CocoSource, CocoSplit, read_coco
 from system.data.embedded.pictograms import (
     ATTRIBUTION,
     LICENSE_URL,
@@ -39,7 +39,9 @@ from system.data.embedded.scenes import (
     visible_mask,
 )
 from system.data.embedded.web_scenes import crowd, other_pictograms
-from system.data.prepare.dataset import PrepareProgress
+from system.data.prepare.dataset import Progress
+from system.data.prepare.pipeline import write_dataset
+from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
 from system.errors import ConfigError, DataError
 
@@ -276,8 +278,8 @@ class _SplitWriter:
         path.write_text(json.dumps(content), "utf-8")
 
 
-def coco_source(name: str, root: Path, tasks: tuple[str, ...]) -> CocoSource:
-    """How the COCO reader finds what `generate` wrote."""
+def coco_source(root: Path, tasks: tuple[str, ...]) -> CocoSource:
+    """Make the COCO reader's options for what `generate` wrote."""
     splits = {
         split: CocoSplit(
             captions=f"annotations/captions_{split}.json",
@@ -287,11 +289,11 @@ def coco_source(name: str, root: Path, tasks: tuple[str, ...]) -> CocoSource:
         )
         for split in SPLITS
     }
-    return CocoSource(name, str(root), splits, tasks)
+    return CocoSource(splits, tasks, root=str(root))
 
 
 def prepare_openmoji(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: PrepareProgress | None
+    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
 ) -> Manifest:
     """Make the benchmark's files, then its task shards, from a benchmark config.
 
@@ -302,15 +304,16 @@ def prepare_openmoji(
     root = options.pop("root", None)
     config = parse_dataclass(OpenmojiConfig, options, "benchmark.options")
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if progress is not None:
             progress("scenes", done, total)
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "openmoji" if root is None else Path(root).expanduser()
-        generate(folder, config, tell)
-        source = coco_source(benchmark, folder, config.tasks)
-        return prepare_coco(source, output, progress=progress)
+        generate(folder, config, report)
+        faults = Faults("stop")
+        dataset = read_coco(coco_source(folder, config.tasks), faults, progress)
+        return write_dataset(dataset, output, benchmark=benchmark, faults=faults, progress=progress)
 
 
 DATASET = prepare_openmoji

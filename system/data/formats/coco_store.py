@@ -4,7 +4,7 @@ The files are half a gigabyte of JSON in an order of their own; a row needs all 
 """
 
 import marshal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from sqlite3 import IntegrityError
@@ -19,13 +19,11 @@ from system.data.formats.coco_entries import (
     read_mask,
 )
 from system.data.prepare.annotations import Entry, read_items
+from system.data.prepare.dataset import Progress
 from system.data.prepare.temporary_files import temporary_database, temporary_space
 from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance
 from system.errors import DataError
-
-# phase, done, all
-Tell = Callable[[str, int, int], None]
 
 _TABLES = (
     "CREATE TABLE images (listing TEXT, id INTEGER, file INTEGER, place INTEGER, file_name TEXT,"
@@ -57,8 +55,8 @@ class CocoStore:
     two entries of one id; StorageError if the database has no room.
     """
 
-    def __init__(self, split: str, faults: Faults, tell: Tell | None = None) -> None:
-        self._split, self._faults, self._tell = split, faults, tell
+    def __init__(self, split: str, faults: Faults, progress: Progress | None = None) -> None:
+        self._split, self._faults, self._progress = split, faults, progress
         self._files: list[Path] = []
         self._categories: dict[int, tuple[str, str]] = {}
         self._open = ExitStack()
@@ -194,13 +192,12 @@ class CocoStore:
         ]
 
     def _items(self, path: Path, field: str, listing: str) -> Iterator[tuple[str, object]]:
-        tell = self._tell
+        def report(done: int, size: int) -> None:
+            if self._progress is not None:
+                phase = f"{self._split}: MB of {path.name}, {listing or 'entries'}"
+                self._progress(phase, done, size)
 
-        def told(done: int, size: int) -> None:
-            if tell is not None:
-                tell(f"{self._split}: MB of {path.name}, {listing or 'entries'}", done, size)
-
-        return read_items(path, field, listing, told)
+        return read_items(path, field, listing, report)
 
     def _add_images(self, listing: str, path: Path, field: str) -> None:
         self._files.append(path)

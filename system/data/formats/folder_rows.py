@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroup
-from system.data.prepare.captions import checked_caption, clean_caption
+from system.data.prepare.captions import checked_caption
+from system.data.prepare.pipeline import ReaderOptions
 from system.data.shards.schema import ImageRecord
-from system.errors import ConfigError, DataError, OnError
+from system.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 
@@ -80,7 +81,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(ReaderOptions):
     """A folder of images with a captions file, and how it becomes a benchmark.
 
     `captions` and `images` are relative to `root`. Without a task column, `task_by` says what an
@@ -88,7 +89,6 @@ class FolderSource:
     `task_name`. `tasks` orders them and leaves out others; null: as they first appear.
     """
 
-    root: str
     captions: str = "captions.csv"
     images: str = "."
     columns: Columns = field(default_factory=Columns)
@@ -96,11 +96,6 @@ class FolderSource:
     task_name: str = "all"
     tasks: tuple[str, ...] | None = None
     shares: Shares = field(default_factory=Shares)
-    caption_rule: str = "none"
-    on_error: OnError = "stop"
-
-    def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # an unknown rule is told before files are read
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ from system.errors import DataError
 from system.registry import Registry
 from system.uris import absolute
 
-#: Told the phase, the rows done and the rows there are.
-PrepareProgress = Callable[[str, int, int], None]
+#: Called with the phase, the rows done and the rows in all.
+Progress = Callable[[str, int, int], None]
 
 
 class Preparer(Protocol):
     """Prepares a dataset from the `options` of its benchmark config.
 
-    Writes task shards and manifest under `output` (path or URI). Raises ConfigError for options it
-    does not know, DataError naming file and field, StorageError.
+    Writes task shards and manifest under `output` (path or URI). Raises ConfigError for unknown
+    options, DataError naming file and field, StorageError.
     """
 
     def __call__(
@@ -25,7 +25,7 @@ class Preparer(Protocol):
         benchmark: str,
         output: str,
         options: Mapping[str, Any],
-        progress: PrepareProgress | None,
+        progress: Progress | None,
     ) -> Manifest:
         """Prepare the benchmark and return its manifest."""
         ...

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pyarrow import fs
 
+from system.data.prepare.dataset import Progress
 from system.data.prepare.split_writer import SplitSource, write_split
 from system.data.shards.faults import Faults, summarise
 from system.data.shards.manifest import Manifest, Shard, TaskEntry
@@ -17,17 +18,14 @@ from system.errors import ConfigError, DataError
 from system.storage.files import filesystem_of, storage_errors
 from system.uris import absolute, join, relative
 
-ROW_GROUP_ROWS = 64  # about 10 MB of MSCOCO photographs: what a worker holds of one stream
+ROW_GROUP_ROWS = 64  # about 10 MB of MSCOCO photographs: what a worker holds per stream
 SHARD_ROWS = 2048  # about 350 MB of them: what one object store request or copy moves
-
-# split, images written so far, images of the split
-Progress = Callable[[str, int, int], None]
 
 _SHARD_FOLDER = "shards"
 
 
 def default_threads() -> int:
-    """Threads for decoding when the user names no number: one a core, at most eight."""
+    """Threads for decoding when the user names no number: one per core, at most eight."""
     return min(8, os.cpu_count() or 1)
 
 
@@ -80,12 +78,7 @@ def write_shards(
             threads=threads or default_threads(),
             progress=None if progress is None else partial(progress, split),
         )
-        for task, shards in record.shards.items():
-            if not shards:
-                raise DataError(
-                    f"task {task!r} has no image in split {split!r}: take it out of "
-                    "benchmark.options.tasks or complete the annotations"
-                )
+        check_tasks({split: {task: len(of) for task, of in record.shards.items()}}, tasks)
         written[split] = record.shards
     manifest = Manifest(
         SCHEMA_VERSION,
@@ -99,6 +92,20 @@ def write_shards(
     manifest.save(root)
     _remove_superseded(root, manifest)
     return manifest
+
+
+def check_tasks(splits: Mapping[str, Mapping[str, int]], tasks: Sequence[str]) -> None:
+    """Check that each task has a row in each split; `splits` is {split: {task: rows}}.
+
+    Raises: DataError naming split and tasks.
+    """
+    for split, counts in splits.items():
+        missing = [task for task in tasks if not counts.get(task)]
+        if missing:
+            raise DataError(
+                f"split {split!r} has no image of task {', '.join(map(repr, missing))}: take it "
+                "out of benchmark.options.tasks or complete the annotations"
+            )
 
 
 def _task_slugs(tasks: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from system.config.compose import compose
-from system.data.datasets.coco import CocoSource, index_coco
+from system.data.datasets.coco import CocoSource, read_coco
 from system.data.embedded.pictograms import SUPER_CATEGORIES
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.faults import Faults
@@ -304,21 +304,21 @@ def test_file_damaged_in_the_middle_is_one_clear_error(source: CocoSource, kind:
         message = rf"{kind}_train\.json: cannot be read as JSON \(.*\): fetch the file again$"
         for on_error in ("stop", "quarantine"):
             with pytest.raises(DataError, match=message):
-                index_coco(source, Faults(on_error))
+                read_coco(source, Faults(on_error))
 
 
 def test_validation_images_are_drawn_one_by_one(tmp_path: Path) -> None:
     """Figures of two machines differ, or validation images are trained on, if this fails."""
     source = write_coco(tmp_path, {"train": 40, "test": 1})
     held_out = replace(source, val_share=0.2, val_seed=7)
-    found = index_coco(held_out, Faults("stop"))
+    found = read_coco(held_out, Faults("stop")).splits
     assert list(found) == ["train", "val", "test"]
     ids = {split: {image for image, _, _ in index.images} for split, index in found.items()}
     assert ids["train"] | ids["val"] == set(range(1, 81))
     lots = {image: hashlib.sha256(f"7:{image}".encode()).hexdigest()[:16] for image in range(1, 81)}
     assert ids["val"] == {image for image, lot in lots.items() if int(lot, 16) / 2**64 < 0.2}
     assert 8 <= len(ids["val"]) <= 24
-    other = index_coco(replace(held_out, val_seed=8), Faults("stop"))["val"]
+    other = read_coco(replace(held_out, val_seed=8), Faults("stop")).splits["val"]
     assert {image for image, _, _ in other.images} != ids["val"]
 
 

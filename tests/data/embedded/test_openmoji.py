@@ -45,7 +45,7 @@ def _digest(folder: Path) -> dict[str, str]:
 
 def test_every_split_reads_back_by_the_coco_reader_task_by_task(root: Path) -> None:
     """The largest-area rule must give back the task that a scene was made for."""
-    source = coco_source("openmoji", root, SUPER_CATEGORIES)
+    source = coco_source(root, SUPER_CATEGORIES)
     for split in SPLITS:
         index = strict_index(source, split)
         tasks = [task for _, _, task in index.images]
@@ -55,7 +55,7 @@ def test_every_split_reads_back_by_the_coco_reader_task_by_task(root: Path) -> N
 
 def test_rows_hold_what_is_seen(root: Path) -> None:
     """Wrong boxes, masks, captions or expressions would make every figure of the demo wrong."""
-    source = coco_source("openmoji", root, SUPER_CATEGORIES)
+    source = coco_source(root, SUPER_CATEGORIES)
     words = {item.word for item in catalogue(6).pictograms}
     for row in read_rows(source, "test"):
         assert (row.width, row.height) == (64, 64)

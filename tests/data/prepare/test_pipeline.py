@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from system.data.datasets.coco import prepare_coco
 from system.data.prepare.dataset import DATASETS
 from system.data.prepare.pipeline import check_disjoint
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import edit_json, write_coco
+from tests.data.coco_files import edit_json, prepare_coco, write_coco
 
 
 @pytest.mark.parametrize(
@@ -72,13 +71,13 @@ def test_counts_and_skipped_images_are_told(tmp_path: Path) -> None:
 
 def test_benchmark_config_reaches_the_reader(tmp_path: Path) -> None:
     source = write_coco(tmp_path / "raw", {"train": 2, "test": 2})
-    options = {key: value for key, value in asdict(source).items() if key != "name"}
+    options = asdict(source)
     prepare = DATASETS.get("coco")
     manifest = prepare("mine", str(tmp_path / "out"), options, None)
     assert (manifest.benchmark, list(manifest.counts)) == ("mine", ["animal", "food"])
     wrong: list[tuple[dict[str, object], str]] = [
         ({"rot": "x"}, r"benchmark\.options\.rot"),
-        ({"name": "x"}, r"options\.name: set benchmark\.name"),
+        ({"name": "x"}, r"unknown key benchmark\.options\.name"),
         ({"caption_rule": "lip"}, r"options\.caption_rule: 'lip' is unknown"),
         ({"splits": {}}, r"options\.splits: at least one"),
         ({"splits": {"train": {"captions": "x"}}}, r"options\.splits\.train\.instances is missing"),

@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from system.data.datasets.coco import prepare_coco
 from system.data.shards.loading import broken_images, read_images, read_texts, training_batches
 from system.data.shards.manifest import SplitHandle
 from system.errors import DataError
-from tests.data.coco_files import write_coco
+from tests.data.coco_files import prepare_coco, write_coco
 from tests.data.spoilt_shard import spoil_images
 
 

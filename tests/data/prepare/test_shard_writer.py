@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from system.data.datasets.coco import prepare_coco
 from system.data.prepare.shard_writer import write_shards
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
 from system.data.shards.schema import SHARD_SCHEMA, Expression, ImageRecord, Instance, Mask
 from system.errors import ConfigError, DataError, StorageError
-from tests.data.coco_files import png, read_rows, write_coco
+from tests.data.coco_files import png, prepare_coco, read_rows, write_coco
 
 
 class Generated:
@@ -186,7 +185,7 @@ def test_broken_image_is_named_and_no_manifest_is_left(tmp_path: Path) -> None:
 
 
 def test_task_without_rows_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="task 'high' has no image in split 'train'"):
+    with pytest.raises(DataError, match="split 'train' has no image of task 'high'"):
         write({"train": Generated(1)}, str(tmp_path))
 
 

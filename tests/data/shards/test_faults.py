@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from system.data.datasets.coco import CocoSource, prepare_coco
+from system.data.datasets.coco import CocoSource
 from system.data.shards.faults import QUARANTINE_NAME, Faults
 from system.data.shards.manifest import Manifest
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import edit_json, png, write_coco
+from tests.data.coco_files import edit_json, png, prepare_coco, write_coco
 from tests.data.shards.test_images import bomb
 
 SECRET = "secret.png"
@@ -160,7 +160,7 @@ def test_quarantine_is_told_again_by_a_call_that_finds_all_shards(
 def test_task_that_loses_all_its_rows_is_an_error(source: CocoSource, tmp_path: Path) -> None:
     for image in (Path(source.root) / "test").iterdir():
         image.write_bytes(b"")
-    with pytest.raises(DataError, match="task 'animal' has no image in split 'test'"):
+    with pytest.raises(DataError, match="split 'test' has no image of task 'animal'"):
         prepare_coco(replace(source, on_error="quarantine"), str(tmp_path / "out"))
 
 

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from system.data.datasets.coco import prepare_coco
 from system.data.prepare.shard_writer import write_shards
 from system.data.shards import loading
 from system.data.shards.faults import Faults
@@ -35,7 +34,7 @@ from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import ImageRecord, records_to_table
 from system.data.shards.shard_reader import ShardRow, SplitReader
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import read_rows, write_coco
+from tests.data.coco_files import prepare_coco, read_rows, write_coco
 
 Prepared = tuple[SplitHandle, list[ImageRecord]]
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from system.data.datasets.coco import prepare_coco
 from system.data.shards.manifest import Manifest
 from system.errors import DataError
-from tests.data.coco_files import edit_json, write_coco
+from tests.data.coco_files import edit_json, prepare_coco, write_coco
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 
 from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
-from system.data.datasets.coco import prepare_coco
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.engine.worker_group import WorkerGroup
@@ -21,7 +20,7 @@ from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.stream.router import Router
 from tests.backbones.small_clip import write_small_clip
-from tests.data.coco_files import write_coco
+from tests.data.coco_files import prepare_coco, write_coco
 
 TEST_IMAGES = 11  # a task: no multiple of any block
 
