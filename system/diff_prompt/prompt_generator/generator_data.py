@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from system.data.shards.split_objects import ReferredExpression
-from system.diff_prompt.mask_latents import mask_latents
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.mask_latents import mask_latents
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.generator_training import GeneratorSamples
 from system.engine.model_stage import Show

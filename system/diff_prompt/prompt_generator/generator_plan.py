@@ -8,8 +8,8 @@ from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
 from system.data.shards.split_objects import ReferredExpression, read_expressions
-from system.diff_prompt.conditions import ConditionEncoder
 from system.diff_prompt.mask_vae.stage import MaskVaePlan
+from system.diff_prompt.prompt_generator.conditions import ConditionEncoder
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
 from system.diff_prompt.prompt_generator.mask_dit import MaskDitConfig
 from system.engine.model_stage import ModelExperiment, Show

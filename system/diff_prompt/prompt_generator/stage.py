@@ -11,7 +11,6 @@ from torch import Tensor
 
 from system.config.parse import parse_dataclass
 from system.data.shards.split_objects import ReferredExpression, mask_pixels, spread
-from system.diff_prompt.latent_store import LatentStore
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.prompt_generator.generator_data import GeneratorData
 from system.diff_prompt.prompt_generator.generator_files import (
@@ -25,6 +24,7 @@ from system.diff_prompt.prompt_generator.generator_training import (
     GeneratorSamples,
     PromptGeneratorTraining,
 )
+from system.diff_prompt.prompt_generator.latent_store import LatentStore
 from system.diff_prompt.prompt_generator.sampled_masks import (
     SampledIous,
     Sampler,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import read_expressions
-from system.diff_prompt.conditions import Conditions
+from system.diff_prompt.prompt_generator.conditions import Conditions
 from system.diff_prompt.prompt_generator.generator_files import load_generator, require_same_latents
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.sampled_masks import Sampler

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from system.data.shards.manifest import SplitHandle
-from system.diff_prompt.latent_store import LatentStore
 from system.diff_prompt.mask_vae.mask_vae_files import MaskVaeHeader, save_mask_vae
 from system.diff_prompt.mask_vae.mask_vae_network import build_mask_vae
 from system.diff_prompt.prompt_generator.generator_files import GeneratorHeader, save_generator
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
+from system.diff_prompt.prompt_generator.latent_store import LatentStore
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
 from system.engine.model_stage import show_nothing
 from system.errors import AdapterMismatchError, ConfigError, StorageError

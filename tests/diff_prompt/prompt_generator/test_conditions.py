@@ -9,7 +9,7 @@ import torch
 from system.backbones.dual_encoder import load_backbone
 from system.config.schema import BackboneConfig
 from system.data.shards.split_objects import ReferredExpression, read_expressions
-from system.diff_prompt.conditions import ConditionEncoder
+from system.diff_prompt.prompt_generator.conditions import ConditionEncoder
 from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
 from system.engine.model_stage import show_nothing
 from system.storage.files import Folder
