@@ -1,14 +1,14 @@
-"""Figures as text, and the footnotes that say why one is undefined."""
+"""Metrics as text, and the footnotes that say why one is undefined."""
 
 from dataclasses import dataclass, field
 
-DASH = "–"  # noqa: RUF001  (the sign for an undefined figure)
+DASH = "–"  # noqa: RUF001  (the sign for an undefined value)
 MINUS = "−"  # noqa: RUF001
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A figure as printed; an undefined one carries its reason and footnote number."""
+class Formatted:
+    """A value as text; an undefined one carries its reason and footnote number."""
 
     text: str
     reason: str | None = None
@@ -17,27 +17,27 @@ class Shown:
 
 @dataclass
 class Footnotes:
-    """Numbers each distinct reason once."""
+    """The footnotes of a page or table: each distinct reason once, numbered from 1."""
 
     reasons: list[str] = field(default_factory=list)
 
-    def undefined(self, reason: str) -> Shown:
+    def undefined(self, reason: str) -> Formatted:
         """A dash that refers to the footnote with this reason."""
         if reason not in self.reasons:
             self.reasons.append(reason)
-        return Shown(DASH, reason, self.reasons.index(reason) + 1)
+        return Formatted(DASH, reason, self.reasons.index(reason) + 1)
 
-    def percent(self, value: float | None, reason: str) -> Shown:
+    def percent(self, value: float | None, reason: str) -> Formatted:
         """A percentage with one decimal, or the dash."""
-        return self.undefined(reason) if value is None else Shown(f"{value:.1f}")
+        return self.undefined(reason) if value is None else Formatted(f"{value:.1f}")
 
-    def points(self, value: float | None, reason: str) -> Shown:
+    def points(self, value: float | None, reason: str) -> Formatted:
         """A signed difference in points with one decimal, or the dash."""
-        return self.undefined(reason) if value is None else Shown(signed(value))
+        return self.undefined(reason) if value is None else Formatted(signed(value))
 
-    def count(self, value: float | None, reason: str) -> Shown:
+    def count(self, value: float | None, reason: str) -> Formatted:
         """A whole number with thousands separated, or the dash."""
-        return self.undefined(reason) if value is None else Shown(f"{value:,.0f}")
+        return self.undefined(reason) if value is None else Formatted(f"{value:,.0f}")
 
 
 def signed(value: float) -> str:

@@ -46,7 +46,7 @@ _AGAIN = "run the same `promptide run` command again, it rewrites the file"
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run directory holds; None stands for a file that is not there (yet)."""
+    """The files of a run directory, parsed; None stands for one that is not there (yet)."""
 
     location: str
     metrics: MetricsView
@@ -65,7 +65,7 @@ class RunData:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has written its final figures."""
+        """True once the run has written its final metrics."""
         return METRICS not in self.missing
 
 
@@ -99,7 +99,7 @@ def read_run(run_dir: str | Path) -> RunData:
 
 
 def _instead(present: set[str]) -> set[str]:
-    """The file of examples that a run has not, since it has one of another kind or none yet."""
+    """The kind of example file that does not apply: a run has one of the two, or none yet."""
     return {EXAMPLES if BOX_EXAMPLES in present else BOX_EXAMPLES}
 
 

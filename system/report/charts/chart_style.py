@@ -1,4 +1,4 @@
-"""What all charts share: colours that stay apart for colour-blind readers, layout, escaping."""
+"""Shared parts of all charts: colours distinct for colour-blind readers, layout, escaping."""
 
 import html
 import json
@@ -15,7 +15,7 @@ VERMILION = "#D55E00"
 GREY = "#9AA3AF"
 # One hue from light to dark: reads in grey print and keeps vermilion free for marks upon it.
 SEQUENTIAL = [[0.0, "#F3F7FB"], [0.35, "#A9CBE3"], [0.7, "#3D8BBD"], [1.0, "#08406B"]]
-CELL_TEXT_LIMIT = 20  # more columns than this leave no room for a figure in each cell
+CELL_TEXT_LIMIT = 20  # more columns than this leave no room for a number in each cell
 
 
 @dataclass(frozen=True)

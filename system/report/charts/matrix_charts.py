@@ -72,7 +72,7 @@ def accuracy_matrix_chart(matrix: MatrixView) -> Chart:
     )
 
 
-#: What each source of a similarity compares.
+#: Descriptions of the similarity, by its source.
 SOURCES = {
     "captions": "Cosine similarity of the means of the tasks' caption features",
     "images": "Cosine similarity of the means of the tasks' image features",
@@ -113,7 +113,7 @@ def task_similarity_chart(
 
 
 def _choices(names: Sequence[str]) -> tuple[Choice, ...]:
-    """One button a trace."""
+    """One button per trace."""
     return tuple(
         Choice(name, tuple(number == other for other in range(len(names))))
         for number, name in enumerate(names)

@@ -76,7 +76,7 @@ def average_curve_chart(matrix: MatrixView) -> Chart:
 
 
 def task_curves_chart(matrix: MatrixView) -> Chart:
-    """One panel a task: its recall against the number of tasks learned, 0 being zero-shot."""
+    """One panel per task: its recall against the number of tasks learned, 0 being zero-shot."""
     count = len(matrix.tasks)
     columns = min(PANEL_COLUMNS, count)
     rows = -(-count // columns)
@@ -122,7 +122,7 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
     return Chart(
         "curves",
         "Each task over the stream",
-        "Recall at 1 on one task a panel, against the number of tasks learned (0: zero-shot). The "
+        "One panel per task: recall at 1 against the number of tasks learned (0: zero-shot). The "
         "dashed line marks when the task itself was learned. All panels share one scale.",
         figure,
         min_width=200 * columns,
@@ -232,7 +232,7 @@ def _count_axis(tasks: int, first: int) -> dict[str, object]:
 
 
 def _ceiling(matrix: MatrixView) -> float:
-    """Upper end of the recall axis: a multiple of ten above every value shown, at most 105."""
+    """Upper end of the recall axis: a multiple of ten above every value, at most 105."""
     values = [
         value
         for metric in matrix.headline

@@ -70,9 +70,9 @@ def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
             "this run, task inferred": (matrix.row(metric, last), BLUE),
             "true task given": (oracle, ORANGE),
         }
-        shown = _defined(series)
-        counts.append(len(shown))
-        for name, (values, color) in shown.items():
+        defined = _defined(series)
+        counts.append(len(defined))
+        for name, (values, color) in defined.items():
             figure.add_trace(_bars(name, tasks, values, color, visible=len(counts) == 1))
     average = [
         f"{METRIC_LABELS[metric]} {value:.1f} %"
@@ -105,7 +105,7 @@ def _defined(
 def _bars(
     name: str, tasks: Sequence[str], values: list[float | None], color: str, visible: bool = True
 ) -> go.Bar:
-    """One bar a task at positions 0..K-1; an undefined value leaves a gap."""
+    """One bar per task at positions 0..K-1; an undefined value leaves a gap."""
     return go.Bar(
         name=name,
         x=list(range(len(tasks))),

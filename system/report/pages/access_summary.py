@@ -1,4 +1,4 @@
-"""The access log in figures: the evidence that no past task's training data was read."""
+"""Counts of the access log: the evidence that no past task's training data was read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from system.results.replay_audit import replayed_opens
 
 @dataclass(frozen=True)
 class Opens:
-    """How often something was opened and how many rows that made."""
+    """Number of openings and of the rows read by them."""
 
     opens: int = 0
     rows: int = 0
 
     def plus(self, rows: int) -> "Opens":
-        """With one more opening of `rows` rows."""
+        """The sum with one more opening of `rows` rows."""
         return Opens(self.opens + 1, self.rows + rows)
 
 

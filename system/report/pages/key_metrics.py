@@ -1,18 +1,18 @@
-"""The figures at the head of the page and the table of averages beside the published ones."""
+"""The cards at the head of a run's page, and the table of averages beside the published ones."""
 
 from dataclasses import dataclass
 
-from system.report.formatting import Footnotes, Shown
+from system.report.formatting import Footnotes, Formatted
 from system.report.metrics_view import METRIC_LABELS, MetricsView
 from system.report.pages.access_summary import AccessSummary
 
 
 @dataclass(frozen=True)
-class KeyFigure:
-    """One card: its label, the figures in it with what each is, and a line below."""
+class Card:
+    """One card: its label, its values by name, and a line below."""
 
     label: str
-    values: tuple[tuple[str, Shown], ...]
+    values: tuple[tuple[str, Formatted], ...]
     note: str = ""
     tone: str = ""  # "good", "bad" or "" for neutral
 
@@ -22,20 +22,18 @@ class AverageRow:
     """One metric of the table of averages; the fields are its columns from left to right."""
 
     label: str
-    zero_shot: Shown
-    average: Shown
-    gain: Shown
-    oracle: Shown
-    forgetting: Shown
-    forward_transfer: Shown
-    published_average: Shown
-    published_forgetting: Shown
+    zero_shot: Formatted
+    average: Formatted
+    gain: Formatted
+    oracle: Formatted
+    forgetting: Formatted
+    forward_transfer: Formatted
+    published_average: Formatted
+    published_forgetting: Formatted
 
 
-def key_figures(
-    metrics: MetricsView, access: AccessSummary | None, notes: Footnotes
-) -> list[KeyFigure]:
-    """The cards of the page, undefined figures as footnotes in `notes`."""
+def key_metrics(metrics: MetricsView, access: AccessSummary | None, notes: Footnotes) -> list[Card]:
+    """The cards of the page, undefined values as footnotes in `notes`."""
     cards = [_average_card(metrics, metric, notes) for metric in metrics.headline]
     for group, label, note in (
         ("forgetting", "Forgetting", "best earlier minus last, in points; lower is better"),
@@ -48,22 +46,22 @@ def key_figures(
             )
             for metric in metrics.headline
         )
-        cards.append(KeyFigure(label, values, note))
+        cards.append(Card(label, values, note))
     total, each = (
         notes.count(metrics.number(key), metrics.reason(key))
         for key in ("trainable_parameters", "trainable_parameters_per_task")
     )
-    cards.append(KeyFigure("Trainable parameters", (("whole stream", total), ("per task", each))))
+    cards.append(Card("Trainable parameters", (("whole stream", total), ("per task", each))))
     cards.append(_replay_card(metrics, access, notes))
     return cards
 
 
-def _average_card(metrics: MetricsView, metric: str, notes: Footnotes) -> KeyFigure:
+def _average_card(metrics: MetricsView, metric: str, notes: Footnotes) -> Card:
     """Average of the method against the frozen backbone, with the difference."""
     average, zero_shot, gain = _against_zero_shot(metrics, metric)
     reason = metrics.reason("average", metric)
     zero_reason = metrics.reason("zero_shot", "average", metric)
-    return KeyFigure(
+    return Card(
         METRIC_LABELS[metric],
         (
             ("average, %", notes.percent(average, reason)),
@@ -74,21 +72,21 @@ def _average_card(metrics: MetricsView, metric: str, notes: Footnotes) -> KeyFig
     )
 
 
-def _replay_card(metrics: MetricsView, access: AccessSummary | None, notes: Footnotes) -> KeyFigure:
+def _replay_card(metrics: MetricsView, access: AccessSummary | None, notes: Footnotes) -> Card:
     """Replayed rows as reported, contradicted in words when the access log counts otherwise."""
     reported = metrics.number("replayed_rows")
-    shown = notes.count(reported, metrics.reason("replayed_rows"))
-    values = (("rows of past training splits", shown),)
+    rows = notes.count(reported, metrics.reason("replayed_rows"))
+    values = (("rows of past training splits", rows),)
     if access is None:
-        return KeyFigure("Replayed rows", values, "no access log to check against")
+        return Card("Replayed rows", values, "no access log to check against")
     counted = access.replayed.rows
     if reported is not None and counted != reported:
-        return KeyFigure("Replayed rows", values, f"the access log counts {counted:,}", "bad")
+        return Card("Replayed rows", values, f"the access log counts {counted:,}", "bad")
     if counted and metrics.get("replays") is True:
-        return KeyFigure("Replayed rows", values, "declared by the method: an upper bound")
+        return Card("Replayed rows", values, "declared by the method: an upper bound")
     if counted:
-        return KeyFigure("Replayed rows", values, "not replay-free", "bad")
-    return KeyFigure("Replayed rows", values, "the access log below confirms it", "good")
+        return Card("Replayed rows", values, "not replay-free", "bad")
+    return Card("Replayed rows", values, "the access log below confirms it", "good")
 
 
 def average_rows(metrics: MetricsView, notes: Footnotes) -> list[AverageRow]:
@@ -101,7 +99,7 @@ def average_rows(metrics: MetricsView, notes: Footnotes) -> list[AverageRow]:
         reason = metrics.reason("average", metric)
         zero_reason = metrics.reason("zero_shot", "average", metric)
 
-        def points(group: str, metric: str = metric) -> Shown:
+        def points(group: str, metric: str = metric) -> Formatted:
             return notes.points(metrics.number(group, metric), metrics.reason(group, metric))
 
         rows.append(

@@ -18,9 +18,9 @@ GROUND = 96  # grey between them, neither of a mask's two ends
 
 
 def mask_grid(masks: Tensor, reconstructions: Tensor) -> bytes:
-    """A PNG of masks [n, 1, H, H] in [-1, 1], each above its reconstruction, COLUMNS a row.
+    """A PNG of masks [n, 1, H, H] in [-1, 1], each above its reconstruction, COLUMNS per row.
 
-    Reconstructions keep their greys: what is neither black nor white, the model was unsure of.
+    Reconstructions keep their greys: the model was unsure of what is neither black nor white.
     """
     count, _, side, _ = masks.shape
     rows = -(-count // COLUMNS)
@@ -44,10 +44,10 @@ def mask_strip(masks: Tensor) -> bytes:
     return _png(canvas)
 
 
-def mask_page(title: str, figures: dict[str, str], per_task: dict[str, float], grid: bytes) -> str:
-    """A self-contained page: the main figures by name, the IoU of each task, the grid."""
+def mask_page(title: str, summary: dict[str, str], per_task: dict[str, float], grid: bytes) -> str:
+    """A self-contained page: the main values by name, the IoU of each task, the grid."""
     encoded = base64.b64encode(grid).decode()
-    return model_page("masks.html", title, figures, per_task=per_task, grid=encoded)
+    return model_page("masks.html", title, summary, per_task=per_task, grid=encoded)
 
 
 def _png(canvas: NDArray[np.uint8]) -> bytes:
@@ -62,7 +62,7 @@ def _grey(image: Tensor) -> Any:
 
 def generator_page(
     title: str,
-    figures: Mapping[str, str],
+    summary: Mapping[str, str],
     ious: Mapping[str, float],
     texts: Sequence[str],
     paths: Tensor | None,
@@ -71,10 +71,10 @@ def generator_page(
 
     Args:
         title: the run's name.
-        figures: the main figures by name.
+        summary: the main values by name.
         ious: the IoU of each kind of mask.
-        texts: one expression a row of `paths`.
-        paths: [n, 1 + steps, H, H] in [-1, 1], the true mask first; None where they are lost.
+        texts: one expression per row of `paths`.
+        paths: [n, 1 + steps, H, H] in [-1, 1], the true mask first; None where they were not kept.
     """
     strips = (
         []
@@ -84,4 +84,4 @@ def generator_page(
             for text, masks in zip(texts, paths, strict=True)
         ]
     )
-    return model_page("generator.html", title, figures, ious=ious, paths=strips)
+    return model_page("generator.html", title, summary, ious=ious, paths=strips)

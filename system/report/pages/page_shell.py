@@ -45,10 +45,13 @@ def _checksum(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def model_page(template: str, title: str, figures: Mapping[str, str], **values: Any) -> str:
-    """A self-contained page without scripts; `template` extends model.html."""
+def model_page(template: str, title: str, summary: Mapping[str, str], **values: Any) -> str:
+    """A self-contained page without scripts; `template` extends model.html.
+
+    `summary` stands in its head: values as text, by name.
+    """
     environment = Environment(
         loader=PackageLoader("system.report"), autoescape=True, undefined=StrictUndefined
     )
-    page: str = environment.get_template(template).render(title=title, figures=figures, **values)
+    page: str = environment.get_template(template).render(title=title, summary=summary, **values)
     return page

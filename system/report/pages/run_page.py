@@ -7,7 +7,7 @@ from system.report.formatting import DASH, Footnotes, duration
 from system.report.metrics_view import MetricsView
 from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
-from system.report.pages.key_metrics import average_rows, key_figures
+from system.report.pages.key_metrics import average_rows, key_metrics
 from system.report.pages.page_shell import render_page
 from system.report.pages.rec_pictures import stream_pictures
 from system.report.run_data import RunData, read_run
@@ -43,7 +43,7 @@ def render_report(run: RunData) -> str:
         run=run,
         metrics=run.metrics,
         identity=_identity(run.metrics, access),
-        cards=key_figures(run.metrics, access, notes),
+        cards=key_metrics(run.metrics, access, notes),
         averages=average_rows(run.metrics, notes),
         access=access,
         charts={chart.key: chart for chart in build_charts(run)},
@@ -66,7 +66,7 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
     evaluation = {
         "split": "split",
         "gallery": "gallery",
-        "captions_per_image": "captions an image",
+        "captions_per_image": "captions per image",
         "expressions": "expressions",
         "transform": "transform",
         "router": "router",
@@ -90,16 +90,16 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
 
 
 def _quarantined(metrics: MetricsView) -> list[tuple[str, str]]:
-    """Training images that were put aside, where there are any."""
+    """Training images that were quarantined, where there are any."""
     parts = []
     for kind, found in metrics.mapping("quarantined").items():
         assert isinstance(found, dict)
         parts.append(f"{found['rows']} {kind}: {', '.join(found['first'])}")
-    return [("Put aside", "; ".join(parts))] if parts else []
+    return [("Quarantined", "; ".join(parts))] if parts else []
 
 
 def _date(metrics: MetricsView, access: AccessSummary | None) -> str:
-    """Date of the final figures; without one, of the last opening in the access log."""
+    """Date of the final metrics; without one, of the last opening in the access log."""
     date = metrics.text("date")
     if date is not None:
         return date

@@ -9,7 +9,7 @@ from rich.console import Console
 from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
 from system.report.terminal.tables import print_split_table
 
-LINES = 10  # plain lines a phase, where no bar can be drawn
+LINES = 10  # plain lines per phase, where no bar can be drawn
 WARM_UP = 0.02  # share of a phase that passes before the time left is estimated
 
 
@@ -23,15 +23,15 @@ class _StepProgress(Bars):
         self._left = TimeLeft(0.0, clock)
         self._bar = self.progress.add_task("", total=None, detail="", visible=False)
 
-    def show(self, phase: str, done: int, total: int, figures: str = "") -> None:
-        """Show `done` of `total` steps of a phase with its figures."""
+    def show(self, phase: str, done: int, total: int, metrics: str = "") -> None:
+        """Show `done` of `total` steps of a phase with its metrics as text."""
         if phase != self._phase:
             self._phase, self._tenth = phase, 0
             self._left = TimeLeft(max(1.0, WARM_UP * total), self.clock)
             self._left.look(done - 1, total)  # the phase began before its first step was done
         left = time_left_text(self._left.look(done, total) if done < total else None)
         if self.live:
-            detail = joined(f"{done:,} of {total:,}", figures, left)
+            detail = joined(f"{done:,} of {total:,}", metrics, left)
             self.progress.update(
                 self._bar,
                 description=phase,
@@ -44,11 +44,11 @@ class _StepProgress(Bars):
         tenth = LINES * done // total if total else LINES
         if tenth > self._tenth:
             self._tenth = tenth
-            self.line(f"{phase}: {joined(f'{done:,} of {total:,}', figures, left)}")
+            self.line(f"{phase}: {joined(f'{done:,} of {total:,}', metrics, left)}")
 
 
 class ModelProgress(_StepProgress):
-    """Shows how a model of `promptide run` is made, phase by phase, with `show`."""
+    """Shows the training of a model by `promptide run`, phase by phase."""
 
 
 class PrepareProgress(_StepProgress):

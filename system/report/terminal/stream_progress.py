@@ -1,14 +1,16 @@
-"""Progress of a running stream: task, epoch, loss, images a second, time left."""
+"""Progress of a running stream: task, epoch, loss, images per second, time left."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
-from system.stream.task_source import ConsumerStatus
+
+if TYPE_CHECKING:
+    from system.stream.task_source import ConsumerStatus
 
 PHASES = {
     "features": "computing features",
@@ -21,7 +23,7 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Position:
-    """Where the worker group stands; numbers that its phase does not have are None."""
+    """Position of the worker group in the stream; numbers that its phase lacks are None."""
 
     phase: str
     task: str
@@ -32,11 +34,11 @@ class Position:
     step: int | None  # done in this epoch
     steps: int | None  # of an epoch
     loss: float | None
-    rate: float | None  # images a second
+    rate: float | None  # images per second
 
     @classmethod
     def of(cls, progress: Mapping[str, Any]) -> "Position":
-        """From what the worker loop posts to the stream."""
+        """The position in a progress report of the worker loop."""
         return cls(
             phase=str(progress["phase"]),
             task=str(progress["task"]),
@@ -52,7 +54,7 @@ class Position:
 
     @property
     def key(self) -> tuple[int, str, int | None]:
-        """What changes when a new line is due."""
+        """A new line is due when this changes."""
         return self.index, self.phase, self.epoch
 
     @property
@@ -63,14 +65,14 @@ class Position:
         return f"task {self.index + 1}/{self.tasks} {self.task}"
 
     @property
-    def what(self) -> str:
+    def activity(self) -> str:
         """The phase in words, or the epoch while training."""
         if self.epoch is None or self.epochs is None:
             return PHASES.get(self.phase, self.phase)
         return f"epoch {self.epoch + 1}/{self.epochs}"
 
     @property
-    def figures(self) -> str:
+    def metrics(self) -> str:
         """Loss and speed where the phase has them."""
         return joined(
             "" if self.loss is None else f"loss {self.loss:.4f}",
@@ -103,13 +105,13 @@ class StreamProgress(Bars):
         super().__init__(console, clock)
         self._stream_left = TimeLeft(after=1.0, clock=clock)  # a whole task
         self._task_left = TimeLeft(after=1.0, clock=clock)  # a whole epoch
-        self._shown: Position | None = None
+        self._last: Position | None = None
         self._written: tuple[int, str, int | None] | None = None
         self._committed: int | None = None
         self._stream_bar = self.progress.add_task("starting workers", total=None, detail="")
         self._task_bar = self.progress.add_task("", total=None, detail="", visible=False)
 
-    def update(self, status: ConsumerStatus) -> None:
+    def update(self, status: "ConsumerStatus") -> None:
         """Show where a consumer of the stream stands."""
         progress = status["progress"]
         position = None if progress is None else Position.of(progress)
@@ -120,10 +122,10 @@ class StreamProgress(Bars):
             self._draw(status, position, committed + share, left)
         else:
             self._write(status, position, left)
-        self._shown, self._committed = position, committed
+        self._last, self._committed = position, committed
 
     def _draw(
-        self, status: ConsumerStatus, position: Position | None, done: float, left: str
+        self, status: "ConsumerStatus", position: Position | None, done: float, left: str
     ) -> None:
         """Bring both bars up to date."""
         total = len(status["tasks"])
@@ -137,25 +139,25 @@ class StreamProgress(Bars):
         )
         if position is None:
             return
-        if self._shown is None or self._shown.index != position.index:
+        if self._last is None or self._last.index != position.index:
             self._task_left = TimeLeft(after=1.0, clock=self.clock)
         epochs = position.epochs
         task_left = self._task_left.look(position.epochs_done, epochs) if epochs else None
         self.progress.update(
             self._task_bar,
-            description=position.what,
+            description=position.activity,
             # Without epochs to count, a bar without an end moves until the phase is over.
             total=epochs,
             completed=position.epochs_done,
-            detail=joined(position.figures, time_left_text(task_left)),
+            detail=joined(position.metrics, time_left_text(task_left)),
             visible=True,
         )
 
-    def _write(self, status: ConsumerStatus, position: Position | None, left: str) -> None:
+    def _write(self, status: "ConsumerStatus", position: Position | None, left: str) -> None:
         """Write the lines that are due since the last look."""
         committed, tasks = status["committed"], status["tasks"]
-        if self._shown and (position is None or position.key != self._shown.key):
-            self._write_epoch(self._shown)
+        if self._last and (position is None or position.key != self._last.key):
+            self._write_epoch(self._last)
         if self._committed is None and committed:
             self.line(f"{committed} of {len(tasks)} tasks were learned before")
         elif self._committed is not None:
@@ -167,14 +169,14 @@ class StreamProgress(Bars):
         if position is None:
             return
         if position.epoch is None:
-            if self._shown is None or position.key != self._shown.key:
-                self.line(f"{position.name}: {position.what}")
+            if self._last is None or position.key != self._last.key:
+                self.line(f"{position.name}: {position.activity}")
         elif position.step == position.steps:
             self._write_epoch(position)
 
     def _write_epoch(self, position: Position) -> None:
-        """Write the last figures known of an epoch, once."""
+        """Write the last known metrics of an epoch, once."""
         if position.epoch is None or self._written == position.key:
             return
         self._written = position.key
-        self.line(joined(f"{position.name}: {position.what}", position.figures))
+        self.line(joined(f"{position.name}: {position.activity}", position.metrics))

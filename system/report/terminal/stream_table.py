@@ -1,7 +1,8 @@
-"""Where a run's stream stands, as a table on the terminal."""
+"""A stream's tasks with their states, as a table on the terminal."""
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -9,16 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from system.report.formatting import duration
-from system.stream.task_source import ConsumerStatus, StreamStatus
+
+if TYPE_CHECKING:
+    from system.stream.task_source import ConsumerStatus, StreamStatus
 
 
 def print_stream(
-    run: str, status: StreamStatus, epochs: Mapping[str, int], source: str, console: Console
+    run: str, status: "StreamStatus", epochs: Mapping[str, int], source: str, console: Console
 ) -> None:
     """Print a stream's tasks with their states, and how many are pending.
 
     Args:
-        run: the consumer whose states are shown; where it never registered, all are pending.
+        run: the consumer whose states are printed; where it never registered, all are pending.
         status: of the stream.
         epochs: task -> epochs that it was trained, of the sealed ones.
         source: whether the run goes on, and so where the states come from, in words.
@@ -45,14 +48,14 @@ def print_stream(
 
 
 def _states(
-    status: StreamStatus, consumer: ConsumerStatus | None
+    status: "StreamStatus", consumer: "ConsumerStatus | None"
 ) -> list[tuple[str, str, str | None]]:
     if consumer is None:
         return [(task, "pending", None) for task in status["tasks"]]
     return [(task["task"], task["state"], task["since"]) for task in consumer["tasks"]]
 
 
-def _epochs(task: str, consumer: ConsumerStatus | None, epochs: Mapping[str, int]) -> str:
+def _epochs(task: str, consumer: "ConsumerStatus | None", epochs: Mapping[str, int]) -> str:
     if task in epochs:
         return str(epochs[task])
     progress = (consumer and consumer["progress"]) or {}
@@ -62,7 +65,7 @@ def _epochs(task: str, consumer: ConsumerStatus | None, epochs: Mapping[str, int
 
 
 def _lines(
-    run: str, status: StreamStatus, consumer: ConsumerStatus | None, source: str
+    run: str, status: "StreamStatus", consumer: "ConsumerStatus | None", source: str
 ) -> list[str]:
     pending = f"pending: {len(status['pending'])}"
     if status["open"]:

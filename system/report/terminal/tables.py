@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from system.report.formatting import Footnotes, Shown
+from system.report.formatting import Footnotes, Formatted
 from system.report.matrix_view import MatrixView, mean
 from system.report.metrics_view import GIOU, MetricsView, direction_of
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
 
-#: What is routed, by its metric.
+#: Plural of the routed samples, by metric.
 ROUTED = {"route_image": "images", "route_text": "texts"}
-#: What the columns of a stream's leading metrics are, for the caption.
+#: Captions that explain the columns of a stream's leading metrics.
 WORDS = {
     "t2i": "t2i, i2t: recall at 1, text to image and image to text, %",
     "rec": "rec: recall at 1 of boxes at an IoU of 0.5, %",
@@ -27,14 +27,14 @@ WORDS = {
 def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Console) -> None:
     """Print each task's recall before, right after learning and at the end, and the averages.
 
-    Undefined figures are dashes whose reasons stand below the table.
+    Undefined values are dashes whose reasons stand below the table.
 
     Args:
         metrics: the content of metrics.json.
         matrix: a table in the schema of accuracy_matrix.parquet.
         console: where to.
     """
-    figures, view, notes = MetricsView(metrics), MatrixView.from_table(matrix), Footnotes()
+    final, view, notes = MetricsView(metrics), MatrixView.from_table(matrix), Footnotes()
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # fits into 80 columns
@@ -49,9 +49,9 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     for index, task in enumerate(view.tasks):
         table.add_row(Text(task), *_cells(_task_row(view, index, notes)))
     table.add_section()
-    table.add_row("average", *_cells(_average_row(figures, view, notes)), style="bold")
+    table.add_row("average", *_cells(_average_row(final, view, notes)), style="bold")
     table.add_row(
-        "forgetting", *([""] * 2 * len(view.headline)), *_cells(_forgetting(figures, view, notes))
+        "forgetting", *([""] * 2 * len(view.headline)), *_cells(_forgetting(final, view, notes))
     )
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
@@ -71,8 +71,8 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:
     for index, task in enumerate(matrix.tasks):
         table.add_row(task, *(_percent(values[metric][index]) for metric in metrics))
     table.add_section()
-    for name, figures in (("average", values), ("zero-shot", before)):
-        table.add_row(name, *(_percent(figures[m].mean()) for m in metrics), style="bold")
+    for name, recalls in (("average", values), ("zero-shot", before)):
+        table.add_row(name, *(_percent(recalls[m].mean()) for m in metrics), style="bold")
     console.print(table)
     for row in matrix.rows:
         if row.reason is not None and row.metric in metrics and row.trained_index != ZERO_SHOT:
@@ -96,7 +96,7 @@ def print_split_table(counts: Mapping[str, Mapping[str, int]], console: Console)
 
 
 def _headers(view: MatrixView) -> list[str]:
-    """A word above the first of several columns holds for all: 80 columns are few."""
+    """Column headers; a word above the first column of a group holds for all, to save width."""
     names = [direction_of(metric) for metric in view.headline]
     groups = [("zero-shot", names), ("learned", names), ("end", names)]
     groups.append(("routed", list(_routed(view).values())))
@@ -107,8 +107,8 @@ def _headers(view: MatrixView) -> list[str]:
     ]
 
 
-def _task_row(view: MatrixView, index: int, notes: Footnotes) -> list[Shown]:
-    """A task's figures from left to right."""
+def _task_row(view: MatrixView, index: int, notes: Footnotes) -> list[Formatted]:
+    """A task's values from left to right."""
     last = view.trained[-1]
     cells = [
         view.cell(metric, trained, index)
@@ -119,15 +119,15 @@ def _task_row(view: MatrixView, index: int, notes: Footnotes) -> list[Shown]:
     return [notes.percent(cell.value, cell.reason or "undefined") for cell in cells]
 
 
-def _average_row(figures: MetricsView, view: MatrixView, notes: Footnotes) -> list[Shown]:
+def _average_row(final: MetricsView, view: MatrixView, notes: Footnotes) -> list[Formatted]:
     """The averages over tasks; those that metrics.json holds come from there."""
 
-    def known(*path: str) -> Shown:
-        return notes.percent(figures.number(*path), figures.reason(*path))
+    def known(*path: str) -> Formatted:
+        return notes.percent(final.number(*path), final.reason(*path))
 
     learned = [
         notes.percent(
-            mean(view.diagonal(metric)), f"{metric} right after learning: a task has no figure"
+            mean(view.diagonal(metric)), f"{metric} right after learning: undefined for a task"
         )
         for metric in view.headline
     ]
@@ -139,17 +139,17 @@ def _average_row(figures: MetricsView, view: MatrixView, notes: Footnotes) -> li
     ]
 
 
-def _forgetting(figures: MetricsView, view: MatrixView, notes: Footnotes) -> list[Shown]:
+def _forgetting(final: MetricsView, view: MatrixView, notes: Footnotes) -> list[Formatted]:
     paths = [("forgetting", metric) for metric in view.headline]
-    return [notes.points(figures.number(*path), figures.reason(*path)) for path in paths]
+    return [notes.points(final.number(*path), final.reason(*path)) for path in paths]
 
 
 def _routed(view: MatrixView) -> dict[str, str]:
-    """What is routed, by its metric; nothing where the method does not route."""
+    """The entries of `ROUTED` that were measured: none where the method does not route."""
     return {metric: name for metric, name in ROUTED.items() if metric in view.metrics}
 
 
-def _cells(row: Sequence[Shown]) -> list[Text]:
+def _cells(row: Sequence[Formatted]) -> list[Text]:
     """Cell texts, an undefined one with the number of its footnote."""
     return [Text(f"{s.text} ({s.note})" if s.note else s.text) for s in row]
 
