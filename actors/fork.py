@@ -23,7 +23,7 @@ def fork_run(parent: ExperimentConfig, child: ExperimentConfig, tasks: int) -> N
     """
     source, target = RunDirectory.of(parent), RunDirectory.of(child)
     target.claim(child)
-    begun = begun_with(source.stream.uri)
+    begun = begun_with(source.stream)
     stream = StreamSettings.of(child, begun).open()
     if stream.committed(child.run_name):
         return

@@ -53,8 +53,8 @@ class StreamSettings:
     @classmethod
     def begun(cls, experiment: ExperimentConfig) -> StreamSettings:
         """The stream of a run as its journal says that it began, or will begin."""
-        uri = RunDirectory.of(experiment).stream.uri
-        return cls.of(experiment, begun_with(uri) or experiment.benchmark.tasks)
+        begun = begun_with(RunDirectory.of(experiment).stream)
+        return cls.of(experiment, begun or experiment.benchmark.tasks)
 
     def goes_on_from(self, other: StreamSettings) -> bool:
         """Whether this is the same stream as `other`, which ended earlier for now."""

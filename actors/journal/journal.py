@@ -18,11 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
-from pyarrow import fs
-
-from actors.journal.durable_files import DurableDirectory
-from actors.journal.journal_record import BrokenRecordError, Record, decode, encode
+from actors.journal.record_files import (
+    BrokenRecordError,
+    Record,
+    RecordFiles,
+    decode,
+    encode,
+)
 from system.errors import BrokenStorageError, StorageError
+from system.storage.files import Folder
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)  # 1 had no live streams, 2 no snapshots and no order in an append
@@ -36,9 +40,8 @@ _READINGS = 10  # of a journal that another process writes: it may compact it me
 class Journal:
     """The records of one stream; opening it reads them, or starts it with a header.
 
-    `uri` is a path or pyarrow filesystem URI of a directory that nothing else uses; `filesystem`
-    replaces the one that the URI names. A torn last record was never acknowledged: it is dropped,
-    and removed before the next append. `state` is what the newest snapshot holds (None: there is
+    Nothing else uses the `folder`. A torn last record was never acknowledged: it is dropped, and
+    removed before the next append. `state` is what the newest snapshot holds (None: there is
     none), `records` what opening found after it. Raises `StorageError` when storage fails, when an
     earlier record is missing or broken (with the byte of the break), and when the journal is of a
     newer version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live`
@@ -47,13 +50,13 @@ class Journal:
 
     def __init__(
         self,
-        uri: str,
+        folder: Folder,
         fingerprint: str,
         tasks: Sequence[str],
-        filesystem: fs.FileSystem | None = None,
         live: bool = False,
     ) -> None:
-        self._files = DurableDirectory(uri, filesystem)
+        folder.make()
+        self._files = RecordFiles(folder)
         header = {
             "format": FORMAT_VERSION,
             "benchmark": fingerprint,
@@ -79,7 +82,7 @@ class Journal:
     @property
     def location(self) -> str:
         """Where the journal lies, without credentials."""
-        return self._files.location
+        return self._files.folder.location
 
     @property
     def tail(self) -> int:
@@ -190,12 +193,12 @@ class Journal:
             )
 
 
-def begun_with(uri: str) -> list[str] | None:
-    """The tasks that the journal at `uri` began with, in their order; None if it did not yet.
+def begun_with(folder: Folder) -> list[str] | None:
+    """The tasks that the journal in `folder` began with, in their order; None if it did not yet.
 
     Raises `StorageError` when storage fails or the header is broken.
     """
-    files = DurableDirectory(uri)
+    files = RecordFiles(folder)
 
     def look(names: set[str]) -> list[str] | None:
         snapshot = _newest_snapshot(files, names)
@@ -213,19 +216,19 @@ def begun_with(uri: str) -> list[str] | None:
     return _undisturbed(files, look)
 
 
-def _undisturbed(files: DurableDirectory, look: Callable[[set[str]], T]) -> T:
+def _undisturbed(files: RecordFiles, look: Callable[[set[str]], T]) -> T:
     """What `look` makes of the files' names; again when a writer changed them meanwhile."""
     for more in reversed(range(_READINGS)):
-        names = set(files.names())
+        names = files.names()
         try:
             return look(names)
         except StorageError:
-            if not more or set(files.names()) == names:
+            if not more or files.names() == names:
                 raise
     raise AssertionError("the last reading returns or raises")
 
 
-def _newest_snapshot(files: DurableDirectory, names: Collection[str]) -> Record | None:
+def _newest_snapshot(files: RecordFiles, names: Collection[str]) -> Record | None:
     """The newest one that is whole.
 
     A broken one is passed over while all that it replaces is there: it was never acknowledged.

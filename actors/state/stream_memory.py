@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.journal.journal_record import Record
+from actors.journal.record_files import Record
 from actors.state.cursor import Cursor
 from actors.state.stream_tasks import StreamTasks
 from system.errors import StorageError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from actors.journal.journal_record import Record
+from actors.journal.record_files import Record
 from system.errors import ConfigError
 from system.stream.task_source import StreamClosedError, StreamFullError
 

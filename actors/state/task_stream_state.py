@@ -13,7 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-from pyarrow import fs
 from typing_extensions import override
 
 from actors.journal.journal import Journal
@@ -24,6 +23,7 @@ from system.config.schema import StreamConfig
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.errors import DataError, ReplayRefusedError
+from system.storage.files import Folder
 from system.stream.task_source import (
     Lease,
     NotLeasedError,
@@ -53,7 +53,6 @@ class TaskStream(TaskSource):
         journal_uri: str,
         manifest: Manifest,
         tasks: Sequence[str] | None = None,
-        filesystem: fs.FileSystem | None = None,
         evaluation_split: str = "test",
         config: StreamConfig | None = None,
         compact_after: int = COMPACT_AFTER,
@@ -66,7 +65,7 @@ class TaskStream(TaskSource):
         self._tasks = StreamTasks(known, tasks, config.live, config.max_pending, until)
         self._memory = StreamMemory(self._tasks)
         self._journal = Journal(
-            journal_uri, self._fingerprint, self._tasks.names, filesystem, config.live
+            Folder.of(journal_uri), self._fingerprint, self._tasks.names, config.live
         )
         self._compact_after = compact_after
         self._tasks.begin(self._journal.header)

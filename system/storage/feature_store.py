@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -83,6 +82,8 @@ class TensorParts:
 
     def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Store a part: by name a tensor (rows of the part, ...)."""
+        import pyarrow as pa
+
         count = len(self.part(index))
         columns, shapes = [], {}
         for name, tensor in tensors.items():

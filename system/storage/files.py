@@ -1,33 +1,48 @@
 """Small files on a local path or any pyarrow filesystem: written whole or not at all."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from system.errors import StorageError
 from system.uris import absolute, join
 
+if TYPE_CHECKING:  # imported where it is used: adapters are also read where there is no pyarrow
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
 
-def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
+
+class TakenError(StorageError):
+    """A file that should be new is there already, or the one that it follows is gone."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"{place}: written by another process; only one run may use a directory: stop the "
+            "other or choose another run name"
+        )
+
+
+def filesystem_of(uri: str) -> tuple[FileSystem, str]:
     """Open the filesystem of a path or URI.
 
     Returns: the filesystem and the path inside it.
     Raises: StorageError for a scheme that pyarrow does not know or cannot reach.
     """
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
     if "://" not in uri:
-        return pafs.LocalFileSystem(), absolute(uri)
+        return LocalFileSystem(), absolute(uri)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
+        filesystem, path = FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StorageError(
             f"{uri}: no filesystem for this address ({error}): give a local path or a URI that "
@@ -36,16 +51,70 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path
 
 
+def is_local(filesystem: FileSystem) -> bool:
+    """Whether files can be renamed and synced there."""
+    return bool(filesystem.type_name == "local")
+
+
+def storage_errors(place: str, action: str) -> AbstractContextManager[None]:
+    """Turn the storage's errors inside the block into a StorageError on `place`."""
+    return _translated(f"{place}: cannot {action}", with_remedy=True)
+
+
 @contextmanager
-def storage_errors(uri: str, action: str) -> Iterator[None]:
-    """Turn the operating system's errors inside the block into a StorageError on `uri`."""
+def _translated(what: str, *, with_remedy: bool) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
         yield
-    except OSError as error:
-        raise StorageError(
-            f"{uri}: cannot {action} ({error}): check that the place exists, has room and may be "
-            "written to"
-        ) from error
+    except (OSError, pa.ArrowException) as error:
+        why = getattr(error, "strerror", None) or error
+        more = f" ({why}): {_remedy(error)}" if with_remedy else f": {error}"
+        raise StorageError(what + more) from error
+
+
+class WholeFile:
+    """A stream of bytes that becomes a file in one step: whole, or not at all.
+
+    On a local filesystem it is written aside, synced and renamed. Elsewhere it is written in place:
+    object stores show an object only once it is complete. What a process that dies leaves aside is
+    overwritten by its next attempt; several processes that may write the file at once each give a
+    `mark` of their own. All methods raise the storage's own errors.
+    """
+
+    def __init__(self, filesystem: FileSystem, path: str, mark: str = "") -> None:
+        self._path = path
+        self._aside: str | None = None
+        self.stream: Any
+        if is_local(filesystem):
+            folder, _, name = path.rpartition("/")
+            self._aside = f"{folder}/.{name}{mark}.tmp"
+            self.stream = open(self._aside, "wb")  # noqa: SIM115  # see `finish` and `abandon`
+        else:
+            self.stream = filesystem.open_output_stream(path)
+
+    def finish(self) -> None:
+        """Put the file under its name; when this returns, it outlives a power cut."""
+        if self._aside is None:
+            self.stream.close()
+            return
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        os.replace(self._aside, self._path)
+        folder = os.open(os.path.dirname(self._path), os.O_RDONLY)
+        try:
+            os.fsync(folder)  # or the rename may be lost with the power
+        finally:
+            os.close(folder)
+
+    def abandon(self) -> None:
+        """Let go of an unfinished file, after an error, which is the one to show."""
+        with suppress(Exception):
+            self.stream.close()
+        if self._aside is not None:
+            with suppress(OSError):
+                os.unlink(self._aside)
 
 
 @dataclass(frozen=True)
@@ -55,12 +124,12 @@ class Folder:
     Every failure of the storage comes out as StorageError with the path and what to do.
     """
 
-    filesystem: Any  # pyarrow.pafs.FileSystem
+    filesystem: FileSystem
     path: str
     uri: str
 
     @classmethod
-    def of(cls, uri: str | Path) -> "Folder":
+    def of(cls, uri: str | Path) -> Folder:
         """The folder at a local path (made absolute) or a URI such as s3://bucket/runs."""
         try:
             place = absolute(str(uri))
@@ -69,7 +138,7 @@ class Folder:
         filesystem, path = filesystem_of(place)
         return cls(filesystem, path.rstrip("/"), place.rstrip("/"))
 
-    def child(self, name: str) -> "Folder":
+    def child(self, name: str) -> Folder:
         """A folder inside this one; it need not exist."""
         return Folder(self.filesystem, f"{self.path}/{name}", join(self.uri, name))
 
@@ -77,93 +146,108 @@ class Folder:
         """The full path or URI of a file here."""
         return join(self.uri, name)
 
+    @property
+    def location(self) -> str:
+        """The folder as a message names it: without the credentials that its URI may hold."""
+        if is_local(self.filesystem):
+            return self.path
+        return f"{self.filesystem.type_name}://{self.path}"
+
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is here."""
-        try:
+        with self._errors(name, "looked up"):
             found = self.filesystem.get_file_info(f"{self.path}/{name}")
-        except OSError as error:
-            raise StorageError(f"{self.file_uri(name)} cannot be looked up: {error}") from error
-        return bool(found.type != pafs.FileType.NotFound)
+        return bool(found.type.name != "NotFound")
 
     def names(self) -> list[str]:
         """Sorted names of the files directly here; none if the folder does not exist."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        try:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self.path, allow_not_found=True)
+        with self._errors("", "listed"):
             return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
-        except OSError as error:
-            raise StorageError(f"{self.uri} cannot be listed: {error}") from error
 
     def read(self, name: str) -> bytes:
         """A file's bytes. Raises StorageError if it is missing or unreadable."""
-        try:
-            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                return bytes(stream.read())
-        except OSError as error:
-            raise StorageError(f"{self.file_uri(name)} cannot be read: {error}") from error
+        with (
+            self._errors(name, "read"),
+            self.filesystem.open_input_stream(f"{self.path}/{name}") as stream,
+        ):
+            return bytes(stream.read())
 
     @contextmanager
     def opened(self, name: str) -> Iterator[Any]:
         """A file of bytes to read parts of. Raises StorageError if it is missing or unreadable."""
-        try:
-            with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
-                yield stream
-        except OSError as error:
-            raise StorageError(f"{self.file_uri(name)} cannot be read: {error}") from error
+        with (
+            self._errors(name, "read"),
+            self.filesystem.open_input_file(f"{self.path}/{name}") as stream,
+        ):
+            yield stream
 
     def make(self) -> None:
         """Create the folder if it is not there."""
-        try:
+        with self._errors("", "written"):
             self.filesystem.create_dir(self.path, recursive=True)
-        except OSError as error:
-            raise StorageError(_why_not_written(self.uri, error)) from error
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file whole: readers see the old bytes or the new ones, also after a crash."""
+    def write(self, name: str, data: bytes, *, new: bool = False) -> None:
+        """Write a file whole: readers see the old bytes or the new ones, also after a crash.
+
+        A `new` file must not be there yet (TakenError), in a folder that is; the look and the write
+        are two steps, so that one process at a time may write new files.
+        """
         target = f"{self.path}/{name}"
-        try:
-            self.filesystem.create_dir(os.path.dirname(target), recursive=True)
-            if isinstance(self.filesystem, pafs.LocalFileSystem):
-                _write_local(Path(target), data)
-            else:  # an object store shows an object only once it is complete
-                with self.filesystem.open_output_stream(target) as stream:
-                    stream.write(data)
-        except OSError as error:
-            raise StorageError(_why_not_written(self.file_uri(name), error)) from error
+        if new and self.exists(name):
+            raise TakenError(self._place(name))
+        with self._errors(name, "written"):
+            if not new:
+                self.filesystem.create_dir(os.path.dirname(target), recursive=True)
+            file = WholeFile(self.filesystem, target, "" if new else f".{uuid.uuid4().hex}")
+            try:
+                file.stream.write(data)
+                file.finish()
+            except Exception:
+                file.abandon()
+                raise
 
     def delete(self, name: str) -> None:
         """Remove a file; it is no error if it is gone already."""
         if not self.exists(name):
             return
-        try:
+        with self._errors(name, "deleted"):
             self.filesystem.delete_file(f"{self.path}/{name}")
-        except OSError as error:
-            raise StorageError(f"{self.file_uri(name)} cannot be deleted: {error}") from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value. Raises StorageError naming the file if it does not parse."""
+        data = self.read(name)
         try:
-            return json.loads(self.read(name))
+            return json.loads(data)
         except ValueError as error:
-            raise StorageError(f"{self.file_uri(name)} is not valid JSON: {error}") from error
+            raise StorageError(f"{self._place(name)} is not valid JSON: {error}") from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as JSON; NaN is refused, since JSON has none."""
         text = json.dumps(value, indent=2, allow_nan=False)
         self.write(name, (text + "\n").encode())
 
-    def write_table(self, name: str, table: Any) -> None:
+    def write_table(self, name: str, table: pa.Table) -> None:
         """Write an Arrow table as one Parquet file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         self.write(name, sink.getvalue().to_pybytes())
 
-    def read_table(self, name: str) -> Any:
+    def read_table(self, name: str) -> pa.Table:
         """Read a Parquet file as an Arrow table. Raises StorageError naming it if damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         data = self.read(name)
         try:
             return pq.read_table(pa.BufferReader(data))
         except (pa.ArrowException, OSError) as error:  # OSError: damaged pages or footer
-            raise StorageError(f"{self.file_uri(name)} is not Parquet: {error}") from error
+            raise StorageError(f"{self._place(name)} is not Parquet: {error}") from error
 
     def probe(self) -> None:
         """Write a file and read it back. Raises StorageError if either fails."""
@@ -172,28 +256,17 @@ class Folder:
         back = self.read(name)
         self.delete(name)
         if back != data:
-            raise StorageError(f"{self.uri} gave back other bytes than were written; check it")
+            raise StorageError(f"{self.location} gave back other bytes than were written; check it")
+
+    def _place(self, name: str) -> str:
+        return join(self.location, name) if name else self.location
+
+    def _errors(self, name: str, action: str) -> AbstractContextManager[None]:
+        what = f"{self._place(name)} cannot be {action}"
+        return _translated(what, with_remedy=action == "written")
 
 
-def _write_local(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # or the rename may be lost with the power
-    finally:
-        os.close(folder)
-
-
-def _why_not_written(uri: str, error: OSError) -> str:
+def _remedy(error: Exception) -> str:
     remedies = {
         errno.ENOSPC: "the disk is full; free space or set another storage_path",
         errno.EDQUOT: "the quota is used up; free space or set another storage_path",
@@ -203,5 +276,5 @@ def _why_not_written(uri: str, error: OSError) -> str:
         errno.EISDIR: "a folder of that name is in the way; set another storage_path",
         errno.EEXIST: "a file is in the way of a folder; set another storage_path",
     }
-    remedy = remedies.get(error.errno or 0, "check the storage or set another storage_path")
-    return f"{uri} cannot be written ({error.strerror or error}): {remedy}"
+    number = getattr(error, "errno", None) or 0
+    return remedies.get(number, "check the storage or set another storage_path")

@@ -17,11 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pyarrow.fs import LocalFileSystem
-
 from system.config.parse import parse_dataclass
 from system.errors import StorageError
-from system.storage.files import Folder
+from system.storage.files import Folder, is_local
 
 LOCK_NAME = "writer.json"
 
@@ -116,7 +114,7 @@ class _Lock:
         self.pace = pace
         self.me = Writer.here()
         self.lost: str | None = None
-        self._local = isinstance(folder.filesystem, LocalFileSystem)
+        self._local = is_local(folder.filesystem)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="promptide-writer", daemon=True)
 

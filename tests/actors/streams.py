@@ -51,6 +51,14 @@ def make_live_stream(
     )
 
 
+def learn_next(stream: TaskStream, consumer: str, generation: int) -> str:
+    """Lease and commit the next task; its name."""
+    lease = stream.lease(consumer, generation)
+    assert lease is not None
+    stream.commit(consumer, generation, lease.task, {"task": lease.task})
+    return lease.task
+
+
 def snapshot(stream: TaskStream) -> dict[str, Any]:
     """All that a stream keeps across the death of its process."""
     status = stream.status()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from actors.fork import fork_run
-from actors.journal.durable_files import DurableDirectory
 from actors.settings import StreamSettings
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
@@ -143,8 +142,7 @@ def test_an_interrupted_fork_is_mended_by_the_next(
         return write_or_die
 
     with monkeypatch.context() as patched:
-        for kind in (Folder, DurableDirectory):
-            patched.setattr(kind, "write", dying(kind.write))
+        patched.setattr(Folder, "write", dying(Folder.write))
         with pytest.raises(KeyboardInterrupt):
             fork_run(parent, child, DONE)
     assert StreamSettings.of(child, TASKS).open().committed("child") == []

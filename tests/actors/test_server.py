@@ -47,7 +47,6 @@ def test_a_stream_that_stands_still_in_its_storage_holds_back_no_other(root: Pat
         with aside.open("rb"), pytest.raises(StorageError, match="stuck"):
             await waiting
         assert (await behind)["consumers"] == {}
-        aside.unlink()
         assert await server.call(stuck, "register", "stuck") == 1
 
     asyncio.run(scenario())

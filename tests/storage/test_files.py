@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from system.errors import StorageError
-from system.storage.files import Folder
+from system.storage.files import Folder, TakenError
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -74,11 +76,11 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
     folder = Folder.of(tmp_path)
     folder.write("a", b"old")
 
-    def crash(self: Path, target: Path) -> Path:
+    def crash(aside: str, target: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", crash)
+        patch.setattr("system.storage.files.os.replace", crash)
         with pytest.raises(KeyboardInterrupt):
             folder.write("a", b"new")
     assert folder.read("a") == b"old"
@@ -113,6 +115,33 @@ def test_a_storage_that_cannot_be_written_names_path_and_remedy(
             folder.probe()
     assert folder.names() == ["a"], "a part file was left"
     assert folder.read("a") == b"old"
+
+
+def test_a_new_file_replaces_none(folder: Folder) -> None:
+    """Else a second process's record of the journal would take the place of an acknowledged one."""
+    with pytest.raises(StorageError, match=r"a cannot be written .*check the storage"):
+        folder.write("a", b"1", new=True)  # its folder was taken away
+    folder.make()
+    folder.write("a", b"1", new=True)
+    with pytest.raises(TakenError, match=r"/a: written by another process"):
+        folder.write("a", b"2", new=True)
+    assert folder.read("a") == b"1"
+
+
+def test_what_a_dead_writer_of_a_new_file_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".a.tmp").write_bytes(b"half of")
+    folder = Folder.of(tmp_path)
+    folder.write("a", b"1", new=True)
+    assert folder.names() == ["a"]
+    assert folder.read("a") == b"1"
+
+
+def test_a_message_names_no_password() -> None:
+    store = pafs.PyFileSystem(pafs.FSSpecHandler(MemoryFileSystem()))
+    folder = Folder(store, "bucket/runs", "s3://key:secret@bucket/runs?region=eu-west-1")
+    with pytest.raises(StorageError, match="bucket/runs/a cannot be read") as missing:
+        folder.read("a")
+    assert "secret" not in str(missing.value)
 
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:

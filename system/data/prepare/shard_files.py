@@ -3,13 +3,14 @@
 import hashlib
 from contextlib import suppress
 from io import RawIOBase
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from system.data.shards.manifest import Shard
 from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
-from system.storage.files import filesystem_of, storage_errors
+from system.storage.files import WholeFile, filesystem_of, storage_errors
 from system.uris import join
 
 
@@ -46,7 +47,7 @@ class TaskShardWriter:
         return () if self._file is None else (self._finish_file(self._file),)
 
     def abandon(self) -> None:
-        """Let go of an unfinished file; it stays under its temporary name."""
+        """Let go of an unfinished file."""
         if self._file is not None:
             self._file.abandon()
 
@@ -64,16 +65,14 @@ class TaskShardWriter:
 
 
 class _ShardFile:
-    """One Parquet file under a temporary name until it is whole."""
+    """One Parquet file, which is under its name only once it is whole."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._filesystem, self._path = filesystem_of(uri)
-        self._partial = self._path + ".partial"
         self.row_groups: list[int] = []
         with storage_errors(uri, "open for writing"):
-            self._stream = self._filesystem.open_output_stream(self._partial)
-            self._sink = _HashingSink(self._stream)
+            self._file = WholeFile(*filesystem_of(uri))
+            self._sink = _HashingSink(self._file.stream)
             self._writer = pq.ParquetWriter(
                 pa.PythonFile(self._sink, mode="w"),
                 SHARD_SCHEMA,
@@ -90,8 +89,7 @@ class _ShardFile:
     def close(self) -> Shard:
         with storage_errors(self._uri, "finish"):
             self._writer.close()
-            self._stream.close()
-            self._filesystem.move(self._partial, self._path)
+            self._file.finish()
         groups = tuple(self.row_groups)
         return Shard(self._uri, sum(groups), groups, self._sink.digest.hexdigest())
 
@@ -99,14 +97,13 @@ class _ShardFile:
         # Whatever fails here is a consequence of the error that led here, which is the one to show.
         with suppress(OSError, ValueError, pa.ArrowException):
             self._writer.close()
-        with suppress(OSError):
-            self._stream.close()
+        self._file.abandon()
 
 
 class _HashingSink(RawIOBase):
     """Passes bytes on to a stream and takes their checksum on the way."""
 
-    def __init__(self, stream: pa.NativeFile) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         super().__init__()
         self._stream = stream
         self.digest = hashlib.sha256()

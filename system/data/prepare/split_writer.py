@@ -9,11 +9,11 @@ from pyarrow import fs
 from system.data.prepare.shard_files import TaskShardWriter
 from system.data.shards.faults import Fault, Faults
 from system.data.shards.images import check_image
-from system.data.shards.manifest import Shard, read_json, shard_from_json, shard_to_json, write_json
+from system.data.shards.manifest import Shard, read_json, shard_from_json, shard_to_json
 from system.data.shards.parallel import bounded_map
 from system.data.shards.schema import ImageRecord
 from system.errors import DataError
-from system.storage.files import filesystem_of, storage_errors
+from system.storage.files import Folder, filesystem_of, storage_errors
 from system.uris import join
 
 _SPLIT_RECORD = "split.json"
@@ -62,7 +62,7 @@ class SplitRecord:
             },
             "faults": [asdict(fault) for fault in self.faults],
         }
-        write_json(join(folder, _SPLIT_RECORD), content)
+        Folder.of(folder).write_json(_SPLIT_RECORD, content)
 
     @classmethod
     def load(cls, folder: str, root: str, tasks: Mapping[str, str]) -> "SplitRecord | None":

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from system.data.shards.schema import SCHEMA_VERSION
 from system.errors import ConfigError, DataError
-from system.storage.files import Folder, filesystem_of, storage_errors
+from system.storage.files import Folder, filesystem_of
 from system.uris import absolute, join, relative
 
 MANIFEST_NAME = "manifest.json"
@@ -222,7 +222,7 @@ class Manifest:
                 for task in self.tasks
             ],
         }
-        write_json(join(root, MANIFEST_NAME), content)
+        Folder.of(root).write_json(MANIFEST_NAME, content)
 
     @classmethod
     def load(cls, root: str) -> "Manifest":
@@ -302,16 +302,3 @@ def read_json(uri: str) -> Any:
         raise DataError(f"{uri} does not exist: {_PREPARE}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{uri}: cannot be read as JSON ({error}): {_PREPARE}") from error
-
-
-def write_json(uri: str, content: object) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never half of it.
-
-    Raises: StorageError if it cannot be written.
-    """
-    filesystem, path = filesystem_of(uri)
-    with storage_errors(uri, "write"):
-        filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        with filesystem.open_output_stream(path + ".partial") as stream:
-            stream.write(json.dumps(content, indent=2).encode())
-        filesystem.move(path + ".partial", path)

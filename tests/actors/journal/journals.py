@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.journal.journal import Journal
+from system.storage.files import Folder
 
 
-def open_journal(directory: Path | str, **changes: Any) -> Journal:
+def open_journal(place: Path | str | Folder, **changes: Any) -> Journal:
     settings: dict[str, Any] = {"fingerprint": "abc", "tasks": ["animals", "food"]}
-    return Journal(str(directory), **(settings | changes))
+    folder = place if isinstance(place, Folder) else Folder.of(place)
+    return Journal(folder, **(settings | changes))
 
 
 def numbers(journal: Journal) -> list[int]:

@@ -7,6 +7,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 from pyarrow import fs
 
 from system.errors import StorageError
+from system.storage.files import Folder
 from tests.actors.journal.journals import numbers, open_journal, record_file, write_journal
 
 
@@ -27,15 +28,17 @@ def test_entries_are_read_back_with_their_times(written: Path) -> None:
 def test_the_journal_works_on_an_object_store() -> None:
     """Clusters keep it on storage that has neither rename nor fsync."""
     store = fs.PyFileSystem(fs.FSSpecHandler(MemoryFileSystem()))
-    journal = open_journal("bucket/run/journal", filesystem=store)
+    folder = Folder(store, "bucket/run/journal", "memory://key:secret@bucket/run/journal")
+    journal = open_journal(folder)
+    assert "secret" not in journal.location
     journal.append("note", {"number": 0})
-    assert numbers(open_journal("bucket/run/journal", filesystem=store)) == [0]
+    assert numbers(open_journal(folder)) == [0]
     with store.open_output_stream("bucket/run/journal/00000001.json") as torn:
         torn.write(b'{"sequence":1,"ki')
-    journal = open_journal("bucket/run/journal", filesystem=store)
+    journal = open_journal(folder)
     assert numbers(journal) == []
     journal.append("note", {"number": 7})
-    assert numbers(open_journal("bucket/run/journal", filesystem=store)) == [7]
+    assert numbers(open_journal(folder)) == [7]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, -1])
@@ -145,9 +148,9 @@ def test_a_full_disk_is_named_and_the_journal_goes_on_once_there_is_room(written
     journal = open_journal(written)
     aside = written / ".00000004.json.tmp"
     aside.symlink_to("/dev/full")  # a file that every write fails on with ENOSPC
-    with pytest.raises(StorageError, match=r"00000004\.json: cannot be written.*No space left"):
+    with pytest.raises(StorageError, match=r"00000004\.json cannot be written.*No space left"):
         journal.append("note", {"number": 3})
     assert numbers(journal) == [0, 1, 2]
-    aside.unlink()
+    assert not aside.is_symlink()
     journal.append("note", {"number": 4})
     assert numbers(open_journal(written)) == [0, 1, 2, 4]

@@ -8,6 +8,7 @@ from actors.state.task_stream_state import TaskStream
 from system.data.shards.faults import Fault
 from system.errors import ConfigError, DataError, ReplayRefusedError, StorageError
 from system.results.replay_audit import replayed_rows
+from system.storage.files import Folder
 from system.stream.task_source import (
     Lease,
     NotLeasedError,
@@ -326,7 +327,7 @@ def test_one_consumer_that_vanishes_holds_back_no_other(tmp_path: Path) -> None:
 def test_a_journal_from_when_leases_expired_is_read(tmp_path: Path, compacted: bool) -> None:
     """A run that was interrupted then goes on; these are the records that it left."""
     manifest = make_manifest(tmp_path)
-    old = Journal(str(tmp_path / "journal"), manifest.fingerprint, TASKS)
+    old = Journal(Folder.of(tmp_path / "journal"), manifest.fingerprint, TASKS)
     group = {"consumer": "run", "generation": 1}
     for kind, payload in (
         ("register", {**group, "replays": False}),

@@ -1,15 +1,19 @@
-"""One record of the task stream's journal, and its bytes."""
+"""Records of the task stream's journal: their bytes, and the files that hold one each."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from system.errors import BrokenStorageError
+from system.storage.files import Folder, TakenError
+
+_REMOVERS = 16  # an object store takes tens of ms for each
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,51 @@ def decode(sequence: int, content: bytes) -> Record:
 
 def _compact(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+class RecordFiles:
+    """A folder to which one process adds files, each new, whole and after the one before.
+
+    Raises StorageError naming the file when storage fails.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._leftovers: set[str] = set()
+
+    def path(self, name: str) -> str:
+        """Where file `name` lies, for messages."""
+        return f"{self.folder.location}/{name}"
+
+    def names(self) -> set[str]:
+        """The names of the files."""
+        return set(self.folder.names())
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return self.folder.read(name)
+
+    def discard_before_next_write(self, *names: str) -> None:
+        """Have files that nobody needs removed before anything else is written."""
+        self._leftovers.update(names)
+
+    def write(self, name: str, content: bytes, after: str | None = None) -> None:
+        """Write a new file; when this returns, it is on storage.
+
+        Raises TakenError when another process has written the file already, or removed the one that
+        it comes `after`.
+        """
+        with ThreadPoolExecutor(_REMOVERS) as removers:
+            list(removers.map(self.folder.delete, self._leftovers))
+        self._leftovers.clear()
+        if after is not None and not self.folder.exists(after):
+            raise TakenError(self.path(name))
+        # A write that fails may have left the file behind, say when only its sync failed: then it
+        # was not acknowledged, and must not be met by a later reader.
+        self._leftovers.add(name)
+        try:
+            self.folder.write(name, content, new=True)
+        except TakenError:
+            self._leftovers.discard(name)  # it is another process's
+            raise
+        self._leftovers.discard(name)
