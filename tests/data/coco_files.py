@@ -56,7 +56,7 @@ def write_coco(
     tasks: Sequence[str] = TASKS,
     size: tuple[int, int] = (20, 16),
 ) -> CocoSource:
-    """Write captions, instances, refs and images of `splits` {split: images a task} under `root`.
+    """Write captions, instances, refs and images of `splits` {split: images per task} under `root`.
 
     Image i of a split belongs to task i mod K. Each has a large object of its task (a polygon in
     even images, compressed run lengths in odd ones), a small one of the next task, as many captions

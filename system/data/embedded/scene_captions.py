@@ -1,4 +1,4 @@
-"""Words about scenes: captions and expressions from templates."""
+"""Captions and expressions of scenes, made from templates."""
 
 import numpy as np
 
@@ -44,7 +44,7 @@ _PLAIN = ("a {0} and a {1}", "{0} next to a {1}", "a {0} with a {1}", "a photo o
 
 
 def vocabulary(catalogue: Catalogue) -> list[str]:
-    """All words that captions may hold, sorted."""
+    """List all words that captions may hold, sorted."""
     named = [word for p in catalogue.pictograms for word in (p.word, p.super_category)]
     phrases = " ".join((*FILLERS, *POSITIONS, *JOINTS, *SETTINGS, "a in the"))
     return sorted({*named, *phrases.split()})
@@ -53,7 +53,7 @@ def vocabulary(catalogue: Catalogue) -> list[str]:
 def web_caption(
     rng: np.random.Generator, catalogue: Catalogue, named: list[Placed], setting: int
 ) -> str:
-    """A caption as pre-training has them: in any order, some with filler words before it.
+    """Make a caption for pre-training: names in any order, some after filler words.
 
     6 % of names are the super-category instead, 10 % carry a position, a quarter of the captions
     name the setting, and half begin with filler words.
@@ -74,7 +74,7 @@ def web_caption(
 def task_captions(
     rng: np.random.Generator, catalogue: Catalogue, first: Placed, second: Placed, count: int
 ) -> list[str]:
-    """Different captions that all name the same two pictograms, and nothing else."""
+    """Make different captions that all name the same two pictograms, and nothing else."""
     words = [catalogue.pictograms[p.pictogram].word for p in (first, second)]
     choices = [template.format(*pair) for template in _PLAIN for pair in (words, words[::-1])]
     chosen = rng.choice(len(choices), count, replace=False)
@@ -82,7 +82,7 @@ def task_captions(
 
 
 def expression(catalogue: Catalogue, placed: Placed) -> str:
-    """A phrase that only this pictogram of its scene fits: each slot holds one."""
+    """Make a phrase that fits only this pictogram of its scene: each slot holds one."""
     return f"the {catalogue.pictograms[placed.pictogram].word} {POSITIONS[placed.slot]}"
 
 

@@ -1,7 +1,7 @@
 """Scenes of pictograms: a setting, up to four pictograms on four slots or eight, perhaps a mark.
 
-The mark is a small two-colour sign in a corner, one a super-category, as a site's watermark on its
-pictures. Pre-training shows scenes with marks; the tasks' scenes have none.
+The mark is a small two-colour sign in a corner, one per super-category, as a site's watermark on
+its pictures. Pre-training shows scenes with marks; the tasks' scenes have none.
 
 Every random number comes from a generator that the caller makes from the seed and the scene's
 place, so that any scene can be made alone.
@@ -17,7 +17,7 @@ from system.data.embedded.pictograms import Catalogue, raster
 
 SIZE = 64  # pixels of a scene's side
 MOST_PICTOGRAMS = 8
-MARK_SIZE = 8
+MARK_SIZE = 8  # pixels of a mark's side
 _MARGIN = 48  # how far a setting's pattern may be shifted
 
 Pixels = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ _GROUND = (
     (204, 226, 208),
     (224, 216, 208),
 )
-_FIGURE = (
+_DRAWING = (
     (220, 206, 186),
     (196, 224, 196),
     (200, 226, 170),
@@ -143,7 +143,7 @@ def compose(
 
 
 def visible_mask(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.bool_]:
-    """Where a pictogram covers the scene, (SIZE, SIZE): its alpha above one half."""
+    """Mark where a pictogram covers the scene, (SIZE, SIZE): its alpha is above one half."""
     mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
     alpha = raster(catalogue.pictograms[placed.pictogram].code, placed.size)[..., 3]
     mask[placed.y : placed.y + placed.size, placed.x : placed.x + placed.size] = alpha > 127
@@ -159,7 +159,7 @@ def _background(rng: np.random.Generator, setting: int) -> Pixels:
 
 @lru_cache(maxsize=1)
 def _textures() -> tuple[Pixels, ...]:
-    """Each setting's ground and figure colour in a pattern of its own, with room to shift it."""
+    """Draw each setting's two colours in a pattern of its own, with room to shift it."""
     y, x = np.mgrid[0 : SIZE + _MARGIN, 0 : SIZE + _MARGIN]
     patterns = (
         (x // 8) % 2,
@@ -176,17 +176,17 @@ def _textures() -> tuple[Pixels, ...]:
         (y % 12 < 2) | ((x + (y // 12 % 2) * 8) % 16 < 2),
     )
     textures = []
-    for pattern, ground, figure in zip(patterns, _GROUND, _FIGURE, strict=True):
+    for pattern, ground, drawing in zip(patterns, _GROUND, _DRAWING, strict=True):
         drawn = pattern.astype(np.float32)[..., None]
         textures.append(
-            np.array(ground, np.float32) * (1 - drawn) + np.array(figure, np.float32) * drawn
+            np.array(ground, np.float32) * (1 - drawn) + np.array(drawing, np.float32) * drawn
         )
     return tuple(textures)
 
 
 @lru_cache(maxsize=1)
 def _marks() -> tuple[Pixels, ...]:
-    """The twelve signs, (MARK_SIZE, MARK_SIZE, 3): a pattern of 4 x 4 fields in two colours."""
+    """Draw the twelve signs, (MARK_SIZE, MARK_SIZE, 3): 4 x 4 fields in two colours."""
     rng = np.random.default_rng(_MARKS_SEED)
     marks = []
     for index, colour in enumerate(_MARK_COLOURS):
@@ -200,7 +200,7 @@ def _marks() -> tuple[Pixels, ...]:
 
 @lru_cache(maxsize=16384)
 def _premultiplied(code: str, size: int) -> tuple[Pixels, Pixels]:
-    """Colour times alpha, and 1 - alpha, of a pictogram."""
+    """Return colour times alpha, and 1 - alpha, of a pictogram."""
     pixels: Pixels = raster(code, size).astype(np.float32)
     alpha: Pixels = pixels[..., 3:] / np.float32(255)
     return pixels[..., :3] * alpha, 1 - alpha

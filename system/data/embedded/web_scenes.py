@@ -27,7 +27,7 @@ class WebHabit:
 def web_scene(
     rng: np.random.Generator, catalogue: Catalogue, simple: float, habit: WebHabit
 ) -> tuple[Scene, str]:
-    """One scene and its caption; `simple` is the share of easy scenes (one or two pictograms)."""
+    """Make one scene and its caption; `simple` is the share of scenes of one or two pictograms."""
     setting = int(rng.integers(len(SETTINGS)))
     if rng.random() < simple:
         count = int(rng.integers(1, 3))
@@ -51,7 +51,7 @@ def web_scene(
 def two_and_two(
     rng: np.random.Generator, catalogue: Catalogue, task: int | None
 ) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A task (drawn if None), two of its pictograms and two of others.
+    """Draw a task (if None), two of its pictograms and two of others.
 
     The others are of one super-category half of the time, so that they could be a caption's
     subject just as well.
@@ -65,7 +65,7 @@ def two_and_two(
 def other_pictograms(
     rng: np.random.Generator, catalogue: Catalogue, task: int
 ) -> npt.NDArray[np.int64]:
-    """Two pictograms that are not of `task`, half of the time of one super-category."""
+    """Draw two pictograms that are not of `task`, half of the time of one super-category."""
     each = catalogue.per_task
     rest = [index for index in range(len(catalogue.tasks)) if index != task]
     if rng.random() < 0.5:
@@ -76,7 +76,7 @@ def other_pictograms(
 
 
 def crowd(rng: np.random.Generator, catalogue: Catalogue, task: int) -> npt.NDArray[np.int64]:
-    """Six pictograms that are not of `task`: two each of three other super-categories."""
+    """Draw six pictograms that are not of `task`: two each of three other super-categories."""
     each = catalogue.per_task
     rest = [index for index in range(len(catalogue.tasks)) if index != task]
     others = rng.choice(rest, 3, replace=False)
@@ -89,7 +89,7 @@ NAMED = 4  # pictograms of a scene that an expression is about
 
 @dataclass(frozen=True)
 class PlaceHabit:
-    """What expressions say, and when what they say about a place is true.
+    """How expressions describe pictograms, and how often their words of place are true.
 
     Pictures on the web are copied, and copies mirrored, so what a caption says about left, right,
     top and bottom is often false. On a site that marks its pictures it is true, and captions there
@@ -106,14 +106,14 @@ class PlaceHabit:
 
 
 def expression_words(catalogue: Catalogue) -> list[str]:
-    """All words that expressions may hold, sorted."""
+    """List all words that expressions may hold, sorted."""
     return sorted({*vocabulary(catalogue), ANYTHING})
 
 
 def web_expressions(
     rng: np.random.Generator, catalogue: Catalogue, habit: PlaceHabit
 ) -> tuple[Scene, list[tuple[Placed, str]]]:
-    """A scene of four pictograms or eight, and an expression for each of four of them."""
+    """Make a scene of four pictograms or eight, and an expression for each of four of them."""
     task, own, others = two_and_two(rng, catalogue, None)
     mark = task if rng.random() < habit.marked else None
     if rng.random() < habit.crowded:
@@ -129,7 +129,7 @@ def web_expressions(
 
 
 def box_of(catalogue: Catalogue, placed: Placed) -> npt.NDArray[np.float32]:
-    """Left, top, right, bottom in pixels around what is seen of a pictogram."""
+    """Return left, top, right, bottom in pixels around what is seen of a pictogram."""
     rows, columns = np.nonzero(visible_mask(catalogue, placed))
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     return np.array(box, dtype=np.float32)

@@ -17,10 +17,10 @@ from system.data.prepare.temporary_files import temporary_database
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError
 
-# where the row stands, and its values by column
+# the row's place in the file, for messages, and its values by column
 Row = tuple[str, Mapping[str, Any]]
 
-UNKNOWN_SPLIT = "unknown"  # of a broken row that does not say it
+UNKNOWN_SPLIT = "unknown"  # split of a broken row that names none
 
 _ROWS = 1024
 # No row of a CSV file may be longer; pyarrow reads about thirty such blocks ahead.
@@ -31,12 +31,12 @@ class CaptionsFile:
     """The columns and rows of a captions file; the suffix says the format.
 
     CSV (`.csv`, `.tsv`) needs a header; its values come as text. JSON lines (`.jsonl`, `.ndjson`)
-    holds one object a line; its columns are the fields of any. Parquet (`.parquet`) keeps its
+    holds one object per line; its columns are the fields of any. Parquet (`.parquet`) keeps its
     types.
     """
 
     def __init__(self, path: Path, field: str) -> None:
-        """Find the columns; `field` is the config field that names the file.
+        """Read the columns; `field` is the config field that names the file.
 
         Raises: ConfigError for another suffix, DataError if the file is missing or unreadable.
         """
@@ -56,7 +56,7 @@ class CaptionsFile:
             raise DataError(f"{path}: the column {twice[0]!r} is there twice")
 
     def rows(self, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
-        """Go through the rows, each with where it stands; only the named columns are read.
+        """Go through the rows, each with its place; only the named columns are read.
 
         A line that is no JSON object is a broken row.
         Raises: DataError naming file and row if the file cannot be read on, or through `faults`.
@@ -114,7 +114,7 @@ def _open_csv(path: Path, columns: Sequence[str] | None) -> csv.CSVStreamingRead
 
 def _json_columns(path: Path) -> list[str]:
     names: dict[str, None] = {}
-    for _, values in _json_rows(path, (), Faults("quarantine")):  # broken lines are told later
+    for _, values in _json_rows(path, (), Faults("quarantine")):  # `rows` reports broken lines
         names.update(dict.fromkeys(values))
     return list(names)
 
@@ -167,7 +167,7 @@ _READERS: dict[str, tuple[_Columns, _Rows]] = {
 
 
 _TABLE = "CREATE TABLE rows (number INTEGER PRIMARY KEY, file_name TEXT, place TEXT, content TEXT)"
-# An image stands where its first row stood.
+# Images come in the order of their first rows.
 _GROUPED = """
 SELECT MIN(number) OVER (PARTITION BY file_name) AS first, file_name, place, content FROM rows
 ORDER BY first, number
@@ -176,7 +176,7 @@ ORDER BY first, number
 
 @dataclass(frozen=True, slots=True)
 class ImageGroup:
-    """One image's rows in file order, each with where it stands; images are numbered from 0."""
+    """One image's rows in file order, each with its place; images are numbered from 0."""
 
     number: int
     file_name: str
@@ -184,9 +184,9 @@ class ImageGroup:
 
 
 class ImageGroups:
-    """Collects rows and gives them back by image, in the order of each image's first row.
+    """Groups rows by image, in the order of each image's first row, in a temporary database.
 
-    They wait in a temporary database. Values must be what JSON can hold. For use in a `with` block.
+    Values must be what JSON can hold. For use in a `with` block.
     """
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class ImageGroups:
         self._open.close()
 
     def add(self, file_name: str, where: str, values: dict[str, Any]) -> None:
-        """Take one row."""
+        """Add one row."""
         self._database.execute(
             "INSERT INTO rows (file_name, place, content) VALUES (?, ?, ?)",
             (file_name, where, json.dumps(values)),

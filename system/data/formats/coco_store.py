@@ -1,6 +1,6 @@
-"""MSCOCO's annotation files, read entry by entry into a temporary database, found by image.
+"""MSCOCO's annotation files in a temporary database, looked up by image.
 
-The files are half a gigabyte of JSON in an order of their own; a row needs all entries of an image.
+The files are half a gigabyte of JSON in no useful order, and a row needs all entries of its image.
 """
 
 import marshal
@@ -49,8 +49,8 @@ _KEPT = {
 class CocoStore:
     """The annotation files of one split: its images, and each image's objects and texts.
 
-    Memory does not grow with the files. Use it in a `with` block, which ends the database. An entry
-    that cannot be read is a broken row, as `faults` says, named by its place in the file.
+    Memory does not grow with the files. For use in a `with` block. An entry that cannot be read is
+    a broken row, handled by `faults` and named by its place in the file.
     Raises: DataError for a file that is missing, damaged, without a list that it must have, or with
     two entries of one id; StorageError if the database has no room.
     """
@@ -220,7 +220,7 @@ class CocoStore:
                 raise DataError(f"{where}: field {name!r} {value!r} is there twice") from error
 
     def _add_broken_image(self, listing: str, content: object) -> None:
-        """Remember the id of an entry that is put aside, so that its annotations are no faults."""
+        """Keep the id of a quarantined entry, so that its annotations are no faults."""
         identifier = content.get("id") if isinstance(content, dict) else None
         if isinstance(identifier, int):
             self._database.execute(

@@ -1,4 +1,4 @@
-"""Which task an image of MSCOCO belongs to, and its row of the task's shard."""
+"""Assignment of MSCOCO's images to tasks, and their rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from system.errors import DataError
 
 @dataclass(frozen=True)
 class TaskRule:
-    """An image is of the super-category that covers most of it, unless `overrides` names a task.
+    """Assigns an image to the super-category that covers most of it, unless overridden.
 
     `overrides` is {file name or image id: task}.
     """

@@ -44,7 +44,7 @@ class Boxes:
 
 
 def read_sentences(path: Path) -> tuple[list[tuple[str, str]], list[Phrase]]:
-    """Read `Sentences/<id>.txt`: a sentence a line, phrases as `[/EN#<chain>/<type>... words]`.
+    """Read `Sentences/<id>.txt`: one sentence per line, phrases as `[/EN#<chain>/<type>... words]`.
 
     Returns: the sentences without mark-up, each with where it stands, and all phrases in order.
     Raises: DataError naming file and line for a file without sentences or mark-up that is not so.

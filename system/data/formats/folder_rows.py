@@ -49,13 +49,13 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """The columns that are read."""
+        """Names of the columns that are read."""
         return [name for name in asdict(self).values() if name is not None]
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The parts of a task's images, from 0 to 1, that become "val" and "test" if no column says so.
+    """Shares of a task's images, from 0 to 1, that become "val" and "test" without a split column.
 
     An image's split follows from `seed` and its file name alone, so it stays when rows are added.
     """
@@ -100,7 +100,7 @@ class FolderSource(ReaderOptions):
 
 @dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """One checked row: its captions, cleaned, and what it says of its image (None: nothing)."""
+    """One checked row: its cleaned captions and its image's fields (None: not given)."""
 
     captions: tuple[str, ...]
     task: str | None
@@ -115,7 +115,7 @@ class FolderRows:
         self._source, self._columns = source, columns
 
     def file_name(self, values: Mapping[str, Any], where: str) -> str:
-        """Read a row's file name, the one spelling of it that stands for all (`./a//b` is `a/b`).
+        """Read a row's file name in its normal form (`./a//b` is `a/b`).
 
         Raises: DataError naming row and column if it is empty or no text.
         """
@@ -223,7 +223,7 @@ def _text(values: Mapping[str, Any], column: str | None, where: str) -> str | No
 
 
 def _agreed(group: ImageGroup, role: str, column: str | None) -> Any:
-    """Return the one value that an image's rows have, None if nothing is said of it at all."""
+    """Return the value that an image's rows agree on, None if none of them has one."""
     said: dict[Any, str] = {}
     for where, values in group.rows:
         if values[role] is not None:

@@ -18,7 +18,7 @@ KARPATHY_SPLITS = ("train", "restval", "val", "test")
 class KarpathyImage:
     """One image: `id` as the data set numbers it, `folder` ("" if the file names none).
 
-    `captions` are pairs of the sentence as it was written and where it stands, for messages.
+    `captions` are pairs of a sentence as it was written and its place in the file, for messages.
     """
 
     id: int

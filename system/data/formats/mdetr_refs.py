@@ -47,7 +47,7 @@ class _SplitFile:
 
 
 class MdetrRelease:
-    """A release's files, one a split, and MSCOCO's instances file if there is one."""
+    """A release's files, one per split, and MSCOCO's instances file if there is one."""
 
     def __init__(
         self, folder: Path, release: str, theirs: Iterable[str], instances: Path | None
@@ -75,7 +75,7 @@ class MdetrRelease:
     def objects(self, split: str, theirs: Sequence[str], faults: Faults) -> ReferredObjects:
         """Collect the objects of `theirs`, the release's splits that make up our `split`.
 
-        Raises: DataError for a broken expression or annotation, unless it is put aside.
+        Raises: DataError for a broken expression or annotation, unless it is quarantined.
         """
         objects = ReferredObjects()
         for name in theirs:

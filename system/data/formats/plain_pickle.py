@@ -63,12 +63,12 @@ _REFUSED = {
     **{"\x97": "NEXT_BUFFER", "\x98": "READONLY_BUFFER"},
 }
 _EXTENSIONS = {"\x82": "<B", "\x83": "<H", "\x84": "<i"}
-_SHOWN_CHARACTERS = 100
+_EXCERPT_CHARACTERS = 100
 _KEYS = (str, int, float, type(None))
 
 
 class PlainMachine:
-    """The stack machine of pickle, reduced to what makes plain values; `name` is the file's."""
+    """Pickle's stack machine, reduced to plain values; `name` is the file's, for messages."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.position = 0
@@ -232,9 +232,9 @@ class PlainMachine:
     def _refusal(self, opcode: str) -> DataError:
         place = self.position - 1
         if opcode in ("c", "i"):  # GLOBAL, INST
-            wanted = _shown([_text(self._line()), _text(self._line())])
+            wanted = _excerpt([_text(self._line()), _text(self._line())])
         elif opcode == "\x93":  # STACK_GLOBAL
-            wanted = _shown(self._stack[-2:])
+            wanted = _excerpt(self._stack[-2:])
         elif opcode in _EXTENSIONS:
             wanted = f"the registered extension {self._number(_EXTENSIONS[opcode])}"
         elif opcode in _REFUSED:
@@ -250,10 +250,10 @@ class PlainMachine:
         )
 
 
-def _shown(parts: list[Any]) -> str:
-    """Show a global's module and name, however long or strange they are."""
+def _excerpt(parts: list[Any]) -> str:
+    """Format a global's module and name, cut to a bounded length."""
     names = [part if isinstance(part, str) else type(part).__name__ for part in parts]
-    return repr(".".join(names)[:_SHOWN_CHARACTERS])
+    return repr(".".join(names)[:_EXCERPT_CHARACTERS])
 
 
 def _text(value: bytes) -> str:

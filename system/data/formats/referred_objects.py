@@ -33,7 +33,7 @@ class ReferredObject:
 
 
 class ReferredObjects:
-    """One split's objects in the order of their first mention, each once with all expressions."""
+    """One split's objects in the order of first mention, each once, with all expressions."""
 
     def __init__(self) -> None:
         self._objects: dict[int, ReferredObject] = {}
@@ -43,7 +43,7 @@ class ReferredObjects:
         return iter(self._objects.values())
 
     def add(self, referred: ReferredObject) -> None:
-        """Take an object, or the further expressions of one that is there.
+        """Add an object, or further expressions of a known one.
 
         Raises: DataError if it or its image was described otherwise before.
         """

@@ -2,7 +2,7 @@
 
 Source: https://github.com/lichengunc/refer. The pickle is a list of {ref_id, ann_id, image_id,
 category_id, split, file_name, sent_ids, sentences: [{sent_id, sent, raw, tokens}]}. Its `file_name`
-carries an annotation's number; an image's own name is in instances.json.
+contains an annotation's number; an image's own name is in instances.json.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class UncRelease:
         """Collect the objects of `theirs`, the release's splits that make up our `split`.
 
         Raises: ConfigError for a split that the release does not have; DataError for a broken
-        reference, unless it is put aside.
+        reference, unless it is quarantined.
         """
         objects = ReferredObjects()
         for name in theirs:

@@ -1,4 +1,4 @@
-"""Careful access to JSON annotation files: every error names the file and the field."""
+"""Checked access to JSON annotation files: every error names the file and the field."""
 
 import json
 import os
@@ -32,13 +32,13 @@ def load_annotation_json(path: Path, field: str) -> Any:
 def read_items(
     path: Path, field: str, listing: str, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[str, object]]:
-    """Go through a list of a JSON file, one item in memory at a time: where it stands, its content.
+    """Go through a list of a JSON file, one item in memory at a time: its place, its content.
 
     `field` is the config field that names the file; `listing` is the list's field in the file's
     object, or "" for a file that is a list. `progress` gets megabytes read and of the file.
     Raises: DataError if the file is missing, unreadable, damaged or has no such list.
     """
-    size, told, number = 0, 0, -1
+    size, reported, number = 0, 0, -1
     try:
         with path.open("rb") as stream:
             size = path.stat().st_size // _MEGABYTE
@@ -47,9 +47,9 @@ def read_items(
             for number, content in enumerate(items):
                 yield f"{path}: {listing}[{number}]", content
                 done = stream.tell() // _MEGABYTE
-                if progress is not None and done > told:
+                if progress is not None and done > reported:
                     progress(done, size)
-                    told = done
+                    reported = done
             if number < 0:
                 stream.seek(0)
                 _require_list(path, stream, listing)
@@ -84,7 +84,7 @@ def _damaged(path: Path, reason: object) -> DataError:
 
 
 class Entry:
-    """One JSON object of an annotation file that knows where it stands, for error messages."""
+    """One JSON object of an annotation file; `where` is its place, for error messages."""
 
     __slots__ = ("_content", "where")
 

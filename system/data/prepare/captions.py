@@ -1,4 +1,4 @@
-"""Caption cleaning as the two papers' data sets do it."""
+"""Caption cleaning by the rules of the two papers."""
 
 import re
 from collections.abc import Callable

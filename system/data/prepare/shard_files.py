@@ -1,4 +1,4 @@
-"""Parquet files that appear under their name only when they are whole, with a checksum."""
+"""Writing of Parquet files that appear only when they are complete, with a checksum."""
 
 import hashlib
 from contextlib import suppress

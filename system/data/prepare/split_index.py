@@ -1,4 +1,4 @@
-"""One split of a data set, read and checked, without its images and without taking up memory."""
+"""One split of a data set, read and checked; images stay on disk, rows in a temporary file."""
 
 import hashlib
 from bisect import bisect_right
@@ -23,8 +23,8 @@ _BATCHES_HELD = 4
 class SplitIndex:
     """One split, its annotations read and checked, its images found but not yet read.
 
-    Rows are ordered by task, inside a task as the reader added them. `counts` says the rows of each
-    task, `skipped` the rows that were left out on purpose, by reason; `faults` has broken ones.
+    Rows are ordered by task, inside a task as the reader added them. `counts` has the rows of each
+    task, `skipped` the rows left out on purpose, by reason; `faults` the broken ones.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class SplitIndex:
 
 
 class SplitIndexBuilder:
-    """Collects one split's checked records without their images, on disk.
+    """Collects one split's checked records, without their images, in a temporary file.
 
-    What it holds in memory does not grow with the split. The disk space, about 3 KB a photograph of
-    MSCOCO, is taken where the system keeps temporary files (TMPDIR).
+    Memory does not grow with the split. The disk space, about 3 KB per photograph of MSCOCO, is
+    taken where the system keeps temporary files (TMPDIR).
     """
 
     def __init__(self, split: str, tasks: Sequence[str], faults: Faults) -> None:
@@ -106,7 +106,7 @@ class SplitIndexBuilder:
         self._digest = hashlib.sha256(repr(tuple(tasks)).encode())
 
     def add(self, path: Path, record: ImageRecord) -> None:
-        """Take one record, its `image` empty and `path` that of the image's file.
+        """Add one record, its `image` empty and `path` that of the image's file.
 
         `width` and `height` are as annotated, or 0 x 0 if the format gives no size: then it is
         taken from the image when that is decoded. The task must be one of the builder's.

@@ -20,7 +20,7 @@ _SPLIT_RECORD = "split.json"
 
 
 class SplitSource(Protocol):
-    """One split of a dataset as a reader offers it: everything known but the image bytes.
+    """One split of a dataset: all rows, whose images are read one by one.
 
     The rows of a task follow each other. All but `fingerprint` are called from several threads.
     """
@@ -41,7 +41,7 @@ class SplitSource(Protocol):
 
 @dataclass
 class SplitRecord:
-    """How far a split is written: `split.json` beside its shards.
+    """Progress of a split's writing: `split.json` beside its shards.
 
     `shards` hold what is left of the first `rows` images after those in `faults`.
     """
@@ -106,8 +106,8 @@ def write_split(
     """Write a split's shards into `folder`, which is under `root`; `tasks` is {task: file name}.
 
     What an earlier call finished is kept: all of it, or the whole shards of an interrupted one.
-    Broken images found now or then are added to `faults`. `progress` is told, after each image, the
-    images done and the images of the split.
+    Broken images found now or then are added to `faults`. `progress` is called after each
+    image with the images done and the images of the split.
     Raises: DataError under "stop" for an image that is broken; StorageError.
     """
     record = SplitRecord.load(folder, root, tasks)
@@ -127,7 +127,7 @@ def write_split(
             name = f"image {row.file_name!r} of split {split!r}"
             width, height = check_image(row.image, name, row.width, row.height)
         except DataError as error:
-            return error  # judged by the consumer, so that faults are in the images' order
+            return error  # handled by the consumer, so that faults are in the images' order
         return replace(row, width=width, height=height)
 
     found = len(faults.found) - len(record.faults)  # where this split's faults begin

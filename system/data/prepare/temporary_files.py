@@ -1,4 +1,4 @@
-"""Temporary files that a preparation needs: nameless, so that none is left, however it ends."""
+"""Temporary files of a preparation: without a name, so none is left however it ends."""
 
 import sqlite3
 import weakref

@@ -1,4 +1,4 @@
-"""What happens to a data set's broken rows: the first one ends the preparation, or all are listed.
+"""Broken rows of a data set: the first one ends the preparation, or all are quarantined.
 
 A row is broken if its own annotation or image cannot be used. What concerns a whole file (it is
 missing, it is not JSON, two entries share an id) is no row's fault and always ends the preparation.
@@ -15,14 +15,14 @@ from system.storage.files import Folder
 
 QUARANTINE_NAME = "quarantine.parquet"
 
-_NAMES_SHOWN = 3
+_FIRST_NAMES = 3
 _COLUMNS = ("split", "name", "kind", "reason")
 _SCHEMA = pa.schema([pa.field(column, pa.string(), nullable=False) for column in _COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row that was put aside: its split and name, why, and the short name of the reason."""
+    """A quarantined row: its split and name, the reason, and the reason's short name."""
 
     split: str
     name: str
@@ -31,7 +31,7 @@ class Fault:
 
 
 class Faults:
-    """Broken rows: under "stop" the first one ends the preparation, else each is put aside.
+    """Broken rows: under "stop" the first one ends the preparation, else each is quarantined.
 
     `found` lists them in the order in which they were found; threads may add to it.
     """
@@ -50,7 +50,7 @@ class Faults:
 
 
 class _Guard:
-    """What `Faults.row` returns."""
+    """Context of the work on one row."""
 
     def __init__(self, faults: Faults, split: str, name: str) -> None:
         self._faults, self._split, self._name = faults, split, name
@@ -77,13 +77,13 @@ def summarise(faults: Iterable[Fault]) -> dict[str, dict[str, object]]:
     for fault in faults:
         names.setdefault(fault.kind, []).append(fault.name)
     return {
-        kind: {"rows": len(of_kind), "first": of_kind[:_NAMES_SHOWN]}
+        kind: {"rows": len(of_kind), "first": of_kind[:_FIRST_NAMES]}
         for kind, of_kind in sorted(names.items())
     }
 
 
 def write_quarantine(root: str, faults: Iterable[Fault]) -> None:
-    """Write `quarantine.parquet` under `root` (path or URI), a row a fault; none, no file.
+    """Write `quarantine.parquet` under `root` (path or URI), one row per fault, or no file.
 
     Columns: split, name, kind, reason (strings).
     Raises: StorageError if it cannot be written.

@@ -1,4 +1,7 @@
-"""Images of chosen rows of several splits, in any order, a few row groups of them in memory."""
+"""Batches of images of chosen rows of several splits, in any order.
+
+A few row groups of encoded images are in memory.
+"""
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
@@ -50,12 +53,12 @@ def image_batches(
 
 
 def group_of_rows(handle: SplitHandle) -> list[int]:
-    """The row group of each row of a split, without the rows that were put aside."""
+    """Number the row group of each row of a split, without quarantined rows."""
     return [g for g, rows in enumerate(SplitReader(handle).group_rows) for _ in range(rows)]
 
 
 def shuffled_by_group(groups: Sequence[Sequence[int]], seed: Sequence[int]) -> list[int]:
-    """All samples of all groups, shuffled so that HELD_GROUPS groups at a time are being read."""
+    """Shuffle all samples of all groups so that HELD_GROUPS groups at a time are being read."""
     draw = np.random.default_rng([*seed])
     turns = draw.permutation(len(groups)).tolist()
     order: list[int] = []
@@ -66,7 +69,7 @@ def shuffled_by_group(groups: Sequence[Sequence[int]], seed: Sequence[int]) -> l
 
 
 class _Images:
-    """Encoded images by place; the row groups used last are kept."""
+    """Encoded images by place; keeps the row groups used last."""
 
     def __init__(self, handles: Sequence[SplitHandle]) -> None:
         self._handles = handles
@@ -83,7 +86,7 @@ class _Images:
         self._opened.close()
 
     def read(self, place: Place) -> tuple[str, str, bytes]:
-        """Where it lies, file name and encoded bytes."""
+        """Return task and split, file name and encoded bytes."""
         split, row = place
         group = self._groups[split][row]
         if split not in self._readers:

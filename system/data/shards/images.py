@@ -1,4 +1,4 @@
-"""Decoding of images that nobody vouches for."""
+"""Decoding of untrusted images."""
 
 from io import BytesIO
 
@@ -16,7 +16,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode encoded bytes to an RGB image, whole or not at all.
 
-    `name` is how an error calls the image. The claimed size is checked before pixels are decoded.
+    `name` is the image's name in errors. The claimed size is checked before pixels are decoded.
     Returns: a loaded PIL image in mode RGB; orientation tags are ignored, as MSCOCO's boxes do.
     Raises: DataError for anything that is not a whole image of at most `max_pixels` pixels.
     """

@@ -1,4 +1,4 @@
-"""What a worker reads: shuffled training batches, chosen rows, texts. All lazy and streamed.
+"""Loading in workers: shuffled training batches, chosen rows, texts. All lazy and streamed.
 
 B batch, S slots. Which rows make up which step's batch depends on seed and split only, never on
 the number of workers: a batch is the union of S slots, and a worker asks for some of them.
@@ -53,7 +53,7 @@ class Chunk:
 def steps_per_epoch(
     rows: int, batch_size: int, micro_batches: int, *, task: str | None = None
 ) -> int:
-    """Count the full batches of an epoch; the rest of the rows sits the epoch out.
+    """Count the full batches of an epoch; the remaining rows are dropped.
 
     Raises: ConfigError if the batch does not divide into micro-batches, DataError (naming `task`)
     if there are fewer rows than a batch.
@@ -73,7 +73,7 @@ def steps_per_epoch(
 
 
 def slot_rows(group_rows: Sequence[int], slots: int, seed: Sequence[int]) -> list[list[range]]:
-    """Share an epoch's rows out to slots: for each slot the row ranges it reads, in order.
+    """Divide an epoch's rows among slots: for each slot the row ranges it reads, in order.
 
     The row groups are permuted by the seed and laid end to end; slot s owns rows
     [s n / S, (s + 1) n / S) of the result, so it reads few row groups, each from its front on.
@@ -111,9 +111,9 @@ def training_batches(
     `batch_size` is the global batch B, `micro_batches` the number S of slots; `seed` must differ
     from epoch to epoch (say run seed, task, epoch). The first `start` steps are read and shuffled,
     but neither decoded nor yielded. A slot is shuffled through a buffer of
-    `shuffle_buffer` / S rows of encoded images; with a row group a slot and a few decoded steps
-    this is all that is held. Each row comes at most once; fewer than B rows, others each epoch,
-    sit it out. Closing the generator ends its threads.
+    `shuffle_buffer` / S rows of encoded images; with one row group per slot and a few decoded steps
+    this is all that is held. Each row comes at most once; fewer than B rows are dropped, and which
+    changes from epoch to epoch. Closing the generator ends its threads.
     Raises: ConfigError and DataError of `steps_per_epoch`, ConfigError for slots that are not
     there; while reading, DataError naming shard and file of an image that does not decode.
     """
@@ -214,7 +214,7 @@ def read_images(handle: SplitHandle, rows: Sequence[int]) -> list[ShardRow]:
 
 
 def broken_images(handle: SplitHandle) -> dict[int, Fault]:
-    """Decode all images of a split, and tell which do not: {number in the shards: what is wrong}.
+    """Decode all images of a split and return those that fail: {number in the shards: fault}.
 
     Raises: DataError for a shard that cannot be read: no row's fault.
     """

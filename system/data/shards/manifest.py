@@ -121,7 +121,7 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared benchmark: its tasks in stream order, their shards, and where they came from."""
+    """A prepared benchmark: its tasks in stream order, their shards and their source."""
 
     version: int
     benchmark: str
@@ -156,10 +156,9 @@ class Manifest:
         return cast(dict[str, dict[str, Any]], self.source.get("quarantined", {}))
 
     def order(self, tasks: Sequence[str] | None, *, growing: bool = False) -> tuple[str, ...]:
-        """The tasks that `benchmark.tasks` names, all of them for null.
+        """Return the tasks that `benchmark.tasks` names, all of them for null.
 
-        Raises: ConfigError if it names one twice, or none, with which only a `growing` stream can
-        start.
+        Raises: ConfigError if it names one twice, or none, which only a `growing` stream allows.
         """
         order = tuple(entry.name for entry in self.tasks) if tasks is None else tuple(tasks)
         if len(set(order)) != len(order) or not (order or growing):
@@ -179,7 +178,7 @@ class Manifest:
 
     @classmethod
     def prepared(cls, folder: Folder, benchmark: str) -> "Manifest":
-        """The manifest of a benchmark that was prepared in `folder`; its shards are not looked at.
+        """Load the manifest of the benchmark prepared in `folder`; its shards are not checked.
 
         Raises: DataError saying how to prepare it.
         """
@@ -191,7 +190,7 @@ class Manifest:
         return cls.load(folder.uri)
 
     def verify(self, *, deep: bool = False) -> None:
-        """Check that every shard is there with its rows; with `deep` read it all for checksums.
+        """Check that every shard exists with its rows; with `deep` compare checksums too.
 
         Raises: DataError naming the first shard that is missing or another file.
         """

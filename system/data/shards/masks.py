@@ -1,4 +1,4 @@
-"""MSCOCO's segmentations (polygons, plain or compressed run lengths) -> checked masks."""
+"""Masks: checked and built from MSCOCO's segmentations (polygons, plain or compressed runs)."""
 
 import math
 

@@ -27,8 +27,8 @@ def bounded_map(
 ) -> Generator[Result, None, None]:
     """Yield function(item) in the order of the items, computed by a pool of threads.
 
-    Items are pulled by the consumer's thread; no more than four a thread are under way, so memory
-    does not depend on how many there are. The function's error is raised at its item's turn.
+    Items are pulled by the consumer's thread; at most four per thread are under way, so memory
+    does not depend on their number. The function's error is raised at its item's turn.
     Raises: ConfigError for fewer than one thread.
     """
     if threads < 1:

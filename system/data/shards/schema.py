@@ -1,7 +1,6 @@
-"""The one table layout that every reader produces and every worker reads: a row an image.
+"""The table layout that every reader produces and every worker reads: one row per image.
 
-Where a task is a matter of the object that is referred to, an image that has objects of two tasks
-is two rows, one a task.
+Where tasks are those of the referred objects, an image with objects of two tasks is two rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,12 +40,12 @@ SHARD_SCHEMA = pa.schema(
         pa.field("captions", pa.list_(pa.string()), nullable=False),
         # name of the task that the image belongs to
         pa.field("task", pa.string(), nullable=False),
-        # one entry an instance: left, top, width, height in pixels (MSCOCO's order)
+        # one entry per instance: left, top, width, height in pixels (MSCOCO's order)
         pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
         # names of each instance's category and super-category, parallel to `boxes`
         pa.field("categories", pa.list_(pa.string()), nullable=False),
         pa.field("super_categories", pa.list_(pa.string()), nullable=False),
-        # one mask an instance, MSCOCO's compressed run lengths, parallel to `boxes`
+        # one mask per instance, MSCOCO's compressed run lengths, parallel to `boxes`
         pa.field("masks", pa.list_(_MASK), nullable=False),
         # referring expressions; `instance` indexes `boxes`
         pa.field("expressions", pa.list_(_EXPRESSION), nullable=False),

@@ -1,4 +1,4 @@
-"""Streamed reading of a split: one row group of images in memory a stream."""
+"""Streamed reading of a split: one row group of images in memory per reader."""
 
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Sequence
@@ -22,7 +22,7 @@ _ROW_COLUMNS = ("image_id", "file_name", "image", "captions")
 class ShardRow:
     """One image as stored; `row` counts from 0 in the split's file order.
 
-    `stored` is its number in the shards, where rows that were put aside count too.
+    `stored` is its number in the shards, which counts quarantined rows too.
     """
 
     row: int
@@ -78,7 +78,7 @@ class SplitReader:
         self._open.close()
 
     def read_group(self, index: int, columns: Sequence[str]) -> pa.Table:
-        """Read one row group's columns, without the rows that were put aside."""
+        """Read one row group's columns, without quarantined rows."""
         shard, group = self._groups[index]
         try:
             table = self._file(shard).read_row_group(group, columns=list(columns))
@@ -95,7 +95,7 @@ class SplitReader:
     def rows(self, numbers: Iterable[int]) -> Generator[ShardRow, None, None]:
         """Go through the rows of these numbers, in the order given.
 
-        The last row group is kept, so each is read once if numbers of one group follow each other.
+        The last row group is kept, so each is read once if numbers of a group are adjacent.
         """
         held = -1
         columns: dict[str, pa.ChunkedArray] = {}

@@ -34,7 +34,7 @@ class ReferredExpression:
 
 
 def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
-    """Every expression of a split, row by row in file order, each row's in the annotations' order.
+    """Read every expression of a split in file order, each row's in the annotations' order.
 
     Raises: DataError naming the image and the expression whose object has no box or no area.
     """
@@ -91,7 +91,7 @@ class ObjectMask:
 
 
 def read_object_masks(handle: SplitHandle) -> Iterator[ObjectMask]:
-    """Every instance's mask of a split, in file order, still compressed.
+    """Read every instance's mask of a split, in file order, still compressed.
 
     Raises: DataError naming the image and the instance whose mask covers nothing.
     """
@@ -115,7 +115,7 @@ def read_object_masks(handle: SplitHandle) -> Iterator[ObjectMask]:
 
 
 def mask_pixels(mask: Mask, size: int) -> Tensor:
-    """A mask as [1, size, size]: 1 where it covers more than half of a pixel, -1 elsewhere.
+    """Rasterise a mask as [1, size, size]: 1 where it covers more than half a pixel, -1 elsewhere.
 
     The image's frame is squeezed to a square. An object too thin to cover half of any pixel keeps
     the pixels that it covers most, so that none becomes empty.
@@ -130,8 +130,8 @@ def mask_pixels(mask: Mask, size: int) -> Tensor:
     return torch.from_numpy(np.where(inside, np.float32(1), np.float32(-1)))[None]
 
 
-def spread(count: int, most: int | None) -> Sequence[int]:
-    """All of `count` places in order, or `most` of them, a random one of each equal stretch.
+def subsample(count: int, most: int | None) -> Sequence[int]:
+    """Choose all of `count` places in order, or `most` of them, a random one per equal stretch.
 
     Samples at even distances would be of one kind: of eight expressions per image, sorted by place,
     each sixteenth one is about the top left.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from system.config.parse import parse_dataclass
-from system.data.shards.split_objects import ReferredExpression, mask_pixels, spread
+from system.data.shards.split_objects import ReferredExpression, mask_pixels, subsample
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.prompt_generator.generator_data import GeneratorData
 from system.diff_prompt.prompt_generator.generator_files import (
@@ -247,7 +247,7 @@ def _judge(
 ) -> tuple[SampledIous, list[int]]:
     """IoUs of the evaluated held-out expressions, and which they are."""
     samples, expressions = held_out
-    chosen = list(spread(len(samples), plan.settings.evaluated))
+    chosen = list(subsample(len(samples), plan.settings.evaluated))
     _, image, text = samples.take(chosen)
     average = best_mean_mask(train_masks, vae.image_size)
     masks = [expressions[sample].mask for sample in chosen]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.split_objects import spread
+from system.data.shards.split_objects import subsample
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
 
@@ -41,7 +41,7 @@ def grounding_examples(
     records: list[dict[str, Any]] = []
     for task, name in enumerate(tasks):
         chosen = evaluation.tests[task]
-        places = spread(len(chosen), QUERIES_PER_TASK)
+        places = subsample(len(chosen), QUERIES_PER_TASK)
         rows = [chosen.expressions[place].row for place in places]
         images = read_images(open_test(task), rows)
         for number, (place, image) in enumerate(zip(places, images, strict=True)):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.split_objects import ReferredExpression, read_expressions, spread
+from system.data.shards.split_objects import ReferredExpression, read_expressions, subsample
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled, in_order
 from system.engine.model_stage import Show
@@ -49,7 +49,7 @@ def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressio
     Raises DataError for an expression without a box.
     """
     every = list(read_expressions(handle))
-    samples = spread(len(every), most)
+    samples = subsample(len(every), most)
     return ChosenExpressions(handle, samples, [every[sample] for sample in samples])
 
 

@@ -308,7 +308,7 @@ def test_file_damaged_in_the_middle_is_one_clear_error(source: CocoSource, kind:
 
 
 def test_validation_images_are_drawn_one_by_one(tmp_path: Path) -> None:
-    """Figures of two machines differ, or validation images are trained on, if this fails."""
+    """Results of two machines differ, or validation images are trained on, if this fails."""
     source = write_coco(tmp_path, {"train": 40, "test": 1})
     held_out = replace(source, val_share=0.2, val_seed=7)
     found = read_coco(held_out, Faults("stop")).splits

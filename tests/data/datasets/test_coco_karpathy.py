@@ -1,4 +1,4 @@
-"""Figures on Karpathy's split cannot be compared with anybody's if these fail."""
+"""Results on Karpathy's split cannot be compared with anybody's if these fail."""
 
 import json
 from pathlib import Path

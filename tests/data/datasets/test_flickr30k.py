@@ -1,4 +1,4 @@
-"""Published retrieval figures on Flickr30k cannot be reproduced if these fail."""
+"""Published retrieval results on Flickr30k cannot be reproduced if these fail."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Grounding figures on Flickr30k Entities are wrong if these fail."""
+"""Grounding results on Flickr30k Entities are wrong if these fail."""
 
 from pathlib import Path
 from typing import Any

@@ -123,7 +123,7 @@ def test_drawn_shares_are_those_asked_for() -> None:
     ]
 
 
-def test_a_task_too_small_for_its_shares_is_told(tmp_path: Path) -> None:
+def test_a_task_too_small_for_its_shares_is_named(tmp_path: Path) -> None:
     write(tmp_path, [{"file_name": "cats/a.png", "caption": "x"}])
     with pytest.raises(DataError, match=r"task 'cats' was drawn for split 'val': raise"):
         prepare(tmp_path)

@@ -108,7 +108,7 @@ def test_without_masks_a_box_stands_for_its_object(tmp_path: Path) -> None:
 
 
 def test_one_task_for_the_whole_data_set_with_test_a_and_b_apart(tmp_path: Path) -> None:
-    """Diff-Prompt's benchmark: figures for val, testA and testB are told apart."""
+    """Diff-Prompt's benchmark: val, testA and testB are reported separately."""
     write_unc(tmp_path, *write_images(tmp_path, {"train": 3, "val": 1, "testA": 1, "testB": 1}))
     splits = {name: [name] for name in ("train", "val", "testA", "testB")}
     manifest = prepare(tmp_path, splits=splits, tasks=["refcoco"], task_by="dataset")

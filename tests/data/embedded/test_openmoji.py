@@ -54,7 +54,7 @@ def test_every_split_reads_back_by_the_coco_reader_task_by_task(root: Path) -> N
 
 
 def test_rows_hold_what_is_seen(root: Path) -> None:
-    """Wrong boxes, masks, captions or expressions would make every figure of the demo wrong."""
+    """Wrong boxes, masks, captions or expressions would make every result of the demo wrong."""
     source = coco_source(root, SUPER_CATEGORIES)
     words = {item.word for item in catalogue(6).pictograms}
     for row in read_rows(source, "test"):
@@ -77,7 +77,7 @@ def test_rows_hold_what_is_seen(root: Path) -> None:
 
 
 def test_the_same_config_makes_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    """Figures of two machines could not be compared otherwise."""
+    """Results of two machines could not be compared otherwise."""
     generate(tmp_path / "again", SMALL)
     assert _digest(tmp_path / "again") == _digest(root)
 
@@ -146,7 +146,7 @@ def test_a_whole_folder_is_kept_and_any_other_is_refused(root: Path, tmp_path: P
 
 
 def test_an_interrupted_making_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
-    """Half a benchmark that is taken for whole gives figures that are wrong and look right."""
+    """Half a benchmark that is taken for whole gives results that are wrong and look right."""
 
     def stop(done: int, total: int) -> None:
         if done == total // 2:

@@ -97,8 +97,8 @@ def test_captions_of_marked_scenes_name_objects_of_the_mark() -> None:
     marked = 0
     for _ in range(400):
         scene, caption = web_scene(rng, PICTOGRAMS, 0.2, WebHabit())
-        shown = {PICTOGRAMS.pictograms[placed.pictogram].word for placed in scene.placed}
-        named = {word for word in caption.split() if word in shown}
+        visible = {PICTOGRAMS.pictograms[placed.pictogram].word for placed in scene.placed}
+        named = {word for word in caption.split() if word in visible}
         if scene.mark is not None:
             marked += 1
             assert {words[word] for word in named} <= {tasks[scene.mark]}

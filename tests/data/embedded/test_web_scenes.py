@@ -1,4 +1,4 @@
-"""What expressions of pre-training say, and that a word of place holds where a mark is."""
+"""A grounder learns to ignore words of place, or to trust them everywhere, if these fail."""
 
 import numpy as np
 

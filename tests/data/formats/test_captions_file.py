@@ -87,7 +87,7 @@ def test_file_that_is_broken_says_where(
         read(tmp_path / name)
 
 
-def test_broken_json_line_can_be_put_aside(tmp_path: Path) -> None:
+def test_broken_json_line_can_be_quarantined(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"x": 1}\nno\n{"x": 2}\n')
     faults = Faults("quarantine")

@@ -87,7 +87,7 @@ def test_ambiguous_file_is_refused_even_under_quarantine(
         (b'{"images": ["\xff"]}', "cannot be read as JSON"),
     ],
 )
-def test_file_that_is_no_split_file_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+def test_file_that_is_no_split_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "d.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):

@@ -160,7 +160,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path, way: str)
     ],
 )
 def test_what_is_no_plain_value_is_refused_by_name(tmp_path: Path, value: Any, wanted: str) -> None:
-    """A user who saved arrays is told which class it was, and what to do."""
+    """A user who saved arrays learns which class it was, and what to do."""
     path = write(tmp_path, pickle.dumps(value, 4))
     with pytest.raises(DataError, match=rf"asks for .*{wanted}.*save yours with plain values"):
         load_plain_pickle(path, "options.x")

@@ -1,4 +1,4 @@
-"""Captions differ from the published ones if these fail, and so do all figures compared to them."""
+"""Captions differ from the published ones if these fail, and so do all results compared to them."""
 
 import pytest
 

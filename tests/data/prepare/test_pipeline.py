@@ -41,7 +41,7 @@ def test_task_without_images_is_named_before_writing(tmp_path: Path) -> None:
     assert not (tmp_path / "shards").exists()
 
 
-def test_counts_and_skipped_images_are_told(tmp_path: Path) -> None:
+def test_counts_and_skipped_images_are_in_the_manifest(tmp_path: Path) -> None:
     source = write_coco(tmp_path / "raw", {"train": 3, "test": 2})
     refs = tmp_path / "raw/annotations/refs_train.json"
 

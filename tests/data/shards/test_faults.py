@@ -108,7 +108,7 @@ def test_broken_row_stops_or_is_put_aside_by_name(
     assert manifest.quarantined == {kind: {"rows": 1, "first": [row["name"]]}}
 
 
-def test_entry_of_no_image_is_put_aside(source: CocoSource, tmp_path: Path) -> None:
+def test_entry_of_no_image_is_quarantined(source: CocoSource, tmp_path: Path) -> None:
     edit("captions", update(2, image_id=99))(Path(source.root))
     edit("instances", lambda content: content["annotations"].__setitem__(3, 5))(Path(source.root))
     splits = {split: replace(files, refs=None) for split, files in source.splits.items()}
@@ -142,7 +142,7 @@ def test_duplicated_id_ends_the_preparation_even_so(
 def test_quarantine_is_told_again_by_a_call_that_finds_all_shards(
     source: CocoSource, tmp_path: Path
 ) -> None:
-    """The second `promptide prepare` must not look as if nothing had been put aside."""
+    """The second `promptide prepare` must not look as if nothing had been quarantined."""
     replace_image(Path(source.root), b"")
     lenient, out = replace(source, on_error="quarantine"), tmp_path / "out"
     first = prepare_coco(lenient, str(out))

@@ -21,7 +21,7 @@ def pixels(image: Image.Image, rng: np.random.Generator | None) -> Tensor:
 
 
 def test_each_place_gets_its_own_image(tmp_path: Path) -> None:
-    """An expression that is shown beside another image teaches nonsense, and nothing fails."""
+    """An expression that comes with another image teaches nonsense, and nothing fails."""
     manifest = prepare_shapes(tmp_path)
     handles = [manifest.task(task).handle("train") for task in ("disk", "square")]
     batches = [[(1, 3), (0, 7), (1, 3)], [(0, 0)], [(1, 11), (0, 11)]]
@@ -33,7 +33,7 @@ def test_each_place_gets_its_own_image(tmp_path: Path) -> None:
 
 
 def test_an_epochs_order_has_each_sample_once_and_reads_group_by_group() -> None:
-    """Samples spread over all groups would have each image's group read anew."""
+    """Samples from all groups would have each image's group read anew."""
     groups = [list(range(10 * g, 10 * g + 10)) for g in range(2 * HELD_GROUPS)]
     order = shuffled_by_group(groups, [5, 1, 0])
     assert sorted(order) == sorted(chain(*groups))

@@ -1,4 +1,4 @@
-"""Figures depend on the cluster's size, or rows are lost or repeated, if these fail."""
+"""Results depend on the cluster's size, or rows are lost or repeated, if these fail."""
 
 import threading
 from collections import Counter
@@ -241,9 +241,9 @@ def test_selected_rows_come_in_the_order_asked(prepared: Prepared) -> None:
     assert [chunk.rows for chunk in chunks] == [[30, 2, 17], [2, 36]]
     assert chunks[1].image_ids == [records[2].image_id, records[36].image_id]
     assert list(row_selection(handle, [], batch_rows=3, transform=to_tensor, threads=1)) == []
-    shown = read_images(handle, [30, 2, 30])
-    assert [row.row for row in shown] == [30, 2, 30]
-    assert [row.image for row in shown] == [records[i].image for i in (30, 2, 30)]
+    found = read_images(handle, [30, 2, 30])
+    assert [row.row for row in found] == [30, 2, 30]
+    assert [row.image for row in found] == [records[i].image for i in (30, 2, 30)]
 
 
 def test_leaving_an_epoch_early_ends_its_threads(prepared: Prepared) -> None:

@@ -10,7 +10,7 @@ from system.data.shards.split_objects import (
     mask_pixels,
     read_expressions,
     read_object_masks,
-    spread,
+    subsample,
 )
 from system.errors import DataError
 from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
@@ -71,21 +71,21 @@ def test_a_frame_that_is_not_square_is_squeezed() -> None:
 
 
 def test_all_are_taken_where_there_are_no_more_than_asked_for() -> None:
-    assert list(spread(5, None)) == list(spread(5, 5)) == [0, 1, 2, 3, 4]
-    assert list(spread(0, 3)) == []
+    assert list(subsample(5, None)) == list(subsample(5, 5)) == [0, 1, 2, 3, 4]
+    assert list(subsample(0, 3)) == []
 
 
 @pytest.mark.parametrize(("count", "most"), [(10, 4), (1600, 50), (7, 6)])
 def test_one_is_taken_of_each_equal_stretch(count: int, most: int) -> None:
-    places = list(spread(count, most))
+    places = list(subsample(count, most))
     assert places == sorted(set(places))
     assert [place * most // count for place in places] == pytest.approx(range(most), abs=1)
-    assert places == list(spread(count, most))
+    assert places == list(subsample(count, most))
 
 
 def test_no_kind_is_left_out_whose_turn_comes_regularly() -> None:
     """Every eighth expression is about the same place of a scene: a method that learned only those,
-    and was judged by only those, would look as good as one that can read."""
-    kinds = Counter(place % 8 for place in spread(1600, 200))
+    and was tested on only those, would look as good as one that can read."""
+    kinds = Counter(place % 8 for place in subsample(1600, 200))
     assert len(kinds) == 8
     assert min(kinds.values()) > 200 / 8 / 3

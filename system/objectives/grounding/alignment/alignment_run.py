@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from system.data.shards.split_objects import spread
+from system.data.shards.split_objects import subsample
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.epochs import trained
 from system.engine.model_stage import Show
@@ -205,7 +205,7 @@ def _examples(
 
     def places(number: int, count: int) -> list[int]:
         """Of each task others: tasks of one size would all show the same place."""
-        every = spread(count, SHOWN)
+        every = subsample(count, SHOWN)
         taken = {(number + turn * len(tasks)) % len(every) for turn in range(each)} if every else ()
         return [every[at] for at in sorted(taken)]
 
