@@ -347,8 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         differences = compare(old, new)
         for line in differences:
             report(line)
-        same = sum(map(len, old.values()))
-        report(f"{len(differences)} differences" if differences else f"no difference in {same} names")
+        same = f"no difference in {sum(map(len, old.values()))} names"
+        report(f"{len(differences)} differences" if differences else same)
         return 1 if differences else 0
     names = [name for name in CASES if not given.only or name in given.only]
     if given.work is None:
