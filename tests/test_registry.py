@@ -3,13 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from system.errors import ConfigError
-from system.methods.grounding_method import GROUNDING_METHODS
-from system.methods.method import METHODS
+from system.methods.base import Objective, method_class
 from system.registry import Registry
 
 MakeRegistry = Callable[[dict[str, str]], Registry[str]]
@@ -84,16 +82,16 @@ def test_a_name_is_taken_once(make_registry: MakeRegistry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "registry", "named"),
+    ("name", "objective", "named"),
     [
-        ("vpt", METHODS, "experiment=rec"),
-        ("l2p", GROUNDING_METHODS, "experiment=demo"),
-        ("linear_probe", GROUNDING_METHODS, "linear_probing"),
+        ("vpt", "retrieval", "experiment=rec; .*takes one of coda_prompt, dcp"),
+        ("l2p", "grounding", "experiment=demo; .*takes one of clip_adapter, coop"),
+        ("linear_probe", "grounding", "linear_probing"),
     ],
 )
 def test_a_method_of_the_other_kind_is_sent_where_it_belongs(
-    name: str, registry: Registry[Any], named: str
+    name: str, objective: Objective, named: str
 ) -> None:
     """Both kinds are chosen by method=NAME, so the wrong one is soon asked for."""
     with pytest.raises(ConfigError, match=named):
-        registry.get(name)
+        method_class(name, objective)

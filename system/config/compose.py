@@ -56,8 +56,10 @@ def composed_values(
             raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
     if file is not None:
         return _values_of_file(file, overrides)
-    # Keys of `tune` that no YAML names are checked by the section's own dataclass.
-    overrides = [f"++{text}" if text.startswith("tune.") else text for text in overrides]
+    # Keys that no YAML names: those of `tune` are checked by the section's own dataclass, and
+    # `sharing`, which every method takes, by `method_kind`.
+    unlisted = ("tune.", "method.sharing=")
+    overrides = [f"++{text}" if text.startswith(unlisted) else text for text in overrides]
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose(root, overrides=list(overrides))

@@ -10,7 +10,7 @@ from system.config.schema import ExperimentConfig
 from system.diff_prompt.prompt_latents import LatentStage
 from system.engine.model_stage import MODEL_STAGES, ModelExperiment, model_experiment
 from system.errors import ConfigError
-from system.methods.grounding_method import GROUNDING_METHODS
+from system.methods.base import method_class
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def latent_section(method: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Raises ConfigError if the method names none.
     """
-    if not GROUNDING_METHODS.get(method["name"]).method.needs_latents:
+    if not method_class(method["name"], "grounding").needs_latents:
         return None
     section = method.get("generator")
     if not isinstance(section, dict) or not isinstance(section.get("name"), str):

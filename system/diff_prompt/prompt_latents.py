@@ -12,7 +12,7 @@ from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.engine.model_stage import ModelExperiment, Show
 from system.engine.worker_group import WorkerGroup
-from system.methods.grounding_method import GroundingMethod, LatentNeeds
+from system.methods.base import LatentNeeds
 
 
 class SplitLatents(Protocol):
@@ -58,7 +58,7 @@ class LatentStage(Protocol):
         ...
 
     def latents(
-        self, experiment: ModelExperiment, method: GroundingMethod, group: WorkerGroup, show: Show
+        self, experiment: ModelExperiment, needs: LatentNeeds, group: WorkerGroup, show: Show
     ) -> PromptLatents:
-        """The latents that a method asks for, from the experiment's trained model."""
+        """The latents that a method needs, from the experiment's trained model."""
         ...

@@ -17,10 +17,10 @@ from system.backbones.dual_encoder import DualEncoder, ImageTransform, Modality,
 from system.data.shards.loading import row_selection
 from system.data.shards.manifest import SplitHandle
 from system.engine.worker_group import WorkerGroup
-from system.methods.method import Method
+from system.methods.sharing import StreamMethod
 from system.storage.feature_store import FeatureStore
 
-Prompted = tuple[Method, Sequence[int]]  # the method, and the task of each sample
+Prompted = tuple[StreamMethod, Sequence[int]]  # the method, and the task of each sample
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from system.engine.optimisation import optimiser_tensors, restore_optimiser
 from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, PromptideError
-from system.storage.adapters import check_state, prefixed, under
+from system.methods.sharing import check_state
+from system.storage.adapters import prefixed, under
 from system.storage.files import Folder
 
 SECONDS_BETWEEN_PROGRESS = 0.5

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from system.backbones.dual_encoder import DualEncoder, unit
 from system.engine.worker_group import WorkerGroup
 from system.methods.losses import contrastive_loss
-from system.methods.method import Method
+from system.methods.sharing import StreamMethod
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PromptedEncoder(nn.Module):
     The frozen backbone is no submodule, so that no worker ever sends it to another.
     """
 
-    def __init__(self, method: Method, backbone: DualEncoder) -> None:
+    def __init__(self, method: StreamMethod, backbone: DualEncoder) -> None:
         super().__init__()
         self.method = method
         self._backbone = (backbone,)
@@ -55,14 +55,15 @@ class PromptedEncoder(nn.Module):
             assert isinstance(touched, Tensor)
             return touched, touched, {}
         (backbone,) = self._backbone
-        tasks = torch.full((len(batch.images),), self.method.current, device=batch.images.device)
-        image, of_images = self.method.encode_training(backbone, "vision", batch.images, tasks)
-        text, of_texts = self.method.encode_training(backbone, "text", batch.input_ids, tasks)
+        image, of_images = self.method.encode_training(backbone, "vision", batch.images)
+        text, of_texts = self.method.encode_training(backbone, "text", batch.input_ids)
         terms = {
             name: torch.stack([part[name].mean() for part in (of_images, of_texts) if name in part])
             for name in {**of_images, **of_texts}
         }
-        return unit(image), unit(text), {name: term.mean() for name, term in terms.items()}
+        image, text = unit(image), unit(text)
+        means = {name: term.mean() for name, term in terms.items()}
+        return image, text, means | self.method.loss_terms(batch, {"vision": image, "text": text})
 
 
 def accumulate_gradients(

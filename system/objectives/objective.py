@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.worker_group import WorkerGroup
-    from system.methods.stream_method import StreamMethod
+    from system.methods.sharing import MethodKind, StreamMethod
     from system.objectives.task_training import TaskTraining
     from system.results.accuracy_matrix import MatrixRow
     from system.storage.adapters import AdapterHeader
@@ -106,9 +106,7 @@ class StreamWork(ABC):
     examples_file: str
 
     @abstractmethod
-    def learned(
-        self, header: AdapterHeader, given: GivenSimilarity | None
-    ) -> LearnedState[Any, Any]:
+    def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedState[Any]:
         """The state of nothing learned yet."""
 
     @abstractmethod
@@ -123,7 +121,7 @@ class StreamWork(ABC):
     def training(
         self,
         lease: Lease,
-        method: StreamMethod[Any],
+        method: StreamMethod,
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
@@ -142,11 +140,11 @@ class StreamObjective(ABC):
     recalls: tuple[str, ...]
 
     @abstractmethod
-    def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
-        """The class of the experiment's method. Raises ConfigError for an unknown one."""
+    def method_kind(self, experiment: ExperimentConfig) -> MethodKind:
+        """How a stream learns the experiment's method. Raises ConfigError for an unknown one."""
 
     @abstractmethod
-    def check(self, experiment: ExperimentConfig) -> tuple[FrozenModel, StreamMethod[Any]]:
+    def check(self, experiment: ExperimentConfig) -> tuple[FrozenModel, StreamMethod]:
         """The frozen model and a fresh method, once all settings were compared with them.
 
         Raises ConfigError or DataError naming the field or file.

@@ -10,7 +10,7 @@ from system.config.schema import ExperimentConfig
 from system.engine.epochs import Progress, Training
 from system.engine.optimisation import build_optimiser, set_cosine_rate
 from system.engine.worker_group import WorkerGroup
-from system.methods.stream_method import StreamMethod
+from system.methods.sharing import StreamMethod
 from system.stream.task_source import Lease
 
 #: Similarities times the backbone's scale stay below a few hundred.
@@ -27,7 +27,7 @@ class TaskTraining(Training):
         self,
         experiment: ExperimentConfig,
         lease: Lease,
-        method: StreamMethod[Any],
+        method: StreamMethod,
         group: WorkerGroup,
         show: Callable[[dict[str, Any]], None],
         fingerprint: str,

@@ -33,25 +33,6 @@ class AdapterHeader:
     format_version: int = FORMAT_VERSION
 
 
-def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare a saved state with what is expected, strictly.
-
-    Raises AdapterMismatchError naming the first missing, surplus or misshapen tensor.
-    """
-    for name in shapes:
-        if name not in state:
-            raise AdapterMismatchError(f"the adapter lacks {name}; was it saved by this method?")
-    for name, tensor in state.items():
-        if name not in shapes:
-            raise AdapterMismatchError(f"the adapter holds {name}, which this method has not")
-        if tuple(tensor.shape) != tuple(shapes[name]):
-            raise AdapterMismatchError(
-                f"the adapter's {name} has shape {tuple(tensor.shape)}, expected "
-                f"{tuple(shapes[name])}; set the same rank, prompt length and depth, and the same "
-                "backbone as when it was learned"
-            )
-
-
 def read_header(
     folder: Folder, name: str, kind: type[T], newest: int, *, absent: str, foreign: str
 ) -> T:

@@ -1,25 +1,32 @@
 """What a stream has learned so far: the method's parameters, the router, the tasks' texts."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from system.backbones.dual_encoder import MODALITIES, Modality
+from system.backbones.dual_encoder import DualEncoder
 from system.errors import AdapterMismatchError
-from system.methods.stream_method import Frozen, StreamMethod
-from system.storage.adapters import AdapterFolder, AdapterHeader, prefixed, under
+from system.grounders.grounder import Grounder
+from system.methods.base import DecodesMasks, MethodSetting
+from system.methods.sharing import build_method
+from system.storage.adapters import (
+    AdapterFolder,
+    AdapterHeader,
+    prefixed,
+    require_same_backbone,
+    under,
+)
 from system.storage.files import Folder
 from system.stream.given_similarity import GivenSimilarity
 from system.stream.router import Router
 from system.stream.task_similarity import TaskSimilarity
 
-Learned = TypeVar("Learned", bound=StreamMethod[Any])
+Frozen = TypeVar("Frozen", bound=DualEncoder | Grounder)
 
 
-class LearnedState(ABC, Generic[Frozen, Learned]):
+class LearnedState(Generic[Frozen]):
     """The state that grows by one entry a task, loaded without pickle.
 
     An entry is a task's parameters (a few KB for prompts), its router centres and what its
@@ -27,31 +34,49 @@ class LearnedState(ABC, Generic[Frozen, Learned]):
     whose tasks share their parameters the newest entry alone has them.
     """
 
-    #: What the router tells the tasks of.
-    routed: tuple[Modality, ...] = MODALITIES
-
     def __init__(
         self,
         header: AdapterHeader,
-        backbone: Frozen,
-        method: Learned,
+        model: Frozen,
         given: GivenSimilarity | None = None,
+        masks: DecodesMasks | None = None,
     ) -> None:
+        """`masks` are for a method whose prompts come from latents."""
         self.header = header
-        self.backbone = backbone
-        self.method = method
+        self.model = model
+        setting = MethodSetting(model.shape, header.seed, header.protocol, masks)
+        self.method = build_method(header.method, setting)
         self.router = (
             Router(
-                centers_per_task=header.router["centers"], seed=header.seed, modalities=self.routed
+                centers_per_task=header.router["centers"], seed=header.seed, modalities=model.routed
             )
-            if method.needs_router
+            if self.method.needs_router
             else None
         )
-        self.similarities = TaskSimilarity(method.similarity_source, given)
+        self.similarities = TaskSimilarity(self.method.similarity_source, given)
 
-    @abstractmethod
-    def name_features(self, names: Sequence[str]) -> Tensor:
-        """Unit features (n, P) of tasks' names by the frozen model's text tower."""
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, model: Frozen, masks: DecodesMasks | None = None
+    ) -> "LearnedState[Frozen]":
+        """Load adapters for the frozen model they were learned on.
+
+        Raises StorageError when the directory holds none or a file is damaged,
+        AdapterMismatchError for another model or tensors that do not fit.
+        """
+        adapters = AdapterFolder(Folder.of(directory))
+        header = adapters.header()
+        require_same_backbone(header, model.name, model.fingerprint)
+        learned = cls(header, model, masks=masks)
+        learned.load(adapters, adapters.count())
+        return learned
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write all tasks so far to a local directory or URI, as `from_pretrained` reads them."""
+        adapters = AdapterFolder(Folder.of(directory))
+        adapters.save_header(self.header)
+        for task in range(self.known_tasks):
+            adapters.save_task(task, self.task_state(task))
 
     @property
     def known_tasks(self) -> int:
@@ -61,14 +86,14 @@ class LearnedState(ABC, Generic[Frozen, Learned]):
     def similarity_entry(self, images: Tensor, texts: Tensor) -> Tensor:
         """The next task's, by its unprompted features (I, P) and (T, P); see `TaskSimilarity`."""
         tasks = self.header.tasks[: self.known_tasks + 1]
-        return self.similarities.entry(self.name_features, tasks, images, texts)
+        return self.similarities.entry(self.model.name_features, tasks, images, texts)
 
     def task_state(self, task: int) -> dict[str, Tensor]:
         """All tensors that a task added, as they are kept from now on."""
         newest = task == self.known_tasks - 1
         state = {self.similarities.entry_name: self.similarities.entries[task]}
         if self._holds_parameters(task, newest):
-            state |= prefixed("method", self.method.task_parameters(task))
+            state |= prefixed("method", self.method.task_state(task))
         if self.router is not None:
             for modality, centers in self.router.centers_of(task).items():
                 state[f"router.{modality}"] = centers
@@ -86,15 +111,15 @@ class LearnedState(ABC, Generic[Frozen, Learned]):
         """
         needed = [self.similarities.entry_name]
         if self.router is not None:
-            needed += [f"router.{m}" for m in self.routed]
+            needed += [f"router.{m}" for m in self.router.modalities]
         for name in needed:
             if name not in state:
                 raise AdapterMismatchError(f"the adapter of task {task} lacks {name}")
         if self._holds_parameters(task, newest):
-            self.method.load_task(task, under("method", state), self.backbone)
+            self.method.load_task(task, under("method", state), self.model)
         if self.router is not None:
             centers = under("router", state)
-            self.router.restore_task(task, {m: centers[m] for m in self.routed})
+            self.router.restore_task(task, {m: centers[m] for m in self.router.modalities})
         entry = state[self.similarities.entry_name]
         self.similarities.restore(entry, self.header.tasks[: task + 1])
 
@@ -102,10 +127,3 @@ class LearnedState(ABC, Generic[Frozen, Learned]):
         """Whether a task's entry has parameters of the method that are still of use."""
         learned = self.method.learns_at(task, len(self.header.tasks))
         return learned and (newest or not self.method.shares_parameters)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write all tasks so far to a local directory or URI, as `from_pretrained` reads them."""
-        adapters = AdapterFolder(Folder.of(directory))
-        adapters.save_header(self.header)
-        for task in range(self.known_tasks):
-            adapters.save_task(task, self.task_state(task))

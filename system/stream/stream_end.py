@@ -4,14 +4,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from system.methods.stream_method import StreamMethod
+from system.methods.sharing import StreamMethod
 from system.objectives.objective import Evaluation
 from system.results.accuracy_matrix import MatrixRow
 from system.stream.router import Router
 
 
 def final_figures(
-    evaluation: Evaluation, method: StreamMethod[Any], router: Router | None, *, live: bool
+    evaluation: Evaluation, method: StreamMethod, router: Router | None, *, live: bool
 ) -> dict[str, Any]:
     """The part of outcome.json that the evaluation and the method know.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from system.errors import AdapterMismatchError
-from system.methods.stream_method import SimilaritySource
+from system.methods.base import SimilaritySource
 from system.stream.given_similarity import GivenSimilarity
 
 #: Unit features (n, P) of names by the frozen model's text tower.

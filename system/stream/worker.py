@@ -180,7 +180,7 @@ class StreamWorker:
             self.learned.similarities.add(self.group.broadcast(entry))
             self._add_to_router(lease.index, images, texts)
         similarity = self.learned.similarities.matrix()
-        self.learned.method.begin_task(lease.index, self.work.model)
+        self.learned.method.begin_task(lease.index, self.learned.model)
         return similarity, self._train(lease, similarity) if self._learns(lease) else []
 
     def _learns(self, lease: Lease) -> bool:

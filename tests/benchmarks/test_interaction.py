@@ -12,14 +12,15 @@ from system.config.schema import OptimiserConfig
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
-from system.methods.method import Method, build_method
+from system.methods.base import RetrievalSetting
+from system.methods.sharing import StreamMethod, build_method
 
 BATCH, STEPS = 32, 12
 ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
 SETTINGS = {"off": "method.interaction.depth=0", "on": "method.interaction.depth=null"}
 
 
-def step(method: Method, backbone: DualEncoder, batch: TokenBatch) -> float:
+def step(method: StreamMethod, backbone: DualEncoder, batch: TokenBatch) -> float:
     """Seconds of one optimisation step of the second task."""
     optimiser = build_optimiser(OptimiserConfig(), method.task_parameters(1))
     model, similarity = PromptedEncoder(method, backbone), torch.eye(2)
@@ -31,11 +32,11 @@ def step(method: Method, backbone: DualEncoder, batch: TokenBatch) -> float:
 
 @pytest.mark.benchmark
 def test_interaction_in_parameters_and_time(capsys: pytest.CaptureFixture[str]) -> None:
-    methods: dict[str, Method] = {}
+    methods: dict[str, StreamMethod] = {}
     for name, override in SETTINGS.items():
         experiment = compose(["experiment=demo", override])
         backbone = load_backbone(experiment.backbone)
-        methods[name] = build_method(experiment.method, backbone.shape, 0, "corrected")
+        methods[name] = build_method(experiment.method, RetrievalSetting(backbone.shape, 0))
         methods[name].begin_task(1, backbone)
     images = torch.randn(BATCH, 3, *[backbone.shape.image_size] * 2)
     ids = backbone.tokenize(["a red apple and a dog"] * BATCH, methods["on"].placeholders)

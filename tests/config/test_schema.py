@@ -12,8 +12,7 @@ from system.config.compose import CONFIG_DIRECTORY, compose, composed_values, ex
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment, model_experiment
 from system.errors import ConfigError
-from system.methods.grounding_method import GROUNDING_METHODS
-from system.methods.method import METHODS
+from system.methods.base import METHODS, method_class
 from system.storage.data_directory import DataDirectory
 from system.submission.config import compose_submission
 
@@ -44,8 +43,9 @@ def test_every_experiment_composes(experiment: str) -> None:
         assert model_experiment(composed_values([f"experiment={experiment}"])).stage == config.stage
         return
     section = {key: value for key, value in config.method.items() if key != "name"}
-    methods = GROUNDING_METHODS if config.stage.objective == "grounding" else METHODS
-    known = methods.get(config.method["name"]).config
+    name = config.method["name"]
+    assert method_class(name, "grounding" if config.stage.objective == "grounding" else "retrieval")
+    known = METHODS.get(name).config
     assert set(section) <= {field.name for field in dataclasses.fields(known)}
 
 

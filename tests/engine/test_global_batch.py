@@ -7,9 +7,10 @@ from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import DualEncoder, Modality, unit
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.worker_group import WorkerGroup
+from system.methods.base import RetrievalSetting
 from system.methods.losses import contrastive_loss
-from system.methods.method import MethodSetting
 from system.methods.prompts.lpi import LowRankConfig, LowRankPrompts
+from system.methods.sharing import MethodKind, StreamMethod, build_method
 from tests.backbones.small_clip import IMAGE_SIZE, write_small_clip
 
 BATCH = 8
@@ -22,10 +23,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> DualEncoder:
     return load_clip(str(write_small_clip(tmp_path_factory.mktemp("clip"), words)))
 
 
-def _method(backbone: DualEncoder) -> LowRankPrompts:
-    method = LowRankPrompts(
-        LowRankConfig(prompt_length=3), MethodSetting(backbone.shape, 0, "corrected")
-    )
+def _method(backbone: DualEncoder) -> StreamMethod:
+    section = {"name": "lpi", "prompt_length": 3}
+    method = build_method(section, RetrievalSetting(backbone.shape, 0))
     method.begin_task(0, backbone)
     method.begin_task(1, backbone)
     return method
@@ -84,9 +84,8 @@ class _WithPull(LowRankPrompts):
         backbone: DualEncoder,
         modality: Modality,
         inputs: torch.Tensor,
-        tasks: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        features = self.encode(backbone, modality, inputs, tasks)
+        features = self.encode(backbone, modality, inputs)
         return features, {"pull": 0.01 * features.pow(2).sum(dim=1)}
 
 
@@ -95,8 +94,10 @@ def test_loss_terms_of_samples_are_averaged_over_the_global_batch(
     backbone: DualEncoder, pieces: int
 ) -> None:
     """Or a prompt pool's pull would weigh more the more micro-batches there are."""
-    setting = MethodSetting(backbone.shape, 0, "corrected")
-    method, batch = _WithPull(LowRankConfig(prompt_length=3), setting), _inputs(backbone)
+    setting = RetrievalSetting(backbone.shape, 0)
+    kind = MethodKind("own", "task", grows=False)
+    method = StreamMethod(kind, lambda _: _WithPull(LowRankConfig(prompt_length=3), setting))
+    batch = _inputs(backbone)
     method.begin_task(0, backbone)
     tasks = torch.zeros(BATCH, dtype=torch.long)
     image, text = (

@@ -13,8 +13,8 @@ from torch import Tensor
 from system.diff_prompt.mask_vae.mask_vae_network import mask_vae_loss
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining, NoiseSchedule, ScheduleName
-from system.diff_prompt.prompt_generator.sampling import ddim_path, prompt_steps
-from system.methods.prompt_adapter import PromptAdapter, PromptAdapterConfig
+from system.diff_prompt.prompt_generator.sampling import ddim_path
+from system.methods.prompts.diff_prompt import PromptAdapter, PromptAdapterConfig, prompt_steps
 from system.results.metrics import Overlap
 from system.results.rec import best_hits, rec_recall
 from tests.golden.runner import Fixture, check

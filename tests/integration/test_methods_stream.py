@@ -15,14 +15,15 @@ from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.engine.epochs import EpochLoop
 from system.errors import DataError, StorageError
-from system.methods.method import METHODS
+from system.methods.base import methods_on
+from system.methods.sharing import method_kind
 from system.stream.evaluate_adapters import evaluate_adapters
 from system.stream.preflight import check_experiment, prepared
 from tests.integration.small_stream import adapters, figures, prepare_small_stream, stream_overrides
 
 pytestmark = pytest.mark.ray
 
-NAMES = sorted(METHODS)
+NAMES = methods_on("retrieval")
 TASKS = ("animal", "food")
 TRAIN_ROWS, EPOCHS = 40, 2
 #: Sizes that fit the small backbone, for whatever method has such a setting.
@@ -78,7 +79,7 @@ def metrics_of(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_learns_a_stream(root: Path, finish: Finish, name: str) -> None:
     """A method that is registered but fails in a run would be found out after hours of training."""
-    run, method = finish(name), METHODS.get(name).method
+    run, method = finish(name), method_kind({"name": name}, "retrieval")
     metrics = metrics_of(run)
     assert (metrics["method"], metrics["tasks"]) == (name, list(TASKS))
     assert all(0 <= value <= 100 for value in metrics["average"].values())
@@ -96,7 +97,7 @@ def test_a_method_learns_a_stream(root: Path, finish: Finish, name: str) -> None
 def test_only_a_method_that_declares_it_reads_past_tasks_again(finish: Finish, name: str) -> None:
     """Replay is the one thing the comparison must not have without saying so."""
     metrics = metrics_of(finish(name))
-    declared = METHODS.get(name).method.trains_on == "all"
+    declared = method_kind({"name": name}, "retrieval").trains_on == "all"
     assert metrics["replays"] == declared
     assert metrics["replayed_rows"] == (TRAIN_ROWS * EPOCHS if declared else 0)
 
@@ -116,7 +117,7 @@ def test_saved_adapters_give_the_figures_of_the_run(root: Path, finish: Finish, 
 @pytest.mark.parametrize("name", NAMES)
 def test_shared_parameters_are_on_disk_once(finish: Finish, name: str) -> None:
     """Twelve tasks of a fine-tuned ViT-B/16 would be seven gigabytes otherwise."""
-    method = METHODS.get(name).method
+    method = method_kind({"name": name}, "retrieval")
     first, newest = (
         [key for key in load_file(path) if key.startswith("method.")]
         for path in sorted((finish(name) / "adapters").glob("task-*.safetensors"))

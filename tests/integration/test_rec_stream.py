@@ -15,7 +15,7 @@ from system.errors import ConfigError, DataError, PromptideError
 from system.grounders.glip_style import load_glip
 from system.report.pages.run_page import write_report
 from system.stream.evaluate_adapters import evaluate_adapters
-from system.stream.learned_grounding import LearnedGrounding
+from system.stream.learned_state import LearnedState
 from system.stream.preflight import check_experiment, prepared
 from tests.diff_prompt.mask_files import TASKS
 from tests.integration.in_process import learn_experiment
@@ -101,11 +101,11 @@ def test_saved_adapters_give_the_last_row_again(root: Path, metrics: dict[str, A
     for row in evaluate_adapters(experiment, prepared(experiment)).rows:
         key = (row.trained_index, row.evaluated_index, row.metric)
         assert rows[key] == row.value
-    loaded = LearnedGrounding.from_pretrained(
+    loaded = LearnedState.from_pretrained(
         root / "runs" / "lpi" / "adapters", load_glip(str(root / "glip"))
     )
     loaded.save_pretrained(root / "copy")
-    again = LearnedGrounding.from_pretrained(root / "copy", loaded.backbone)
+    again = LearnedState.from_pretrained(root / "copy", loaded.model)
     assert again.known_tasks == len(TASKS)
     for one, other in zip(loaded.method.parameters(), again.method.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from system.backbones.clip import ClipBackbone
-from system.methods.method import METHODS, Method, MethodSetting
+from system.methods.base import Method, RetrievalSetting
+from system.methods.sharing import StreamMethod, build_method
 from tests.backbones.small_clip import CONTEXT, IMAGE_SIZE, clip_config, word_tokenizer
 
 LAYERS = 3
@@ -29,10 +30,10 @@ def backbone() -> ClipBackbone:
 
 def build(
     name: str, section: Mapping[str, Any] | None = None, *, seed: int = 0, protocol: str
-) -> Method:
+) -> StreamMethod:
     """A method as the worker builds it."""
-    setting = MethodSetting(backbone().shape, seed, protocol)
-    return METHODS.get(name).build({"name": name, **(section or {})}, setting)
+    setting = RetrievalSetting(backbone().shape, seed, protocol)
+    return build_method({"name": name, **(section or {})}, setting)
 
 
 def images() -> Tensor:
@@ -41,7 +42,7 @@ def images() -> Tensor:
     return torch.randn(len(TEXTS), 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
 
 
-def tokens(method: Method) -> Tensor:
+def tokens(method: StreamMethod | Method) -> Tensor:
     """Five texts (5, T) with room for the method's prompt."""
     ids = backbone().tokenize(TEXTS, method.placeholders)
     assert ids.shape == (len(TEXTS), CONTEXT)

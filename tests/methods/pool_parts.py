@@ -10,7 +10,8 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
 from system.backbones.siglip import load_siglip
-from system.methods.method import METHODS, Method, MethodSetting
+from system.methods.base import RetrievalSetting
+from system.methods.sharing import StreamMethod, build_method
 from tests.backbones.small_siglip import write_small_siglip
 from tests.methods.method_parts import LAYERS, TEXTS, WORDS, backbone, images
 
@@ -26,33 +27,33 @@ def tower_pair(kind: str) -> DualEncoder:
         return load_siglip(str(write_small_siglip(Path(directory), WORDS, layers=LAYERS)))
 
 
-def made(name: str, kind: str = "clip", *, tasks: int = 1, **section: Any) -> Method:
+def made(name: str, kind: str = "clip", *, tasks: int = 1, **section: Any) -> StreamMethod:
     """A method for a kind of backbone, with its last task begun."""
     shape = tower_pair(kind).shape
-    method = METHODS.get(name).build(section, MethodSetting(shape, 0, "corrected"))
+    method = build_method({"name": name} | section, RetrievalSetting(shape, 0))
     method.begin_task(tasks - 1, tower_pair(kind))
     return method
 
 
-def inputs(method: Method, modality: Modality, kind: str = "clip") -> Tensor:
+def inputs(method: StreamMethod, modality: Modality, kind: str = "clip") -> Tensor:
     """Five images, or the ids of five texts with room for the method's prompt."""
     if modality == "vision":
         return images()
     return tower_pair(kind).tokenize(TEXTS, method.placeholders)
 
 
-def tasks_of(method: Method) -> Tensor:
+def tasks_of(method: StreamMethod) -> Tensor:
     """The current task for each of the five samples, as in training."""
     return torch.full((len(TEXTS),), method.current)
 
 
-def train_step(method: Method, kind: str = "clip", rate: float = 0.1) -> dict[str, Tensor]:
+def train_step(method: StreamMethod, kind: str = "clip", rate: float = 0.1) -> dict[str, Tensor]:
     """One step of SGD on everything that training adds up; each sample's loss terms, (B,)."""
     loss = torch.zeros(())
     found: dict[str, Tensor] = {}
     for modality in MODALITIES:
         features, terms = method.encode_training(
-            tower_pair(kind), modality, inputs(method, modality, kind), tasks_of(method)
+            tower_pair(kind), modality, inputs(method, modality, kind)
         )
         loss = loss + features.square().sum() + sum(term.mean() for term in terms.values())
         found |= {f"{modality}.{name}": term.detach() for name, term in terms.items()}
@@ -65,7 +66,7 @@ def train_step(method: Method, kind: str = "clip", rate: float = 0.1) -> dict[st
     return found
 
 
-def alone(method: Method, model: DualEncoder, modality: Modality, given: Tensor) -> Tensor:
+def alone(method: StreamMethod, model: DualEncoder, modality: Modality, given: Tensor) -> Tensor:
     """Features of samples that are encoded one by one."""
     tasks = tasks_of(method)
     rows = [
@@ -86,11 +87,11 @@ def parameters_at_published_sizes(name: str, tasks: int) -> tuple[int, int]:
         image_size=224,
         context_length=77,
     )
-    method = METHODS.get(name).build({}, MethodSetting(shape, 0, "corrected"))
+    method = build_method({"name": name}, RetrievalSetting(shape, 0))
     method.begin_task(tasks - 1, tower_pair("clip"))
     return method.parameters_per_task(), method.parameters_in_all()
 
 
-def flat(method: Method) -> Tensor:
+def flat(method: StreamMethod) -> Tensor:
     """All parameters in one vector."""
     return torch.cat([p.detach().flatten() for p in method.parameters()])

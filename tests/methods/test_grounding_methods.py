@@ -12,7 +12,7 @@ from torch import Tensor
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
+from system.methods.base import GroundingSetting, Method, build_task_method, methods_on
 from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
 
 # method -> its settings and the numbers it trains on the small grounder: blocks of 16, 16, 32, 64,
@@ -37,10 +37,10 @@ def grounder(tmp_path_factory: pytest.TempPathFactory) -> Grounder:
     return load_grounding_dino(str(write_small_grounding_dino(tmp_path_factory.mktemp("dino"))))
 
 
-def build(name: str, shape: GrounderShape, **changes: Any) -> GroundingMethod:
+def build(name: str, shape: GrounderShape, **changes: Any) -> Method:
     settings = METHODS[name][0] | changes
     section = {"name": name, **settings}
-    return GROUNDING_METHODS.get(name).build(section, GroundingSetting(shape, seed=3))
+    return build_task_method(section, GroundingSetting(shape, seed=3))
 
 
 def batch(grounder: Grounder) -> GroundingBatch:
@@ -50,7 +50,7 @@ def batch(grounder: Grounder) -> GroundingBatch:
     return GroundingBatch(images, grounder.tokenize(TEXTS), boxes)
 
 
-def loss(grounder: Grounder, method: GroundingMethod) -> Tensor:
+def loss(grounder: Grounder, method: Method) -> Tensor:
     given = batch(grounder)
     terms = grounder.losses(given, method.entries(grounder, given.tokens, None))
     return torch.stack(list(terms.values())).sum()
@@ -140,6 +140,6 @@ def test_settings_that_do_not_fit_are_named(
 def test_every_method_on_a_grounder_has_its_yaml() -> None:
     """`method=NAME` has to find what the registry knows."""
     folder = Path(__file__).parents[2] / "configs" / "method"
-    assert set(METHODS) <= set(GROUNDING_METHODS)
+    assert set(METHODS) <= set(methods_on("grounding"))
     for name in METHODS:
         assert (folder / f"{name}.yaml").is_file(), name

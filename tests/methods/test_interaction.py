@@ -16,7 +16,7 @@ from system.methods.interaction import (
     matched,
 )
 from system.methods.losses import contrastive_loss
-from system.methods.prompts.lpi import LowRankPrompts
+from system.methods.sharing import StreamMethod
 from tests.methods.method_parts import LAYERS, TEXTS, backbone, build, images, tokens
 
 WIDTHS: dict[Modality, int] = {"vision": 5, "text": 4}
@@ -27,19 +27,25 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def lpi(task: int = 0, protocol: str = "corrected", **section: Any) -> LowRankPrompts:
+def lpi(task: int = 0, protocol: str = "corrected", **section: Any) -> StreamMethod:
     sizes = {"rank": 3, "prompt_length": 4, "interaction": ON}
     method = build("lpi", sizes | section, protocol=protocol)
-    assert isinstance(method, LowRankPrompts)
     method.begin_task(task, backbone())
     return method
 
 
-def features(method: LowRankPrompts, modality: Modality, inputs: Tensor) -> Tensor:
+def features(method: StreamMethod, modality: Modality, inputs: Tensor) -> Tensor:
     return method.encode(backbone(), modality, inputs, torch.full((len(inputs),), method.current))
 
 
-def inputs_of(method: LowRankPrompts, modality: Modality) -> Tensor:
+def entered(method: StreamMethod, modality: Modality) -> Tensor:
+    """The first task's prompt as it enters."""
+    prompt = method.of(0).prompt(modality)
+    assert prompt is not None
+    return prompt
+
+
+def inputs_of(method: StreamMethod, modality: Modality) -> Tensor:
     return images() if modality == "vision" else tokens(method)
 
 
@@ -139,12 +145,12 @@ def test_a_feature_does_not_depend_on_what_it_is_compared_with() -> None:
 def test_layers_interact_on_their_own_up_to_the_depth(modality: Modality) -> None:
     """Carried over, a prompt would be added to tokens that hold it already."""
     off, on = lpi(interaction={}), lpi(interaction={"depth": 2})
-    plain, before = off.prompt(modality, 0), on.prompt(modality, 0).detach().clone()
+    plain, before = entered(off, modality), entered(on, modality).detach().clone()
     assert torch.equal(before[2:], plain[2:])
     assert not torch.allclose(before[:2], plain[:2], atol=1e-3)
     with torch.no_grad():
         on.task_parameters(0)["layer"][0].mul_(-2)
-    after = on.prompt(modality, 0)
+    after = entered(on, modality)
     assert not torch.allclose(after[0], before[0], atol=1e-3)
     assert torch.equal(after[1:], before[1:])
 
@@ -152,7 +158,7 @@ def test_layers_interact_on_their_own_up_to_the_depth(modality: Modality) -> Non
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_prompts_leave_about_as_large_as_they_came(modality: Modality) -> None:
     """A layer norm of weight 1 would start training with prompts many times too large."""
-    ratio = lpi().prompt(modality, 0).std() / lpi(interaction={}).prompt(modality, 0).std()
+    ratio = entered(lpi(), modality).std() / entered(lpi(interaction={}), modality).std()
     assert 0.4 < ratio < 2.5
 
 

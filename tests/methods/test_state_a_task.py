@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from system.config.schema import OptimiserConfig
 from system.engine.optimisation import build_optimiser, optimiser_tensors
 from system.storage.adapters import AdapterHeader, task_file
-from system.stream.learned_stream import LearnedStream
+from system.stream.learned_state import LearnedState
 from tuning.report.parameters import published_clip
 
 TASKS = tuple(f"task {number}" for number in range(12))
@@ -43,21 +43,21 @@ def tensors(value: Any, known: set[int]) -> Iterator[Tensor]:
         yield from tensors(item, known)
 
 
-def held_bytes(stream: LearnedStream) -> int:
+def held_bytes(stream: LearnedState[Any]) -> int:
     """Bytes of all tensors that the stream holds, the frozen backbone's aside."""
-    stores = {t.untyped_storage() for t in tensors(stream, {id(stream.backbone)}) if t.numel()}
+    stores = {t.untyped_storage() for t in tensors(stream, {id(stream.model)}) if t.numel()}
     sizes = {store.data_ptr(): store.nbytes() for store in stores}
     return sum(sizes.values())
 
 
-def begin(stream: LearnedStream, task: int) -> dict[str, nn.Parameter]:
+def begin(stream: LearnedState[Any], task: int) -> dict[str, nn.Parameter]:
     """What a worker does when a task comes; its parameters, with gradients."""
     generator = torch.Generator().manual_seed(task)
     images, texts = (torch.randn(10, FEATURES, generator=generator) for _ in range(2))
     stream.similarities.add(stream.similarity_entry(images, texts))
     assert stream.router is not None
     stream.router.add_task(task, images, texts)
-    stream.method.begin_task(task, stream.backbone)
+    stream.method.begin_task(task, stream.model)
     parameters = stream.method.task_parameters(task)
     torch.autograd.backward(list(stream.method.regularisers(stream.similarities.matrix()).values()))
     return parameters
@@ -79,7 +79,7 @@ def test_twelve_tasks_fit_the_stated_memory(
         tasks=TASKS,
         router={"centers": CENTERS},
     )
-    stream = LearnedStream(header, published_clip("cpu"))
+    stream = LearnedState(header, published_clip("cpu"))
     held, moments = [], []
     for task in range(len(TASKS)):
         parameters = begin(stream, task)

@@ -7,7 +7,7 @@ import pytest
 from system.backbones.dual_encoder import load_backbone
 from system.errors import AdapterMismatchError, ConfigError, DataError, PromptideError
 from system.storage.adapters import AdapterHeader
-from system.stream.learned_stream import LearnedStream
+from system.stream.learned_state import LearnedState
 from system.stream.preflight import check_experiment
 from tests.backbones.small_clip import write_small_clip
 from tests.integration.small_stream import (
@@ -100,6 +100,6 @@ def test_adapters_of_another_backbone_are_refused(root: Path) -> None:
         tasks=TASKS,
         router={"centers": 5},
     )
-    LearnedStream(header, other).save_pretrained(root / "runs" / "other-backbone" / "adapters")
+    LearnedState(header, other).save_pretrained(root / "runs" / "other-backbone" / "adapters")
     with pytest.raises(AdapterMismatchError, match="backbone"):
         check_experiment(experiment)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import unit
 from system.errors import AdapterMismatchError, DataError
-from system.methods.stream_method import SimilaritySource
+from system.methods.base import SimilaritySource
 from system.stream.given_similarity import GivenSimilarity
 from system.stream.task_similarity import TaskSimilarity
 from tests.methods.method_parts import backbone

@@ -1,4 +1,4 @@
-"""How many numbers each method trains on CLIP ViT-B/16: counted on shapes alone, no weights."""
+"""How many parameters each method trains on CLIP ViT-B/16: counted on shapes alone, no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import torch
 from system.backbones.clip import ClipBackbone
 from system.config.compose import composed_values, experiment_of, override
 from system.config.schema import ExperimentConfig
-from system.methods.method import METHODS, build_method
+from system.methods.base import RetrievalSetting, methods_on
+from system.methods.sharing import build_method
 from tuning.search.sweep_plan import Setting, SweepPlan
 
 PUBLISHED_TASKS = 12
@@ -82,7 +83,7 @@ def count_all(overrides: Sequence[str], file: str | None = None) -> list[Paramet
     Raises ConfigError as composing them does.
     """
     if not overrides and file is None:
-        labels = {name: [override("method", name)] for name in METHODS} | VARIANTS
+        labels = {name: [override("method", name)] for name in methods_on("retrieval")} | VARIANTS
         return [_count(name, labels[name], None) for name in sorted(labels)]
     values = composed_values(overrides, file)
     if values.get("tune") is None:
@@ -103,7 +104,8 @@ def _count(label: str, overrides: Sequence[str], file: str | None) -> ParameterC
 
 
 def _on(backbone: ClipBackbone, label: str, experiment: ExperimentConfig) -> ParameterCount:
-    method = build_method(experiment.method, backbone.shape, experiment.seed, experiment.protocol)
+    setting = RetrievalSetting(backbone.shape, experiment.seed, experiment.protocol)
+    method = build_method(experiment.method, setting)
     totals = []
     for task in range(PUBLISHED_TASKS):
         method.begin_task(task, backbone)

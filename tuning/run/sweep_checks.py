@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from system.errors import ConfigError, PromptideError
-from system.methods.grounding_method import GROUNDING_METHODS
-from system.methods.method import METHODS
+from system.methods.base import METHODS
 from system.storage.run_directory import CONFIG
 from tuning.run.trial_kind import kind_of
 from tuning.search.population import rungs
@@ -64,7 +63,7 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
 def _check_rates(plan: SweepPlan) -> None:
     """Raises ConfigError for learning rates of a method that nobody tries."""
     labels = (base.label for base in plan.bases)
-    known = {DEFAULT, *plan.config.methods, *labels, *METHODS, *GROUNDING_METHODS}
+    known = {DEFAULT, *plan.config.methods, *labels, *METHODS}
     for name in plan.config.learning_rates:
         if name not in known:
             raise ConfigError(

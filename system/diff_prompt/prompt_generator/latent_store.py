@@ -18,13 +18,14 @@ from system.diff_prompt.prompt_generator.conditions import Conditions
 from system.diff_prompt.prompt_generator.generator_files import load_generator, require_same_latents
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.sampled_masks import Sampler
-from system.diff_prompt.prompt_generator.sampling import np_seed, prompt_steps
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
 from system.engine.shared_parts import make_parts
 from system.engine.worker_group import WorkerGroup
 from system.errors import AdapterMismatchError
-from system.methods.grounding_method import LatentNeeds
+from system.methods.base import LatentNeeds
+from system.methods.parts import np_seed
+from system.methods.prompts.diff_prompt import prompt_steps
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore, TensorParts
 

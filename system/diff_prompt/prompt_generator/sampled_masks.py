@@ -22,10 +22,10 @@ from system.diff_prompt.prompt_generator.noise import NoiseSchedule
 from system.diff_prompt.prompt_generator.sampling import (
     conditioned,
     ddim_path,
-    np_seed,
     sample_noise,
 )
 from system.engine.worker_group import WorkerGroup
+from system.methods.parts import np_seed
 
 BLOCK = 64  # samples drawn at once
 _NOISE, _SHUFFLE = 6, 7  # branches of the seed

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule
 from system.errors import ConfigError
+from system.methods.parts import np_seed
 
 #: Predicted noise (B, C, h, w) from latents (B, C, h, w) and one timestep for all of them (B,).
 NoiseModel = Callable[[Tensor, Tensor], Tensor]
@@ -81,27 +82,6 @@ def conditioned(
     return predict
 
 
-def prompt_steps(layers: int, steps: int, *, stride: int = 2) -> tuple[int, ...]:
-    """Which entry of the denoising path each prompt layer takes.
-
-    The first layer takes the last step, the next ones go backwards by `stride`.
-
-    Raises:
-        ConfigError: more layers than the path has entries for.
-
-    Source: Diff-Prompt (arXiv 2504.21423), stage 3: 25 steps, stride 2.
-    """
-    if layers < 1 or stride < 1:
-        raise ConfigError(f"prompt layers={layers} and stride={stride} must be at least 1")
-    needed = (layers - 1) * stride + 1
-    if needed > steps:
-        raise ConfigError(
-            f"{layers} prompt layers take every {stride}. of the denoising steps, so at least "
-            f"{needed} of them, but there are {steps}; lower the prompt depth or take more steps"
-        )
-    return tuple(steps - 1 - layer * stride for layer in range(layers))
-
-
 def sample_noise(shape: tuple[int, ...], seed: int, samples: list[int]) -> Tensor:
     """Standard normal noise (B, *shape), each row from the seed and its sample's number alone.
 
@@ -113,11 +93,3 @@ def sample_noise(shape: tuple[int, ...], seed: int, samples: list[int]) -> Tenso
         entropy = np_seed(seed, sample)
         rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(entropy)))
     return torch.stack(rows) if rows else torch.empty(0, *shape)
-
-
-def np_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers."""
-    import numpy as np
-
-    (word,) = np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)
-    return int(word >> np.uint64(1))

@@ -46,7 +46,7 @@ from system.engine.model_worker import worker_of
 from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
-from system.methods.grounding_method import GroundingMethod, LatentNeeds
+from system.methods.base import LatentNeeds
 from system.report.pages.model_pages import generator_page
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
@@ -99,11 +99,10 @@ class PromptGeneratorStage:
             )
 
     def latents(
-        self, experiment: ModelExperiment, method: GroundingMethod, group: WorkerGroup, show: Show
+        self, experiment: ModelExperiment, needs: LatentNeeds, group: WorkerGroup, show: Show
     ) -> PromptLatents:
-        """The latents that a method asks for, from the experiment's trained model."""
-        assert method.latent_needs is not None, "a method without latents asked for some"
-        return LatentStore(GeneratorPlan.of(experiment), method.latent_needs, group, show)
+        """The latents that a method needs, from the experiment's trained model."""
+        return LatentStore(GeneratorPlan.of(experiment), needs, group, show)
 
     def place(self, experiment: ModelExperiment) -> Folder:
         """Where the finished model lies."""

@@ -14,16 +14,18 @@ Legend: B batch, L layers entered, M components so far, C components a task, N p
 D tower width, P feature width, F numbers in a row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self, override
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
+from system.methods.base import Method, MethodFactory, RetrievalSetting
 from system.methods.keys import feature_query, require_room
-from system.methods.method import Method, MethodFactory, MethodSetting, prompt_lengths
-from system.methods.stream_method import task_generator
+from system.methods.parts import check_at_least, prompt_lengths
 
 Kind = Literal["component", "key", "attention"]
 KINDS: tuple[Kind, Kind, Kind] = ("component", "key", "attention")
@@ -81,15 +83,9 @@ class CodaPromptConfig:
     orthogonality_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("components_per_task", "prompt_length", "prompt_depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.text_prompt_length is not None and self.text_prompt_length < 1:
-            raise ValueError(f"text_prompt_length={self.text_prompt_length} must be at least 1")
-        if self.orthogonality_weight < 0:
-            raise ValueError(
-                f"orthogonality_weight={self.orthogonality_weight} must not be negative"
-            )
+        check_at_least(1, self, "components_per_task", "prompt_length", "prompt_depth")
+        check_at_least(1, self, "text_prompt_length")
+        check_at_least(0, self, "orthogonality_weight")
 
 
 class Components(nn.Module):
@@ -109,12 +105,12 @@ class CodaPrompt(Method):
     P = 512): 491,520.
     """
 
-    needs_router = False
+    grows = True
 
-    def __init__(self, config: CodaPromptConfig, setting: MethodSetting) -> None:
+    def __init__(self, config: CodaPromptConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         self.config = config
-        self.seed = setting.seed
+        self.setting = setting
         self.shape: BackboneShape = setting.shape
         self.depths: dict[Modality, int] = {
             m: min(config.prompt_depth, self.shape.layers(m)) for m in MODALITIES
@@ -124,14 +120,11 @@ class CodaPrompt(Method):
         require_room(self.shape, self.placeholders, f"prompts of length {self.placeholders}")
         self.tasks = nn.ModuleList()
 
-    @property
-    def known_tasks(self) -> int:
-        """How many tasks have components."""
-        return len(self.tasks)
-
-    def add_task(self, backbone: DualEncoder) -> None:
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
         """New components, keys and attention vectors, each kind orthogonal to all older ones."""
-        generator = task_generator(self.seed, len(self.tasks))
+        super().begin_task(task, model)
+        generator = replace(self.setting, task=task).generator()
         towers = nn.ModuleDict()
         for m in MODALITIES:
             length, width = self.lengths[m], self.shape.width(m)
@@ -142,15 +135,15 @@ class CodaPrompt(Method):
                 self._new_rows(m, "key", features, generator),
                 self._new_rows(m, "attention", features, generator),
             )
-        self.tasks.append(towers.to(next(backbone.parameters()).device))
+        self.tasks.append(towers)
 
+    @override
     def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
         """What a task added to both towers."""
         return dict(self.tasks[task].named_parameters())
 
-    def encode(
-        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
-    ) -> Tensor:
+    @override
+    def encode(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
         """Features under each sample's weighted sum of all components, whatever its task."""
         query = feature_query(backbone, modality, inputs, self.placeholders)
         weights = component_weights(
@@ -161,7 +154,10 @@ class CodaPrompt(Method):
         features: Tensor = backbone(modality, inputs, prompts, deep="replace")
         return features
 
-    def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
+    @override
+    def regularisers(
+        self, earlier: Sequence[Self] = (), similarity: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Orthogonality of components, keys and attention vectors of both towers."""
         weight = self.config.orthogonality_weight
         if not weight:
@@ -179,10 +175,10 @@ class CodaPrompt(Method):
     ) -> Tensor:
         """Initial rows (L, C, width) of one kind."""
         older = torch.zeros(self.depths[modality], 0, width)
-        if self.known_tasks:
+        if self.tasks:
             older = self._all(modality, kind).detach().cpu().flatten(2)
         count = self.config.components_per_task
         return torch.stack([orthogonal_rows(layer, count, generator) for layer in older])
 
 
-METHOD = MethodFactory(CodaPromptConfig, CodaPrompt)
+METHOD = MethodFactory(CodaPromptConfig, retrieval=CodaPrompt)

@@ -15,21 +15,22 @@ Legend: B batch, K tasks, G layers with general prompts, E with expert ones, N p
 D tower width, P feature width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
 from system.errors import ConfigError
+from system.methods.base import Method, MethodFactory, RetrievalSetting
 from system.methods.keys import (
     cosines,
     feature_query,
     require_room,
     unit_directions,
 )
-from system.methods.method import Method, MethodFactory, MethodSetting, prompt_lengths
-from system.methods.stream_method import task_generator
+from system.methods.parts import check_at_least, prompt_lengths
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,9 @@ class DualPromptConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("prompt_length", "general_layers", "expert_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.text_prompt_length is not None and self.text_prompt_length < 1:
-            raise ValueError(f"text_prompt_length={self.text_prompt_length} must be at least 1")
-        for name in ("match_weight", "init_std"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        check_at_least(1, self, "prompt_length", "text_prompt_length")
+        check_at_least(1, self, "general_layers", "expert_layers")
+        check_at_least(0, self, "match_weight", "init_std")
 
 
 class Expert(nn.Module):
@@ -77,12 +73,12 @@ class DualPrompt(Method):
     With G = 2, E = 3, N = 20 and ViT-B/16 (768, 512, P = 512): 51,200 shared and 77,824 a task.
     """
 
-    needs_router = False
+    grows = True
 
-    def __init__(self, config: DualPromptConfig, setting: MethodSetting) -> None:
+    def __init__(self, config: DualPromptConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         self.config = config
-        self.seed = setting.seed
+        self.setting = setting
         self.shape: BackboneShape = setting.shape
         for m in MODALITIES:
             if config.general_layers >= self.shape.layers(m):
@@ -96,22 +92,19 @@ class DualPrompt(Method):
         self.general = nn.ParameterDict()
         self.experts = nn.ModuleList()
 
-    @property
-    def known_tasks(self) -> int:
-        """How many tasks have experts."""
-        return len(self.experts)
-
-    def add_task(self, backbone: DualEncoder) -> None:
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
         """New experts and keys; before the first task's, the general prompts."""
-        device = next(backbone.parameters()).device
-        generator = task_generator(self.seed, len(self.experts))
+        super().begin_task(task, model)
+        generator = replace(self.setting, task=task).generator()
         if not self.experts:
             for m in MODALITIES:
                 general = self._drawn(m, self.config.general_layers, generator)
-                self.general[m] = nn.Parameter(general.to(device))
+                self.general[m] = nn.Parameter(general)
         prompts = {m: self._drawn(m, self._expert_layers(m), generator) for m in MODALITIES}
-        self.experts.append(Expert(prompts, self.shape.feature_width, generator).to(device))
+        self.experts.append(Expert(prompts, self.shape.feature_width, generator))
 
+    @override
     def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
         """The general prompts, which every task goes on training, and the task's experts."""
         return {
@@ -119,19 +112,20 @@ class DualPrompt(Method):
             **{f"expert.{name}": p for name, p in self._expert(task).named_parameters()},
         }
 
-    def encode(
-        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
-    ) -> Tensor:
+    @override
+    def encode(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
         """Features under the experts of each sample's nearest key, whatever its task."""
         query = feature_query(backbone, modality, inputs, self.placeholders)
         nearest = cosines(query, self._keys(modality)).argmax(1)
         return self._encode(backbone, modality, inputs, nearest)
 
+    @override
     def encode_training(
-        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features under the experts of `tasks`, and the matching loss: 1 - cosine to their key."""
+        """Features under the newest experts, and the matching loss: 1 - cosine to their key."""
         query = feature_query(backbone, modality, inputs, self.placeholders)
+        tasks = torch.full((len(inputs),), len(self.experts) - 1, device=inputs.device)
         similarity = cosines(query, self._keys(modality)).gather(1, tasks[:, None])[:, 0]
         features = self._encode(backbone, modality, inputs, tasks)
         return features, {"key_match": self.config.match_weight * (1 - similarity)}
@@ -149,7 +143,7 @@ class DualPrompt(Method):
 
     def _keys(self, modality: Modality) -> Tensor:
         """The keys (K, P) of all tasks so far."""
-        return torch.stack([self._expert(t).key[modality] for t in range(self.known_tasks)])
+        return torch.stack([self._expert(t).key[modality] for t in range(len(self.experts))])
 
     def _expert(self, task: int) -> Expert:
         expert = self.experts[task]
@@ -165,4 +159,4 @@ class DualPrompt(Method):
         return torch.randn(size, generator=generator) * self.config.init_std
 
 
-METHOD = MethodFactory(DualPromptConfig, DualPrompt)
+METHOD = MethodFactory(DualPromptConfig, retrieval=DualPrompt)

@@ -19,17 +19,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
+from system.methods.base import Method, MethodFactory, RetrievalSetting
 from system.methods.keys import (
     cosines,
     require_room,
     token_query,
     unit_directions,
 )
-from system.methods.method import MethodFactory, MethodSetting, prompt_lengths
-from system.methods.shared_method import SharedMethod
-from system.methods.stream_method import task_generator
+from system.methods.parts import check_at_least, prompt_lengths
 
 
 def choose_prompts(similarity: Tensor, top_k: int, *, batchwise: bool = False) -> Tensor:
@@ -78,18 +78,12 @@ class L2PConfig:
     selection: Literal["per_sample", "batchwise_leaking"] = "per_sample"
 
     def __post_init__(self) -> None:
-        for name in ("pool_size", "top_k", "prompt_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.text_prompt_length is not None and self.text_prompt_length < 1:
-            raise ValueError(f"text_prompt_length={self.text_prompt_length} must be at least 1")
+        check_at_least(1, self, "pool_size", "top_k", "prompt_length", "text_prompt_length")
         if self.top_k > self.pool_size:
             raise ValueError(
                 f"top_k={self.top_k} prompts cannot be chosen from pool_size={self.pool_size}"
             )
-        for name in ("pull_weight", "init_std"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        check_at_least(0, self, "pull_weight", "init_std")
 
 
 class PromptPool(nn.Module):
@@ -103,45 +97,37 @@ class PromptPool(nn.Module):
         self.keys = nn.Parameter(unit_directions(size, width, generator))
 
 
-class LearningToPrompt(SharedMethod):
-    """L2P's two pools: M (Nv Dv + Dv + Nt Dt + Dt) numbers, shared by all tasks.
+class LearningToPrompt(Method):
+    """L2P's two pools: M (Nv Dv + Dv + Nt Dt + Dt) numbers.
 
     With the paper's M = 10 and N = 5, and ViT-B/16 (768 and 512 wide): 76,800.
     """
 
-    def __init__(self, config: L2PConfig, setting: MethodSetting) -> None:
+    def __init__(self, config: L2PConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         self.config = config
-        self.seed = setting.seed
-        self.widths: dict[Modality, int] = {m: setting.shape.width(m) for m in MODALITIES}
-        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        self.placeholders = config.top_k * self.lengths["text"]
+        lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        self.placeholders = config.top_k * lengths["text"]
         require_room(
             setting.shape,
             self.placeholders,
-            f"top_k={config.top_k} prompts of length {self.lengths['text']}",
+            f"top_k={config.top_k} prompts of length {lengths['text']}",
         )
         self.batchwise = setting.protocol == "published" or config.selection == "batchwise_leaking"
-        self.pools = nn.ModuleDict()
-
-    def make_parameters(self, backbone: DualEncoder) -> None:
-        """The pools: normal prompts, and keys in random directions."""
-        c = self.config
-        generator = task_generator(self.seed, 0)
+        generator = setting.generator()
         for m in MODALITIES:
-            pool = PromptPool(c.pool_size, self.lengths[m], self.widths[m], c.init_std, generator)
-            self.pools[m] = pool.to(next(backbone.parameters()).device)
+            width = setting.shape.width(m)
+            pool = PromptPool(config.pool_size, lengths[m], width, config.init_std, generator)
+            self.add_module(m, pool)
 
-    def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """Prompts and keys of both towers."""
-        return dict(self.pools.named_parameters())
-
-    def encode_shared(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
+    @override
+    def encode(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
         """Features under each sample's chosen prompts."""
         return self._encode(backbone, modality, inputs)[0]
 
+    @override
     def encode_training(
-        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, tasks: Tensor
+        self, backbone: DualEncoder, modality: Modality, inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Features, and the weighted sum of cosine distances to the chosen keys."""
         features, pulled = self._encode(backbone, modality, inputs)
@@ -151,7 +137,7 @@ class LearningToPrompt(SharedMethod):
         self, backbone: DualEncoder, modality: Modality, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Features (B, P) and the pull (B,) of each sample."""
-        pool = self.pools[modality]
+        pool = self.get_submodule(modality)
         assert isinstance(pool, PromptPool)
         query = token_query(backbone, modality, inputs, self.placeholders)
         similarity = cosines(query, pool.keys)
@@ -161,4 +147,4 @@ class LearningToPrompt(SharedMethod):
         return features, pull(similarity, chosen)
 
 
-METHOD = MethodFactory(L2PConfig, LearningToPrompt)
+METHOD = MethodFactory(L2PConfig, retrieval=LearningToPrompt)

@@ -8,17 +8,12 @@ Legend: N context length, D width of the text tower.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_depth import check_positive
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-)
-from system.methods.shared_prompts import normal
+from system.methods.base import GroundingSetting, Method, MethodFactory
+from system.methods.parts import check_positive, normal
 
 
 @dataclass(frozen=True)
@@ -32,20 +27,20 @@ class CoopConfig:
         check_positive(self, "context_length", "init_std")
 
 
-class Coop(GroundingMethod):
+class Coop(Method):
     """The context (N, D)."""
 
     def __init__(self, config: CoopConfig, setting: GroundingSetting) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(setting.seed)
+        generator = setting.generator()
         width = setting.shape.text_widths[0]
         self.context = normal(
             config.context_length, width, std=config.init_std, generator=generator
         )
 
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """The same context for every expression."""
         return Entries(context=self.context[None])
 
 
-GROUNDING_METHOD = GroundingMethodFactory(CoopConfig, Coop)
+METHOD = MethodFactory(CoopConfig, grounding=Coop)

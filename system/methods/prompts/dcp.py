@@ -23,12 +23,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
+from system.methods.base import Method, MethodFactory, RetrievalSetting
 from system.methods.interaction import OTHER
-from system.methods.method import MethodFactory, MethodSetting
-from system.methods.shared_prompts import SharedPrompts, depth_within, normal, uniform
+from system.methods.parts import check_at_least, check_positive, depth_within, normal, uniform
 
 MLP_RATIO = 4
 
@@ -48,11 +49,8 @@ class DcpConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("prompt_length", "head_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.init_std > 0:
-            raise ValueError(f"init_std={self.init_std} must be above 0")
+        check_at_least(1, self, "prompt_length", "head_width")
+        check_positive(self, "init_std")
 
 
 class PromptAttention(nn.Module):
@@ -98,14 +96,16 @@ class PromptAttention(nn.Module):
         return nn.functional.linear(read, weights[3], biases[3])
 
 
-class Dcp(SharedPrompts):
-    """The first layer's prompts and the attentions that carry them on, one set for all tasks."""
+class Dcp(Method):
+    """The first layer's prompts and the attentions that carry them on."""
 
-    def __init__(self, config: DcpConfig, setting: MethodSetting) -> None:
+    deep = "replace"
+
+    def __init__(self, config: DcpConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         shape = setting.shape
         # With prompts in one layer there would be nothing that couples the towers.
-        depth = depth_within(config.prompt_depth, setting, least=2)
+        depth = depth_within(config.prompt_depth, shape, least=2)
         self.depth = depth
         self.entered: dict[Modality, int] = {m: min(depth, shape.layers(m)) for m in MODALITIES}
         self.placeholders = config.prompt_length
@@ -134,6 +134,10 @@ class Dcp(SharedPrompts):
             for into in (range(1, 2) if config.attention == "shared" else range(1, depth))
         )
 
+    @override
+    def prompt(self, modality: Modality) -> Tensor:
+        return self.prompts()[modality]
+
     def prompts(self) -> dict[Modality, Tensor]:
         """Both towers' prompts (L, N, D): the first learned, each further one from the last."""
         now: dict[Modality, Tensor] = {m: self.first[m] for m in MODALITIES}
@@ -157,4 +161,4 @@ def _heads(modality: Modality, width: int, head_width: int) -> int:
     return max(1, width // head_width)
 
 
-METHOD = MethodFactory(DcpConfig, Dcp)
+METHOD = MethodFactory(DcpConfig, retrieval=Dcp)

@@ -6,25 +6,23 @@ latent height and width, H mask side.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, ClassVar
+from itertools import groupby, pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
-from system.diff_prompt.prompt_generator.sampling import np_seed, prompt_steps
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, Tokens
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-    LatentNeeds,
-)
-from system.methods.prompt_adapter import PromptAdapter, PromptAdapterConfig
+from system.methods.base import GroundingSetting, LatentNeeds, Method, MethodFactory
+from system.methods.parts import check_at_least, np_seed
 
 PUBLISHED_DEPTH = 9
+CHANNELS = (1, 2, 4, 8, 16)  # after each convolution of an adapter as wide as published
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ class DiffPromptConfig:
     adapter_width: int = 1  # its convolutions' channels, times the published 1, 2, 4, 8, 16
 
     def __post_init__(self) -> None:
-        if self.prompt_length < 2 or self.prompt_length % 2:
-            raise ValueError(
-                f"prompt_length={self.prompt_length} must be even: half of it is specific, half "
-                "global"
-            )
+        _check_halves(self.prompt_length)
         if self.depth is not None and self.depth < 1:
             raise ValueError(f"depth={self.depth} must be at least 1, or null")
         if self.adapter_width < 1:
@@ -81,7 +75,104 @@ class DiffPromptConfig:
         return depth
 
 
-class DiffPrompt(GroundingMethod):
+def _check_halves(prompt_length: int) -> None:
+    if prompt_length < 2 or prompt_length % 2:
+        raise ValueError(
+            f"prompt_length={prompt_length} must be even: half of it is specific, half global"
+        )
+
+
+def prompt_steps(layers: int, steps: int, *, stride: int = 2) -> tuple[int, ...]:
+    """Which entry of the denoising path each prompt layer takes.
+
+    The first layer takes the last step, the next ones go backwards by `stride`.
+
+    Raises:
+        ConfigError: more layers than the path has entries for.
+
+    Source: Diff-Prompt (arXiv 2504.21423), stage 3: 25 steps, stride 2.
+    """
+    if layers < 1 or stride < 1:
+        raise ConfigError(f"prompt layers={layers} and stride={stride} must be at least 1")
+    needed = (layers - 1) * stride + 1
+    if needed > steps:
+        raise ConfigError(
+            f"{layers} prompt layers take every {stride}. of the denoising steps, so at least "
+            f"{needed} of them, but there are {steps}; lower the prompt depth or take more steps"
+        )
+    return tuple(steps - 1 - layer * stride for layer in range(layers))
+
+
+@dataclass(frozen=True)
+class PromptAdapterConfig:
+    """What an adapter has to fit: one modality's layers and width, and the masks it gets."""
+
+    layers: int
+    width: int
+    prompt_length: int = 8  # half of it specific, half global
+    image_size: int = 224
+    channels: int = 1  # times the published ones
+    specific: bool = True  # without: only the global half is there, and learns
+    general: bool = True  # without: only the specific half
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "layers", "width", "image_size", "channels")
+        _check_halves(self.prompt_length)
+
+
+class PromptAdapter(nn.Module):
+    """Five 3x3 convolutions of stride 2 and one linear layer, and a global prompt a layer.
+
+    The convolutions are shared by the layers of one modality; which mask (which denoising step) a
+    layer gets is the caller's choice. Modules carry the names of the released weights.
+
+    Source: Diff-Prompt (arXiv 2504.21423), stage 3.
+    """
+
+    def __init__(self, config: PromptAdapterConfig, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        half = config.prompt_length // 2
+        side = config.image_size
+        modules: list[nn.Module] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            channels = [config.channels * count for count in CHANNELS]
+            for inside, outside in pairwise([1, *channels]):  # a mask has one
+                modules += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.SiLU()]
+                side = math.ceil(side / 2)
+            flat = channels[-1] * side**2
+            modules += [nn.Flatten(), nn.Linear(flat, half * config.width)]
+            self.model = nn.Sequential(*modules) if config.specific else None
+            count = config.layers if config.general else 0
+            self.global_prompt = nn.ModuleList(
+                _GlobalPrompt(half, config.width) for _ in range(count)
+            )
+
+    def forward(self, mask: Tensor, layer: int) -> Tensor:
+        """The prompt (B, N, D) of one layer from masks (B, 1, H, H) in [-1, 1]."""
+        return torch.cat([self.specific(mask), self.general(layer).expand(len(mask), -1, -1)], 1)
+
+    def specific(self, mask: Tensor) -> Tensor:
+        """The half (B, N / 2, D) that masks (B, 1, H, H) make."""
+        assert self.model is not None, "this adapter was built without a specific half"
+        prompt: Tensor = self.model(mask).unflatten(1, (-1, self.config.width))
+        return prompt
+
+    def general(self, layer: int) -> Tensor:
+        """The layer's global half (1, N / 2, D)."""
+        module = self.global_prompt[layer]
+        assert isinstance(module, _GlobalPrompt)
+        return module.prompt[None]
+
+
+class _GlobalPrompt(nn.Module):
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.empty(length, width).normal_(std=0.02))
+
+
+class DiffPrompt(Method):
     """Adapters and global prompts of each tower; only these learn.
 
     Layers of one width share an adapter's convolutions; a Swin's widths grow, so each of its widths
@@ -90,7 +181,7 @@ class DiffPrompt(GroundingMethod):
     Source: Diff-Prompt (arXiv 2504.21423), stage 3.
     """
 
-    needs_latents: ClassVar[bool] = True
+    needs_latents = True
 
     def __init__(self, config: DiffPromptConfig, setting: GroundingSetting) -> None:
         super().__init__()
@@ -111,6 +202,7 @@ class DiffPrompt(GroundingMethod):
         self.vision = self._tower("vision", setting)
         self.text = self._tower("text", setting)
 
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
         """Prompts of the first L layers of both towers, from latents (B, L, C, h, w)."""
         masks = None
@@ -166,4 +258,4 @@ class DiffPrompt(GroundingMethod):
         return adapters
 
 
-GROUNDING_METHOD = GroundingMethodFactory(DiffPromptConfig, DiffPrompt)
+METHOD = MethodFactory(DiffPromptConfig, grounding=DiffPrompt)

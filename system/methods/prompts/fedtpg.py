@@ -12,15 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_depth import check_positive
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-)
+from system.methods.base import GroundingSetting, Method, MethodFactory
+from system.methods.parts import check_positive
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class PromptTranslator(nn.Module):
         return contexts
 
 
-class FedTpg(GroundingMethod):
+class FedTpg(Method):
     """The translator from an expression's word embeddings to its context."""
 
     def __init__(self, config: FedTpgConfig, setting: GroundingSetting) -> None:
@@ -76,10 +73,10 @@ class FedTpg(GroundingMethod):
             )
         self.translator = PromptTranslator(width, width, config, setting.seed)
 
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """Each expression's own context."""
         words = grounder.embed_text(tokens).transpose(0, 1).detach()
         return Entries(context=self.translator(words, tokens.mask == 0))
 
 
-GROUNDING_METHOD = GroundingMethodFactory(FedTpgConfig, FedTpg)
+METHOD = MethodFactory(FedTpgConfig, grounding=FedTpg)

@@ -5,30 +5,37 @@ Yan et al., "Low-rank Prompt Interaction for Continual Vision-Language Retrieval
 
 With a rank R and lengths Nv and Nt a task learns R (L + Nv + Nt + Dv + Dt) numbers, and with an
 interaction of rank r in l layers 2 r (l + Dv + Dt + 1) + 2 (Dv + Dt) more. At the published sizes
-(ViT-B/16, R = 4, N = 16) that is 5,296, and 12,904 more with r = 4 in all 12 layers.
+(ViT-B/16, R = 4, N = 16) that is 5,296, and 12,904 more with r = 4 in all 12 layers. On a grounder
+Dv and Dt are the largest widths of the towers' layers.
 
 Legend: L layers, N prompt length, D width of a tower, R rank, K tasks so far.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self, override
 
-from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
+from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
+from system.grounders.grounder import Entries, Grounder, Tokens
+from system.methods.base import Method, MethodFactory, MethodSetting, SimilaritySource
 from system.methods.interaction import InteractionConfig, LowRankInteraction
 from system.methods.losses import layer_alignment, task_contrast
-from system.methods.method import (
-    MethodFactory,
-    MethodSetting,
-    PromptMethod,
+from system.methods.parts import (
+    Weight,
+    check_at_least,
+    check_positive,
+    check_weight,
+    depth_within,
+    layer_widths,
     prompt_lengths,
+    weight_at,
 )
-from system.methods.stream_method import SimilaritySource, task_generator
-from system.methods.weight_schedule import Weight, check_weight, weight_at
 
 PUBLISHED_CONSTRUCTED_DEPTH = 9
 PUBLISHED_TEMPERATURE = 0.001
@@ -87,14 +94,9 @@ class LowRankConfig:
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
 
     def __post_init__(self) -> None:
-        for name in ("rank", "prompt_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.text_prompt_length is not None and self.text_prompt_length < 1:
-            raise ValueError(f"text_prompt_length={self.text_prompt_length} must be at least 1")
+        check_at_least(1, self, "rank", "prompt_length", "text_prompt_length")
         # From factors of zero no gradient leaves: each one's is a product of the other two.
-        if not self.init_std > 0:
-            raise ValueError(f"init_std={self.init_std} must be above 0")
+        check_positive(self, "init_std")
         for term in ("layer_alignment", "task_contrast"):
             check_weight(f"{term}.weight", getattr(self, term).weight)
         if self.layer_alignment.temperature <= 0 or self.task_contrast.temperature <= 0:
@@ -143,15 +145,16 @@ def prompt_terms(
     tasks: Sequence[Runs],
     similarity: Tensor | None,
     *,
+    task: int,
     published: bool = False,
 ) -> dict[str, Tensor]:
-    """LPI's weighted loss terms of the newest task's prompts, given all tasks' so far.
+    """LPI's weighted loss terms of the newest of `tasks`, whose place in the stream is `task`.
 
     Layer alignment, and task contrast from the second task on, where earlier prompts are constants;
     `similarity` (K, K) is that of the tasks.
     """
     align, contrast = config.layer_alignment, config.task_contrast
-    align_weight, contrast_weight = (weight_at(t.weight, len(tasks) - 1) for t in (align, contrast))
+    align_weight, contrast_weight = (weight_at(t.weight, task) for t in (align, contrast))
     terms: dict[str, Tensor] = {}
     if align_weight:
         # Means over features, (L, N, 1): these compare whatever the layers' widths. Layers and
@@ -191,78 +194,35 @@ def _flat(runs: Sequence[Tensor]) -> Tensor:
     return torch.cat([run.flatten() for run in runs])
 
 
-class LowRankPrompts(PromptMethod):
-    """Low-rank prompts of every task so far; only the current task's factors train."""
+class LowRankPrompts(Method):
+    """The low-rank prompts of one task in a dual encoder's towers."""
 
-    def __init__(self, config: LowRankConfig, setting: MethodSetting) -> None:
+    def __init__(self, config: LowRankConfig, setting: MethodSetting[Any]) -> None:
         super().__init__()
-        shape = setting.shape
-        layers = {m: shape.layers(m) for m in MODALITIES}
-        deepest = max(layers.values())
-        depth = deepest if config.prompt_depth is None else config.prompt_depth
-        if not 1 <= depth <= deepest:
-            raise ConfigError(
-                f"method.prompt_depth={depth} does not fit a backbone of {shape.vision_layers} "
-                f"vision and {shape.text_layers} text layers; use 1..{deepest}"
-            )
         self.config = config
-        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        self.placeholders = self.lengths["text"]
-        self.similarity_source = config.task_contrast.source
         self.published = setting.protocol == "published"
-        # As released: the configured seed and depth are not read. Factors are made for nine
-        # layers from seed 1, and only the first layer's prompt enters.
-        self.depth = PUBLISHED_CONSTRUCTED_DEPTH if self.published else depth
-        self.entered: dict[Modality, int] = {
-            m: 1 if self.published else min(depth, layers[m]) for m in MODALITIES
-        }
+        self.similarity_source = config.task_contrast.source
+        self.widths = {m: layer_widths(setting.shape, m) for m in MODALITIES}
+        depth = depth_within(config.prompt_depth, setting.shape)
+        if self.published:
+            # As released: the configured seed and depth are not read. Factors are made for nine
+            # layers from seed 1, and only the first layer's prompt enters.
+            setting, depth = replace(setting, seed=1), PUBLISHED_CONSTRUCTED_DEPTH
+        elif config.task_start == "same":
+            setting = replace(setting, task=0)
+        entering = 1 if self.published else depth
+        self.entered = {m: min(entering, len(self.widths[m])) for m in MODALITIES}
         self.interacting = self._interacting(config.interaction.depth)
-        self.seed = 1 if self.published else setting.seed
-        self.widths: dict[Modality, int] = {m: shape.width(m) for m in MODALITIES}
-        self.tasks = nn.ModuleList()
-
-    @property
-    def known_tasks(self) -> int:
-        """How many tasks have factors."""
-        return len(self.tasks)
-
-    def add_task(self, backbone: DualEncoder) -> None:
-        """New factors, normal with `init_std`, from the start that the config names."""
-        own = self.published or self.config.task_start == "own"
-        generator = task_generator(self.seed, len(self.tasks) if own else 0)
-        factors = TaskFactors(
-            self.config, self.depth, self.interacting, self.lengths, self.widths, generator
+        lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        self.placeholders = lengths["text"]
+        self.factors = TaskFactors(
+            config,
+            depth,
+            self.interacting,
+            lengths,
+            {m: max(self.widths[m]) for m in MODALITIES},
+            setting.generator(),
         )
-        device = next(backbone.parameters()).device
-        self.tasks.append(factors.to(device))
-
-    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
-        """The five factors of a task, and those of its interaction if that is on."""
-        return dict(self.tasks[task].named_parameters())
-
-    def full_prompt(self, modality: Modality, task: int) -> Tensor:
-        """The prompt (L, N, D) of all layers that have factors."""
-        factors = self.tasks[task]
-        assert isinstance(factors, TaskFactors)
-        return low_rank_prompt(factors.layer, factors.position[modality], factors.feature[modality])
-
-    def prompt(self, modality: Modality, task: int) -> Tensor:
-        """The prompt (L, N, D) of the tower's layers that are entered.
-
-        With interaction, the two towers' prompts of one layer interact, layer by layer, and what
-        leaves enters. It is not carried over to the next layer's prompt: that one is added to
-        tokens which hold it already.
-        """
-        own = self._before_interaction(modality, task)
-        interaction = self.tasks[task].interaction
-        if not isinstance(interaction, LowRankInteraction):
-            return own
-        layers = interaction.depth
-        towers = {m: self.full_prompt(m, task)[:layers] for m in MODALITIES}
-        return torch.cat([interaction(towers)[modality], own[layers:]])
-
-    def _before_interaction(self, modality: Modality, task: int) -> Tensor:
-        return self.full_prompt(modality, task)[: self.entered[modality]]
 
     def _interacting(self, depth: int | None) -> int:
         """In how many layers the towers' prompts interact."""
@@ -274,26 +234,106 @@ class LowRankPrompts(PromptMethod):
             )
         return most if depth is None else depth
 
-    def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
-        """Layer alignment of the current task, and task contrast from the second task on."""
-        return prompt_terms(
-            self.config,
-            [
-                {m: [self._regularised(m, task)] for m in MODALITIES}
-                for task in range(self.current + 1)
-            ],
-            similarity,
-            published=self.published,
-        )
+    @override
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
+        """The five factors, and those of the interaction if that is on."""
+        return dict(self.factors.named_parameters())
 
-    def _regularised(self, modality: Modality, task: int) -> Tensor:
-        """What the regularisers see: the low-rank product before any interaction.
+    def full_prompt(self, modality: Modality) -> Tensor:
+        """The prompt (L, N, D) of all layers that have factors."""
+        factors = self.factors
+        return low_rank_prompt(factors.layer, factors.position[modality], factors.feature[modality])
+
+    @override
+    def prompt(self, modality: Modality) -> Tensor:
+        """The prompt (L, N, D) of the tower's layers that are entered.
+
+        With interaction, the two towers' prompts of one layer interact, layer by layer, and what
+        leaves enters. It is not carried over to the next layer's prompt: that one is added to
+        tokens which hold it already.
+        """
+        own = self.full_prompt(modality)[: self.entered[modality]]
+        interaction = self.factors.interaction
+        if interaction is None:
+            return own
+        layers = interaction.depth
+        towers = {m: self.full_prompt(m)[:layers] for m in MODALITIES}
+        return torch.cat([interaction(towers)[modality], own[layers:]])
+
+    def runs(self, modality: Modality) -> list[Tensor]:
+        """The low-rank product before any interaction, (l, N, D) for each run of one width.
 
         The layers that enter; as released, all nine.
         """
-        if self.published:
-            return self.full_prompt(modality, task)
-        return self._before_interaction(modality, task)
+        full = self.full_prompt(modality)
+        return [full if self.published else full[: self.entered[modality]]]
+
+    @override
+    def regularisers(
+        self, earlier: Sequence[Self] = (), similarity: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Layer alignment, and task contrast with the tasks before."""
+        return prompt_terms(
+            self.config,
+            [{m: method.runs(m) for m in MODALITIES} for method in (*earlier, self)],
+            similarity,
+            task=self.index,
+            published=self.published,
+        )
 
 
-METHOD = MethodFactory(LowRankConfig, LowRankPrompts)
+class GroundingLowRank(LowRankPrompts):
+    """The low-rank prompts of one task in the blocks of a Swin and the layers of a BERT.
+
+    The paper has one width a tower; a Swin's grows from stage to stage. Our adaptation: the tower's
+    feature factor (D, R) is as long as its widest layer, and a narrower one of width d takes the
+    first d features, in the prompt as in the interaction's maps and norms. With equal widths this
+    is the published product.
+    """
+
+    @override
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters())
+
+    @override
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        prompts = self.prompts()
+        return Entries(
+            vision=[prompt[None] for prompt in prompts["vision"]],
+            text=[prompt[None] for prompt in prompts["text"]],
+        )
+
+    def prompts(self) -> dict[Modality, list[Tensor]]:
+        """Each tower's prompts (N, D), one a layer, after the interaction."""
+        own = {m: [prompt for run in self.runs(m) for prompt in run] for m in MODALITIES}
+        interaction = self.factors.interaction
+        if interaction is None:
+            return own
+        found: dict[Modality, list[Tensor]] = {m: [] for m in MODALITIES}
+        pairs = zip(*(self.widths[m][: self.interacting] for m in MODALITIES), strict=True)
+        for _, run in groupby(enumerate(pairs), key=lambda layer: layer[1]):
+            layers = [index for index, _ in run]  # of one width in either tower
+            towers = {m: torch.stack([own[m][index] for index in layers]) for m in MODALITIES}
+            for modality, taken_in in interaction(towers, layers[0]).items():
+                found[modality] += list(taken_in)
+        return {m: found[m] + own[m][self.interacting :] for m in MODALITIES}
+
+    @override
+    def runs(self, modality: Modality) -> list[Tensor]:
+        factors, found, start = self.factors, [], 0
+        for width, run in groupby(self.widths[modality][: self.entered[modality]]):
+            layers = len(list(run))
+            found.append(
+                low_rank_prompt(
+                    factors.layer[start : start + layers],
+                    factors.position[modality],
+                    factors.feature[modality][:width],
+                )
+            )
+            start += layers
+        return found
+
+
+METHOD = MethodFactory(
+    LowRankConfig, retrieval=LowRankPrompts, grounding=GroundingLowRank, sharing="own"
+)

@@ -12,21 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Self, override
 
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-    InStream,
-)
-from system.methods.on_grounders.lpi import GroundingLowRank
+from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.prompts.diff_prompt import DiffPrompt, DiffPromptConfig
-from system.methods.prompts.lpi import LowRankConfig
+from system.methods.prompts.lpi import GroundingLowRank, LowRankConfig
 
 
 @dataclass(frozen=True)
@@ -36,11 +30,10 @@ class LpiDiffPromptConfig(DiffPromptConfig):
     low_rank: LowRankConfig = field(default_factory=LowRankConfig)
 
 
-class LpiDiffPrompt(GroundingMethod):
+class LpiDiffPrompt(Method):
     """The factors, the adapters and the global prompts of one task."""
 
-    needs_latents: ClassVar[bool] = True
-    in_stream: ClassVar[InStream] = "own"
+    needs_latents = True
 
     def __init__(self, config: LpiDiffPromptConfig, setting: GroundingSetting) -> None:
         super().__init__()
@@ -49,6 +42,12 @@ class LpiDiffPrompt(GroundingMethod):
         self.latent_needs = self.instance.latent_needs
         self.similarity_source = self.task.similarity_source
 
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
+        super().begin_task(task, model)
+        self.task.begin_task(task, model)
+
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
         """Both prompts of each layer, the task's first, for every sample its own."""
         task = self.task.entries(grounder, tokens, latents)
@@ -57,12 +56,12 @@ class LpiDiffPrompt(GroundingMethod):
             vision=beside(task.vision, instance.vision), text=beside(task.text, instance.text)
         )
 
+    @override
     def regularisers(
-        self, earlier: Sequence[GroundingMethod] = (), similarity: Tensor | None = None
+        self, earlier: Sequence[Self] = (), similarity: Tensor | None = None
     ) -> dict[str, Tensor]:
         """LPI's, of the low-rank prompts."""
-        tasks = [method.task for method in earlier if isinstance(method, LpiDiffPrompt)]
-        return self.task.regularisers(tasks, similarity)
+        return self.task.regularisers([method.task for method in earlier], similarity)
 
 
 def beside(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
@@ -75,4 +74,4 @@ def beside(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
     return joined
 
 
-GROUNDING_METHOD = GroundingMethodFactory(LpiDiffPromptConfig, LpiDiffPrompt)
+METHOD = MethodFactory(LpiDiffPromptConfig, grounding=LpiDiffPrompt, sharing="own")

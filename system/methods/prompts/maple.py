@@ -5,20 +5,31 @@ the vision prompt of layer l is F_l(text prompt of layer l). All tasks share the
 coupling functions, which are trained on one task after the other.
 
 L N Dt + C (Dt + 1) Dv numbers in all, C = L coupling functions, or 1 with `coupling` "shared". At
-the published sizes (ViT-B/16, L = 9, N = 2): 3,555,072.
+the published sizes (ViT-B/16, L = 9, N = 2): 3,555,072. The blocks of a grounder's Swin grow wider,
+so each has a function of its own: L N Dt, and the sum over the prompted blocks of (Dt + 1) Dv.
 
-Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers.
+Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers or of their layers.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
-from system.backbones.dual_encoder import Modality
-from system.methods.method import MethodFactory, MethodSetting
-from system.methods.shared_prompts import SharedPrompts, depth_within, normal, uniform
+from system.backbones.dual_encoder import MODALITIES, Modality
+from system.errors import ConfigError
+from system.grounders.grounder import Entries, Grounder, Tokens
+from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
+from system.methods.parts import (
+    check_at_least,
+    check_positive,
+    depth_in_each,
+    depth_within,
+    normal,
+    uniform,
+)
 
 
 def coupled(text: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -42,27 +53,24 @@ class MapleConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.prompt_length < 1:
-            raise ValueError(f"prompt_length={self.prompt_length} must be at least 1")
-        if not self.init_std > 0:
-            raise ValueError(f"init_std={self.init_std} must be above 0")
+        check_at_least(1, self, "prompt_length")
+        check_positive(self, "init_std")
 
 
-class Maple(SharedPrompts):
-    """Text prompts and coupling functions, one set for all tasks.
+class Maple(Method):
+    """Text prompts and coupling functions; deep prompts replace.
 
     Text prompts of layers that only the vision tower has do not enter the text tower: they serve
     as the source of that layer's vision prompt.
     """
 
-    def __init__(self, config: MapleConfig, setting: MethodSetting) -> None:
+    deep = "replace"
+
+    def __init__(self, config: MapleConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         shape = setting.shape
-        depth = depth_within(config.prompt_depth, setting)
-        self.entered: dict[Modality, int] = {
-            "vision": min(depth, shape.vision_layers),
-            "text": min(depth, shape.text_layers),
-        }
+        depth = depth_within(config.prompt_depth, shape)
+        self.entered: dict[Modality, int] = {m: min(depth, shape.layers(m)) for m in MODALITIES}
         self.placeholders = config.prompt_length
         generator = torch.Generator().manual_seed(setting.seed)
         dv, dt = shape.vision_width, shape.text_width
@@ -73,10 +81,44 @@ class Maple(SharedPrompts):
         self.weight = uniform(functions, dv, dt, inputs=dt, generator=generator)
         self.bias = uniform(functions, dv, inputs=dt, generator=generator)
 
-    def prompts(self) -> dict[Modality, Tensor]:
-        """Both towers' prompts (L, N, D)."""
-        vision = coupled(self.text[: self.entered["vision"]], self.weight, self.bias)
-        return {"vision": vision, "text": self.text[: self.entered["text"]]}
+    @override
+    def prompt(self, modality: Modality) -> Tensor:
+        text = self.text[: self.entered[modality]]
+        return text if modality == "text" else coupled(text, self.weight, self.bias)
 
 
-METHOD = MethodFactory(MapleConfig, Maple)
+class GroundingMaple(Method):
+    """Text prompts (N, Dt), and a weight (Dv, Dt) and bias (Dv) a block."""
+
+    def __init__(self, config: MapleConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        if config.coupling != "per_layer":
+            raise ConfigError(
+                f"method.coupling={config.coupling}: a grounder's blocks have several widths, "
+                "which one function cannot serve; use per_layer"
+            )
+        shape = setting.shape
+        depth = depth_in_each(config.prompt_depth, shape, "vision", "text")
+        generator = setting.generator()
+        widths = list(zip(shape.vision_widths, shape.text_widths, strict=False))[:depth]
+        self.text = nn.ParameterList(
+            normal(config.prompt_length, dt, std=config.init_std, generator=generator)
+            for _, dt in widths
+        )
+        self.weight = nn.ParameterList(
+            uniform(dv, dt, inputs=dt, generator=generator) for dv, dt in widths
+        )
+        self.bias = nn.ParameterList(
+            uniform(dv, inputs=dt, generator=generator) for dv, dt in widths
+        )
+
+    @override
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        parts = zip(self.text, self.weight, self.bias, strict=True)
+        return Entries(
+            vision=[coupled(text[None], weight[None], bias[None]) for text, weight, bias in parts],
+            text=[text[None] for text in self.text],
+        )
+
+
+METHOD = MethodFactory(MapleConfig, retrieval=Maple, grounding=GroundingMaple)

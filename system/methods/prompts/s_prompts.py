@@ -5,27 +5,25 @@ Incremental Learning", NeurIPS 2022 (arXiv 2207.12819), the variant for CLIP (S-
 image prompts join the tokens of the first layer (section 3.2), the context vectors stand between a
 text's begin token and its words (section 3.3), and each task's are trained by the contrastive loss
 alone and then frozen. At inference the nearest k-means centre by L1 distance names the task
-(section 3.4); here every image and every text is routed, as in all methods with a router.
+(section 3.4); here every image and every text is routed, as in all methods with a router. On a
+grounder the image prompt enters the first block, and the context passes through the text tower.
 
 Trainable parameters of a task: Nv Dv + Nt Dt. At the published sizes (ViT-B/16, Nv = 10, Nt = 16):
 10 x 768 + 16 x 512 = 15,872.
 
-Legend: N prompt length, D width of a tower (v: vision, t: text).
+Legend: N prompt length, D width of a tower's first layer (v: vision, t: text).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
-from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
-from system.methods.method import (
-    MethodFactory,
-    MethodSetting,
-    PromptMethod,
-    prompt_lengths,
-)
-from system.methods.stream_method import task_generator
+from system.backbones.dual_encoder import Modality
+from system.grounders.grounder import Entries, Grounder, Tokens
+from system.methods.base import Method, MethodFactory, MethodSetting
+from system.methods.parts import check_at_least, layer_widths, normal, prompt_lengths
 
 
 @dataclass(frozen=True)
@@ -37,52 +35,36 @@ class SPromptsConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("prompt_length", "text_prompt_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.init_std < 0:
-            raise ValueError(f"init_std={self.init_std} must not be negative")
+        check_at_least(1, self, "prompt_length", "text_prompt_length")
+        check_at_least(0, self, "init_std")
 
 
-class SPrompts(PromptMethod):
-    """Independent prompts of every task so far; only the current task's train."""
+class SPrompts(Method):
+    """An image prompt (Nv, Dv) and a context (Nt, Dt), normal with `init_std` at the start."""
 
-    def __init__(self, config: SPromptsConfig, setting: MethodSetting) -> None:
+    def __init__(self, config: SPromptsConfig, setting: MethodSetting[Any]) -> None:
         super().__init__()
-        self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        self.placeholders = self.lengths["text"]
-        self.widths: dict[Modality, int] = {m: setting.shape.width(m) for m in MODALITIES}
-        self.init_std = config.init_std
-        self.seed = setting.seed
-        self.tasks = nn.ModuleList()
+        lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        self.placeholders = lengths["text"]
+        generator = setting.generator()
+        prompts = {
+            m: normal(
+                length, layer_widths(setting.shape, m)[0], std=config.init_std, generator=generator
+            )
+            for m, length in lengths.items()
+        }
+        # In checkpoints the optimiser's state goes by the parameters' order.
+        for m in sorted(prompts) if setting.objective == "retrieval" else prompts:
+            self.register_parameter(m, prompts[m])
 
-    @property
-    def known_tasks(self) -> int:
-        """How many tasks have prompts."""
-        return len(self.tasks)
-
-    def add_task(self, backbone: DualEncoder) -> None:
-        """New prompts, normal with `init_std`; nothing of an earlier task goes into them."""
-        generator = task_generator(self.seed, len(self.tasks))
-        prompts = nn.ParameterDict(
-            {
-                m: torch.randn(self.lengths[m], self.widths[m], generator=generator) * self.init_std
-                for m in MODALITIES
-            }
-        )
-        self.tasks.append(prompts.to(next(backbone.parameters()).device))
-
-    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
-        """The prompts (N, D) of a task, by modality."""
-        return dict(self.tasks[task].named_parameters())
-
-    def prompt(self, modality: Modality, task: int) -> Tensor:
+    @override
+    def prompt(self, modality: Modality) -> Tensor:
         """The prompt (1, N, D): it enters the first layer only."""
-        prompts = self.tasks[task]
-        assert isinstance(prompts, nn.ParameterDict)
-        own: Tensor = prompts[modality]
-        return own[None]
+        return self.get_parameter(modality)[None]
+
+    @override
+    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+        return Entries(vision=[self.prompt("vision")], context=self.prompt("text"))
 
 
-METHOD = MethodFactory(SPromptsConfig, SPrompts)
+METHOD = MethodFactory(SPromptsConfig, retrieval=SPrompts, grounding=SPrompts, sharing="own")

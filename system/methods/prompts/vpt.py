@@ -9,17 +9,12 @@ Legend: L prompted blocks, N prompt length, D width of a block.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_depth import check_positive, depth_in
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-)
-from system.methods.shared_prompts import normal
+from system.methods.base import GroundingSetting, Method, MethodFactory
+from system.methods.parts import check_positive, depth_in_each, normal
 
 
 @dataclass(frozen=True)
@@ -34,21 +29,21 @@ class VptConfig:
         check_positive(self, "prompt_length", "init_std")
 
 
-class Vpt(GroundingMethod):
+class Vpt(Method):
     """Prompts (N, D) of the first L blocks."""
 
     def __init__(self, config: VptConfig, setting: GroundingSetting) -> None:
         super().__init__()
-        depth = depth_in(config.prompt_depth, setting.shape, "vision")
-        generator = torch.Generator().manual_seed(setting.seed)
+        depth = depth_in_each(config.prompt_depth, setting.shape, "vision")
+        generator = setting.generator()
         self.vision = nn.ParameterList(
             normal(config.prompt_length, width, std=config.init_std, generator=generator)
             for width in setting.shape.vision_widths[:depth]
         )
 
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """The same prompts for every sample."""
         return Entries(vision=[prompt[None] for prompt in self.vision])
 
 
-GROUNDING_METHOD = GroundingMethodFactory(VptConfig, Vpt)
+METHOD = MethodFactory(VptConfig, grounding=Vpt)

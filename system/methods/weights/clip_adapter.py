@@ -11,15 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_depth import check_positive
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-)
-from system.methods.shared_prompts import uniform
+from system.methods.base import GroundingSetting, Method, MethodFactory
+from system.methods.parts import check_positive, uniform
 
 
 def adapter_branch(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -40,13 +36,13 @@ class ClipAdapterConfig:
             raise ValueError(f"ratio={self.ratio} must be above 0 and at most 1")
 
 
-class ClipAdapter(GroundingMethod):
+class ClipAdapter(Method):
     """An adapter for each level of the vision tower and one for the text's tokens."""
 
     def __init__(self, config: ClipAdapterConfig, setting: GroundingSetting) -> None:
         super().__init__()
         self.ratio = config.ratio
-        generator = torch.Generator().manual_seed(setting.seed)
+        generator = setting.generator()
         widths = (*setting.shape.pyramid_widths, setting.shape.text_widths[-1])
         hidden = [max(1, width // config.reduction) for width in widths]
         pairs = list(zip(widths, hidden, strict=True))
@@ -57,8 +53,8 @@ class ClipAdapter(GroundingMethod):
             uniform(wide, small, inputs=small, generator=generator) for wide, small in pairs
         )
 
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """The adapters at the towers' ends."""
         return Entries(
             adapt_level=lambda index, level: self._mix(index, level.movedim(1, -1)).movedim(-1, 1),
             adapt_text=lambda hidden: self._mix(len(self.down) - 1, hidden),
@@ -69,4 +65,4 @@ class ClipAdapter(GroundingMethod):
         return self.ratio * branch + (1 - self.ratio) * features
 
 
-GROUNDING_METHOD = GroundingMethodFactory(ClipAdapterConfig, ClipAdapter)
+METHOD = MethodFactory(ClipAdapterConfig, grounding=ClipAdapter)

@@ -6,17 +6,20 @@ projections, 149,620,736 at CLIP ViT-B/16's sizes (the temperature is not traine
 
 Saved: the newest task's adapter file holds the whole copy, 4 bytes a weight (598 MB); those of
 earlier tasks keep only the mean feature of their captions. Earlier states of the stream can
-therefore not be evaluated again; their figures are in the accuracy matrix.
+therefore not be evaluated again; their values are in the accuracy matrix.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.func import functional_call
+from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, Modality
-from system.methods.backbone_copy import BackboneCopy
-from system.methods.method import MethodFactory, MethodSetting
-from system.methods.shared_method import SharedMethod
+from system.methods.base import Method, MethodFactory, RetrievalSetting
+
+#: Parameters that only a pre-training loss reads; features do not depend on them.
+OF_THE_LOSS = ("logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -24,29 +27,35 @@ class FineTuneConfig:
     """There is nothing to set: all weights train."""
 
 
-class FineTune(SharedMethod):
-    """One copy of the backbone's weights for the whole stream."""
+class FineTune(Method):
+    """A copy of all weights that features depend on, run through the backbone's own modules.
 
-    def __init__(self, config: FineTuneConfig, setting: MethodSetting) -> None:
+    The temperature stays the backbone's own: the loss reads it there.
+    """
+
+    def __init__(self, config: FineTuneConfig, setting: RetrievalSetting) -> None:
         super().__init__()
-        self.copies = nn.ModuleList()  # empty until a backbone is there to be copied
+        self.weights = nn.ParameterList()  # empty until a backbone is there to be copied
+        self._names: tuple[str, ...] = ()
 
-    def make_parameters(self, backbone: DualEncoder) -> None:
-        """Copy the pre-trained weights."""
-        self.copies.append(BackboneCopy(backbone))
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
+        super().begin_task(task, model)
+        if not self._names:
+            named = {n: p for n, p in model.named_parameters() if not n.endswith(OF_THE_LOSS)}
+            self._names = tuple(named)
+            self.weights.extend(nn.Parameter(p.detach().clone()) for p in named.values())
 
-    def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """The copy's weights under the backbone's names."""
-        return self._copy().named_weights()
+    @override
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
+        """The weights under the backbone's names."""
+        return dict(zip(self._names, self.weights, strict=True))
 
-    def encode_shared(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
-        """Features that the copy gives."""
-        return self._copy().encode(backbone, modality, inputs)
-
-    def _copy(self) -> BackboneCopy:
-        (copy,) = self.copies
-        assert isinstance(copy, BackboneCopy)
-        return copy
+    @override
+    def encode(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
+        weights: dict[str, Tensor] = {**self.task_parameters(0)}
+        features: Tensor = functional_call(backbone, weights, (modality, inputs, None))
+        return features
 
 
-METHOD = MethodFactory(FineTuneConfig, FineTune)
+METHOD = MethodFactory(FineTuneConfig, retrieval=FineTune)

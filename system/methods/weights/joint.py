@@ -6,14 +6,7 @@ tasks' training images again, which it declares: the access log counts them, and
 `replays: true`. Trainable parameters and what is saved: as `fine_tune`, at the last task.
 """
 
-from system.methods.method import MethodFactory
+from system.methods.base import MethodFactory
 from system.methods.weights.fine_tune import FineTune, FineTuneConfig
 
-
-class Joint(FineTune):
-    """Fine-tuning of the pre-trained weights at the end of the stream, on everything."""
-
-    trains_on = "all"
-
-
-METHOD = MethodFactory(FineTuneConfig, Joint)
+METHOD = MethodFactory(FineTuneConfig, retrieval=FineTune, trains_on="all")

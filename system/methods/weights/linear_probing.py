@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from typing_extensions import override
 
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_method import (
-    GroundingMethod,
-    GroundingMethodFactory,
-    GroundingSetting,
-)
+from system.methods.base import GroundingSetting, Method, MethodFactory
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class LinearProbingConfig:
             raise ValueError("vision=false and text=false leave nothing to learn")
 
 
-class LinearProbing(GroundingMethod):
+class LinearProbing(Method):
     """A matrix and a bias for each level and for the text's tokens."""
 
     def __init__(self, config: LinearProbingConfig, setting: GroundingSetting) -> None:
@@ -42,8 +39,8 @@ class LinearProbing(GroundingMethod):
         self.levels = nn.ModuleList(_identity(width) for width in levels)
         self.text = _identity(shape.text_widths[-1]) if config.text else None
 
+    @override
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """The maps at the towers' ends."""
         return Entries(adapt_level=self._level if len(self.levels) else None, adapt_text=self.text)
 
     def _level(self, index: int, features: Tensor) -> Tensor:
@@ -61,4 +58,4 @@ def _identity(width: int) -> nn.Linear:
     return layer
 
 
-GROUNDING_METHOD = GroundingMethodFactory(LinearProbingConfig, LinearProbing)
+METHOD = MethodFactory(LinearProbingConfig, grounding=LinearProbing)

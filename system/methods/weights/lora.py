@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import ConfigError
-from system.methods.method import MethodFactory, MethodSetting
-from system.methods.shared_method import SharedMethod
-from system.methods.stream_method import task_generator
+from system.methods.base import Method, MethodFactory, RetrievalSetting
+from system.methods.parts import check_at_least, check_positive
 
 #: The linear layers of a transformer layer, by the names that CLIP and SigLIP share.
 Projection = Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
@@ -35,31 +35,34 @@ class LoraMethodConfig:
     target_modules: tuple[Projection, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be at least 1")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha={self.alpha} must be above 0")
+        check_at_least(1, self, "rank")
+        check_positive(self, "alpha")
         if not self.target_modules:
             raise ValueError("target_modules=[] adapts nothing; name at least one")
 
 
-class LoraAdapters(SharedMethod):
+class LoraAdapters(Method):
     """PEFT's adapters in modules of the method's own, which share the frozen backbone's weights."""
 
-    def __init__(self, config: LoraMethodConfig, setting: MethodSetting) -> None:
+    def __init__(self, config: LoraMethodConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         self.config = config
-        self.seed = setting.seed
+        self.setting = setting
         self.adapters = nn.ParameterList()
         self._names: tuple[str, ...] = ()
         # No submodule, like the backbone itself: its weights are not the method's.
         self._adapted: tuple[DualEncoder, ...] = ()
         _peft()  # missing, it has to be missed before anything starts
 
-    def make_parameters(self, backbone: DualEncoder) -> None:
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
         """Put adapters into a twin of the backbone; A from the seed, B zero."""
+        super().begin_task(task, model)
+        if self._adapted:
+            return
+        assert isinstance(model, DualEncoder)
         peft = _peft()
-        adapted = backbone.with_own_modules()
+        adapted = model.with_own_modules()
         names = "|".join(self.config.target_modules)
         section = peft.LoraConfig(
             r=self.config.rank,
@@ -75,18 +78,19 @@ class LoraAdapters(SharedMethod):
         self._names, self._adapted = tuple(named), (adapted,)
         self.adapters.extend(named.values())
 
-    def shared_parameters(self) -> dict[str, nn.Parameter]:
+    @override
+    def task_parameters(self, task: int) -> dict[str, nn.Parameter]:
         """A and B of every adapted projection, under the backbone's names."""
         return dict(zip(self._names, self.adapters, strict=True))
 
-    def encode_shared(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
-        """Features of the adapted backbone."""
+    @override
+    def encode(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
         (adapted,) = self._adapted
         features: Tensor = adapted(modality, inputs, None)
         return features
 
     def _start(self, named: dict[str, nn.Parameter]) -> None:
-        generator = task_generator(self.seed, 0)
+        generator = self.setting.generator()
         with torch.no_grad():
             for name, parameter in named.items():
                 start = torch.zeros(parameter.shape)
@@ -107,4 +111,4 @@ def _peft() -> Any:
     return peft
 
 
-METHOD = MethodFactory(LoraMethodConfig, LoraAdapters)
+METHOD = MethodFactory(LoraMethodConfig, retrieval=LoraAdapters)

@@ -18,7 +18,7 @@ from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
 from system.grounders.grounder import Entries, Tokens
-from system.methods.grounding_stream import GroundingStream
+from system.methods.sharing import StreamMethod
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.rec_scoring import (
     ChosenExpressions,
@@ -91,7 +91,7 @@ class GroundingEvaluation:
         return self._rows(ZERO_SHOT, self.plain)
 
     def after_task(
-        self, trained: int, method: GroundingStream, router: TaskRouter | None
+        self, trained: int, method: StreamMethod, router: TaskRouter | None
     ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each expression's route, routing accuracy."""
         image_routes = [self._image_routes(task, router, trained) for task in range(self.tasks)]
@@ -109,7 +109,7 @@ class GroundingEvaluation:
             rows_found += matrix_rows(trained, {"route_image": accuracy})
         return rows_found
 
-    def oracle(self, trained: int, method: GroundingStream) -> list[MatrixRow]:
+    def oracle(self, trained: int, method: StreamMethod) -> list[MatrixRow]:
         """Matrix rows with the true task given, once all tasks are learned.
 
         To a method without a router a task's name tells nothing: its rows are those of inference.
@@ -120,7 +120,7 @@ class GroundingEvaluation:
             found[task] = self._found(task, method, truth)
         return self._rows(trained, found)
 
-    def all_rows(self, method: GroundingStream, router: TaskRouter | None) -> list[MatrixRow]:
+    def all_rows(self, method: StreamMethod, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned."""
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
         self.prompted = list(self.plain)
@@ -140,11 +140,11 @@ class GroundingEvaluation:
             return torch.full((len(self.images[task]),), trained, dtype=torch.long)
         return router.route("vision", self.images[task])
 
-    def _find_again(self, task: int, method: GroundingStream, routes: Tensor) -> None:
+    def _find_again(self, task: int, method: StreamMethod, routes: Tensor) -> None:
         self.prompted[task] = self._found(task, method, routes)
         self.found_for[task] = routes
 
-    def _found(self, task: int, method: GroundingStream, routes: Tensor) -> Found:
+    def _found(self, task: int, method: StreamMethod, routes: Tensor) -> Found:
         """What is found under routes (n,): known where they are as before."""
         chosen, known = self.tests[task], self.prompted[task]
         stale = self.found_for[task] != routes

@@ -14,7 +14,7 @@ from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.worker_group import WorkerGroup
 from system.errors import DataError
 from system.grounders.grounder import Grounder
-from system.methods.grounding_stream import GroundingStream
+from system.methods.sharing import StreamMethod
 from system.objectives.grounding.grounding_steps import (
     Batch,
     Sample,
@@ -47,7 +47,7 @@ class GroundingTraining(TaskTraining):
         self,
         experiment: ExperimentConfig,
         lease: Lease,
-        method: GroundingStream,
+        method: StreamMethod,
         grounder: Grounder,
         group: WorkerGroup,
         similarity: Tensor,

@@ -16,13 +16,8 @@ from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import Grounder, load_grounder
-from system.methods.grounding_method import GroundingSetting
-from system.methods.grounding_stream import (
-    GroundingStream,
-    build_grounding_stream,
-    grounding_stream_kind,
-)
-from system.methods.stream_method import StreamMethod
+from system.methods.base import GroundingSetting
+from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.grounding_examples import grounding_examples
@@ -40,7 +35,7 @@ from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import BOX_EXAMPLES
 from system.stream.given_similarity import GivenSimilarity
-from system.stream.learned_grounding import LearnedGrounding
+from system.stream.learned_state import LearnedState
 from system.stream.task_similarity import NameFeatures
 from system.stream.task_source import Lease
 
@@ -75,31 +70,31 @@ class GroundingWork(StreamWork):
             latents_of=self._latents_of,
             epoch=stage.epochs,  # that no training has
         )
-        self._learned: LearnedGrounding | None = None
+        self._learned: LearnedState[Grounder] | None = None
         self._latents: PromptLatents | None = None
 
-    def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedGrounding:
+    def learned(
+        self, header: AdapterHeader, given: GivenSimilarity | None
+    ) -> LearnedState[Grounder]:
         """See `StreamWork.learned`."""
         masks = None
         source = latent_source(self.worker.experiment, header.method)
         if source is not None:
             masks = source.stage.masks(source.generator)
-        self._learned = LearnedGrounding(header, self.model, given, masks)
+        self._learned = LearnedState(header, self.model, given, masks)
         return self._learned
 
     def _latents_of(self, chosen: ChosenExpressions) -> SplitLatents | None:
         """The latents of a split's expressions, where the method needs any."""
         assert self._learned is not None, "the method comes before its latents"
-        if self._learned.method.first.latent_needs is None:
+        needs = self._learned.method.latent_needs
+        if needs is None:
             return None
         if self._latents is None:
             source = latent_source(self.worker.experiment, self._learned.header.method)
             assert source is not None
             self._latents = source.stage.latents(
-                source.generator,
-                self._learned.method.first,
-                self.worker.group,
-                self.worker.show,
+                source.generator, needs, self.worker.group, self.worker.show
             )
         return self._latents.of(chosen.handle, chosen.samples)
 
@@ -116,13 +111,12 @@ class GroundingWork(StreamWork):
     def training(
         self,
         lease: Lease,
-        method: StreamMethod[Any],
+        method: StreamMethod,
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> GroundingTraining:
         """See `StreamWork.training`."""
-        assert isinstance(method, GroundingStream)
         group, experiment = self.worker.group, self.worker.experiment
         similarity = similarity.to(group.device)
         return GroundingTraining(
@@ -147,11 +141,11 @@ class GroundingObjective(StreamObjective):
 
     recalls = METRICS
 
-    def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
+    def method_kind(self, experiment: ExperimentConfig) -> MethodKind:
         """See `StreamObjective.method_kind`."""
-        return grounding_stream_kind(experiment.method["name"])
+        return method_kind(experiment.method, "grounding")
 
-    def check(self, experiment: ExperimentConfig) -> tuple[Grounder, GroundingStream]:
+    def check(self, experiment: ExperimentConfig) -> tuple[Grounder, StreamMethod]:
         """See `StreamObjective.check`."""
         if experiment.protocol != "corrected":
             raise ConfigError(
@@ -166,9 +160,9 @@ class GroundingObjective(StreamObjective):
         grounder = load_grounder(_grounder(experiment))
         source = latent_source(experiment, experiment.method)
         masks = None if source is None else source.stage.masks(source.generator)
-        setting = GroundingSetting(grounder.shape, experiment.seed, masks)
-        method = build_grounding_stream(experiment.method, setting)
-        needs = method.first.latent_needs
+        setting = GroundingSetting(grounder.shape, experiment.seed, masks=masks)
+        method = build_method(experiment.method, setting)
+        needs = method.latent_needs
         if source is not None and needs is not None:
             source.stage.check_needs(source.generator, needs)
         return grounder, method
@@ -176,7 +170,7 @@ class GroundingObjective(StreamObjective):
     def before(self, experiment: ExperimentConfig) -> Sequence[ModelExperiment]:
         """See `StreamObjective.before`: the prompt generator, for a method that takes latents."""
         source = latent_source(experiment, experiment.method)
-        if source is None or self.check(experiment)[1].first.latent_needs is None:
+        if source is None or self.check(experiment)[1].latent_needs is None:
             return ()
         return (source.generator,)
 

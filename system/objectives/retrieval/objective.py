@@ -14,8 +14,8 @@ from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.errors import DataError
-from system.methods.method import METHODS, Method, build_method
-from system.methods.stream_method import StreamMethod
+from system.methods.base import RetrievalSetting
+from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.objective import StreamObjective, StreamWork, Worker
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
@@ -26,7 +26,7 @@ from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES
 from system.stream.given_similarity import GivenSimilarity
-from system.stream.learned_stream import LearnedStream
+from system.stream.learned_state import LearnedState
 from system.stream.task_similarity import NameFeatures
 from system.stream.task_source import Lease
 
@@ -67,9 +67,11 @@ class RetrievalWork(StreamWork):
             open_test,
         )
 
-    def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedStream:
+    def learned(
+        self, header: AdapterHeader, given: GivenSimilarity | None
+    ) -> LearnedState[DualEncoder]:
         """See `StreamWork.learned`."""
-        return LearnedStream(header, self.model, given)
+        return LearnedState(header, self.model, given)
 
     def add_tests(self, count: int) -> None:
         """See `StreamWork.add_tests`; those of a whole stream have one entry in the store."""
@@ -98,13 +100,12 @@ class RetrievalWork(StreamWork):
     def training(
         self,
         lease: Lease,
-        method: StreamMethod[Any],
+        method: StreamMethod,
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> RetrievalTraining:
         """See `StreamWork.training`."""
-        assert isinstance(method, Method)
         group, experiment = self.worker.group, self.worker.experiment
         similarity = similarity.to(group.device)
         return RetrievalTraining(
@@ -124,16 +125,15 @@ class RetrievalObjective(StreamObjective):
 
     recalls = METRICS
 
-    def method_kind(self, experiment: ExperimentConfig) -> type[StreamMethod[Any]]:
+    def method_kind(self, experiment: ExperimentConfig) -> MethodKind:
         """See `StreamObjective.method_kind`."""
-        return METHODS.get(experiment.method["name"]).method
+        return method_kind(experiment.method, "retrieval")
 
-    def check(self, experiment: ExperimentConfig) -> tuple[DualEncoder, Method]:
+    def check(self, experiment: ExperimentConfig) -> tuple[DualEncoder, StreamMethod]:
         """See `StreamObjective.check`."""
         backbone = load_backbone(experiment.backbone)
-        method = build_method(
-            experiment.method, backbone.shape, experiment.seed, experiment.protocol
-        )
+        setting = RetrievalSetting(backbone.shape, experiment.seed, experiment.protocol)
+        method = build_method(experiment.method, setting)
         backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
         backbone.tokenize(["a"], method.placeholders)
         return backbone, method

@@ -18,7 +18,7 @@ from system.config.schema import Gallery
 from system.data.shards.loading import read_texts
 from system.data.shards.manifest import SplitHandle
 from system.engine.encoding import Encoder, as_indices
-from system.methods.method import Method
+from system.methods.sharing import StreamMethod
 from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import routing_accuracy
@@ -136,7 +136,7 @@ class StreamEvaluation:
             self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
             self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
 
-    def all_rows(self, method: Method, router: TaskRouter | None) -> list[MatrixRow]:
+    def all_rows(self, method: StreamMethod, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned.
 
         Only where what a task learned stays as it was: the method has a router, or learns nothing.
@@ -174,7 +174,7 @@ class StreamEvaluation:
         return self._rows(ZERO_SHOT, self.plain["vision"], self.plain["text"], ())
 
     def after_task(
-        self, trained: int, method: Method, router: TaskRouter | None
+        self, trained: int, method: StreamMethod, router: TaskRouter | None
     ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
         learned = range(trained + 1)
@@ -194,7 +194,7 @@ class StreamEvaluation:
                 rows += matrix_rows(trained, {metric: accuracy})
         return rows
 
-    def oracle(self, trained: int, method: Method) -> list[MatrixRow]:
+    def oracle(self, trained: int, method: StreamMethod) -> list[MatrixRow]:
         """Matrix rows with the true task given, once all tasks are learned.
 
         To a method without a router a task's name tells nothing: its rows are those of inference.
@@ -215,12 +215,14 @@ class StreamEvaluation:
             return torch.full((len(self.plain[modality]),), trained, dtype=torch.long)
         return router.route(modality, self.plain[modality])
 
-    def _encode_again(self, modality: Modality, method: Method, routes: Tensor) -> None:
+    def _encode_again(self, modality: Modality, method: StreamMethod, routes: Tensor) -> None:
         stale = self.encoded_for[modality] != routes
         self.prompted[modality][stale] = self._encode(modality, stale, method, routes)
         self.encoded_for[modality] = routes
 
-    def _encode(self, modality: Modality, chosen: Tensor, method: Method, tasks: Tensor) -> Tensor:
+    def _encode(
+        self, modality: Modality, chosen: Tensor, method: StreamMethod, tasks: Tensor
+    ) -> Tensor:
         """Features (n, P) of the chosen samples under the prompts of their `tasks`."""
         if modality == "vision":
             return self._images(chosen, (method, tasks))
@@ -229,7 +231,7 @@ class StreamEvaluation:
             [self.tests.captions[i] for i in positions], (method, tasks[chosen].tolist())
         )
 
-    def _images(self, chosen: Tensor, prompted: tuple[Method, Tensor] | None) -> Tensor:
+    def _images(self, chosen: Tensor, prompted: tuple[StreamMethod, Tensor] | None) -> Tensor:
         parts = [torch.zeros(0, self.encoder.backbone.shape.feature_width)]
         for task in range(len(self.tests.handles)):
             mine = chosen & (self.tests.image_task == task)

@@ -12,7 +12,7 @@ from system.data.shards.loading import MicroBatch, steps_per_epoch, training_bat
 from system.data.shards.manifest import SplitHandle
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.worker_group import WorkerGroup
-from system.methods.method import Method
+from system.methods.sharing import StreamMethod
 from system.objectives.task_training import TaskTraining
 from system.stream.task_source import Lease
 
@@ -24,7 +24,7 @@ class RetrievalTraining(TaskTraining):
         self,
         experiment: ExperimentConfig,
         lease: Lease,
-        method: Method,
+        method: StreamMethod,
         backbone: DualEncoder,
         group: WorkerGroup,
         similarity: Tensor,

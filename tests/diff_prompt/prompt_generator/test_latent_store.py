@@ -17,7 +17,7 @@ from system.diff_prompt.prompt_generator.latent_store import LatentStore
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
 from system.engine.model_stage import show_nothing
 from system.errors import AdapterMismatchError, ConfigError, StorageError
-from system.methods.grounding_method import LatentNeeds
+from system.methods.base import LatentNeeds
 from tests.diff_prompt.generator_parts import ALONE, STAGE, experiment
 from tests.diff_prompt.mask_files import prepare_shapes
 

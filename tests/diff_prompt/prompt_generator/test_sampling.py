@@ -8,7 +8,6 @@ from system.diff_prompt.prompt_generator.noise import DiffusionTraining, NoiseSc
 from system.diff_prompt.prompt_generator.sampling import (
     conditioned,
     ddim_path,
-    prompt_steps,
     sample_noise,
 )
 from system.errors import ConfigError
@@ -57,16 +56,6 @@ def test_guidance_goes_on_from_the_prediction_without_a_condition() -> None:
     assert plain[:, 0, 0, 0].tolist() == [7.0, 12.0]
     assert guided[:, 0, 0, 0].tolist() == [21.0, 36.0]
     assert network.calls == 2
-
-
-def test_layers_take_every_second_step_from_the_last() -> None:
-    assert prompt_steps(9, 25) == (24, 22, 20, 18, 16, 14, 12, 10, 8)
-    assert prompt_steps(5, 5, stride=1) == (4, 3, 2, 1, 0)
-
-
-def test_more_prompt_layers_than_denoising_steps_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"9 prompt layers.*at least 17.*there are 5"):
-        prompt_steps(9, 5)
 
 
 def test_a_samples_noise_is_its_own_in_any_batch() -> None:

@@ -10,11 +10,11 @@ from system.errors import ConfigError
 from system.methods.keys import feature_query
 from system.methods.pools.coda_prompt import (
     KINDS,
-    CodaPrompt,
     component_weights,
     orthogonal_rows,
     orthogonality,
 )
+from system.methods.sharing import StreamMethod
 from tests.methods.method_parts import LAYERS, backbone
 from tests.methods.pool_parts import (
     inputs,
@@ -27,10 +27,8 @@ from tests.methods.pool_parts import (
 SMALL = {"components_per_task": 2, "prompt_length": 3}
 
 
-def coda(tasks: int = 1, **section: Any) -> CodaPrompt:
-    method = made("coda_prompt", tasks=tasks, **(SMALL | section))
-    assert isinstance(method, CodaPrompt)
-    return method
+def coda(tasks: int = 1, **section: Any) -> StreamMethod:
+    return made("coda_prompt", tasks=tasks, **(SMALL | section))
 
 
 def drawn(*size: int, seed: int = 0) -> torch.Tensor:

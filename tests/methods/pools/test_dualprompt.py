@@ -8,9 +8,10 @@ import torch
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
+from system.methods.base import RetrievalSetting
 from system.methods.keys import feature_query
-from system.methods.method import METHODS, MethodSetting
 from system.methods.pools.dualprompt import DualPrompt, Expert
+from system.methods.sharing import StreamMethod, build_method
 from tests.methods.method_parts import LAYERS, TEXTS, backbone
 from tests.methods.pool_parts import (
     inputs,
@@ -23,14 +24,18 @@ from tests.methods.pool_parts import (
 SMALL = {"prompt_length": 2}
 
 
-def dual(tasks: int = 1, **section: Any) -> DualPrompt:
-    method = made("dualprompt", tasks=tasks, **(SMALL | section))
-    assert isinstance(method, DualPrompt)
-    return method
+def dual(tasks: int = 1, **section: Any) -> StreamMethod:
+    return made("dualprompt", tasks=tasks, **(SMALL | section))
 
 
-def expert_of(method: DualPrompt, task: int) -> Expert:
-    expert = method.experts[task]
+def inner(method: StreamMethod) -> DualPrompt:
+    found = method.of(0)
+    assert isinstance(found, DualPrompt)
+    return found
+
+
+def expert_of(method: StreamMethod, task: int) -> Expert:
+    expert = inner(method).experts[task]
     assert isinstance(expert, Expert)
     return expert
 
@@ -39,10 +44,11 @@ def expert_of(method: DualPrompt, task: int) -> Expert:
 def test_training_uses_the_task_s_experts_behind_the_general_prompts(modality: Modality) -> None:
     """Experts chosen by key while training would be taught by other tasks' samples."""
     method = dual(tasks=3)
-    given, tasks = inputs(method, modality), torch.tensor([2, 0, 1, 2, 1])
-    features, _ = method.encode_training(backbone(), modality, given, tasks)
-    for i, task in enumerate(tasks.tolist()):
-        prompt = torch.cat([method.general[modality], expert_of(method, task).prompt[modality]])
+    given = inputs(method, modality)
+    features, _ = method.encode_training(backbone(), modality, given)
+    general, expert = inner(method).general[modality], expert_of(method, 2).prompt[modality]
+    for i in range(len(given)):
+        prompt = torch.cat([general, expert])
         assert len(prompt) == LAYERS  # two general ones, and the one layer that is left
         expected = backbone()(modality, given[i : i + 1], prompt[None], deep="replace")
         torch.testing.assert_close(features[i : i + 1], expected, rtol=1e-4, atol=1e-5)
@@ -58,8 +64,11 @@ def test_a_test_sample_gets_the_experts_of_its_nearest_key(modality: Modality) -
         for sample, task in enumerate(nearest.tolist()):
             expert_of(method, task).key[modality].copy_(3 * query[sample])
     features = method.encode(backbone(), modality, given, tasks_of(method))
-    expected, _ = method.encode_training(backbone(), modality, given, nearest)
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    general = inner(method).general[modality]
+    for i, task in enumerate(nearest.tolist()):
+        prompt = torch.cat([general, expert_of(method, task).prompt[modality]])
+        expected = backbone()(modality, given[i : i + 1], prompt[None], deep="replace")
+        torch.testing.assert_close(features[i : i + 1], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -79,12 +88,12 @@ def test_the_key_of_the_task_comes_nearer_to_its_samples(modality: Modality) -> 
 def test_general_prompts_go_on_and_older_experts_stay() -> None:
     method = dual()
     train_step(method)
-    general = {m: method.general[m].clone() for m in MODALITIES}
+    general = {m: inner(method).general[m].clone() for m in MODALITIES}
     old = {n: p.clone() for n, p in expert_of(method, 0).named_parameters()}
     method.begin_task(1, backbone())
-    assert all(torch.equal(method.general[m], general[m]) for m in MODALITIES)
+    assert all(torch.equal(inner(method).general[m], general[m]) for m in MODALITIES)
     train_step(method)
-    assert all(not torch.equal(method.general[m], general[m]) for m in MODALITIES)
+    assert all(not torch.equal(inner(method).general[m], general[m]) for m in MODALITIES)
     assert all(torch.equal(p, old[n]) for n, p in expert_of(method, 0).named_parameters())
 
 
@@ -97,9 +106,8 @@ def test_parameters_at_the_published_sizes() -> None:
 def test_each_tower_has_experts_in_the_layers_it_has() -> None:
     """The shallower tower must not cost the deeper one its prompts."""
     shape = dataclasses.replace(backbone().shape, vision_layers=6, text_layers=3)
-    method = METHODS.get("dualprompt").build(SMALL, MethodSetting(shape, 0, "corrected"))
+    method = build_method({"name": "dualprompt"} | SMALL, RetrievalSetting(shape, 0))
     method.begin_task(0, backbone())
-    assert isinstance(method, DualPrompt)
     assert {m: len(expert_of(method, 0).prompt[m]) for m in MODALITIES} == {"vision": 3, "text": 1}
 
 

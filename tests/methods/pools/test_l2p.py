@@ -9,14 +9,13 @@ from torch import Tensor
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
 from system.methods.keys import cosines, token_query
-from system.methods.method import METHODS, MethodSetting
 from system.methods.pools.l2p import (
-    LearningToPrompt,
     PromptPool,
     choose_prompts,
     chosen_prompts,
     pull,
 )
+from system.methods.sharing import StreamMethod
 from tests.methods.method_parts import backbone, build
 from tests.methods.pool_parts import (
     alone,
@@ -32,19 +31,17 @@ SMALL = {"pool_size": 6, "top_k": 2, "prompt_length": 2}
 SIMILARITY = torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.1, 0.8, 0.7, 0.0], [0.3, 0.2, 0.6, 0.4]])
 
 
-def l2p(**section: Any) -> LearningToPrompt:
-    method = made("l2p", **(SMALL | section))
-    assert isinstance(method, LearningToPrompt)
-    return method
+def l2p(**section: Any) -> StreamMethod:
+    return made("l2p", **(SMALL | section))
 
 
-def pool_of(method: LearningToPrompt, modality: Modality) -> PromptPool:
-    pool = method.pools[modality]
+def pool_of(method: StreamMethod, modality: Modality) -> PromptPool:
+    pool = method.of(0).get_submodule(modality)
     assert isinstance(pool, PromptPool)
     return pool
 
 
-def similarity_of(method: LearningToPrompt, modality: Modality) -> Tensor:
+def similarity_of(method: StreamMethod, modality: Modality) -> Tensor:
     given = inputs(method, modality)
     query = token_query(backbone(), modality, given, method.placeholders)
     return cosines(query, pool_of(method, modality).keys)
@@ -159,4 +156,4 @@ def test_only_the_named_option_and_the_published_protocol_leak(
 )
 def test_a_setting_that_cannot_be_is_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        METHODS.get("l2p").build(SMALL | section, MethodSetting(backbone().shape, 0, "corrected"))
+        l2p(**section)

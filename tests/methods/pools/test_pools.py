@@ -11,8 +11,9 @@ from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
+from system.methods.base import RetrievalSetting
 from system.methods.keys import cosines, feature_query, token_query
-from system.methods.method import METHODS, MethodSetting
+from system.methods.sharing import build_method, method_kind
 from tests.backbones.small_clip import CONTEXT
 from tests.methods.method_parts import TEXTS
 from tests.methods.pool_parts import (
@@ -88,7 +89,7 @@ def test_a_text_s_query_does_not_depend_on_the_room_left_for_its_prompt(
 @pytest.mark.parametrize("name", NAMES)
 def test_needs_no_router(name: str) -> None:
     """The stage would else fit, save and ask a router that decides nothing."""
-    assert not METHODS.get(name).method.needs_router
+    assert not method_kind({"name": name}, "retrieval").needs_router
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,8 +98,7 @@ def test_initial_values_follow_the_seed_alone(name: str) -> None:
 
     def start(seed: int, global_seed: int) -> Tensor:
         torch.manual_seed(global_seed)
-        setting = MethodSetting(shape, seed, "corrected")
-        method = METHODS.get(name).build(SMALL[name], setting)
+        method = build_method({"name": name} | SMALL[name], RetrievalSetting(shape, seed))
         method.begin_task(1, tower_pair("clip"))
         return flat(method)
 

@@ -9,21 +9,27 @@ from torch import nn
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
+from system.methods.base import RetrievalSetting
 from system.methods.interaction import OTHER
-from system.methods.method import METHODS, MethodSetting
 from system.methods.prompts.dcp import Dcp, PromptAttention
+from system.methods.sharing import StreamMethod, build_method
 from tests.methods.method_parts import LAYERS, backbone, build, images, tokens
 from tests.methods.shared_parts import prompts_as_they_enter, retrieval_loss
 
 LENGTH = 3
 
 
-def dcp(seed: int = 0, **section: Any) -> Dcp:
+def dcp(seed: int = 0, **section: Any) -> StreamMethod:
     sizes = {"prompt_length": LENGTH, "head_width": 8}
     method = build("dcp", sizes | section, seed=seed, protocol="corrected")
-    assert isinstance(method, Dcp)
     method.begin_task(0, backbone())
     return method
+
+
+def inner(method: StreamMethod) -> Dcp:
+    found = method.of(0)
+    assert isinstance(found, Dcp)
+    return found
 
 
 def test_attention_equals_the_library_s() -> None:
@@ -64,7 +70,7 @@ def test_parameters_at_the_published_sizes() -> None:
     shape = dataclasses.replace(
         backbone().shape, vision_layers=12, text_layers=12, vision_width=768, text_width=512
     )
-    method = METHODS.get("dcp").build({"prompt_depth": 9}, MethodSetting(shape, 0, "corrected"))
+    method = build_method({"name": "dcp", "prompt_depth": 9}, RetrievalSetting(shape, 0))
     assert sum(p.numel() for p in method.parameters()) == 11_048_448
 
 
@@ -85,9 +91,8 @@ def test_towers_of_other_depths_each_get_their_layers(
 ) -> None:
     """Attentions that nothing reads would count as trained and never learn."""
     shape = dataclasses.replace(backbone().shape, vision_layers=vision, text_layers=text)
-    section = {"attention": attention, "head_width": 8}
-    method = METHODS.get("dcp").build(section, MethodSetting(shape, 0, "corrected"))
-    assert isinstance(method, Dcp)
+    section = {"name": "dcp", "attention": attention, "head_width": 8}
+    method = inner(build_method(section, RetrievalSetting(shape, 0)))
     prompts = method.prompts()
     assert (len(prompts["vision"]), len(prompts["text"])) == (vision, text)
     torch.autograd.backward([prompt.square().sum() for prompt in prompts.values()])
@@ -98,7 +103,7 @@ def test_towers_of_other_depths_each_get_their_layers(
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_each_tower_reads_the_other_from_the_second_layer_on(modality: Modality) -> None:
-    method = dcp()
+    method = inner(dcp())
     before = method.prompts()[modality].detach().clone()
     with torch.no_grad():
         method.first[OTHER[modality]].add_(torch.linspace(0, 1, LENGTH)[:, None]).mul_(-3)
@@ -128,9 +133,9 @@ def test_deep_prompts_replace(modality: Modality) -> None:
 
 def test_start_follows_the_seed_alone() -> None:
     torch.manual_seed(1)
-    first = dcp(seed=4).prompts()
+    first = inner(dcp(seed=4)).prompts()
     torch.manual_seed(2)
-    again, other = dcp(seed=4).prompts(), dcp(seed=5).prompts()
+    again, other = inner(dcp(seed=4)).prompts(), inner(dcp(seed=5)).prompts()
     for modality in MODALITIES:
         assert torch.equal(first[modality], again[modality])
         assert not torch.allclose(first[modality], other[modality], atol=1e-3)

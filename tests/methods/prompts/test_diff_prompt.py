@@ -7,13 +7,20 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch import nn
 
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
 from system.grounders.grounder import Grounder, GrounderShape, Tokens
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
-from system.methods.prompts.diff_prompt import DiffPrompt, DiffPromptConfig
+from system.methods.base import GroundingSetting, build_task_method
+from system.methods.prompts.diff_prompt import (
+    DiffPrompt,
+    DiffPromptConfig,
+    PromptAdapter,
+    PromptAdapterConfig,
+    prompt_steps,
+)
 
 SHAPE = GrounderShape((6, 6, 12, 12), (8, 8, 8), (6, 12), 16, 10, 12)
 NOTHING = cast(Grounder, None)  # the method asks the grounder for nothing
@@ -114,10 +121,45 @@ def test_a_depth_that_does_not_fit_is_one_clear_error(
 
 
 def test_wrong_settings_are_named() -> None:
-    factory = GROUNDING_METHODS.get("diff_prompt")
     setting = GroundingSetting(SHAPE, seed=0)
     for change in ({"prompt_length": 3}, {"specific": ["image"]}, {"depths": 3}):
         with pytest.raises(ConfigError, match=next(iter(change))):
-            factory.build({"name": "diff_prompt", "generator": {}, **change}, setting)
+            build_task_method({"name": "diff_prompt", "generator": {}, **change}, setting)
     with pytest.raises(ConfigError, match="Mask-VAE"):
-        factory.build({"name": "diff_prompt", "generator": {}, "depth": None}, setting)
+        build_task_method({"name": "diff_prompt", "generator": {}, "depth": None}, setting)
+
+
+def test_layers_take_every_second_step_from_the_last() -> None:
+    assert prompt_steps(9, 25) == (24, 22, 20, 18, 16, 14, 12, 10, 8)
+    assert prompt_steps(5, 5, stride=1) == (4, 3, 2, 1, 0)
+
+
+def test_more_prompt_layers_than_denoising_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"9 prompt layers.*at least 17.*there are 5"):
+        prompt_steps(9, 5)
+
+
+@pytest.mark.parametrize("image_size", [224, 64, 50])
+def test_half_of_the_prompt_is_the_masks_and_half_the_layers(image_size: int) -> None:
+    adapter = PromptAdapter(PromptAdapterConfig(3, 6, image_size=image_size), seed=0)
+    masks = torch.randn(2, 1, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    first, last = adapter(masks, 0), adapter(masks, 2)
+    assert first.shape == (2, 8, 6)
+    assert torch.equal(first[:, :4], last[:, :4])  # the same masks
+    assert not torch.equal(first[0, :4], first[1, :4])  # other masks
+    assert torch.equal(first[0, 4:], first[1, 4:])  # the same layer
+    assert not torch.equal(first[:, 4:], last[:, 4:])  # another layer
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_wider_adapter_has_so_many_times_the_channels(times: int) -> None:
+    adapter = PromptAdapter(PromptAdapterConfig(3, 6, image_size=64, channels=times), seed=0)
+    assert adapter.model is not None
+    outside = [each.out_channels for each in adapter.model if isinstance(each, nn.Conv2d)]
+    assert outside == [times * published for published in (1, 2, 4, 8, 16)]
+    assert adapter(torch.zeros(2, 1, 64, 64), 0).shape == (2, 8, 6)
+
+
+def test_odd_prompt_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt_length=7"):
+        PromptAdapterConfig(3, 6, prompt_length=7)

@@ -11,9 +11,9 @@ from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
 from system.grounders.grounder import Grounder, GrounderShape, Tokens
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
-from system.methods.grounding_stream import MethodATask, build_grounding_stream
+from system.methods.base import GroundingSetting, build_task_method
 from system.methods.prompts.lpi_diff_prompt import LpiDiffPrompt
+from system.methods.sharing import build_method
 
 SHAPE = GrounderShape((6, 6, 12, 12), (8, 8, 8), (6, 12), 16, 10, 12)
 NOTHING = cast(Grounder, torch.nn.Linear(1, 1))  # the method asks it for its device alone
@@ -36,7 +36,7 @@ def setting() -> GroundingSetting:
 
 
 def build(setting: GroundingSetting, **changes: Any) -> LpiDiffPrompt:
-    method = GROUNDING_METHODS.get("lpi_diff_prompt").build(SECTION | changes, setting)
+    method = build_task_method(SECTION | changes, setting)
     assert isinstance(method, LpiDiffPrompt)
     return method
 
@@ -76,11 +76,10 @@ def test_both_parts_learn_and_the_mask_vae_does_not(setting: GroundingSetting) -
 
 
 def test_each_task_has_its_own_in_a_stream(setting: GroundingSetting) -> None:
-    method = build_grounding_stream(SECTION, setting)
-    assert isinstance(method, MethodATask)
+    method = build_method(SECTION, setting)
     method.begin_task(0, NOTHING)
     method.begin_task(1, NOTHING)
-    assert method.first.latent_needs is not None
+    assert method.latent_needs is not None
     trained = {key for key, p in method.named_parameters() if p.requires_grad}
     assert {key.split(".")[1] for key in trained} == {"1"}
     tasks = torch.tensor([1, 0])

@@ -8,15 +8,15 @@ import torch
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.methods.method import METHODS, MethodSetting
-from system.methods.prompts.maple import Maple, coupled
+from system.methods.base import RetrievalSetting
+from system.methods.prompts.maple import Maple, MapleConfig, coupled
+from system.methods.sharing import StreamMethod, build_method
 from tests.methods.method_parts import LAYERS, backbone, build
 from tests.methods.shared_parts import prompts_as_they_enter, retrieval_loss
 
 
-def maple(seed: int = 0, **section: Any) -> Maple:
+def maple(seed: int = 0, **section: Any) -> StreamMethod:
     method = build("maple", section, seed=seed, protocol="corrected")
-    assert isinstance(method, Maple)
     method.begin_task(0, backbone())
     return method
 
@@ -49,7 +49,7 @@ def test_published_sizes_have_the_published_number_of_parameters() -> None:
     shape = dataclasses.replace(
         backbone().shape, vision_layers=12, text_layers=12, vision_width=768, text_width=512
     )
-    method = METHODS.get("maple").build({"prompt_depth": 9}, MethodSetting(shape, 0, "corrected"))
+    method = build_method({"name": "maple", "prompt_depth": 9}, RetrievalSetting(shape, 0))
     assert sum(p.numel() for p in method.parameters()) == 3_555_072
 
 
@@ -66,11 +66,10 @@ def test_retrieval_teaches_every_parameter(coupling: str) -> None:
 def test_towers_of_other_depths_each_get_their_layers(vision: int, text: int) -> None:
     """Layers of the deeper tower would stay unprompted, or coupling functions without gradient."""
     shape = dataclasses.replace(backbone().shape, vision_layers=vision, text_layers=text)
-    method = METHODS.get("maple").build({}, MethodSetting(shape, 0, "corrected"))
-    assert isinstance(method, Maple)
-    prompts = method.prompts()
-    assert (len(prompts["vision"]), len(prompts["text"])) == (vision, text)
-    torch.autograd.backward([prompt.square().sum() for prompt in prompts.values()])
+    method = Maple(MapleConfig(), RetrievalSetting(shape, 0))
+    prompts = [method.prompt(m) for m in MODALITIES]
+    assert [len(prompt) for prompt in prompts] == [vision, text]
+    torch.autograd.backward([prompt.square().sum() for prompt in prompts])
     for name, parameter in method.named_parameters():
         assert parameter.grad is not None, name
         assert (parameter.grad.flatten(1).abs().amax(dim=1) > 0).all(), name
@@ -84,12 +83,14 @@ def test_deep_prompts_replace(modality: Modality) -> None:
 
 def test_start_follows_the_seed_alone() -> None:
     torch.manual_seed(1)
-    first = maple(seed=4).prompts()
+    first = maple(seed=4).of(0)
     torch.manual_seed(2)
-    again, other = maple(seed=4).prompts(), maple(seed=5).prompts()
+    again, other = maple(seed=4).of(0), maple(seed=5).of(0)
     for modality in MODALITIES:
-        assert torch.equal(first[modality], again[modality])
-        assert not torch.allclose(first[modality], other[modality], atol=1e-3)
+        same = (first.prompt(modality), again.prompt(modality), other.prompt(modality))
+        found = torch.stack([prompt for prompt in same if prompt is not None])
+        assert torch.equal(found[0], found[1])
+        assert not torch.allclose(found[0], found[2], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,22 @@ import torch
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, Modality
 from system.errors import ConfigError
-from system.methods.method import METHODS, MethodSetting
-from system.methods.prompts.s_prompts import SPrompts
+from system.methods.base import RetrievalSetting
+from system.methods.sharing import StreamMethod, build_method
 from tests.methods.method_parts import backbone, build, images, tokens
 
 VIT_B16 = BackboneShape(12, 12, 768, 512, 512, 224, 77)
 
 
-def s_prompts(tasks: int, **section: Any) -> SPrompts:
+def s_prompts(tasks: int, **section: Any) -> StreamMethod:
     method = build("s_prompts", {"prompt_length": 4, **section}, protocol="corrected")
-    assert isinstance(method, SPrompts)
     method.begin_task(tasks - 1, backbone())
     return method
 
 
 def test_parameters_a_task_at_the_published_sizes() -> None:
     """The README's table counts Nv Dv + Nt Dt a task."""
-    setting = MethodSetting(VIT_B16, 0, "corrected")
-    method = METHODS.get("s_prompts").build({"name": "s_prompts"}, setting)
+    method = build_method({"name": "s_prompts"}, RetrievalSetting(VIT_B16, 0))
     method.begin_task(1, backbone())
     assert method.parameters_per_task() == 10 * 768 + 16 * 512 == 15_872
     assert method.parameters_in_all() == 2 * 15_872
@@ -40,8 +38,10 @@ def test_text_prompts_may_be_as_long_as_the_image_prompts() -> None:
 def test_the_prompt_enters_the_first_layer_only(modality: Modality) -> None:
     """As published; more layers would be another method with more parameters."""
     method = s_prompts(1, text_prompt_length=3)
-    prompt = method.prompt(modality, 0)
-    assert prompt.shape == (1, method.lengths[modality], backbone().shape.width(modality))
+    prompt = method.of(0).prompt(modality)
+    assert prompt is not None
+    length = {"vision": 4, "text": 3}[modality]
+    assert prompt.shape == (1, length, backbone().shape.width(modality))
     inputs = images() if modality == "vision" else tokens(method)
     found = method.encode(backbone(), modality, inputs, torch.zeros(5, dtype=torch.long))
     assert torch.equal(found, backbone()(modality, inputs, prompt[None]))

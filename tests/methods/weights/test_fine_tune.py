@@ -8,7 +8,7 @@ from transformers import CLIPConfig, CLIPModel
 from system.backbones.clip import ClipBackbone
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.errors import ConfigError
-from system.methods.method import METHODS, Method
+from system.methods.sharing import StreamMethod, method_kind
 from tests.methods.method_parts import backbone, build, images, tokens
 from tests.methods.pool_parts import tower_pair
 
@@ -16,13 +16,13 @@ TUNED = ("fine_tune", "joint")
 TASKS = torch.zeros(5, dtype=torch.long)
 
 
-def begun(name: str, tasks: int = 1, model: DualEncoder | None = None) -> Method:
+def begun(name: str, tasks: int = 1, model: DualEncoder | None = None) -> StreamMethod:
     method = build(name, protocol="corrected")
     method.begin_task(tasks - 1, model or backbone())
     return method
 
 
-def inputs_of(method: Method, modality: Modality) -> Tensor:
+def inputs_of(method: StreamMethod, modality: Modality) -> Tensor:
     return images() if modality == "vision" else tokens(method)
 
 
@@ -54,7 +54,7 @@ def test_the_next_task_goes_on_from_the_last_one() -> None:
     [("fine_tune", [True] * 3), ("joint", [False, False, True]), ("zero_shot", [False] * 3)],
 )
 def test_when_something_is_learned(name: str, learning: list[bool]) -> None:
-    method = METHODS.get(name).method
+    method = method_kind({"name": name}, "retrieval")
     assert [method.learns_at(task, 3) for task in range(3)] == learning
 
 

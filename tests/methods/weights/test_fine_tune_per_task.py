@@ -6,17 +6,17 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.methods.method import Method
+from system.methods.sharing import StreamMethod
 from tests.methods.method_parts import backbone, build, images, tokens, weights
 
 
-def fine_tuned(tasks: int) -> Method:
+def fine_tuned(tasks: int) -> StreamMethod:
     method = build("fine_tune_per_task", protocol="corrected")
     method.begin_task(tasks - 1, backbone())
     return method
 
 
-def inputs_for(method: Method, modality: Modality) -> Tensor:
+def inputs_for(method: StreamMethod, modality: Modality) -> Tensor:
     return images() if modality == "vision" else tokens(method)
 
 

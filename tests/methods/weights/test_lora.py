@@ -11,20 +11,21 @@ from transformers import CLIPConfig, CLIPModel
 from system.backbones.clip import ClipBackbone
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.errors import ConfigError
-from system.methods.method import METHODS, Method, MethodSetting
+from system.methods.base import RetrievalSetting
+from system.methods.sharing import StreamMethod, build_method
 from tests.methods.method_parts import LAYERS, backbone, build, images, tokens
 from tests.methods.pool_parts import tower_pair
 
 TASKS = torch.zeros(5, dtype=torch.long)
 
 
-def lora(model: DualEncoder | None = None, **section: Any) -> Method:
+def lora(model: DualEncoder | None = None, **section: Any) -> StreamMethod:
     method = build("lora", section, protocol="corrected")
     method.begin_task(0, model or backbone())
     return method
 
 
-def inputs_of(method: Method, modality: Modality) -> Tensor:
+def inputs_of(method: StreamMethod, modality: Modality) -> Tensor:
     return images() if modality == "vision" else tokens(method)
 
 
@@ -74,7 +75,7 @@ def test_a_pooling_head_s_projections_are_left_alone() -> None:
     """SigLIP's head names its own like a layer's, and its attention would not run through them."""
     model = tower_pair("siglip")
     section = {"name": "lora", "target_modules": ["out_proj", "fc1"]}
-    method = METHODS.get("lora").build(section, MethodSetting(model.shape, 0, "corrected"))
+    method = build_method(section, RetrievalSetting(model.shape, 0))
     method.begin_task(0, model)
     assert all(".encoder.layers." in name for name in method.task_parameters(0))
     assert torch.equal(

@@ -14,8 +14,8 @@ from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, Tokens
-from system.methods.grounding_method import GroundingSetting
-from system.methods.grounding_stream import GroundingStream, build_grounding_stream
+from system.methods.base import GroundingSetting
+from system.methods.sharing import StreamMethod, build_method
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.rec_scoring import RecScorer
@@ -31,7 +31,7 @@ from tests.grounders.small_glip import loaded, write_small_glip
 class Counted:
     """A stream's method that counts the expressions it was asked for."""
 
-    def __init__(self, method: GroundingStream) -> None:
+    def __init__(self, method: StreamMethod) -> None:
         self.method = method
         self.asked = 0
         self.trains_on = method.trains_on
@@ -63,9 +63,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return prepare_shapes(tmp_path_factory.mktemp("shapes"))
 
 
-def method_of(grounder: Grounder, name: str = "lpi") -> GroundingStream:
+def method_of(grounder: Grounder, name: str = "lpi") -> StreamMethod:
     section = {"name": name, "prompt_length": 2, "init_std": 1.5}
-    method = build_grounding_stream(
+    method = build_method(
         section | ({"task_start": "own"} if name == "lpi" else {}),
         GroundingSetting(grounder.shape, 0),
     )
@@ -108,7 +108,7 @@ def figures(rows: Sequence[MatrixRow]) -> dict[tuple[int, int, str], float]:
     return {(r.trained_index, r.evaluated_index, r.metric): r.value for r in rows if not r.reason}
 
 
-def every_row(evaluation: GroundingEvaluation, method: GroundingStream) -> list[MatrixRow]:
+def every_row(evaluation: GroundingEvaluation, method: StreamMethod) -> list[MatrixRow]:
     router = router_of(evaluation)
     rows = evaluation.zero_shot() + evaluation.after_task(0, method, router.upto(1))
     return rows + evaluation.after_task(1, method, router)

@@ -17,7 +17,7 @@ from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
 from system.grounders.grounding_dino import load_grounding_dino
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
+from system.methods.base import GroundingSetting, Method, build_task_method
 from system.objectives.grounding.rec_scoring import ChosenExpressions, Found, RecScorer
 from system.results.rec import box_overlap
 from system.results.rec_figures import OVERLAPS
@@ -42,9 +42,9 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> ChosenExpressions:
     return ChosenExpressions(handle, range(len(expressions)), expressions)
 
 
-def vpt(grounder: Grounder) -> GroundingMethod:
-    section = {"prompt_length": 2, "init_std": 1.0}
-    return GROUNDING_METHODS.get("vpt").build(section, GroundingSetting(grounder.shape, 0))
+def vpt(grounder: Grounder) -> Method:
+    section = {"name": "vpt", "prompt_length": 2, "init_std": 1.0}
+    return build_task_method(section, GroundingSetting(grounder.shape, 0))
 
 
 def score(

@@ -12,8 +12,8 @@ from system.backbones.dual_encoder import MODALITIES, DualEncoder
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.engine.worker_group import WorkerGroup
-from system.methods.method import MethodSetting
-from system.methods.prompts.lpi import LowRankConfig, LowRankPrompts
+from system.methods.base import RetrievalSetting
+from system.methods.sharing import StreamMethod, build_method
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.results.accuracy_matrix import MatrixRow
 from system.storage.feature_store import FeatureStore
@@ -61,9 +61,9 @@ def _evaluation(
     return evaluation
 
 
-def _method(small: Small) -> LowRankPrompts:
-    setting = MethodSetting(small.backbone.shape, 0, "corrected")
-    method = LowRankPrompts(LowRankConfig(prompt_length=2), setting)
+def _method(small: Small) -> StreamMethod:
+    section = {"name": "lpi", "prompt_length": 2}
+    method = build_method(section, RetrievalSetting(small.backbone.shape, 0))
     method.begin_task(0, small.backbone)
     method.begin_task(1, small.backbone)
     return method

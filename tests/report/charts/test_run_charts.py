@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from system.methods.stream_method import SimilaritySource
+from system.methods.base import SimilaritySource
 from system.report.charts.chart_style import Chart
 from system.report.charts.matrix_charts import SOURCES
 from system.report.charts.run_charts import Absent, build_charts

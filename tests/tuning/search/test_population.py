@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.methods.weight_schedule import weight_at
+from system.methods.parts import weight_at
 from tuning.search.pbt_config import PbtConfig
 from tuning.search.population import Verdict, branched, by_task, explored, judge, rungs
 from tuning.search.space import parse_space

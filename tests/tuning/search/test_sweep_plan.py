@@ -14,9 +14,8 @@ from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_ma
 from system.errors import ConfigError
 from system.grounders.grounder import load_grounder
 from system.loggers.mlflow import store
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
-from system.methods.grounding_stream import build_grounding_stream
-from system.methods.method import build_method
+from system.methods.base import GroundingSetting, RetrievalSetting, methods_on
+from system.methods.sharing import build_method
 from system.stream.task_order import ORDER_POLICIES
 from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.run.learning_rates import LEARNING_RATES
@@ -175,7 +174,8 @@ def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
             _build_on_grounder(experiment)
         elif isinstance(experiment, ExperimentConfig):
             assert shape is not None
-            build_method(experiment.method, shape, experiment.seed, experiment.protocol)
+            sizes = RetrievalSetting(shape, experiment.seed, experiment.protocol)
+            build_method(experiment.method, sizes)
 
 
 def _build_on_grounder(experiment: ExperimentConfig) -> None:
@@ -185,7 +185,7 @@ def _build_on_grounder(experiment: ExperimentConfig) -> None:
     sizes = MaskVaeConfig() if vae is None else parse_dataclass(MaskVaeConfig, vae, "vae")
     masks = MaskDecoder(sizes, "d", lambda: (build_mask_vae(sizes, seed=0), 0.5))
     shape = load_grounder(experiment.grounder).shape
-    build_grounding_stream(experiment.method, GroundingSetting(shape, experiment.seed, masks))
+    build_method(experiment.method, GroundingSetting(shape, experiment.seed, masks=masks))
 
 
 def _at(values: dict[str, Any], key: str) -> Any:
@@ -238,7 +238,7 @@ def test_a_setting_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
 def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> None:
     """But Diff-Prompt alone, which is within the join here."""
     sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
-    assert set(sweep.config.methods) == set(GROUNDING_METHODS) - {"diff_prompt"}
+    assert set(sweep.config.methods) == set(methods_on("grounding")) - {"diff_prompt"}
     assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
 
 
@@ -298,9 +298,7 @@ def test_a_sweep_does_not_move_into_a_runs_directory(tmp_path: Path) -> None:
 
 def test_the_comparison_names_every_registered_method() -> None:
     """A method that is added must not be missing from the comparison unnoticed."""
-    from system.methods.method import METHODS
-
     sweep = SweepPlan.compose(["experiment=compare"])
     left_out = {"fine_tune_per_task"}  # a ceiling by itself: see experiment=ceiling
-    assert set(sweep.config.methods) == set(METHODS) - left_out
+    assert set(sweep.config.methods) == set(methods_on("retrieval")) - left_out
     assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)

@@ -15,7 +15,7 @@ from system.engine.epochs import trained
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import Grounder, load_grounder
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingMethod, GroundingSetting
+from system.methods.base import GroundingSetting, Method, build_task_method, method_class
 from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
     ChosenExpressions,
@@ -117,7 +117,7 @@ class AlignmentPlan:
         manifest = experiment.manifest()
         tasks = manifest.order(experiment.benchmark.tasks)
         plan = cls(experiment, settings, manifest, tasks)
-        GROUNDING_METHODS.get(experiment.method["name"])
+        method_class(experiment.method["name"], "grounding")
         return plan
 
     @cached_property
@@ -166,17 +166,16 @@ class AlignmentPlan:
         assert self.generator is not None
         return latent_stage(self.generator.stage)
 
-    def method(self) -> GroundingMethod:
+    def method(self) -> Method:
         """A fresh method, its parameters as the seed makes them.
 
         Raises ConfigError for settings that are wrong or do not fit the grounder.
         """
-        section = self.experiment.method
         masks = None
         if self.generator is not None:
             masks = self.latent_stage.masks(self.generator)
-        setting = GroundingSetting(self.grounder.shape, self.experiment.seed, masks)
-        return GROUNDING_METHODS.get(section["name"]).build(section, setting)
+        setting = GroundingSetting(self.grounder.shape, self.experiment.seed, masks=masks)
+        return build_task_method(self.experiment.method, setting)
 
     def expressions(self, split: str) -> dict[str, ChosenExpressions]:
         """The expressions of a split that are used, by task.

@@ -88,7 +88,7 @@ class Alignment:
         with self.clock.phase("latents"):
             if plan.generator is not None and self.method.latent_needs is not None:
                 self.latents = plan.latent_stage.latents(
-                    plan.generator, self.method, self.group, self.show
+                    plan.generator, self.method.latent_needs, self.group, self.show
                 )
             paths = None if self.latents is None else [self._paths(chosen) for chosen in train]
         training = AlignmentTraining(

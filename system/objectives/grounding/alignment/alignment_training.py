@@ -23,7 +23,7 @@ from system.engine.model_stage import Show
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder
-from system.methods.grounding_method import GroundingMethod
+from system.methods.base import Method
 from system.objectives.grounding.alignment.alignment_checkpoint import (
     ModelCheckpoint,
     restore_training,
@@ -54,7 +54,7 @@ class AlignmentTraining:
         self,
         settings: AlignmentSettings,
         grounder: Grounder,
-        method: GroundingMethod,
+        method: Method,
         tasks: Sequence[ChosenExpressions],
         group: WorkerGroup,
         *,

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.methods.method import METHODS, Method
+from system.methods.base import METHODS, methods_on
+from system.methods.sharing import StreamMethod, method_kind
 from tests.methods.method_parts import backbone, build, images, tokens, weights
 
 State = dict[str, Tensor]
-NAMES = sorted(METHODS)
-LEARNING = [name for name in NAMES if METHODS.get(name).method.trains_on != "nothing"]
+NAMES = methods_on("retrieval")
+LEARNING = [
+    name for name in NAMES if method_kind({"name": name}, "retrieval").trains_on != "nothing"
+]
 #: Sizes that fit the small backbone, for whatever method has such a setting.
 SMALL = {"prompt_length": 4, "text_prompt_length": 3, "pool_size": 4, "top_k": 2}
 MIXED = torch.tensor([0, 1, 0, 1, 1])
@@ -22,13 +25,13 @@ MIXED = torch.tensor([0, 1, 0, 1, 1])
 FROM_PRETRAINED = {"fine_tune", "fine_tune_per_task", "joint"}
 
 
-def method(name: str, seed: int = 0) -> Method:
+def method(name: str, seed: int = 0) -> StreamMethod:
     known = {field.name for field in dataclasses.fields(METHODS.get(name).config)}
     section = {key: value for key, value in SMALL.items() if key in known}
     return build(name, section, seed=seed, protocol="corrected")
 
 
-def learned(name: str) -> Method:
+def learned(name: str) -> StreamMethod:
     """A method of two tasks whose parameters differ from where any method starts."""
     made = method(name, seed=9)
     made.begin_task(1, backbone())
@@ -39,27 +42,24 @@ def learned(name: str) -> Method:
     return made
 
 
-def state(made: Method, task: int) -> State:
-    return {name: value.detach().clone() for name, value in made.task_parameters(task).items()}
+def state(made: StreamMethod, task: int) -> State:
+    return {name: value.detach().clone() for name, value in made.task_state(task).items()}
 
 
-def inputs_of(made: Method, modality: Modality) -> Tensor:
+def inputs_of(made: StreamMethod, modality: Modality) -> Tensor:
     return images() if modality == "vision" else tokens(made)
 
 
-def inferred(made: Method) -> Tensor:
+def inferred(made: StreamMethod) -> Tensor:
     """The task of each sample as evaluation gives it: a router's, or the last one trained."""
     return MIXED if made.needs_router else torch.full_like(MIXED, made.current)
 
 
-def loss(made: Method) -> Tensor:
+def loss(made: StreamMethod) -> Tensor:
     """All that training adds up for the current task, with a retrieval loss that is simple."""
-    tasks = torch.full_like(MIXED, made.current)
     total = torch.zeros(())
     for modality in MODALITIES:
-        features, terms = made.encode_training(
-            backbone(), modality, inputs_of(made, modality), tasks
-        )
+        features, terms = made.encode_training(backbone(), modality, inputs_of(made, modality))
         total = total + features.pow(3).sum() + sum(term.mean() for term in terms.values())
     known = made.current + 1
     return total + sum(made.regularisers(torch.eye(known)).values(), torch.zeros(()))

@@ -9,15 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.errors import ConfigError
+from system.errors import AdapterMismatchError, ConfigError
 from system.grounders.grounder import Grounder, GroundingBatch, ScoredBoxes
-from system.methods.grounding_method import GROUNDING_METHODS, GroundingSetting
-from system.methods.grounding_stream import (
-    GroundingStream,
-    MethodATask,
-    MethodForAll,
-    build_grounding_stream,
-)
+from system.methods.base import GroundingSetting
+from system.methods.sharing import StreamMethod, build_method, check_state
 from tests.grounders.small_glip import IMAGE_SIZE, TEXTS, loaded, write_small_glip
 
 #: Methods whose entries are of all kinds: layers' prompts, a context, functions at the ends.
@@ -29,15 +24,10 @@ METHODS: dict[str, dict[str, Any]] = {
 TASKS, SAMPLES = 3, 64
 
 
-def a_task(name: str, grounder: Grounder, tasks: int = TASKS) -> MethodATask:
+def a_task(name: str, grounder: Grounder, tasks: int = TASKS) -> StreamMethod:
     """Each of the tasks with parameters of its own, whatever the method says of itself."""
-    section = {"name": name} | METHODS[name]
-    factory = GROUNDING_METHODS.get(name)
-
-    def build(task: int) -> Any:
-        return factory.build(section, GroundingSetting(grounder.shape, 3 + task, task=task))
-
-    method = MethodATask(build)
+    section = {"name": name, "sharing": "own"} | METHODS[name]
+    method = build_method(section, GroundingSetting(grounder.shape, 3))
     for task in range(tasks):
         method.begin_task(task, grounder)
     return method
@@ -51,9 +41,7 @@ def samples(grounder: Grounder) -> tuple[Tensor, list[str], Tensor]:
     return images, [TEXTS[i % len(TEXTS)] for i in range(SAMPLES)], tasks
 
 
-def found(
-    grounder: Grounder, method: GroundingStream, size: int, tasks: Tensor
-) -> list[ScoredBoxes]:
+def found(grounder: Grounder, method: StreamMethod, size: int, tasks: Tensor) -> list[ScoredBoxes]:
     images, texts, _ = samples(grounder)
     scored, dtype = [], next(grounder.parameters()).dtype
     for start in range(0, SAMPLES, size):
@@ -98,9 +86,7 @@ def test_only_the_current_task_trains(name: str, small: Grounder) -> None:
 @torch.no_grad()
 def test_a_task_is_loaded_to_the_bit(small: Grounder) -> None:
     method, tasks = a_task("lpi", small), samples(small)[2]
-    loaded = build_grounding_stream(
-        {"name": "lpi"} | METHODS["lpi"], GroundingSetting(small.shape, seed=99)
-    )
+    loaded = build_method({"name": "lpi"} | METHODS["lpi"], GroundingSetting(small.shape, seed=99))
     for task in range(TASKS):
         loaded.load_task(task, method.task_parameters(task), small)
     pairs = zip(found(small, method, 64, tasks), found(small, loaded, 64, tasks), strict=True)
@@ -110,10 +96,7 @@ def test_a_task_is_loaded_to_the_bit(small: Grounder) -> None:
 def test_a_method_without_parameters_of_a_tasks_own_goes_on_from_task_to_task(
     small: Grounder,
 ) -> None:
-    method = build_grounding_stream(
-        {"name": "vpt", "prompt_length": 2}, GroundingSetting(small.shape, 0)
-    )
-    assert isinstance(method, MethodForAll)
+    method = build_method({"name": "vpt", "prompt_length": 2}, GroundingSetting(small.shape, 0))
     assert method.shares_parameters
     assert not method.needs_router
     method.begin_task(0, small)
@@ -126,7 +109,7 @@ def test_a_method_without_parameters_of_a_tasks_own_goes_on_from_task_to_task(
 
 
 def test_the_frozen_grounder_learns_nothing(small: Grounder) -> None:
-    method = build_grounding_stream({"name": "zero_shot"}, GroundingSetting(small.shape, 0))
+    method = build_method({"name": "zero_shot"}, GroundingSetting(small.shape, 0))
     method.begin_task(0, small)
     assert method.trains_on == "nothing"
     assert not method.learns_at(0, 3)
@@ -135,4 +118,19 @@ def test_the_frozen_grounder_learns_nothing(small: Grounder) -> None:
 
 def test_a_method_of_retrieval_is_told_apart_from_an_unknown_one(small: Grounder) -> None:
     with pytest.raises(ConfigError, match="retrieval"):
-        build_grounding_stream({"name": "l2p"}, GroundingSetting(small.shape, 0))
+        build_method({"name": "l2p"}, GroundingSetting(small.shape, 0))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": torch.zeros(2, 3)}, "lacks b"),
+        ({"a": torch.zeros(2, 3), "b": torch.zeros(1), "c": torch.zeros(1)}, "holds c"),
+        ({"a": torch.zeros(3, 2), "b": torch.zeros(1)}, r"a has shape \(3, 2\), expected \(2, 3\)"),
+    ],
+)
+def test_a_state_is_compared_strictly(state: dict[str, torch.Tensor], message: str) -> None:
+    expected = {"a": (2, 3), "b": (1,)}
+    check_state({"a": torch.zeros(2, 3), "b": torch.zeros(1)}, expected)
+    with pytest.raises(AdapterMismatchError, match=message):
+        check_state(state, expected)

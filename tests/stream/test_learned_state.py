@@ -1,6 +1,7 @@
 """What a stream saves can be loaded again, and holds no more than is of use."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from system.errors import AdapterMismatchError
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
 from system.storage.files import Folder
-from system.stream.learned_stream import LearnedStream
+from system.stream.learned_state import LearnedState
 from tests.methods.method_parts import backbone, images
 
 TASKS = ("animal", "food", "person")
@@ -29,9 +30,9 @@ def header(name: str) -> AdapterHeader:
     )
 
 
-def learned(name: str, tasks: int) -> LearnedStream:
+def learned(name: str, tasks: int) -> LearnedState[Any]:
     """A stream after some tasks, each of which moved the weights."""
-    stream = LearnedStream(header(name), backbone())
+    stream = LearnedState(header(name), backbone())
     for task in range(tasks):
         features = torch.ones(2, backbone().shape.feature_width)
         stream.similarities.add(stream.similarity_entry(features, features))
@@ -43,7 +44,7 @@ def learned(name: str, tasks: int) -> LearnedStream:
     return stream
 
 
-def features(stream: LearnedStream) -> Tensor:
+def features(stream: LearnedState[Any]) -> Tensor:
     last = torch.full((5,), stream.known_tasks - 1)
     return stream.method.encode(backbone(), "vision", images(), last)
 
@@ -52,7 +53,7 @@ def features(stream: LearnedStream) -> Tensor:
 def test_a_saved_stream_comes_back(tmp_path: Path, name: str) -> None:
     stream = learned(name, 3)
     stream.save_pretrained(tmp_path)
-    loaded = LearnedStream.from_pretrained(tmp_path, backbone())
+    loaded = LearnedState.from_pretrained(tmp_path, backbone())
     assert torch.equal(features(loaded), features(stream))
     assert torch.equal(loaded.similarities.matrix(), stream.similarities.matrix())
 
@@ -72,7 +73,7 @@ def test_an_older_copy_that_a_crash_left_does_no_harm(tmp_path: Path) -> None:
     stream = learned("fine_tune", 2)
     stream.save_pretrained(tmp_path)
     AdapterFolder(Folder.of(tmp_path)).save_task(0, older)
-    loaded = LearnedStream.from_pretrained(tmp_path, backbone())
+    loaded = LearnedState.from_pretrained(tmp_path, backbone())
     assert torch.equal(features(loaded), features(stream))
 
 
@@ -82,7 +83,7 @@ def test_a_folder_without_its_newest_file_is_refused(tmp_path: Path, name: str) 
     learned(name, 2).save_pretrained(tmp_path)
     (tmp_path / task_file(1)).unlink()
     with pytest.raises(AdapterMismatchError, match="the adapter lacks"):
-        LearnedStream.from_pretrained(tmp_path, backbone())
+        LearnedState.from_pretrained(tmp_path, backbone())
 
 
 def test_joint_training_saves_nothing_before_it_learned(tmp_path: Path) -> None:
@@ -90,4 +91,4 @@ def test_joint_training_saves_nothing_before_it_learned(tmp_path: Path) -> None:
     stream = learned("joint", 2)
     assert [list(stream.task_state(task)) for task in (0, 1)] == [["task_text"]] * 2
     stream.save_pretrained(tmp_path)
-    assert LearnedStream.from_pretrained(tmp_path, backbone()).method.known_tasks == 0
+    assert LearnedState.from_pretrained(tmp_path, backbone()).method.known_tasks == 0

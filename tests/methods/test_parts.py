@@ -7,9 +7,9 @@ import torch
 
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
+from system.methods.parts import weight_at
 from system.methods.prompts.lpi import LowRankConfig
 from system.methods.prompts.lpi_diff_prompt import LpiDiffPromptConfig
-from system.methods.weight_schedule import weight_at
 from tests.methods.prompts.test_lpi import at_task
 
 TERMS = ("layer_alignment", "task_contrast")
