@@ -15,7 +15,7 @@ from system.data.prepare.dataset import Progress
 from system.data.prepare.pipeline import write_dataset
 from system.data.prepare.split_index import SplitIndex
 from system.data.shards.faults import Faults
-from system.data.shards.manifest import Manifest
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.data.shards.schema import ImageRecord
 
 TASKS = ("animal", "food")
@@ -187,6 +187,13 @@ def prepare_coco(
     )
 
 
+def train_handles(root: Path) -> dict[str, SplitHandle]:
+    """Prepare two tasks of 21 training rows each, in two shards of row groups of 4."""
+    source = write_coco(root / "raw", {"train": 21}, size=(12, 10))
+    manifest = prepare_coco(source, root / "shards", row_group_rows=4, shard_rows=16)
+    return {entry.name: entry.handle("train") for entry in manifest.tasks}
+
+
 def strict_index(source: CocoSource, split: str) -> SplitIndex:
     """Index a split; its first broken row is an error."""
     return read_coco(source, Faults("stop")).splits[split]
@@ -216,3 +223,21 @@ def _rle(box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str, obj
     pixels[y : y + height, x : x + width] = 1
     encoded = coco_mask.encode(pixels)
     return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def put(*path: str | int, value: object) -> Callable[[Any], None]:
+    def edit(content: Any) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        content[path[-1]] = value
+
+    return edit
+
+
+def drop(*path: str | int | slice) -> Callable[[Any], None]:
+    def edit(content: Any) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        del content[path[-1]]
+
+    return edit

@@ -19,7 +19,9 @@ from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import (
     coco_source,
+    drop,
     edit_json,
+    put,
     read_rows,
     strict_index,
     write_coco,
@@ -98,51 +100,6 @@ def instances_file(source: CocoSource) -> Path:
     return Path(source.root) / "annotations" / "instances_train.json"
 
 
-def test_equal_areas_go_to_the_first_task(source: CocoSource) -> None:
-    def equal_halves(content: Any) -> None:
-        for annotation, x in zip(content["annotations"][:2], (0, 10), strict=True):
-            annotation["bbox"] = [x, 0, 10, 16]
-            annotation["segmentation"] = [[x, 0, x + 10, 0, x + 10, 16, x, 16]]
-
-    edit_json(instances_file(source), equal_halves)
-    for tasks in [("animal", "food"), ("food", "animal")]:
-        rows = {row.image_id: row for row in read_rows(replace(source, tasks=tasks), "train")}
-        assert rows[1].task == tasks[0]
-
-
-def test_crowds_count_for_the_task_as_plain_run_lengths(source: CocoSource) -> None:
-    def crowd(content: Any) -> None:
-        content["annotations"][1].update(
-            iscrowd=1, segmentation={"size": [16, 20], "counts": [10, 300, 10]}
-        )
-
-    edit_json(instances_file(source), crowd)
-    assert {row.image_id: row.task for row in read_rows(source, "train")}[1] == "food"
-
-
-def test_overrides_win_by_file_name_or_id(source: CocoSource) -> None:
-    overrides = Path(source.root) / "tasks.json"
-    overrides.write_text(json.dumps({"train_000001.png": "food", "2": "animal"}))
-    forced = replace(source, task_overrides="tasks.json")
-    rows = {row.image_id: row.task for row in read_rows(forced, "train")}
-    assert (rows[1], rows[2], rows[3]) == ("food", "animal", "animal")
-    overrides.write_text(json.dumps({"1": "cars"}))
-    with pytest.raises(DataError, match=r"tasks\.json: field '1' names the task 'cars'"):
-        strict_index(forced, "train")
-
-
-def test_images_without_objects_or_of_other_tasks_are_counted(source: CocoSource) -> None:
-    def strip(content: Any) -> None:
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
-
-    edit_json(instances_file(source), strip)
-    refs = Path(source.root) / "annotations" / "refs_train.json"
-    edit_json(refs, lambda content: content.__delitem__(slice(0, 2)))
-    index = strict_index(replace(source, tasks=("food",)), "train")
-    assert len(index) == 3
-    assert index.skipped == {"without_instances": 1, "other_task": 2}
-
-
 def test_missing_places_name_the_config_field(source: CocoSource) -> None:
     root = Path(source.root)
     with pytest.raises(DataError, match=r"options\.root: the folder .* does not exist: set it"):
@@ -160,24 +117,6 @@ def test_missing_places_name_the_config_field(source: CocoSource) -> None:
     (root / "train").rename(root / "other")
     with pytest.raises(DataError, match=r"splits\.train\.images: the folder .* does not exist"):
         strict_index(source, "train")
-
-
-def put(*path: str | int, value: object) -> Callable[[Any], None]:
-    def edit(content: Any) -> None:
-        for key in path[:-1]:
-            content = content[key]
-        content[path[-1]] = value
-
-    return edit
-
-
-def drop(*path: str | int | slice) -> Callable[[Any], None]:
-    def edit(content: Any) -> None:
-        for key in path[:-1]:
-            content = content[key]
-        del content[path[-1]]
-
-    return edit
 
 
 BAD_FILES = [
@@ -253,58 +192,6 @@ def test_bad_annotation_is_named_by_file_and_field(
     with pytest.raises(DataError, match=message) as caught:
         strict_index(source, "train")
     assert "_train.json" in str(caught.value)
-
-
-def test_box_may_reach_one_pixel_beyond_the_image(source: CocoSource) -> None:
-    edit_json(instances_file(source), put("annotations", 0, "bbox", value=[-0.6, 0, 21.0, 16.9]))
-    assert read_rows(source, "train")[0].instances[0].box == pytest.approx((-0.6, 0, 21.0, 16.9))
-
-
-def test_refs_of_other_splits_are_passed_over_but_some_must_be_ours(source: CocoSource) -> None:
-    refs = Path(source.root) / "annotations" / "refs_train.json"
-    edit_json(refs, put(0, "split", value="testA"))
-    assert len(read_rows(source, "train")[0].expressions) == 1
-
-    def rename(content: Any) -> None:
-        for ref in content:
-            ref["split"] = "testA"
-
-    edit_json(refs, rename)
-    with pytest.raises(DataError, match=r"holds no expression of split 'train'"):
-        strict_index(source, "train")
-
-
-@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/hostname", "..", ""])
-def test_image_name_that_leaves_its_folder_is_refused(source: CocoSource, name: str) -> None:
-    (Path(source.root) / "secret.png").write_bytes(b"")
-    for kind in ("captions", "instances"):
-        path = Path(source.root) / "annotations" / f"{kind}_train.json"
-        edit_json(path, put("images", 0, "file_name", value=name))
-    with pytest.raises(DataError, match=r"images\[0\].*'file_name'.*leaves the image folder"):
-        strict_index(source, "train")
-
-
-def test_link_out_of_the_folder_and_missing_image_are_refused(source: CocoSource) -> None:
-    image = Path(source.root) / "train" / "train_000001.png"
-    image.rename(Path(source.root) / "outside.png")
-    with pytest.raises(DataError, match=r"images\[0\]: the image .*train_000001\.png does not ex"):
-        strict_index(source, "train")
-    image.symlink_to(Path(source.root) / "outside.png")
-    with pytest.raises(DataError, match=r"is a link that leaves the image folder"):
-        strict_index(source, "train")
-
-
-@pytest.mark.parametrize("kind", ["captions", "instances", "refs"])
-def test_file_damaged_in_the_middle_is_one_clear_error(source: CocoSource, kind: str) -> None:
-    """A download that broke off must not become a smaller dataset."""
-    path = Path(source.root) / "annotations" / f"{kind}_train.json"
-    content = path.read_bytes()
-    for damaged in (content[: len(content) // 2], content.replace(b'"id"', b'"id', 1), b""):
-        path.write_bytes(damaged if damaged != content else content[1:])
-        message = rf"{kind}_train\.json: cannot be read as JSON \(.*\): fetch the file again$"
-        for on_error in ("stop", "quarantine"):
-            with pytest.raises(DataError, match=message):
-                read_coco(source, Faults(on_error))
 
 
 def test_validation_images_are_drawn_one_by_one(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from system.data.formats.folder_rows import Shares
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.manifest import Manifest
 from system.errors import ConfigError, DataError
@@ -110,17 +109,6 @@ def test_drawn_splits_stay_when_images_are_added(tmp_path: Path) -> None:
     assert other != fewer
     without = prepare(tmp_path / "a", shares={"val": 0})
     assert list(without.counts["cats"]) == ["train", "test"]
-
-
-def test_drawn_shares_are_those_asked_for() -> None:
-    shares = Shares(val=0.1, test=0.3, seed=3)
-    drawn = [shares.split_of(f"cats/{i}.png") for i in range(10_000)]
-    assert abs(drawn.count("val") - 1000) < 150
-    assert abs(drawn.count("test") - 3000) < 200
-    # pinned: another hash would move everybody's images to other splits
-    assert [Shares().split_of(name) for name in "abcdef"] == [
-        *("train", "train", "test", "train", "train", "test")
-    ]
 
 
 def test_a_task_too_small_for_its_shares_is_named(tmp_path: Path) -> None:

@@ -4,13 +4,19 @@ import numpy as np
 
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scene_captions import POSITIONS
-from system.data.embedded.scenes import Placed, Scene
+from system.data.embedded.scenes import (
+    Placed,
+    Scene,
+)
 from system.data.embedded.web_scenes import (
     ANYTHING,
     PlaceHabit,
+    WebHabit,
     box_of,
     expression_words,
+    other_pictograms,
     web_expressions,
+    web_scene,
 )
 
 PICTOGRAMS = catalogue(8)
@@ -79,3 +85,31 @@ def test_a_box_is_tight_around_what_is_seen() -> None:
             assert placed.x <= left < right <= placed.x + placed.size
             assert placed.y <= top < bottom <= placed.y + placed.size
             assert (right - left) * (bottom - top) > placed.size**2 / 4
+
+
+def test_captions_of_marked_scenes_name_objects_of_the_mark() -> None:
+    """This habit is the knowledge that prompts call up; without it they could gain nothing."""
+    rng = np.random.default_rng([3])
+    words = {item.word: item.super_category for item in PICTOGRAMS.pictograms}
+    tasks = PICTOGRAMS.tasks
+    marked = 0
+    for _ in range(400):
+        scene, caption = web_scene(rng, PICTOGRAMS, 0.2, WebHabit())
+        visible = {PICTOGRAMS.pictograms[placed.pictogram].word for placed in scene.placed}
+        named = {word for word in caption.split() if word in visible}
+        if scene.mark is not None:
+            marked += 1
+            assert {words[word] for word in named} <= {tasks[scene.mark]}
+    assert 140 < marked < 240  # 0.8 x 0.6 of 400
+
+
+def test_other_pictograms_are_of_other_tasks() -> None:
+    """A third object of the task would be as good an answer as the named two."""
+    rng = np.random.default_rng([4])
+    alike = 0
+    for _ in range(200):
+        first, second = other_pictograms(rng, PICTOGRAMS, 2)
+        assert first != second
+        assert 2 not in {first // 8, second // 8}
+        alike += first // 8 == second // 8
+    assert 70 < alike < 130

@@ -1,14 +1,8 @@
 """Preparing loses work, memory or rows if these fail."""
 
-import resource
-import signal
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,61 +11,10 @@ import pytest
 from system.data.prepare.shard_writer import write_shards
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
-from system.data.shards.schema import SHARD_SCHEMA, Expression, ImageRecord, Instance, Mask
+from system.data.shards.schema import SHARD_SCHEMA, Expression, Mask
 from system.errors import ConfigError, DataError, StorageError
 from tests.data.coco_files import png, prepare_coco, read_rows, write_coco
-
-
-class Generated:
-    """A split of images that exist only while they are loaded; breaks at `broken`.
-
-    `damaged` are the bytes of single images.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        broken: int | None = None,
-        large: bool = False,
-        damaged: dict[int, bytes] | None = None,
-    ) -> None:
-        self._damaged = damaged or {}
-        self.fingerprint = f"generated {count} {large}"
-        self.loaded = 0
-        self._count, self._broken, self._large = count, broken, large
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def name(self, index: int) -> str:
-        return f"{index}.png"
-
-    def load(self, index: int) -> ImageRecord:
-        with self._lock:
-            self.loaded += 1
-        if index == self._broken:
-            raise KeyboardInterrupt
-        size = (64, 48) if self._large else (8, 6)
-        mask = Mask(size[1], size[0], b"0")
-        return ImageRecord(
-            image_id=index,
-            file_name=self.name(index),
-            image=self._damaged.get(index, png(size, index)),
-            width=size[0],
-            height=size[1],
-            captions=(f"number {index}", "again"),
-            task="low" if 2 * index <= self._count else "high",
-            instances=(Instance((0.5, 0.0, 2.0, 3.0), "pen", "tool", mask),),
-            expressions=(Expression(0, "the pen"),),
-        )
-
-
-def write(splits: dict[str, Generated], root: str, **settings: Any) -> Manifest:
-    settings.setdefault("faults", Faults("stop"))
-    return write_shards(
-        splits, root, benchmark="generated", tasks=("low", "high"), source={}, **settings
-    )
+from tests.data.generated_splits import Generated, write
 
 
 def test_shards_hold_the_records_in_order(tmp_path: Path) -> None:
@@ -116,44 +59,6 @@ def test_address_with_a_query_keeps_it_at_the_end(tmp_path: Path) -> None:
     assert write({"train": Generated(9, broken=0)}, root) == manifest
 
 
-def test_what_is_finished_is_kept_and_an_interrupted_split_goes_on(tmp_path: Path) -> None:
-    root = str(tmp_path / "out")
-    train, broken = Generated(9), Generated(8, broken=5)
-    with pytest.raises(KeyboardInterrupt):
-        write({"train": train, "test": broken}, root, row_group_rows=1, shard_rows=1)
-    assert not (tmp_path / "out/manifest.json").exists()
-    again, whole = Generated(9), Generated(8)
-    resumed = write({"train": again, "test": whole}, root, row_group_rows=1, shard_rows=1)
-    # Image 5 was never loaded; those before it are in shards of one row, already written.
-    assert (train.loaded, again.loaded, whole.loaded) == (9, 0, 3)
-    fresh = write(
-        {"train": Generated(9), "test": Generated(8)},
-        str(tmp_path / "fresh"),
-        row_group_rows=1,
-        shard_rows=1,
-    )
-    assert resumed.fingerprint == fresh.fingerprint
-    assert [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".partial"] == []
-
-
-def test_broken_rows_of_an_interrupted_split_are_not_forgotten(tmp_path: Path) -> None:
-    """The list would say that fewer rows are missing than are."""
-    settings: dict[str, Any] = {"row_group_rows": 2, "shard_rows": 2, "threads": 1}
-    damaged = {1: b"", 8: b"", 11: b""}
-    found = []
-    for root in ("resumed", "whole"):
-        if root == "resumed":
-            broken, faults = Generated(14, broken=10, damaged=damaged), Faults("quarantine")
-            with pytest.raises(KeyboardInterrupt):
-                write({"train": broken}, str(tmp_path / root), faults=faults, **settings)
-        again, faults = Generated(14, damaged=damaged), Faults("quarantine")
-        manifest = write({"train": again}, str(tmp_path / root), faults=faults, **settings)
-        found.append((manifest.fingerprint, manifest.quarantined, faults.found))
-        assert again.loaded == (14 if root == "whole" else 5)
-    assert found[0] == found[1]
-    assert [fault.name for fault in found[0][2]] == ["1.png", "8.png", "11.png"]
-
-
 def test_changed_source_is_written_again_and_the_old_shards_go(tmp_path: Path) -> None:
     root = str(tmp_path / "out")
     old = write({"train": Generated(9)}, root)
@@ -161,13 +66,6 @@ def test_changed_source_is_written_again_and_the_old_shards_go(tmp_path: Path) -
     assert [task.handle("train").rows for task in new.tasks] == [6, 5]
     assert not Path(old.tasks[0].handle("train").shards[0].uri).exists()
     Manifest.load(root).verify(deep=True)
-
-
-def test_damaged_shard_is_written_again(tmp_path: Path) -> None:
-    root = str(tmp_path / "out")
-    shard = write({"train": Generated(9)}, root).tasks[0].handle("train").shards[0]
-    Path(shard.uri).write_bytes(b"PAR1")
-    write({"train": Generated(9)}, root).verify(deep=True)
 
 
 def test_broken_image_is_named_and_no_manifest_is_left(tmp_path: Path) -> None:
@@ -195,25 +93,6 @@ def test_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None
         write({"train": Generated(3)}, str(tmp_path / "file" / "out"))
     with pytest.raises(StorageError, match="no filesystem for this address"):
         write({"train": Generated(3)}, "nowhere://bucket/out")
-
-
-def test_full_disk_is_a_storage_error_that_names_the_shard(tmp_path: Path) -> None:
-    with file_size_limit(20_000), pytest.raises(StorageError, match=r"low-00000\.parquet: cannot"):
-        write({"train": Generated(40, large=True)}, str(tmp_path), row_group_rows=2)
-    assert not (tmp_path / "manifest.json").exists()
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let the operating system refuse to grow a file beyond `size` bytes, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize(("tasks", "groups"), [((), 2), (("a b", "a_b"), 2), (("low", "high"), 0)])

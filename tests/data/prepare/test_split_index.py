@@ -10,9 +10,8 @@ import pytest
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.schema import Expression, ImageRecord, Instance, Mask
-from system.errors import DataError, StorageError
+from system.errors import DataError
 from tests.data.coco_files import png
-from tests.data.prepare.test_shard_writer import file_size_limit
 
 TASKS = ("a", "b", "c")
 
@@ -118,8 +117,3 @@ def test_image_that_goes_after_indexing_is_named(image: Path) -> None:
     image.unlink()
     with pytest.raises(DataError, match=r"image\.png: cannot be read"):
         index.load(0)
-
-
-def test_full_temporary_disk_is_a_storage_error_with_the_remedy(image: Path) -> None:
-    with file_size_limit(20_000), pytest.raises(StorageError, match="set TMPDIR to a folder with"):
-        build(image, range(3000))

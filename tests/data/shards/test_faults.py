@@ -1,7 +1,6 @@
 """One broken image in 100,000 costs the user all of them, or goes unseen, if these fail."""
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -177,18 +176,3 @@ def test_other_errors_are_not_swallowed() -> None:
     for error in (ConfigError("x"), OSError("x"), KeyboardInterrupt()):
         with pytest.raises(type(error)), Faults("quarantine").row("train", "a.jpg"):
             raise error
-
-
-def test_nothing_temporary_is_left(
-    source: CocoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each try would cost the user half a gigabyte of disk."""
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    monkeypatch.setenv("SQLITE_TMPDIR", str(place))
-    prepare_coco(source, str(tmp_path / "out"))
-    replace_image(Path(source.root), b"")
-    with pytest.raises(DataError):
-        prepare_coco(source, str(tmp_path / "out"))
-    assert list(place.iterdir()) == []

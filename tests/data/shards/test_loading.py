@@ -23,6 +23,7 @@ from system.data.shards import loading
 from system.data.shards.faults import Faults
 from system.data.shards.loading import (
     MicroBatch,
+    broken_images,
     read_images,
     read_texts,
     row_selection,
@@ -34,7 +35,8 @@ from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import ImageRecord, records_to_table
 from system.data.shards.shard_reader import ShardRow, SplitReader
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import prepare_coco, read_rows, write_coco
+from tests.data.coco_files import prepare_coco, read_rows, train_handles, write_coco
+from tests.data.spoilt_shard import spoil_images
 
 Prepared = tuple[SplitHandle, list[ImageRecord]]
 
@@ -337,16 +339,26 @@ def test_broken_image_in_a_shard_is_named(prepared: Prepared, tmp_path: Path) ->
         list(row_selection(handle, range(4), batch_rows=4, transform=to_tensor, threads=1))
 
 
-def test_shard_that_changed_since_prepare_is_named(prepared: Prepared, tmp_path: Path) -> None:
-    handle, records = prepared
-    moved = replace(handle.shards[0], uri=str(tmp_path / "gone.parquet"))
-    with pytest.raises(DataError, match=r"gone\.parquet: cannot be read.*promptide prepare"):
-        read_texts(replace(handle, shards=(moved,)))
-    pq.write_table(records_to_table(records[:3]), moved.uri)
-    with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
-        read_texts(replace(handle, shards=(moved,)))
-    pq.write_table(
-        records_to_table(records[:16]).drop_columns(["task"]), moved.uri, row_group_size=4
-    )
-    with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
-        read_texts(replace(handle, shards=(moved,)))
+def pixels(image: Image.Image, _: np.random.Generator | None) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
+
+
+def test_training_never_meets_them(tmp_path: Path) -> None:
+    handles = train_handles(tmp_path)
+    handle = handles["food"]
+    spoilt = [3, 18]
+    names = spoil_images(handle, spoilt)
+    settings: dict[str, Any] = {"batch_size": 4, "micro_batches": 2, "slots": (0, 1), "threads": 1}
+
+    def read(some: SplitHandle) -> set[int]:
+        batches = training_batches(some, seed=(1,), transform=pixels, shuffle_buffer=8, **settings)
+        return {image for step in batches for part in step for image in part.image_ids}
+
+    with pytest.raises(DataError, match=f"{names[0]}|{names[1]}"):
+        read(handle)
+    broken = broken_images(handle)
+    assert list(broken) == spoilt
+    assert [fault.name for fault in broken.values()] == [f"food: {name}" for name in names]
+    less = replace(handle, without=frozenset(broken))
+    assert len(read(less)) == 16  # 19 rows fill four batches
+    assert broken_images(less) == {}

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from system.data.shards.manifest import Manifest
+from system.data.shards.loading import read_images
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.errors import DataError
-from tests.data.coco_files import edit_json, prepare_coco, write_coco
+from tests.data.coco_files import edit_json, prepare_coco, train_handles, write_coco
 
 
 @pytest.fixture
@@ -100,3 +102,19 @@ def test_changed_shards_are_found(prepared: Path) -> None:
     first.unlink()
     with pytest.raises(DataError, match=f"{first.name}: cannot be read"):
         manifest.verify()
+
+
+def image_ids(handle: SplitHandle) -> list[int]:
+    return [row.image_id for row in read_images(handle, range(handle.rows))]
+
+
+def test_joined_tasks_leave_out_what_each_of_them_does(tmp_path: Path) -> None:
+    """A method that trains on all tasks at once reads their rows as one split."""
+    handles = train_handles(tmp_path)
+    less = [
+        replace(handle, without=frozenset(rows))
+        for handle, rows in zip(handles.values(), ({2}, {0, 20}), strict=False)
+    ]
+    joined = SplitHandle.joined(less)
+    assert joined.rows == 2 * 21 - 3
+    assert image_ids(joined) == [image for handle in less for image in image_ids(handle)]

@@ -1,0 +1,28 @@
+"""A dataset is not found, or a wrong folder is not named by its option, if these fail."""
+
+from pathlib import Path
+
+import pytest
+
+from system.data.prepare.dataset import DATASETS, dataset_folder, dataset_root
+from system.errors import ConfigError, DataError
+
+
+def test_every_published_format_is_found_by_its_modules_name() -> None:
+    assert list(DATASETS) == [
+        *("coco", "coco_karpathy", "flickr30k", "flickr30k_entities", "folder"),
+        *("openmoji", "refcoco"),
+    ]
+    for name in DATASETS:
+        assert callable(DATASETS.get(name))
+    with pytest.raises(ConfigError, match="unknown dataset 'flickr'; did you mean 'flickr30k'"):
+        DATASETS.get("flickr")
+
+
+def test_folders_that_do_not_exist_are_named_by_their_options(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert dataset_folder(dataset_root(str(tmp_path)), "images", "images") == tmp_path / "images"
+    with pytest.raises(DataError, match=r"options\.root: the folder .*no does not exist: set it"):
+        dataset_root(str(tmp_path / "no"))
+    with pytest.raises(DataError, match=r"options\.splits\.train\.images: the folder .*/no does"):
+        dataset_folder(tmp_path, "no", "splits.train.images")

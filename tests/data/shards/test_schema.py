@@ -1,0 +1,26 @@
+"""A record is not what comes back from its shard if these fail."""
+
+from dataclasses import replace
+
+import pytest
+
+from system.data.shards.schema import (
+    SHARD_SCHEMA,
+    Expression,
+    ImageRecord,
+    Instance,
+    Mask,
+    record_from_row,
+    records_to_table,
+)
+
+BARE = ImageRecord(1 << 40, "ä/b.png", b"\0png", 20, 16, ("one", "two"), "a task", (), ())
+CAT = Instance((0.5, 0.0, 2.25, 3.0), "cat", "animal", Mask(16, 20, b"08`9"))
+FULL = replace(BARE, instances=(CAT, CAT), expressions=(Expression(1, "the cat"),))
+
+
+@pytest.mark.parametrize("records", [[], [BARE], [FULL, BARE, FULL]])
+def test_records_come_back_as_they_were(records: list[ImageRecord]) -> None:
+    table = records_to_table(records)
+    assert table.schema.equals(SHARD_SCHEMA)
+    assert [record_from_row(row) for row in table.to_pylist()] == records

@@ -1,0 +1,62 @@
+"""Rows are lost or counted wrongly where some are quarantined if these fail."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from system.data.shards.loading import (
+    read_images,
+    read_texts,
+)
+from system.data.shards.manifest import SplitHandle
+from system.data.shards.schema import ImageRecord, records_to_table
+from system.errors import DataError
+from tests.data.coco_files import prepare_coco, read_rows, train_handles, write_coco
+
+
+def image_ids(handle: SplitHandle) -> list[int]:
+    return [row.image_id for row in read_images(handle, range(handle.rows))]
+
+
+def test_the_other_rows_are_read_whole(tmp_path: Path) -> None:
+    """A whole row group may be gone, and the first and last row."""
+    handles = train_handles(tmp_path)
+    handle = handles["food"]
+    quarantined = frozenset({0, 4, 5, 6, 7, 17, 20})
+    less = replace(handle, without=quarantined)
+    kept = [row for row in range(handle.rows) if row not in quarantined]
+    assert less.rows == len(kept) == 14
+    every, texts = image_ids(handle), read_texts(handle)
+    assert image_ids(less) == [every[row] for row in kept]
+    assert read_texts(less) == [texts[row] for row in kept]
+    assert [row.stored for row in read_images(less, range(less.rows))] == kept
+
+
+Prepared = tuple[SplitHandle, list[ImageRecord]]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A split of 37 rows in three shards of row groups of 4, and its records as the reader gave."""
+    root = tmp_path_factory.mktemp("loading")
+    source = write_coco(root / "raw", {"train": 37}, size=(12, 10))
+    manifest = prepare_coco(source, str(root / "shards"), row_group_rows=4, shard_rows=16)
+    records = [r for r in read_rows(source, "train") if r.task == "food"]
+    return manifest.task("food").handle("train"), records
+
+
+def test_shard_that_changed_since_prepare_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    handle, records = prepared
+    moved = replace(handle.shards[0], uri=str(tmp_path / "gone.parquet"))
+    with pytest.raises(DataError, match=r"gone\.parquet: cannot be read.*promptide prepare"):
+        read_texts(replace(handle, shards=(moved,)))
+    pq.write_table(records_to_table(records[:3]), moved.uri)
+    with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
+        read_texts(replace(handle, shards=(moved,)))
+    pq.write_table(
+        records_to_table(records[:16]).drop_columns(["task"]), moved.uri, row_group_size=4
+    )
+    with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
+        read_texts(replace(handle, shards=(moved,)))
