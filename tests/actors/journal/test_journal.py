@@ -1,3 +1,5 @@
+"""A journal on storage that fails or is damaged, and one whose records a snapshot replaced."""
+
 import json
 import zlib
 from pathlib import Path
@@ -6,6 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from pyarrow import fs
 
+from actors.journal.journal import begun_with
 from system.errors import StorageError
 from system.storage.files import Folder
 from tests.actors.journal.journals import numbers, open_journal, record_file, write_journal
@@ -154,3 +157,136 @@ def test_a_full_disk_is_named_and_the_journal_goes_on_once_there_is_room(written
     assert not aside.is_symlink()
     journal.append("note", {"number": 4})
     assert numbers(open_journal(written)) == [0, 1, 2, 4]
+
+
+@pytest.fixture
+def compacted(written: Path) -> Path:
+    """The same journal, its three entries in a snapshot, and one entry after it."""
+    journal = open_journal(written)
+    journal.compact({"sum": 3})
+    journal.append("note", {"number": 3})
+    return written
+
+
+def snapshot_file(directory: Path, sequence: int) -> Path:
+    return directory / f"snapshot-{sequence:08d}.json"
+
+
+def test_a_compacted_journal_holds_the_state_and_what_came_after(compacted: Path) -> None:
+    """A stream without an end must not need ever more files, nor ever more time to start."""
+    assert sorted(file.name for file in compacted.glob("*.json")) == [
+        "00000004.json",
+        "snapshot-00000004.json",
+    ]
+    journal = open_journal(compacted)
+    assert (journal.state, numbers(journal), journal.tail) == ({"sum": 3}, [3], 1)
+    assert (journal.header.payload["tasks"], journal.header.sequence) == (["animals", "food"], 0)
+    assert begun_with(Folder.of(compacted)) == ["animals", "food"]
+    journal.compact({"sum": 6})
+    journal.compact({"sum": 6})  # nothing came since
+    again = open_journal(compacted)
+    assert (again.state, numbers(again), again.tail) == ({"sum": 6}, [], 0)
+    again.append("note", {"number": 4})
+    assert numbers(open_journal(compacted)) == [4]
+    assert len(list(compacted.glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, -1])
+def test_a_torn_snapshot_is_passed_over(written: Path, keep: int) -> None:
+    """It was never acknowledged: all that it replaces is still there."""
+    open_journal(written).compact({"sum": 3})
+    torn = snapshot_file(written, 4)
+    torn.write_bytes(torn.read_bytes()[:keep])
+    journal = open_journal(written)
+    assert (journal.state, numbers(journal)) == (None, [0, 1, 2])
+    journal.append("note", {"number": 3})
+    assert not torn.exists()
+    assert numbers(open_journal(written)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("left", [(), (0,), (3,), (1, 2), (0, 1, 2)])
+def test_a_flipped_byte_in_a_snapshot_is_an_error_with_its_place(
+    written: Path, left: tuple[int, ...]
+) -> None:
+    """However many of the records that it replaces were removed already."""
+    journal = open_journal(written)
+    whole = {number: record_file(written, number).read_bytes() for number in range(4)}
+    journal.compact({"sum": 3})
+    journal.append("note", {"number": 3})
+    for number in left:
+        record_file(written, number).write_bytes(whole[number])
+    file = snapshot_file(written, 4)
+    intact = file.read_bytes()
+    for at in range(0, len(intact), 7):
+        file.write_bytes(intact[:at] + bytes([intact[at] ^ 1]) + intact[at + 1 :])
+        with pytest.raises(StorageError, match=rf"{file}: record is broken at byte \d+"):
+            open_journal(written)
+    file.write_bytes(intact[:25])
+    with pytest.raises(StorageError, match=rf"{file}: record is broken at byte (19|2\d)"):
+        begun_with(Folder.of(written))
+
+
+def test_a_compacted_journal_is_refused_where_a_whole_one_is(compacted: Path) -> None:
+    with pytest.raises(StorageError, match=r"snapshot-00000004.*another benchmark.*abc.*xyz"):
+        open_journal(compacted, fingerprint="xyz")
+    with pytest.raises(StorageError, match=r"snapshot-00000004.*tasks.*same order"):
+        open_journal(compacted, tasks=["food", "animals"])
+    with pytest.raises(StorageError, match=r"snapshot-00000004.*stream\.live=false"):
+        open_journal(compacted, live=True)
+    open_journal(compacted).append("note", {"number": 4})
+    record_file(compacted, 4).unlink()
+    with pytest.raises(StorageError, match=f"{record_file(compacted, 4)}: record is missing"):
+        open_journal(compacted)
+    file = snapshot_file(compacted, 4)
+    body = json.loads(file.read_bytes())
+    body["payload"] = {"header": {"format": 4}, "what": "a format of the future"}
+    del body["crc32"]
+    body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
+    file.write_text(json.dumps(body, separators=(",", ":")))
+    with pytest.raises(StorageError, match=f"{file}: journal has format 4.*up to 3"):
+        open_journal(compacted)
+
+
+def test_a_writer_that_was_away_while_another_compacted_is_refused(written: Path) -> None:
+    """Its record would be acknowledged, and never read: a commit lost."""
+    stale, current = open_journal(written), open_journal(written)
+    current.append("note", {"number": 3})
+    current.compact({"sum": 6})
+    current.append("note", {"number": 4})
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"00000004\.json: written by another process"):
+            stale.append("note", {"number": 3})
+    with pytest.raises(StorageError, match="written by another process"):
+        stale.compact({"sum": 3})
+    assert numbers(open_journal(written)) == [4]
+
+
+def test_a_reader_meets_a_writer_that_compacts(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`promptide stream status` reads the journal of a run that goes on."""
+    writer, list_names, looks = open_journal(written), Folder.names, list[str]()
+
+    def names(directory: Folder) -> list[str]:
+        found = list_names(directory)
+        if not looks:  # between the reader's list and its reads
+            looks.append("first")
+            writer.compact({"sum": 3})
+            writer.append("note", {"number": 3})
+        return found
+
+    monkeypatch.setattr(Folder, "names", names)
+    reader = open_journal(written)
+    assert (reader.state, numbers(reader)) == ({"sum": 3}, [3])
+
+
+def test_a_compaction_that_finds_no_room_leaves_the_journal_as_it_was(written: Path) -> None:
+    journal = open_journal(written)
+    aside = written / ".snapshot-00000004.json.tmp"
+    aside.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"snapshot-00000004\.json cannot be written.*No space"):
+        journal.compact({"sum": 3})
+    assert numbers(open_journal(written)) == [0, 1, 2]
+    journal.append("note", {"number": 3})
+    journal.compact({"sum": 6})
+    assert open_journal(written).state == {"sum": 6}

@@ -1,4 +1,7 @@
-"""The stream's process dies at any moment: what was acknowledged stands, nothing is doubled."""
+"""The stream's process dies at any moment: what was acknowledged stands, nothing is doubled.
+
+Of the stream, the journal and the files below it together.
+"""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The task stream against a plain model of it, with a crash between any two steps."""
+"""The task stream, all its modules together, against a plain model, with crashes between steps."""
 
 import shutil
 import tempfile
