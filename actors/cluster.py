@@ -57,7 +57,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 def check_resources(config: ClusterConfig) -> None:
     """Compare what the workers need with what the cluster has.
 
-    Raises ConfigError with the arithmetic, instead of a run that waits for ever.
+    Raises ConfigError with the arithmetic, instead of letting a run wait forever.
     """
     fit, nodes = workers_that_fit(config)
     if config.workers > fit:

@@ -1,4 +1,4 @@
-"""A run that begins where another one stands: what that learned so far is its own past too."""
+"""Fork of a run: starts from another run's committed tasks."""
 
 from dataclasses import replace
 
@@ -11,15 +11,15 @@ from system.storage.run_directory import RunDirectory
 
 
 def fork_run(parent: ExperimentConfig, child: ExperimentConfig, tasks: int) -> None:
-    """Let `child` go on from what `parent` learned in its first `tasks` tasks, where it stands now.
+    """Start `child` from the `tasks` tasks that `parent` has committed.
 
-    The caller sees to it that the two configs ask for the same up to there, and that neither runs.
-    The child's journal takes over the parent's commits and its access log, under the child's name:
-    what was read for them, and when. Its run is then equal, to the bit, to one from scratch.
+    The caller makes sure that both configs ask for the same up to there, and that neither runs. The
+    child's journal takes over the parent's commits and access log under the child's name: what was
+    read for them, and when. Its run then equals one from scratch, to the bit.
 
-    May be repeated, also after an interruption at any point; of a child that has begun already
-    nothing is changed. Raises ConfigError when the child's directory is another run's,
-    StorageError when the parent stands elsewhere or the storage fails.
+    May be repeated, also after an interruption at any point; a child that has begun already is not
+    changed. Raises ConfigError when the child's directory is another run's, StorageError when the
+    parent has another number of committed tasks or the storage fails.
     """
     source, target = RunDirectory.of(parent), RunDirectory.of(child)
     target.claim(child)

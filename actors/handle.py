@@ -1,4 +1,4 @@
-"""The task stream through Ray: the handle that drivers and workers use, and how one is reached."""
+"""Handles of task streams in Ray actors, and the actors: one for a run, or shared by many runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _handle(actor: Any, settings: StreamSettings, shared: bool = False) -> TaskS
 
 
 def stream_name(run_name: str) -> str:
-    """What the actor of a run is called in `NAMESPACE`."""
+    """Name of a run's actor in `NAMESPACE`."""
     return f"task-stream-{run_name}"
 
 
@@ -130,10 +130,11 @@ def start_task_stream(
 
 @dataclass(frozen=True)
 class SharedStreams:
-    """Where each run has a cursor and a journal of its own, and none waits for another.
+    """One actor for the streams of many runs, such as the trials of a sweep.
 
-    Known by `name` in every process of the driver that started it, and ends with that driver. When
-    the actor's process dies, each run goes on from its own journal, as with an actor of its own.
+    Each run has a cursor and a journal of its own, and none waits for another. The actor is known
+    by `name` in every process of the driver that started it, and ends with that driver. When its
+    process dies, each run goes on from its own journal, as with an actor of its own.
     """
 
     name: str
@@ -158,8 +159,8 @@ class SharedStreams:
         return handle
 
     def halt(self, run_name: str) -> None:
-        """End a run soon, in the middle of a task if it must be."""
-        # No longer than that: it may stand still in its storage.
+        """End a run soon, if need be in the middle of a task."""
+        # Waits no longer than that: the run's stream may hang in its storage.
         ray.wait([self.actor.halt.remote(run_name)], timeout=SECONDS_TO_HALT)
 
     def stop(self) -> None:

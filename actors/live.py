@@ -1,4 +1,4 @@
-"""A run's stream from outside of the run: through Ray while it goes on, else on its storage."""
+"""A run's stream from outside of the run: its actor while the run goes on, else its journal."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ SECONDS_BETWEEN_TRIES = 2.0  # of an append that waits for room
 
 @dataclass(frozen=True)
 class StreamLook:
-    """What `status` found: the stream, how many epochs each task was trained, and from where."""
+    """State of a run's stream: its status, epochs trained per task, and where this comes from."""
 
     run: str
     status: StreamStatus
@@ -135,7 +135,7 @@ def _order(
 ) -> list[str]:
     """The pending tasks and the new ones as the policy has them.
 
-    It sees them as they were given, after the task that was handed out last.
+    The policy gets them as they were given, after the task that was handed out last.
     """
     given = [task for task in status["given"] if task in status["pending"]]
     handed_out = status["tasks"][: len(status["tasks"]) - len(given)]

@@ -18,13 +18,13 @@ from system.errors import ConfigError
 #: Calls in streams at one time: so many runs can stand still in their storage before others wait.
 _THREADS = 64
 
-#: What a consumer without a task waits for; a newer generation of it ends the wait too.
+#: Calls after which a consumer that waits for a task looks again.
 _ENDS_A_WAIT = frozenset({"append", "close", "halt", "register"})
 
 
 @dataclass
 class _Served:
-    """A stream, opened by its first call, and whose turn it is to be in it."""
+    """A stream, which its first call opens, and the lock that lets in one call at a time."""
 
     settings: StreamSettings
     stream: TaskStream | None = None
@@ -39,15 +39,15 @@ class _Served:
 
 
 class TaskStreamServer:
-    """What runs in the actor's process. Every call names its stream by its settings.
+    """The actor's class. Every call names its stream by its settings.
 
-    So a process that starts anew needs to be told nothing: each stream is opened again by the first
-    call that comes for it. To open it earlier would turn a journal's `StorageError` into the
-    actor's death, which reaches callers without its type, and would not be tried again once storage
-    is back. The calls of one stream come one after the other, in threads, so that a stream whose
-    storage is slow, and those who wait for a task, hold back no other.
+    So a process that starts anew needs no arguments: the first call for a stream opens it. Opened
+    earlier, a journal's `StorageError` would become the actor's death, which reaches callers
+    without its type, and would not be tried again once storage is back. The calls of one stream
+    come one after the other, in threads, so that neither a stream whose storage is slow nor
+    consumers that wait for a task hold back other streams.
 
-    `only` is the one stream of an actor that a run has for itself.
+    `only` is the stream of an actor that one run has for itself.
     """
 
     def __init__(self, only: StreamSettings | None) -> None:
@@ -111,11 +111,13 @@ class TaskStreamServer:
     async def _do(self, served: _Served, method: str, *arguments: Any, **named: Any) -> Any:
         call = functools.partial(served.do, method, *arguments, **named)
         loop = asyncio.get_running_loop()
+        # Streams are not thread-safe: the turn lets one thread at a time into each.
         async with served.turn:
             if self._streams.get(served.settings.journal_uri) is not served:
                 raise _another(served.settings)  # left, or taken over, while this call waited
             result = await loop.run_in_executor(self._threads, call)
         if method in _ENDS_A_WAIT:
+            # All who wait now hold the old event; who waits from now on gets the new one.
             served.changed.set()
             served.changed = asyncio.Event()
         return result

@@ -1,4 +1,4 @@
-"""What a task stream is opened from, wherever its process runs."""
+"""Settings of a task stream: all that a process on any node needs to open it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it needs torch, which would take the actor seconds at each 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """Paths or URIs that the stream's node can reach, and the order.
+    """Paths or URIs that the stream's node can reach, and the tasks in their order.
 
     `manifest_root` is the directory of manifest.json; `tasks` None stands for the manifest's order.
     The stream ends after `until` tasks for now; None: after its last.

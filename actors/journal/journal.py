@@ -5,7 +5,7 @@ One record is one object, `<directory>/00000012.json`: {sequence, kind, at, payl
 order, and whether the stream is live. One object a record needs no append, which object stores do
 not have, and makes each all or nothing.
 
-`snapshot-00000012.json` holds what records 0 to 11 amount to, and the header. Those are removed
+`snapshot-00000012.json` holds the state after records 0 to 11, and the header. Those are removed
 once it is on storage; whatever of them is still there is not read any more.
 """
 
@@ -101,7 +101,7 @@ class Journal:
         return record
 
     def compact(self, state: Mapping[str, Any]) -> None:
-        """Replace all records so far by the state that they amount to.
+        """Replace all records so far by the state after them.
 
         They are removed before the next record is written. Raises what `append` raises; the
         journal is then as before the call.
@@ -217,7 +217,7 @@ def begun_with(folder: Folder) -> list[str] | None:
 
 
 def _undisturbed(files: RecordFiles, look: Callable[[set[str]], T]) -> T:
-    """What `look` makes of the files' names; again when a writer changed them meanwhile."""
+    """Result of `look` at the files' names; looks again when a writer changed them meanwhile."""
     for more in reversed(range(_READINGS)):
         names = files.names()
         try:

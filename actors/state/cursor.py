@@ -1,4 +1,4 @@
-"""One consumer's place in the task stream."""
+"""Cursor of a consumer: its place in the task stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from system.stream.task_source import ConsumerStatus, NotLeasedError, TaskState
 
 @dataclass
 class Cursor:
-    """What the journal says of a consumer, and what only this process remembers."""
+    """A consumer's place by the journal; progress and `halted` are known to this process alone."""
 
     generation: int = 0
     leased: str | None = None
@@ -23,7 +23,8 @@ class Cursor:
     progress: tuple[float, dict[str, Any]] | None = None  # when posted, and what
     since: dict[str, datetime] = field(default_factory=dict)  # task -> its last change of state
     ranks: set[int] = field(default_factory=set)  # that opened something in this generation
-    aside: dict[tuple[str, str], dict[int, Fault]] = field(default_factory=dict)  # by task, split
+    #: By task and split: the fault of each row that later handles leave out.
+    quarantined: dict[tuple[str, str], dict[int, Fault]] = field(default_factory=dict)
     halted: bool = False  # in this process: it gets no more tasks
 
     def apply(self, kind: str, at: datetime, record: Mapping[str, Any]) -> None:
@@ -44,13 +45,13 @@ class Cursor:
             self.commits[record["task"]] = record["payload"]
             self._let_go(at)
         elif kind == "quarantine":
-            rows = self.aside.setdefault((record["task"], record["split"]), {})
+            rows = self.quarantined.setdefault((record["task"], record["split"]), {})
             rows |= {row: Fault(*fault) for row, *fault in record["rows"]}
         elif kind == "expire":  # of a journal from when leases ran out
             self._let_go(at)
 
     def state(self) -> dict[str, Any]:
-        """What the journal says of it, for JSON."""
+        """State after the journal's records, for JSON."""
         return {
             "generation": self.generation,
             "leased": self.leased,
@@ -61,21 +62,28 @@ class Cursor:
             "ranks": sorted(self.ranks),
             "aside": [
                 [*place, [[row, *astuple(fault)] for row, fault in rows.items()]]
-                for place, rows in self.aside.items()
+                for place, rows in self.quarantined.items()
             ],
         }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Cursor:
-        """The cursor whose `state` that was."""
+        """The cursor with that `state`, also of a journal from when leases ran out ("expired")."""
         since = {task: datetime.fromisoformat(at) for task, at in state["since"].items()}
-        aside = {
+        quarantined = {
             (task, split): {row: Fault(*fault) for row, *fault in rows}
             for task, split, rows in state["aside"]
         }
-        rebuilt = {"since": since, "ranks": set(state["ranks"]), "aside": aside}
-        kept = {key: value for key, value in state.items() if key != "expired"}  # as of "expire"
-        return cls(**{**kept, **rebuilt})
+        return cls(
+            generation=state["generation"],
+            leased=state["leased"],
+            trained=state["trained"],
+            replays=state["replays"],
+            commits=state["commits"],
+            since=since,
+            ranks=set(state["ranks"]),
+            quarantined=quarantined,
+        )
 
     def require_lease(self, consumer: str, task: str, what: str) -> None:
         """Raises `NotLeasedError` unless that task is the leased one."""
@@ -94,7 +102,7 @@ class Cursor:
     def status(
         self, tasks: Sequence[str], came: Mapping[str, datetime], now: float
     ) -> ConsumerStatus:
-        """Where the consumer stands among the stream's tasks, each of which `came` at a time."""
+        """Where the consumer stands among the stream's tasks; `came` is when each was appended."""
         posted_at, progress = self.progress or (None, None)
         return {
             "generation": self.generation,

@@ -1,4 +1,4 @@
-"""What the journal's records of a task stream amount to: changed by applying records, and read."""
+"""State of a task stream in memory, changed by applying the journal's records alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _IDS_KEPT = 1000
 
 
 class AccessLog:
-    """Opens in the order they were granted, each known by the id its caller gave it."""
+    """Opens of splits, oldest first, each known by the id that its caller gave it."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {name: [] for name in ACCESS_LOG_SCHEMA.names}
@@ -51,7 +51,7 @@ class AccessLog:
             values.append(opened_at if name == "opened_at" else entry[name])
 
     def state(self) -> dict[str, Any]:
-        """What `restore` takes, for JSON: columns, times in microseconds since 1970.
+        """State for `restore`, as JSON: columns, times in microseconds since 1970.
 
         Only the newest ids are kept: a call is repeated at once or not at all.
         """

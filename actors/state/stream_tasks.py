@@ -113,7 +113,7 @@ class StreamTasks:
         self.reached = max(self.reached, self.names.index(task) + 1)
 
     def state(self) -> dict[str, Any]:
-        """What `restore` takes, for JSON."""
+        """State for `restore`, as JSON."""
         return {
             "names": self.names,
             "open": self.open,

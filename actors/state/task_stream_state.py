@@ -33,7 +33,7 @@ from system.stream.task_source import (
     TaskSource,
 )
 
-#: So many records are one file each before a snapshot takes their place.
+#: Records, one file each, before a snapshot takes their place.
 COMPACT_AFTER = 1000
 
 
@@ -175,7 +175,7 @@ class TaskStream(TaskSource):
         cursor = self._cursor(consumer, generation)
         if not cursor.replays:
             cursor.require_lease(consumer, task, "quarantined in part")
-        known = cursor.aside.get((task, split), {})
+        known = cursor.quarantined.get((task, split), {})
         new = [[row, *astuple(broken[row])] for row in sorted(broken) if row not in known]
         if new:
             place = {"consumer": consumer, "generation": generation, "task": task, "split": split}
@@ -184,8 +184,8 @@ class TaskStream(TaskSource):
 
     @override
     def quarantined(self, consumer: str) -> list[Fault]:
-        aside = self._memory.cursors[consumer].aside if consumer in self._memory.cursors else {}
-        return [fault for rows in aside.values() for fault in rows.values()]
+        cursor = self._memory.cursors.get(consumer, Cursor())
+        return [fault for rows in cursor.quarantined.values() for fault in rows.values()]
 
     @override
     def trained(self, consumer: str, generation: int, task: str) -> None:
@@ -246,13 +246,13 @@ class TaskStream(TaskSource):
         return self._memory.opens.table()
 
     def begin_as(self, consumer: str, earlier: TaskStream, run: str) -> None:
-        """Stand where another run's stream does, whose consumer `run` is called `consumer` here."""
+        """Take over another run's stream, whose consumer `run` is called `consumer` here."""
         state = earlier._memory.state_as({run: consumer})
         self._journal.compact(state)
         self._memory.restore(state)
 
     def compact(self) -> None:
-        """Replace the journal's records by what they amount to; it does so by itself in time."""
+        """Replace the journal's records by a snapshot; the stream also does so by itself."""
         self._journal.compact(self._memory.state())
 
     def _record(self, kind: str, payload: Mapping[str, Any]) -> None:
@@ -277,4 +277,4 @@ class TaskStream(TaskSource):
                 f"task '{task}' is not in the stream; its tasks are {self._tasks.names}"
             )
         handle = self._manifest.task(task).handle(split)
-        return replace(handle, without=frozenset(cursor.aside.get((task, split), ())))
+        return replace(handle, without=frozenset(cursor.quarantined.get((task, split), ())))

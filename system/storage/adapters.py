@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class AdapterHeader:
-    """What the adapters were learned with; they fit nothing else."""
+    """Backbone, method and benchmark that the adapters were learned with; they fit no others."""
 
     backbone: str
     backbone_fingerprint: str

@@ -23,12 +23,12 @@ REPORT = "report.html"
 SWEEP = "sweep.json"  # tells a sweep's directory from a run's
 CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
-#: Sections that may change between two starts of the same run without changing its figures.
+#: Sections that may change between two starts of the same run without changing its results.
 FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
 
 
 class RunConfig(Protocol):
-    """What the directory of a run asks of the run's config."""
+    """The part of a run's config that its directory needs."""
 
     @property
     def storage_path(self) -> str:
@@ -68,7 +68,7 @@ class RunDirectory:
 
     @property
     def logs(self) -> Folder:
-        """One log file a rank and start."""
+        """One log file per rank and start."""
         return self.folder.child("logs")
 
     def claim(self, experiment: RunConfig) -> bool:

@@ -1,4 +1,4 @@
-"""One writer a run directory: a small file that names who writes, renewed while it lives.
+"""One writer per run directory: a small file that names the writer, which beats while it lives.
 
 Where a writer's process can be looked up (same boot, same process namespace) the process decides
 whether it is gone. Elsewhere its beats do: a file that does not change for a while has no writer.
@@ -77,8 +77,9 @@ def sole_writer(
 
     `on_lost` is called from another thread when a second writer has taken over, which happens only
     to a process that stood still for long; by default it interrupts the main thread. With `waiting`
-    another writer's end is waited for, and it is told once who writes. Raises StorageError naming
-    the other writer, at the start without `waiting` or, if this one was replaced, at the end.
+    another writer's end is waited for, and it is called once with who writes. Raises StorageError
+    naming the other writer, at the start without `waiting` or, if this one was replaced, at the
+    end.
     """
     lock = _Lock(folder, on_lost, pace or Pace(), waiting)
     with _ending_on_sigterm(), _hearing_of_its_loss(lock):
@@ -120,16 +121,16 @@ class _Lock:
 
     def acquire(self) -> None:
         """Take the lock, after a while if it has to be seen first whether its writer is gone."""
-        told = False
+        reported = False
         while True:
             found = self._read()
             other = None if found is None else self._alive(found)
             if other is not None:
                 if self.waiting is None:
                     raise StorageError(self._taken(other))
-                if not told:
+                if not reported:
                     self.waiting(other)
-                told = True
+                reported = True
                 time.sleep(self.pace.beat / 5)
                 continue
             with self._alone():

@@ -14,7 +14,7 @@ from system.errors import PromptideError
 
 
 class StaleGenerationError(RuntimeError):
-    """A worker group that a newer one of the same consumer has replaced asked for something."""
+    """Call of a worker group that a newer one of the same consumer has replaced."""
 
 
 class StreamHaltedError(PromptideError):
@@ -178,7 +178,7 @@ class TaskSource(Protocol):
     def quarantine(
         self, consumer: str, generation: int, task: str, split: str, broken: Mapping[int, Fault]
     ) -> int:
-        """Put rows of a split aside for this consumer: later handles leave them out.
+        """Quarantine rows of a split for this consumer: later handles leave them out.
 
         `broken` is by the rows' numbers in the shards; each is recorded once, and how many are new
         is returned. Only what the consumer may open. Raises what `open_split` does.
@@ -186,7 +186,10 @@ class TaskSource(Protocol):
         ...
 
     def quarantined(self, consumer: str) -> list[Fault]:
-        """Return what the consumer put aside, oldest first; nothing if it never registered."""
+        """Return the faults of the rows that the consumer quarantined, oldest first.
+
+        Empty for a consumer that never registered.
+        """
         ...
 
     def trained(self, consumer: str, generation: int, task: str) -> None:
