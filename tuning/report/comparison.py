@@ -1,26 +1,26 @@
-"""Settings side by side: means and spreads over seeds, as Markdown and LaTeX."""
+"""Trial configs side by side: means and standard deviations over seeds, ranked by score."""
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from system.report.formatting import DASH
-from system.report.metrics_view import direction_of, headline_metrics
-from tuning.report.measure import Measure, counted
+from system.report.metrics_view import headline_metrics
+from tuning.search.sweep_config import counted
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds; NaN where there are too few figures."""
+class MeanStd:
+    """Mean and sample standard deviation over seeds; NaN where undefined."""
 
     mean: float
     std: float
 
     @classmethod
-    def of(cls, values: Sequence[float | None]) -> "Spread":
-        """Over all values; undefined as soon as one of them is."""
+    def of(cls, values: Sequence[float | None]) -> "MeanStd":
+        """Over all values; undefined if one of them is. One value has no standard deviation."""
         known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
             return cls(math.nan, math.nan)
@@ -30,7 +30,7 @@ class Spread:
         return cls(mean, math.sqrt(sum((v - mean) ** 2 for v in known) / (len(known) - 1)))
 
     def text(self, plus_minus: str = " ± ", digits: int = 1) -> str:
-        """Such as `24.9 ± 0.3`; the mean alone of one seed."""
+        """`24.9 ± 0.3`; of one seed the mean alone."""
         if math.isnan(self.mean):
             return DASH
         mean = f"{round(self.mean, digits) + 0.0:.{digits}f}"  # never -0.0
@@ -38,77 +38,78 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class SettingRow:
-    """A setting over its finished seeds; `status` says what became of the others."""
+class ConfigRow:
+    """A trial config over the seeds that finished."""
 
-    setting: str
+    label: str
     method: str
     seeds: int
-    complete: bool  # finished with all of the sweep's seeds, and with a figure
-    status: str
-    figure: Spread
-    averages: Mapping[str, Spread]
-    forgetting: Mapping[str, Spread]
-    shown: Mapping[str, Spread]  # by heading; empty for streams and for single models
+    complete: bool  # finished with all of the sweep's seeds, and with a score
+    status: str  # of the seeds that did not finish, such as `1 failed`
+    score: MeanStd
+    averages: Mapping[str, MeanStd]
+    forgetting: Mapping[str, MeanStd]
+    stage_columns: Mapping[str, MeanStd]  # by heading, for stages that compare methods
     parameters: int | None
     parameters_per_task: int | None
-    seconds: Spread
-    seconds_per_task: Spread
+    seconds: MeanStd
+    seconds_per_task: MeanStd
     learning_rate: float | None
     overrides: tuple[str, ...]
-    values: Mapping[str, Any]  # what was drawn, by short names
-    parent: str | None = None  # the setting whose first `forked_after` tasks were taken over
+    values: Mapping[str, Any]  # from the search space, by short names
+    parent: str | None = None  # label of the trial config whose first tasks a fork inherits
     forked_after: int = 0
 
     @property
-    def shown_values(self) -> str:
-        """The values in a line."""
+    def values_text(self) -> str:
+        """The values in one line."""
         return ", ".join(f"{name}={_plain(value)}" for name, value in self.values.items())
 
     @property
     def lineage(self) -> str:
-        """Where the setting began, in a line; empty for one that began with the first task."""
+        """The start of a fork, in one line; empty for other trial configs."""
         return f"from {self.parent} after {counted(self.forked_after)}" if self.parent else ""
 
     @property
     def title(self) -> str:
-        """The setting with its values, for tables."""
-        told = "; ".join(filter(None, (self.shown_values, self.lineage)))
-        return f"{self.setting}: {told}" if told else self.setting
+        """Label, values and lineage, for tables."""
+        details = "; ".join(filter(None, (self.values_text, self.lineage)))
+        return f"{self.label}: {details}" if details else self.label
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All settings, those that finished with all seeds first and by figure; `best` heads them."""
+    """All trial configs: first those that finished with all seeds, each group by score.
 
-    rows: tuple[SettingRow, ...]
+    `best` is the label of the first one, None if it did not finish with all seeds.
+    """
+
+    rows: tuple[ConfigRow, ...]
     best: str | None
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The recalls that lead; what models are compared by has other names."""
+        """The recalls that tables show; empty for models, whose metrics have other names."""
         return headline_metrics({recall for row in self.rows for recall in row.averages})
 
 
 def compare(trials: Sequence[Mapping[str, Any]], seeds: int) -> Comparison:
-    """Put the rows of trials.parquet together by setting; each has as many trials as `seeds`."""
+    """Group the rows of trials.parquet by trial config; each has one trial for each of `seeds`."""
     labels = dict.fromkeys(row["setting"] for row in trials)
     names = short_names([key for row in trials for key in json.loads(row["values"])])
-    rows = [
-        _setting([r for r in trials if r["setting"] == label], names, seeds) for label in labels
-    ]
+    rows = [_row([r for r in trials if r["setting"] == label], names, seeds) for label in labels]
 
-    def rank(row: SettingRow) -> tuple[bool, float]:
-        figure = row.figure.mean
-        return not row.complete, math.inf if math.isnan(figure) else -figure
+    def rank(row: ConfigRow) -> tuple[bool, float]:
+        score = row.score.mean
+        return not row.complete, math.inf if math.isnan(score) else -score
 
     rows.sort(key=rank)
-    best = rows[0].setting if rows and rows[0].complete else None
+    best = rows[0].label if rows and rows[0].complete else None
     return Comparison(tuple(rows), best)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of dotted keys that tell them apart."""
+    """The shortest unambiguous ending of each dotted key."""
     names: dict[str, str] = {}
     for key in dict.fromkeys(keys):
         parts = key.split(".")
@@ -120,28 +121,26 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _setting(
-    trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], seeds: int
-) -> SettingRow:
+def _row(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], seeds: int) -> ConfigRow:
     done = [row for row in trials if row["status"] == "finished"]
     others = [row["status"] for row in trials if row["status"] != "finished"]
     first = (done or trials)[0]
-    figure = Spread.of([row["figure"] for row in done])
-    counted = [f"{others.count(status)} {status}" for status in dict.fromkeys(others)]
-    return SettingRow(
-        setting=first["setting"],
+    score = MeanStd.of([row["figure"] for row in done])
+    statuses = [f"{others.count(status)} {status}" for status in dict.fromkeys(others)]
+    return ConfigRow(
+        label=first["setting"],
         method=first["method"],
         seeds=len(done),
-        complete=len(done) == seeds and not math.isnan(figure.mean),
-        status=", ".join(counted),
-        figure=figure,
+        complete=len(done) == seeds and not math.isnan(score.mean),
+        status=", ".join(statuses),
+        score=score,
         averages=_by_recall("average_", trials, done),
         forgetting=_by_recall("forgetting_", trials, done),
-        shown=_shown([json.loads(row["shown"]) for row in done if row.get("shown")]),
+        stage_columns=_stage_columns(done),
         parameters=first["trainable_parameters"],
         parameters_per_task=first["trainable_parameters_per_task"],
-        seconds=Spread.of([row["seconds"] for row in done]),
-        seconds_per_task=Spread.of([row["seconds_per_task"] for row in done]),
+        seconds=MeanStd.of([row["seconds"] for row in done]),
+        seconds_per_task=MeanStd.of([row["seconds_per_task"] for row in done]),
         learning_rate=first["learning_rate"],
         overrides=tuple(first["overrides"]),
         values={names[key]: value for key, value in json.loads(first["values"]).items()},
@@ -152,118 +151,56 @@ def _setting(
 
 def _by_recall(
     prefix: str, trials: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]
-) -> dict[str, Spread]:
-    """Of all recalls that the trials have columns of, whether or not one of them finished."""
+) -> dict[str, MeanStd]:
+    """Of all recalls that trials.parquet has columns of, also where no trial finished."""
     keys = [key for key in trials[0] if key.startswith(prefix)]
-    return {key.removeprefix(prefix): Spread.of([row[key] for row in done]) for key in keys}
+    return {key.removeprefix(prefix): MeanStd.of([row[key] for row in done]) for key in keys}
 
 
-def _shown(found: Sequence[Mapping[str, float | None]]) -> dict[str, Spread]:
-    return {
-        title: Spread.of([row[title] for row in found]) for title in (found[0] if found else ())
-    }
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the comparison: its header and a row's text under it."""
-
-    header: str
-    cell: Callable[[SettingRow, str], str]  # the row, and how plus-minus is written
-
-
-def _spread(header: str, of: Callable[[SettingRow], Spread], digits: int = 1) -> Column:
-    return Column(header, lambda row, plus_minus: of(row).text(plus_minus, digits))
-
-
-RECALL_AT_1, FORGETTING = "R@1", "forgetting"  # in headers
-SETTING = Column("setting", lambda row, _: row.title)
-PARAMETERS = Column("parameters", lambda row, _: _count(row.parameters))
-STREAM_COSTS = (
-    Column("a task", lambda row, _: _count(row.parameters_per_task)),
-    _spread("seconds a task", lambda row: row.seconds_per_task),
-)
-MODEL_COSTS = (_spread("seconds", lambda row: row.seconds),)
-SEEDS = Column("seeds", lambda row, _: str(row.seeds) + (f" ({row.status})" if row.status else ""))
-
-
-def _of_heading(title: str) -> Column:
-    nothing = Spread.of([])
-    return _spread(title, lambda row: row.shown.get(title, nothing))
-
-
-def _recall_columns(recalls: Sequence[str]) -> list[Column]:
-    """Averages of the recalls that lead, then forgetting."""
-    return [
-        *(_of_recall(RECALL_AT_1, lambda row: row.averages, recall) for recall in recalls),
-        *(_of_recall(FORGETTING, lambda row: row.forgetting, recall) for recall in recalls),
-    ]
-
-
-def _of_recall(
-    title: str, part: Callable[[SettingRow], Mapping[str, Spread]], recall: str
-) -> Column:
-    nothing = Spread.of([])
-    return _spread(f"{direction_of(recall)} {title}", lambda row: part(row).get(recall, nothing))
-
-
-def columns(measure: Measure, comparison: Comparison) -> tuple[Column, ...]:
-    """Recall and forgetting for streams; for models, which have no averages, their figures."""
-    titles = dict.fromkeys(title for row in comparison.rows for title in row.shown)
-    if titles:
-        return (SETTING, *map(_of_heading, titles), PARAMETERS, *MODEL_COSTS, SEEDS)
-    if measure.kind == "stream":
-        return (SETTING, *_recall_columns(comparison.headline), PARAMETERS, *STREAM_COSTS, SEEDS)
-    figure = _spread(measure.title, lambda row: row.figure, digits=3)
-    return (SETTING, figure, PARAMETERS, *MODEL_COSTS, SEEDS)
-
-
-def cells(row: SettingRow, shown: Sequence[Column], plus_minus: str = " ± ") -> list[str]:
-    """The texts of a row under the headers of `shown`."""
-    return [column.cell(row, plus_minus) for column in shown]
-
-
-def to_markdown(comparison: Comparison, measure: Measure) -> str:
-    """The comparison as a Markdown table."""
-    shown = columns(measure, comparison)
-    headers = [column.header for column in shown]
-    lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
-    lines += ["| " + " | ".join(cells(row, shown)) + " |" for row in comparison.rows]
-    return "\n".join(lines) + "\n"
-
-
-def to_latex(comparison: Comparison, measure: Measure) -> str:
-    """The comparison as a LaTeX table; it needs the package booktabs."""
-    shown = columns(measure, comparison)
-    alignment = "l" + "r" * (len(shown) - 1)
-    body = [
-        " & ".join(_latex(cell) for cell in cells(row, shown, plus_minus=r" $\pm$ ")) + r" \\"
-        for row in comparison.rows
-    ]
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            " & ".join(_latex(column.header) for column in shown) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+def _stage_columns(done: Sequence[Mapping[str, Any]]) -> dict[str, MeanStd]:
+    found = [json.loads(row["shown"]) for row in done if row.get("shown")]
+    titles = found[0] if found else ()
+    return {title: MeanStd.of([row[title] for row in found]) for title in titles}
 
 
 def _plain(value: Any) -> str:
-    """A value as YAML and Hydra write it."""
+    """A value as written in YAML and in Hydra overrides."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _latex(text: str) -> str:
-    """Plain text in LaTeX; our own plus-minus stays."""
-    escaped = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", DASH: "--"}
-    return "".join(escaped.get(letter, letter) for letter in text)
+@dataclass(frozen=True)
+class CommonScores:
+    """Scores at which all trial configs can be compared, though some were stopped early.
+
+    Attributes:
+        tasks: the number of tasks that all of them finished, after which the scores are taken.
+        by_config: label -> score; without those that failed or are evaluated at the end only.
+    """
+
+    tasks: int
+    by_config: Mapping[str, float]
 
 
-def _count(number: int | None) -> str:
-    return DASH if number is None else f"{number:,}"
+def common_scores(trials: Sequence[Mapping[str, Any]]) -> CommonScores:
+    """The common scores of the rows of trials.parquet.
+
+    Means are over the seeds that all trial configs were tried with: seeds differ in difficulty.
+    """
+    begun = [trial for trial in trials if trial["figure_by_task"]]
+    seeds: dict[str, set[int]] = {}
+    for trial in begun:
+        seeds.setdefault(trial["setting"], set()).add(trial["seed"])
+    common = set.intersection(*seeds.values()) if seeds else set()
+    compared = [trial for trial in begun if trial["seed"] in common]
+    if not compared:
+        return CommonScores(0, {})
+    tasks = min(len(trial["figure_by_task"]) for trial in compared)
+    scores: dict[str, list[float | None]] = {}
+    for trial in compared:
+        scores.setdefault(trial["setting"], []).append(trial["figure_by_task"][tasks - 1])
+    means = {
+        label: sum(known) / len(known)
+        for label, values in scores.items()
+        if len(known := [value for value in values if value is not None]) == len(values)
+    }
+    return CommonScores(tasks, means)

@@ -1,4 +1,4 @@
-"""The keys of a sweep as axes of charts and as columns of numbers: a value a setting."""
+"""The keys of a search space as axes of charts: one position per trial config."""
 
 import json
 import math
@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LOG_FROM = 8.0  # positive values that lie so many times apart are spread on a log scale
+LOG_FROM = 8.0  # ratio of largest to smallest positive value from which on the scale is log
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One key: `positions` are numbers, NaN for a setting that has not the key at all.
+class ParameterAxis:
+    """Axis of one key.
 
-    `names` are the texts of values that are no numbers; a position is then the place among them.
+    Attributes:
+        name: the key.
+        positions: one number per trial config; NaN if it does not have the key.
+        names: texts of values that are not numbers; a position is then an index into them.
     """
 
     name: str
@@ -22,54 +25,54 @@ class Axis:
 
     @property
     def known(self) -> list[float]:
-        """The positions that are there."""
+        """The positions that are not NaN."""
         return [position for position in self.positions if not math.isnan(position)]
 
     @property
     def log(self) -> bool:
-        """Whether the values are spread on a log scale."""
+        """Whether the scale is logarithmic."""
         known = self.known
         return not self.names and min(known) > 0 and max(known) / min(known) >= LOG_FROM
 
     def share(self, position: float) -> float:
-        """Where a position lies between the lowest, 0, and the highest, 1; NaN stays."""
+        """A position scaled to [0, 1] between the lowest and the highest; NaN stays."""
         low, high = min(self.known), max(self.known)
         if self.log:
             low, high, position = math.log(low), math.log(high), math.log(position)
         return (position - low) / (high - low) if high > low else 0.5
 
     def text(self, position: float) -> str:
-        """A position as the user wrote it."""
+        """The value at a position, as the user wrote it."""
         if self.names:
             return self.names[int(position)]
         return f"{position:g}" if position.is_integer() else f"{position:.4g}"
 
 
-def axes_of(settings: Sequence[Mapping[str, Any]]) -> list[Axis]:
-    """The keys that differ between settings; each maps its keys' names to values."""
-    keys = dict.fromkeys(key for values in settings for key in values)
-    axes = [_axis(key, settings) for key in keys]
-    return [axis for axis in axes if len(set(axis.known)) > 1 or len(axis.known) < len(settings)]
+def parameter_axes(configs: Sequence[Mapping[str, Any]]) -> list[ParameterAxis]:
+    """An axis for each key that differs between trial configs, given as values by key."""
+    keys = dict.fromkeys(key for values in configs for key in values)
+    axes = [_axis(key, configs) for key in keys]
+    return [axis for axis in axes if len(set(axis.known)) > 1 or len(axis.known) < len(configs)]
 
 
-def _axis(key: str, settings: Sequence[Mapping[str, Any]]) -> Axis:
-    given = [values[key] for values in settings if key in values]
+def _axis(key: str, configs: Sequence[Mapping[str, Any]]) -> ParameterAxis:
+    given = [values[key] for values in configs if key in values]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
-        return Axis(key, tuple(float(values.get(key, math.nan)) for values in settings))
+        return ParameterAxis(key, tuple(float(values.get(key, math.nan)) for values in configs))
     names = tuple(_text(value) for value in sorted(given, key=_rank))
     names = tuple(dict.fromkeys(names))
-    return Axis(
+    return ParameterAxis(
         key,
         tuple(
             float(names.index(_text(values[key]))) if key in values else math.nan
-            for values in settings
+            for values in configs
         ),
         names,
     )
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers first, by size, then words: whatever order the settings came in."""
+    """Sort key: numbers by size, then words, independent of the order of the trial configs."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return not number, float(value) if number else 0.0, _text(value)
 

@@ -1,4 +1,4 @@
-"""How many parameters each method trains on CLIP ViT-B/16: counted on shapes alone, no weights."""
+"""Counts of the parameters that each method trains on CLIP ViT-B/16, from shapes alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,42 +11,38 @@ from system.config.compose import composed_values, experiment_of, override
 from system.config.schema import ExperimentConfig
 from system.methods.base import RetrievalSetting, methods_on
 from system.methods.sharing import build_method
-from tuning.search.sweep_plan import Setting, SweepPlan
+from tuning.search.sweep_plan import SweepPlan
 
 PUBLISHED_TASKS = 12
-#: Settings beside those of the YAMLs whose cost is asked for: name -> overrides.
+# Variants that are counted beside the methods' YAMLs: name -> overrides.
 VARIANTS = {"lpi, interacting": ["method=lpi", "method.interaction.depth=null"]}
-BYTES_PER_NUMBER = 4  # adapters are saved in float32
+BYTES_PER_PARAMETER = 4  # adapters are saved in float32
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """A method's trainable numbers over `PUBLISHED_TASKS` tasks.
-
-    `per_task` trains at a time, `in_all` counts shared numbers once, `growth` is what each task
-    after the first adds to it, `backbone` the frozen numbers below.
-    """
+    """A method's trainable parameters over `PUBLISHED_TASKS` tasks."""
 
     label: str
-    per_task: int
-    in_all: int
-    growth: float
-    backbone: int
+    per_task: int  # trained at a time
+    total: int  # shared ones are counted once
+    growth: float  # added to the total by each task after the first
+    backbone: int  # frozen
 
     @property
-    def bytes_in_all(self) -> int:
-        """Trainable state of the whole stream."""
-        return self.in_all * BYTES_PER_NUMBER
+    def bytes_total(self) -> int:
+        """Size of the trained state of the whole stream."""
+        return self.total * BYTES_PER_PARAMETER
 
     @property
     def bytes_per_task(self) -> float:
-        """What a further task adds to the trainable state."""
-        return self.growth * BYTES_PER_NUMBER
+        """Size that each further task adds to it."""
+        return self.growth * BYTES_PER_PARAMETER
 
 
 @cache
 def published_clip(device: str) -> ClipBackbone:
-    """CLIP ViT-B/16 by its shapes: "meta" has no weights, "cpu" has memory that nothing fills.
+    """CLIP ViT-B/16 without values: on "meta" shapes alone, on "cpu" uninitialised memory.
 
     Radford et al. 2021, table 20: towers of 12 layers, 768 and 512 wide, joint width 512.
     """
@@ -77,10 +73,10 @@ def published_clip(device: str) -> ClipBackbone:
 
 
 def count_all(overrides: Sequence[str], file: str | None = None) -> list[ParameterCount]:
-    """Count every registered method at the settings of its YAML, and `VARIANTS`.
+    """Count every registered method with the config of its YAML, and `VARIANTS`.
 
-    With overrides or a file: the methods of the sweep that they name, or the experiment's own.
-    Raises ConfigError as composing them does.
+    With overrides or a file: the methods of that sweep, or the method of that experiment. Raises
+    ConfigError.
     """
     if not overrides and file is None:
         labels = {name: [override("method", name)] for name in methods_on("retrieval")} | VARIANTS
@@ -90,8 +86,8 @@ def count_all(overrides: Sequence[str], file: str | None = None) -> list[Paramet
         name = experiment_of(values).method["name"]
         return [_count(name, overrides, file)]
     plan = SweepPlan.compose(overrides, file)
-    settings: list[Setting] = plan.settings(plan.bases)
-    return [_count(s.label, [*overrides, *s.overrides], file) for s in settings]
+    configs = plan.trial_configs(plan.bases)
+    return [_count(each.label, [*overrides, *each.overrides], file) for each in configs]
 
 
 def _count(label: str, overrides: Sequence[str], file: str | None) -> ParameterCount:
@@ -99,7 +95,7 @@ def _count(label: str, overrides: Sequence[str], file: str | None) -> ParameterC
     try:
         return _on(published_clip("meta"), label, experiment)
     except NotImplementedError:
-        # Its first values depend on those of the tasks before: it needs real ones of its own.
+        # Its initial values depend on those of earlier tasks, which "meta" tensors do not have.
         return _on(published_clip("cpu"), label, experiment)
 
 
@@ -113,7 +109,7 @@ def _on(backbone: ClipBackbone, label: str, experiment: ExperimentConfig) -> Par
     return ParameterCount(
         label=label,
         per_task=method.parameters_per_task(),
-        in_all=totals[-1],
+        total=totals[-1],
         growth=(totals[-1] - totals[0]) / (PUBLISHED_TASKS - 1),
         backbone=sum(p.numel() for p in backbone.parameters()),
     )

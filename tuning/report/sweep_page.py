@@ -1,4 +1,4 @@
-"""report.html of a sweep: one self-contained page from the files that the analysis wrote."""
+"""report.html of a sweep: one self-contained page from the files of `tuning.report.analysis`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,20 +9,21 @@ from system.storage.files import Folder
 from system.storage.run_directory import REPORT, SWEEP
 from tuning.report.analysis import TRIALS_TABLE
 from tuning.report.charts.sweep_charts import build_charts
-from tuning.report.comparison import cells, columns, compare
-from tuning.report.measure import Measure
+from tuning.report.comparison import compare
+from tuning.report.comparison_tables import cells, columns
 from tuning.run.learning_rates import LEARNING_RATES
+from tuning.search.sweep_config import SweepMetric
 
 
 def is_sweep(folder: Folder) -> bool:
-    """Whether a directory holds a sweep that was analysed."""
+    """Whether a directory contains the results of a sweep."""
     return folder.exists(SWEEP) and folder.exists(TRIALS_TABLE)
 
 
 def write_sweep_page(folder: Folder) -> str:
-    """Write report.html into a sweep's directory and return its place.
+    """Write report.html into a sweep's directory and return its URI.
 
-    Raises StorageError when one of its files cannot be read, or the page not be written.
+    Raises StorageError when a file cannot be read or written.
     """
     sweep = folder.read_json(SWEEP)
     trials = folder.read_table(TRIALS_TABLE).to_pylist()
@@ -42,20 +43,20 @@ def render_sweep(
 ) -> str:
     """The page as HTML text."""
     comparison = compare(trials, seeds=len(sweep["seeds"]))
-    measure = Measure.of(sweep)
-    shown = columns(measure, comparison)
+    metric = SweepMetric.of(sweep)
+    chosen = columns(metric, comparison)
     return render_page(
         "sweep.html",
         "tuning.report",
         sweep=sweep,
-        measure=measure,
+        metric=metric,
         identity=_identity(sweep, trials),
-        headers=[column.header for column in shown],
-        rows=[(cells(row, shown), row) for row in comparison.rows],
+        headers=[column.header for column in chosen],
+        rows=[(cells(row, chosen), row) for row in comparison.rows],
         best=comparison.best,
         overrides=[row for row in comparison.rows if row.overrides and not row.values],
         zero_shot=_zero_shot(trials, comparison.headline),
-        sections=build_charts(comparison, trials, measure),
+        sections=build_charts(comparison, trials, metric),
         rates=rates,
         trials=[{**trial, "last": _last(trial)} for trial in trials],
         location=location,
@@ -81,7 +82,7 @@ def _identity(
 
 
 def _zero_shot(trials: Sequence[Mapping[str, Any]], recalls: Sequence[str]) -> str:
-    """The leading recalls of the frozen model, as any finished trial has them."""
+    """The recalls of the frozen model, from any finished trial."""
     for trial in trials:
         found = {recall: trial.get(f"zero_shot_{recall}") for recall in recalls}
         if None not in found.values():
@@ -90,5 +91,5 @@ def _zero_shot(trials: Sequence[Mapping[str, Any]], recalls: Sequence[str]) -> s
 
 
 def _last(trial: Mapping[str, Any]) -> float | None:
-    known = [figure for figure in trial["figure_by_task"] if figure is not None]
+    known = [score for score in trial["figure_by_task"] if score is not None]
     return known[-1] if known else None

@@ -1,4 +1,4 @@
-"""What sweeps and parameter counts leave on the terminal."""
+"""Results of sweeps and parameter counts as tables on the terminal."""
 
 from collections.abc import Sequence
 
@@ -11,57 +11,60 @@ from system.report.metrics_view import direction_of
 from system.storage.run_directory import REPORT
 from tuning.report.analysis import BEST, LATEX, MARKDOWN, TRIALS_TABLE, Outcome
 from tuning.report.charts.cost_charts import parameters_front
-from tuning.report.comparison import FORGETTING, RECALL_AT_1, cells, columns
-from tuning.report.parameters import BYTES_PER_NUMBER, PUBLISHED_TASKS, ParameterCount
+from tuning.report.comparison_tables import (
+    FORGETTING,
+    LABEL,
+    PARAMETERS_PER_TASK,
+    RECALL_AT_1,
+    cells,
+    columns,
+)
+from tuning.report.parameters import BYTES_PER_PARAMETER, PUBLISHED_TASKS, ParameterCount
 
-SHORT_HEADERS = {"parameters": "numbers\ntrained", "seconds a task": "s/task"}
-IN_FILES_ALONE = "a task"  # a column
+SHORT_HEADERS = {"parameters": "parameters\ntrained", "seconds per task": "s/task"}
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
-    """Print the comparison and where the files of a sweep are."""
-    stream = outcome.measure.kind == "stream"
-    what = "recall at 1 and forgetting, %" if stream else outcome.measure.title
-    table = _table(f"{what}, mean ± standard deviation over seeds")
-    shown = [
-        column
-        for column in columns(outcome.measure, outcome.comparison)
-        if column.header != IN_FILES_ALONE
-    ]
+    """Print the comparison, why trials failed, and where the files of a sweep are."""
+    stream = outcome.metric.kind == "stream"
+    scores = "recall at 1 and forgetting, %" if stream else outcome.metric.title
+    table = _table(f"{scores}, mean ± standard deviation over seeds")
+    all_columns = columns(outcome.metric, outcome.comparison)
+    chosen = [column for column in all_columns if column is not PARAMETERS_PER_TASK]
     short = SHORT_HEADERS | _two_lines(outcome.comparison.headline)
-    for column in shown:
+    for column in chosen:
         header = short.get(column.header, column.header)
-        if column.header == "setting":
-            longest = max((len(row.setting) for row in outcome.comparison.rows), default=0)
-            table.add_column(header, min_width=longest)  # a name cut short names nothing
+        if column is LABEL:
+            longest = max((len(row.label) for row in outcome.comparison.rows), default=0)
+            table.add_column(header, min_width=longest)  # a label that is cut off is of no use
         else:
             table.add_column(header, justify="right")
     for row in outcome.comparison.rows:
-        style = "bold" if row.setting == outcome.comparison.best else ""
-        texts = cells(row, shown, plus_minus="±")
-        texts[0] = row.setting  # its values stand in the files: they would fill the line
+        style = "bold" if row.label == outcome.comparison.best else ""
+        texts = cells(row, chosen, plus_minus="±")
+        texts[0] = row.label  # without its values, which would fill the line; the files have them
         table.add_row(*(Text(text) for text in texts), style=style)
     console.print(table)
-    for setting in outcome.comparison.rows:
-        if setting.lineage:
-            _line(f"{setting.setting} {setting.lineage}: {setting.shown_values}", console)
-    failed = [row for row in outcome.trials.to_pylist() if row["status"] == "failed"]
-    for row in failed:
-        reason = row["reason"] or "its process died; the same command tries it again"
-        _line(f"{row['trial']} failed: {reason}", console)
+    for row in outcome.comparison.rows:
+        if row.lineage:
+            _line(f"{row.label} {row.lineage}: {row.values_text}", console)
+    for trial in outcome.trials.to_pylist():
+        if trial["status"] == "failed":
+            reason = trial["reason"] or "its process died; the same command tries it again"
+            _line(f"{trial['trial']} failed: {reason}", console)
     for name in (TRIALS_TABLE, MARKDOWN, LATEX, REPORT):
         _line(f"{name}: {outcome.folder.file_uri(name)}", console)
     front = parameters_front(outcome.comparison.rows)
     if len(front) > 1:
-        shown_front = ", ".join(f"{row.setting} ({row.parameters:,})" for row in front)
-        _line(f"fewest numbers for what they reach: {shown_front}", console)
+        on_front = ", ".join(f"{row.label} ({row.parameters:,})" for row in front)
+        _line(f"Pareto front of score and trainable parameters: {on_front}", console)
     if outcome.comparison.best is not None:
         best = outcome.folder.file_uri(BEST)
         _line(f"best: {outcome.comparison.best}; promptide run --config {best}", console)
 
 
 def _two_lines(recalls: Sequence[str]) -> dict[str, str]:
-    """Headers of recalls: a word above two columns holds for both, as 80 columns have to do."""
+    """Short headers of recalls; a word above the first of several columns holds for all of them."""
     return {
         f"{direction_of(recall)} {title}": f"{'' if place else word}\n{direction_of(recall)}"
         for title, word in ((RECALL_AT_1, "average"), (FORGETTING, "forgetting"))
@@ -70,20 +73,26 @@ def _two_lines(recalls: Sequence[str]) -> dict[str, str]:
 
 
 def print_parameters(counts: Sequence[ParameterCount], console: Console) -> None:
-    """Print what each method trains at the published sizes."""
+    """Print how many parameters each method trains at the published sizes."""
     table = _table(
-        f"CLIP ViT-B/16 of {counts[0].backbone:,} frozen numbers, {PUBLISHED_TASKS} tasks, "
-        f"{BYTES_PER_NUMBER} bytes a number"
+        f"CLIP ViT-B/16: {counts[0].backbone:,} frozen parameters, {PUBLISHED_TASKS} tasks, "
+        f"{BYTES_PER_PARAMETER} bytes per parameter"
     )
-    headers = ("method", "trained\na task", "\nin all", "bytes\nin all", "\na further task")
+    headers = (
+        "method",
+        "trained\nper task",
+        "\nin total",
+        "bytes\nin total",
+        "bytes per\nfurther task",
+    )
     for header in headers:
         table.add_column(header, justify="left" if header == "method" else "right")
     for count in counts:
         table.add_row(
             Text(count.label),
             f"{count.per_task:,}",
-            f"{count.in_all:,}",
-            f"{count.bytes_in_all:,}",
+            f"{count.total:,}",
+            f"{count.bytes_total:,}",
             f"{count.bytes_per_task:,.0f}",
         )
     console.print(table)

@@ -7,20 +7,20 @@ from typing import Any
 from system.config.compose import override
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory
-from tuning.run.pruner import Rule
-from tuning.run.trial_kind import RateChoice, kind_of, read_record
-from tuning.run.trial_table import Board
-from tuning.search.sweep_plan import Setting, SweepPlan, Trial
+from tuning.run.pruner import PruningRule
+from tuning.run.trial_kind import RateChoice
+from tuning.run.trial_table import TrialTable
+from tuning.search.sweep_plan import SweepPlan, Trial, TrialConfig
 
 LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
-Run = Callable[[Board, str], None]  # runs a board's trials, with a title for the display
+Run = Callable[[TrialTable, str], None]  # runs a table's trials, with a title for the display
 
 
 @dataclass(frozen=True)
 class RateTrials:
     """A method's candidates, a short run each."""
 
-    base: Setting
+    base: TrialConfig
     choice: RateChoice
     trials: Mapping[float, Trial]
 
@@ -33,10 +33,10 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
     seed = plan.config.seeds[0]
     found = []
     for base in plan.bases if plan.config.learning_rates else ():
-        experiment = plan.trial(base, seed).experiment
-        name = experiment.to_dict()["method"]["name"]
+        trial = plan.trial(base, seed)
+        name = trial.experiment.to_dict()["method"]["name"]
         rates = plan.config.rates_for(base.label, name)
-        choice = kind_of(experiment).rate_choice(experiment) if rates else None
+        choice = trial.kind.rate_choice(trial.experiment) if rates else None
         if choice is None:
             continue
         more = [override("benchmark.tasks", [choice.task]), *choice.overrides]
@@ -48,7 +48,9 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
     return found
 
 
-def choose_learning_rates(plan: SweepPlan, candidates: list[RateTrials], run: Run) -> list[Setting]:
+def choose_learning_rates(
+    plan: SweepPlan, candidates: list[RateTrials], run: Run
+) -> list[TrialConfig]:
     """Run the candidates and give each base its best rate; the others stay as they are.
 
     Writes learning_rates.json: the choice, and the figures that it rests on. Raises ConfigError
@@ -56,19 +58,19 @@ def choose_learning_rates(plan: SweepPlan, candidates: list[RateTrials], run: Ru
     """
     if not candidates:
         return plan.bases
-    board = Board(Rule("none", 1, 2, tasks=1))
+    table = TrialTable(PruningRule("none", 1, 2, tasks=1))
     metric = plan.config.metric
     for entry in candidates:
         for trial in entry.trials.values():
             RunDirectory.of(trial.experiment).claim(trial.experiment)
-            board.add(trial, read_record(trial.experiment, metric))
-    run(board, "learning rates")
+            table.add(trial, trial.record(metric))
+    run(table, "learning rates")
     chosen: dict[str, Any] = {}
     for entry in candidates:
         figures = {
             rate: figure
             for rate, trial in entry.trials.items()
-            for figure in board.entries[trial.name].course.figures[:1]
+            for figure in table.entries[trial.name].curve.scores[:1]
         }
         best = best_rate(figures)
         if best is None:
@@ -105,6 +107,6 @@ def best_rate(figures: Mapping[float, float | None]) -> float | None:
     return -max(known)[1] if known else None
 
 
-def _at_rate(base: Setting, key: str, rate: float) -> Setting:
-    named = Setting(f"{base.label}-rate{rate:g}", base.overrides)
+def _at_rate(base: TrialConfig, key: str, rate: float) -> TrialConfig:
+    named = TrialConfig(f"{base.label}-rate{rate:g}", base.overrides)
     return named.with_value(key, rate)

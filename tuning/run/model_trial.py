@@ -12,10 +12,8 @@ from system.engine.model_stage import ModelExperiment, model_experiment, stage_o
 from system.errors import ConfigError
 from system.loggers.open_loggers import check_loggers
 from system.storage.run_directory import METRICS, RunDirectory
-from tuning.run.figures import FIGURE, TASKS_DONE
 from tuning.run.made_models import made_model
-from tuning.run.records import FAILURE, TrialRecord
-from tuning.run.trial_kind import RateChoice, Reports
+from tuning.run.trial_kind import FAILURE, SCORE, TASKS_DONE, RateChoice, Reports, TrialRecord
 from tuning.search.sweep_config import TuneConfig
 
 TAKE_METHODS = ("methods", "learning_rates")  # keys of `tune` for what trains a method
@@ -109,7 +107,7 @@ class ModelTrials:
             folder.write_json(SECONDS, {"seconds": seconds})
         figure = _figure(metrics, metric)
         told = float("nan") if figure is None else figure
-        reports.put({FIGURE: told, TASKS_DONE: 1, "done": True})
+        reports.put({SCORE: told, TASKS_DONE: 1, "done": True})
 
     def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
         """Numbers trained and seconds, where they are known."""

@@ -1,13 +1,14 @@
-"""Which trials end early, judged on the average recall over the tasks they have finished.
+"""Pruning: which trials are stopped early, by their average recall over the tasks finished so far.
 
-The verdicts follow from the trials' figures and their order alone, never from the clock: a trial is
-compared with those before it, and only once these have come as far or have ended. Whatever ran side
-by side, in whatever speed, with whatever interruption, the same trials are stopped. A trial that is
-ahead of those it waits for trains on meanwhile; a late verdict then only wastes its time.
+Decisions depend only on the trials' scores and their order, never on timing: a trial is compared
+with the trials before it, and only once those have finished as many tasks or have ended. The same
+trials are therefore stopped whatever ran in parallel, at whatever speed and with whatever
+interruption. A trial that runs ahead of the trials it waits for keeps training meanwhile; if it is
+stopped late, only its time was wasted.
 
 Asynchronous successive halving: Li et al. 2020, "A system for massively parallel hyperparameter
 tuning" (arXiv 1810.05934), algorithm 2, with the rule of Ray Tune's ASHA: a trial ends when its
-figure is below the (1 - 1/reduction) quantile of those before it at the same task. Median stopping:
+score is below the (1 - 1/reduction) quantile of those before it at the same task. Median stopping:
 after Golovin et al. 2017, "Google Vizier", section 3.2: it ends below their median.
 """
 
@@ -17,12 +18,12 @@ from typing import Literal
 
 import numpy as np
 
-MEDIAN_NEEDS = 3  # trials before a median says anything; Ray Tune's default too
+MEDIAN_NEEDS = 3  # scores from which on a median is taken; the default of Ray Tune too
 
 
 @dataclass(frozen=True)
-class Rule:
-    """When trials of a stream of `tasks` tasks are compared, and with what."""
+class PruningRule:
+    """When trials over a stream of `tasks` tasks are compared, and the score they must reach."""
 
     kind: Literal["none", "asha", "median"]
     grace_tasks: int
@@ -31,7 +32,7 @@ class Rule:
 
     @property
     def rungs(self) -> list[int]:
-        """The numbers of finished tasks at which a trial may end; the last task ends it anyway."""
+        """Numbers of finished tasks at which a trial may be stopped; never the last task."""
         if self.kind == "none":
             return []
         if self.kind == "median":
@@ -43,7 +44,7 @@ class Rule:
         return rungs
 
     def cutoff(self, before: Sequence[float]) -> float | None:
-        """The figure below which a trial ends, given those before it; None: there are too few."""
+        """The score below which a trial is stopped, given those before it; None if too few."""
         if self.kind == "median":
             return float(np.median(before)) if len(before) >= MEDIAN_NEEDS else None
         if not before:
@@ -52,36 +53,33 @@ class Rule:
 
 
 @dataclass
-class Course:
-    """How far a trial has come: its figure after each task, None where there is none.
+class LearningCurve:
+    """A trial's score after each finished task, None where undefined; `ended`: it is complete."""
 
-    `ended` tells that no further figure will come.
-    """
-
-    figures: list[float | None] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
     ended: bool = False
 
 
-def verdicts(rule: Rule, courses: Sequence[Course]) -> list[int | None]:
-    """After how many tasks each trial is stopped; None: not, or not known yet.
+def pruned_after(rule: PruningRule, curves: Sequence[LearningCurve]) -> list[int | None]:
+    """Number of tasks after which each trial is stopped; None: not stopped, or not yet decided.
 
-    `courses` are those of trials that may be compared (one seed), in the order of the sweep.
+    `curves` are those of comparable trials (of one seed), in the order of the sweep.
     """
-    stopped: list[int | None] = [None] * len(courses)
+    stopped: list[int | None] = [None] * len(curves)
     for rung in rule.rungs:
         before: list[float] = []
-        for index, course in enumerate(courses):
+        for index, curve in enumerate(curves):
             if stopped[index] is not None:
-                continue  # it ended at an earlier rung
-            if len(course.figures) < rung:
-                if course.ended:
+                continue  # at an earlier rung
+            if len(curve.scores) < rung:
+                if curve.ended:
                     continue
-                break  # those after it wait for it
-            figure = course.figures[rung - 1]
-            if figure is None:
+                break  # the trials after it wait for it
+            score = curve.scores[rung - 1]
+            if score is None:
                 continue
             cutoff = rule.cutoff(before)
-            if cutoff is not None and figure < cutoff:
+            if cutoff is not None and score < cutoff:
                 stopped[index] = rung
-            before.append(figure)
+            before.append(score)
     return stopped

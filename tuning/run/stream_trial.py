@@ -1,7 +1,7 @@
 """A trial that is a whole stream, through the same code as `promptide run`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actors.handle import SharedStreams
@@ -17,10 +17,8 @@ from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from system.stream.preflight import check_experiment
 from system.stream.run_results import finish_run
 from system.stream.task_source import ConsumerStatus, StreamHaltedError
-from tuning.run.figures import FIGURE, TASKS_DONE, recall_so_far
 from tuning.run.made_models import made_beneath
-from tuning.run.records import FAILURE, TrialRecord
-from tuning.run.trial_kind import RateChoice, Reports
+from tuning.run.trial_kind import FAILURE, SCORE, TASKS_DONE, RateChoice, Reports, TrialRecord
 from tuning.search.sweep_config import LEARNING_RATE, TuneConfig
 
 PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
@@ -163,6 +161,27 @@ class StreamTrials:
         return f"split: {evaluation.split}, gallery: {evaluation.gallery}"
 
 
+def recall_so_far(
+    rows: Iterable[Mapping[str, Any]], metrics: Sequence[str], done: int
+) -> list[float | None]:
+    """For each of the first `done` tasks t: the mean over `metrics` and tasks j <= t of R[t, j].
+
+    `rows` are those of accuracy_matrix.parquet, also as committed to the stream. None where an
+    entry is undefined or was not evaluated (joint training is evaluated after the last task only).
+    """
+    values: dict[tuple[str, int, int], float] = {}
+    for row in rows:
+        value = row["value"]
+        if value is not None and value == value:  # not NaN
+            values[row["metric"], row["trained_index"], row["evaluated_index"]] = value
+    scores: list[float | None] = []
+    for task in range(done):
+        cells = [values.get((m, task, j)) for m in metrics for j in range(task + 1)]
+        known = [cell for cell in cells if cell is not None]
+        scores.append(sum(known) / len(known) if len(known) == len(cells) else None)
+    return scores
+
+
 class TaskReports:
     """Passes on the average recall so far after each task, each task once and in order."""
 
@@ -181,7 +200,7 @@ class TaskReports:
             figure = figures[task]
             self.reports.put(
                 {
-                    FIGURE: float("nan") if figure is None else figure,
+                    SCORE: float("nan") if figure is None else figure,
                     TASKS_DONE: task + 1,
                     "done": task + 1 == self.tasks,
                 }

@@ -5,22 +5,21 @@ from collections.abc import Sequence
 from system.errors import ConfigError, PromptideError
 from system.methods.base import METHODS
 from system.storage.run_directory import CONFIG
-from tuning.run.trial_kind import kind_of
 from tuning.search.population import rungs
 from tuning.search.proposals import require_optuna
 from tuning.search.sweep_config import DEFAULT
-from tuning.search.sweep_plan import Setting, SweepPlan, at_point
+from tuning.search.sweep_plan import SweepPlan, TrialConfig, at_point
 
-MOST_CHECKED = 64  # settings whose backbone and method are built; all of them are composed
-SAMPLED = 8  # points of a space that Optuna will fill, drawn to be checked
+MOST_CHECKED = 64  # trial configs whose backbone and method are built; all are composed
+SAMPLED = 8  # random points that are checked where Optuna proposes the real ones later
 
 
 def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
-    """Check every setting as a run checks its own; of those that will be proposed, some.
+    """Check the trial configs as a run checks its own config; of Optuna's, a random sample.
 
-    Returns the tasks of the first one: all trials of a sweep have the same number of them. Raises
-    ConfigError when the sweep's directory is that of a run, or the error of the setting that is
-    wrong with its name.
+    Returns the tasks of the first one: all trials of a sweep have the same number of tasks. Raises
+    ConfigError when the sweep's directory is that of a run, or the error of the wrong trial config
+    with its label.
     """
     if plan.folder.exists(CONFIG):
         raise ConfigError(
@@ -32,16 +31,16 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
     if config.search == "optuna":
         require_optuna()
         points = config.parsed_space().sample(SAMPLED, config.search_seed)
-        settings = [at_point(plan.bases[0], point, n) for n, point in enumerate(points)]
+        configs = [at_point(plan.bases[0], point, n) for n, point in enumerate(points)]
     else:
-        settings = plan.settings(plan.bases)
-    experiments = [(s, plan.trial(s, config.seeds[0]).experiment) for s in settings]
+        configs = plan.trial_configs(plan.bases)
+    trials = [plan.trial(each, config.seeds[0]) for each in configs]
     found: list[tuple[str, ...]] = []
-    for setting, experiment in experiments[:: -(-len(settings) // MOST_CHECKED)]:
+    for trial in trials[:: -(-len(trials) // MOST_CHECKED)]:
         try:
-            found.append(kind_of(experiment).check(experiment))
+            found.append(trial.kind.check(trial.experiment))
         except PromptideError as error:
-            raise in_setting(setting, error) from error
+            raise _in_config(trial.config, error) from error
     lengths = sorted({len(tasks) for tasks in found})
     if len(lengths) > 1:
         raise ConfigError(
@@ -50,7 +49,7 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
         )
     rule = config.rule(lengths[0])
     if config.scheduler == "pbt":
-        _check_population(plan, settings, lengths[0])
+        _check_population(plan, configs, lengths[0])
     elif rule.kind != "none" and not rule.rungs:
         raise ConfigError(
             f"tune.grace_tasks={config.grace_tasks}: a stream of {lengths[0]} tasks ends before "
@@ -61,7 +60,7 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
 
 
 def _check_rates(plan: SweepPlan) -> None:
-    """Raises ConfigError for learning rates of a method that nobody tries."""
+    """Raises ConfigError for learning rates of a method that is not tried."""
     labels = (base.label for base in plan.bases)
     known = {DEFAULT, *plan.config.methods, *labels, *METHODS}
     for name in plan.config.learning_rates:
@@ -72,24 +71,24 @@ def _check_rates(plan: SweepPlan) -> None:
             )
 
 
-def _check_population(plan: SweepPlan, settings: Sequence[Setting], tasks: int) -> None:
-    """Raises ConfigError where nobody is ever compared, or a key takes no list of values."""
+def _check_population(plan: SweepPlan, configs: Sequence[TrialConfig], tasks: int) -> None:
+    """Raises ConfigError if no trials are ever compared, or a key accepts no list of values."""
     config = plan.config
-    if len(settings) < 2:
-        raise ConfigError(f"tune: a population of {len(settings)} has nobody to compare with")
+    if len(configs) < 2:
+        raise ConfigError(f"tune: a population of {len(configs)} has nothing to compare with")
     if not rungs(config.pbt.every, tasks):
         raise ConfigError(
             f"tune.pbt.every={config.pbt.every}: a stream of {tasks} tasks ends before any trial "
             f"is compared; use 1 to {tasks - 1}"
         )
     for key in config.pbt.keys:
-        for setting in settings:
-            if key in setting.values:
-                value = setting.values[key]
-                listed = at_point(plan.bases[0], {**setting.values, key: [value, value]}, 0)
+        for each in configs:
+            if key in each.values:
+                value = each.values[key]
+                listed = at_point(plan.bases[0], {**each.values, key: [value, value]}, 0)
                 try:
-                    experiment = plan.trial(listed, config.seeds[0]).experiment
-                    kind_of(experiment).check(experiment)
+                    trial = plan.trial(listed, config.seeds[0])
+                    trial.kind.check(trial.experiment)
                 except PromptideError as error:
                     raise ConfigError(
                         f"tune.pbt.keys: {key} takes no list of values, one for each task: {error}"
@@ -97,7 +96,7 @@ def _check_population(plan: SweepPlan, settings: Sequence[Setting], tasks: int) 
                 break
 
 
-def in_setting(setting: Setting, error: PromptideError) -> PromptideError:
-    """The same error, saying which setting of the sweep it is about."""
-    told = ConfigError if type(error) is PromptideError else type(error)
-    return told(f"setting {setting.label!r} of the sweep: {error}")
+def _in_config(config: TrialConfig, error: PromptideError) -> PromptideError:
+    """The same error, with the trial config that it is about."""
+    kind = ConfigError if type(error) is PromptideError else type(error)
+    return kind(f"trial config {config.label!r} of the sweep: {error}")

@@ -1,4 +1,4 @@
-"""What a trial can be: a whole stream, or the training of a model."""
+"""The interface of the kinds of trial: a whole stream, or the training of a model."""
 
 import queue
 from collections.abc import Mapping, Sequence
@@ -8,31 +8,64 @@ from typing import Any, Protocol, TypeVar
 from actors.handle import SharedStreams
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment
-from tuning.run.records import TrialRecord
 from tuning.search.sweep_config import TuneConfig
 
+FAILURE = "failure.json"  # why a trial's last attempt failed; deleted when it is tried again
+# The keys of a report to Ray Tune:
+SCORE = "score"  # the mean of the sweep's metrics
+TASKS_DONE = "tasks_done"
+
 Experiment = ExperimentConfig | ModelExperiment
-Reports = queue.Queue[dict[str, Any] | BaseException]  # what a trial tells Ray Tune, step by step
+Reports = queue.Queue[dict[str, Any] | BaseException]  # from a trial's thread to Ray Tune
 E = TypeVar("E", bound=Experiment)
 
 
 @dataclass(frozen=True)
-class RateChoice:
-    """How learning rates are chosen for a method: on the validation split of the first task."""
+class TrialRecord:
+    """State of a trial as stored in its run directory, from which an interrupted sweep continues.
 
-    key: str  # of the config
+    Attributes:
+        scores: the score after each finished task, None where it is undefined.
+        metrics: metrics.json of a finished trial.
+        failure: why the last attempt failed.
+    """
+
+    scores: list[float | None]
+    metrics: dict[str, Any] | None
+    failure: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial reached its end; it is never run again."""
+        return self.metrics is not None
+
+
+@dataclass(frozen=True)
+class RateChoice:
+    """How a method's learning rate is chosen: by short runs on the first task's validation split.
+
+    Attributes:
+        key: the learning rate's key in the config.
+        task: the task that the short runs learn.
+        overrides: further overrides of the short runs.
+    """
+
+    key: str
     task: str
-    overrides: tuple[str, ...]  # what else a short run differs in
+    overrides: tuple[str, ...]
 
 
 class TrialKind(Protocol[E]):
-    """All that a sweep has to know of its trials. Stateless."""
+    """Everything that differs between the kinds of trial; stateless.
+
+    `metric` is `tune.metric` everywhere: the names of the metrics whose mean is a trial's score.
+    """
 
     name: str
-    leases_tasks: bool  # from a task stream: the sweep starts one actor for all of them
+    leases_tasks: bool  # if so, the sweep starts one task stream actor for all its trials
 
     def measure(self, metric: Sequence[str]) -> tuple[str, str]:
-        """The name of the figure that trials are compared by, and its unit."""
+        """Name and unit of the score that trials are compared by."""
         ...
 
     def parse(self, values: Mapping[str, Any]) -> E:
@@ -40,26 +73,26 @@ class TrialKind(Protocol[E]):
         ...
 
     def label(self, experiment: E) -> str:
-        """What is trained, in a word: for names of directories and tables."""
+        """Name of the trained method or stage, used in directories and tables."""
         ...
 
     def recalls(self, experiment: E) -> tuple[str, ...]:
-        """The recalls of which trials have averages and forgetting; empty for models."""
+        """Recalls whose average and forgetting each trial has; empty for models."""
         ...
 
     def check_tune(self, experiment: E, config: TuneConfig) -> None:
-        """Raises ConfigError for what trials of this kind cannot be swept by."""
+        """Raises ConfigError for options of a sweep that this kind of trial does not support."""
         ...
 
     def check(self, experiment: E) -> tuple[str, ...]:
-        """The names of the tasks a trial is judged after, once all it needs was checked.
+        """Check config and data as a run does; returns the tasks after which a trial is evaluated.
 
-        Raises ConfigError or DataError as a run of its own does.
+        Raises ConfigError or DataError.
         """
         ...
 
     def record(self, experiment: E, metric: Sequence[str]) -> TrialRecord:
-        """What the directory of a trial tells, begun or not. Raises StorageError."""
+        """The stored state of a trial, also of one that never started. Raises StorageError."""
         ...
 
     def run(
@@ -70,41 +103,24 @@ class TrialKind(Protocol[E]):
         reports: Reports,
         streams: SharedStreams | None,
     ) -> None:
-        """Run a trial, or go on with it, up to `tasks` tasks, and report a figure after each.
+        """Run or continue a trial up to `tasks` tasks and report the score after each of them.
 
-        Ray is connected; `streams` are the sweep's, if its kind has any. Raises what ends it.
+        Ray is connected; `streams` is the sweep's, None if this kind leases no tasks. Raises the
+        error that ends the trial.
         """
         ...
 
     def rate_choice(self, experiment: E) -> RateChoice | None:
-        """How its learning rate can be chosen; None for what learns nothing.
+        """How the learning rate can be chosen; None if nothing is trained.
 
-        Raises what `check` raises.
+        Raises the errors of `check`.
         """
         ...
 
     def columns(self, experiment: E, record: TrialRecord) -> dict[str, Any]:
-        """The cells of trials.parquet that tell of a finished trial, and what it trains."""
+        """Values of the columns of trials.parquet that only this kind of trial can fill."""
         ...
 
     def evaluated_with(self, experiment: E) -> str:
-        """On what the figures rest, for the page."""
+        """The data that scores are measured on, in words, for the page."""
         ...
-
-
-def kind_named(values: Mapping[str, Any]) -> TrialKind[Any]:
-    """The kind of composed values: a model's stage has a name, the stream's has none."""
-    from tuning.run.model_trial import ModelTrials
-    from tuning.run.stream_trial import StreamTrials
-
-    return ModelTrials() if "name" in values["stage"] else StreamTrials()
-
-
-def kind_of(experiment: Experiment) -> TrialKind[Any]:
-    """The kind of a parsed experiment."""
-    return kind_named({"stage": experiment.to_dict()["stage"]})
-
-
-def read_record(experiment: Experiment, metric: Sequence[str]) -> TrialRecord:
-    """The record of a trial, begun or not. Raises StorageError."""
-    return kind_of(experiment).record(experiment, metric)

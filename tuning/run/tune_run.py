@@ -1,8 +1,8 @@
-"""Runs the trials of a board on Ray Tune.
+"""Runs the trials of a trial table on Ray Tune.
 
-Tune starts the trials, packs them on the cluster and carries their reports. What is finished and
-what is stopped is the board's, which reads it from the trials' own directories: nothing of Tune's
-state has to survive the driver.
+Tune starts the trials, packs them on the cluster and passes on their reports. Which trials are
+finished or stopped is the table's, which follows from the trials' own directories: nothing of
+Tune's state has to survive the driver.
 """
 
 import logging
@@ -23,13 +23,13 @@ from system.config.schema import ClusterConfig
 from system.errors import ConfigError
 from system.loggers.open_loggers import destinations
 from system.storage.files import Folder
-from tuning.run.figures import FIGURE, TASKS_DONE
 from tuning.run.trial import SweepTrial
-from tuning.run.trial_table import Board
+from tuning.run.trial_kind import SCORE, TASKS_DONE
+from tuning.run.trial_table import TrialTable
 from tuning.search.sweep_plan import Trial
 
-#: What a trial that only waits for its own workers holds: Tune accepts no trial without anything,
-#: and any part of a CPU could keep the last worker from its own.
+# Resources of a trial that only waits for its workers. Tune accepts no trial without resources, and
+# any fraction of a CPU could keep the last worker from its own.
 WAITING_TRIAL = {"CPU": 0, "memory": 1 << 20}
 
 Propose = Callable[[], Trial | None]
@@ -45,11 +45,11 @@ class Packing:
 
     @classmethod
     def of(cls, cluster: ClusterConfig, max_concurrent: int | None) -> "Packing":
-        """As many as the connected cluster carries.
+        """As many trials as fit on the connected cluster.
 
-        With `cluster.workers=0` a trial trains in its own process and holds its CPU. Otherwise its
-        workers hold theirs, and so many trials run that all of them have their workers. Raises
-        ConfigError with the arithmetic when not even one does, or not `max_concurrent`.
+        With `cluster.workers=0` a trial trains in its own process and reserves its CPU. Otherwise
+        its workers reserve theirs, and only as many trials run as have all their workers. Raises
+        ConfigError with the arithmetic when not even one trial fits, or not `max_concurrent`.
         """
         processes = max(cluster.workers, 1)
         need = {"CPU": processes * cluster.cpus_per_worker}
@@ -68,26 +68,26 @@ class Packing:
         return cls(max_concurrent or fit, resources)
 
 
-class NotKept:
-    """Tune pickles its parts for a restore that is not used here: of ours nothing is kept."""
+class Unsaved:
+    """Pickles as empty: Tune saves its parts for a restore, which is not used here."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class TrialQueue(NotKept, Searcher):
-    """Hands Tune the next trial that is worth running, at the moment there is room for it."""
+class TrialQueue(Unsaved, Searcher):
+    """Gives Tune the next trial to run whenever there is room for one."""
 
     def __init__(
         self,
-        board: Board,
+        table: TrialTable,
         propose: Propose,
         settled: Settled,
         metric: list[str],
         streams: SharedStreams | None,
     ) -> None:
         super().__init__()
-        self.board = board
+        self.table = table
         self.propose = propose
         self.settled = settled
         self.metric_names = metric
@@ -95,17 +95,17 @@ class TrialQueue(NotKept, Searcher):
         self.names: dict[str, str] = {}  # Tune's id -> the trial's name
 
     def suggest(self, trial_id: str) -> Any:
-        """The config of the next trial, or Tune's word for the end."""
-        trial = next(self.board.to_run(), None) or self.propose()
+        """The config of the next trial, or Tune's constant for the end."""
+        trial = next(self.table.to_run(), None) or self.propose()
         if trial is None:
             return str(Searcher.FINISHED)
         self.names[trial_id] = trial.name
-        self.board.start(trial.name)
+        self.table.start(trial.name)
         return {
             "experiment": trial.experiment.to_dict(),
             "metric": self.metric_names,
             "streams": self.streams,
-            "tasks": self.board.rule.tasks,
+            "tasks": self.table.rule.tasks,
             "logs": destinations(trial.experiment),
         }
 
@@ -114,59 +114,61 @@ class TrialQueue(NotKept, Searcher):
     ) -> None:
         """A trial finished, failed or was stopped."""
         name = self.names[trial_id]
-        if result is not None and TASKS_DONE in result:  # the last one comes here alone
-            self.board.report(name, result[TASKS_DONE], result[FIGURE])
-        self.board.end(name, failed=error)
-        self.settled(self.board.entries[name].trial)
+        if (
+            result is not None and TASKS_DONE in result
+        ):  # the scheduler is not shown the last report
+            self.table.report(name, result[TASKS_DONE], result[SCORE])
+        self.table.end(name, failed=error)
+        self.settled(self.table.entries[name].trial)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the trials' directories tell all."""
+        """Save nothing: the state is in the trials' directories."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Restore nothing; see `save`."""
 
 
-class BoardScheduler(NotKept, FIFOScheduler):
-    """Ends trials by the board's verdicts.
+class PruningScheduler(Unsaved, FIFOScheduler):
+    """Halts the trials that the trial table stops.
 
-    A trial is not killed: it is halted, and ends in an orderly way within a step. If it
-    were killed, Ray Train would leave the workers' placement group behind for as long as the driver
-    lives (ray#54305), and the next trial would wait for ever.
+    A trial is not killed but halted, and ends by itself within a step. If it were killed, Ray Train
+    would leave the workers' placement group behind for as long as the driver lives (ray#54305), and
+    the next trial would wait for ever.
     """
 
-    def __init__(self, board: Board, streams: SharedStreams | None) -> None:
+    def __init__(self, table: TrialTable, streams: SharedStreams | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.board = board
+        self.table = table
         self.streams = streams
         self.halted: set[str] = set()
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Enter the report, and halt what is stopped now: this trial, or one that was ahead."""
+        """Enter the report, and halt trials stopped by it: this one, or others that were ahead."""
         name = trial.config["experiment"]["run_name"]
-        self.board.report(name, result[TASKS_DONE], result[FIGURE])
-        running = {n for n, entry in self.board.entries.items() if entry.state == "running"}
-        for stopped in (running & self.board.stops().keys()) - self.halted:
+        self.table.report(name, result[TASKS_DONE], result[SCORE])
+        running = {n for n, entry in self.table.entries.items() if entry.state == "running"}
+        for stopped in (running & self.table.stops().keys()) - self.halted:
             if self.streams is not None:
                 self.streams.halt(stopped)
                 self.halted.add(stopped)
         return str(TrialScheduler.CONTINUE)
 
 
-class Shown(NotKept, Callback):
-    """Lets the display look after each step of Tune's loop."""
+class DisplayUpdate(Unsaved, Callback):
+    """Updates the display after each step of Tune's loop."""
 
-    def __init__(self, show: Callable[[], None]) -> None:
-        self.show = show
+    def __init__(self, update: Callable[[], None]) -> None:
+        self.update = update
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Look again."""
-        self.show()
+        """Update the display."""
+        self.update()
 
 
 def run_trials(
-    board: Board,
+    table: TrialTable,
     propose: Propose,
     settled: Settled,
     packing: Packing,
@@ -174,23 +176,30 @@ def run_trials(
     metric: tuple[str, ...],
     folder: Folder,
     most: int,
-    show: Callable[[], None],
+    update: Callable[[], None],
 ) -> None:
-    """Run what the board has to run, and what `propose` adds, until nothing is left.
+    """Run all trials of the table that are not finished or stopped, and those that `propose` adds.
 
-    Ray is connected. `folder` is where Tune logs (TensorBoard events, progress of each trial),
-    `most` the number of trials there can be, `settled` is told of each trial that ended. A trial
-    that fails leaves the others alone.
+    Ray is connected. A failing trial does not affect the others.
+
+    Args:
+        propose: adds another trial to the table; None once there are no more.
+        settled: called with each trial that ended.
+        folder: for Tune's own logs (TensorBoard events, progress of each trial).
+        most: upper bound on the number of trials.
+        update: redraws the display; called often.
     """
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # or Ctrl-C would look like a normal end
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else Ctrl-C looks like a normal end
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the sweep's table
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # failures are shown in the sweep's table
     tuner = tune.Tuner(
         tune.with_resources(SweepTrial, dict(packing.resources)),
         tune_config=tune.TuneConfig(
-            search_alg=TrialQueue(board, propose, settled, list(metric), streams),
-            scheduler=BoardScheduler(board, streams),
+            search_alg=TrialQueue(table, propose, settled, list(metric), streams),
+            scheduler=PruningScheduler(table, streams),
             num_samples=most,
             max_concurrent_trials=packing.concurrent,
             reuse_actors=True,  # a process takes seconds to start
@@ -201,7 +210,7 @@ def run_trials(
             name=f"start-{len(folder.names()) + 1:04d}",
             storage_path=folder.uri,
             verbose=0,
-            callbacks=[Shown(show)],
+            callbacks=[DisplayUpdate(update)],
         ),
     )
     tuner.fit()

@@ -1,4 +1,4 @@
-"""Settings that Optuna proposes from the figures so far, kept on storage as they are made."""
+"""Trial configs that Optuna proposes from the scores so far; stored as they are made."""
 
 import json
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import Any
 
 from system.errors import ConfigError
 from system.storage.files import Folder
-from tuning.run.trial_table import Board
+from tuning.run.trial_table import TrialTable
 from tuning.search.space import LISTED, Dimension, Space, rounded
-from tuning.search.sweep_plan import Setting, Trial, at_point
+from tuning.search.sweep_plan import Trial, TrialConfig, at_point
 
 PROPOSALS = "proposals.json"
-Enter = Callable[[Setting], list[Trial]]  # puts a setting's trials on the board
-Parameters = Callable[[Trial], float]  # how many numbers a finished trial trained
+Enter = Callable[[TrialConfig], list[Trial]]  # adds a trial config's trials to the table
+Parameters = Callable[[Trial], float]  # number of parameters that a finished trial trained
 
 
 def require_optuna() -> ModuleType:
@@ -33,44 +33,44 @@ def require_optuna() -> ModuleType:
 class Proposals:
     """A study of Optuna's TPE (Bergstra et al. 2011) over the space.
 
-    With `parameters` it has two objectives, a large figure and few trainable numbers (Ozaki et al.
-    2022, "Multiobjective tree-structured Parzen estimator").
+    With `parameters` it has two objectives, a large score and few trainable parameters (Ozaki et
+    al. 2022, "Multiobjective tree-structured Parzen estimator").
 
-    What was proposed is read back when a sweep goes on, with the figures that came of it; new
-    proposals then follow. Which figures are known when a proposal is made depends on what runs side
-    by side: only what is on storage repeats itself. Raises ConfigError when Optuna is missing.
+    An interrupted sweep reads back its proposals and their scores before it makes new ones. Which
+    scores are known when a proposal is made depends on timing: only stored proposals are
+    reproducible. Raises ConfigError when Optuna is missing.
     """
 
     def __init__(
         self,
         space: Space,
-        base: Setting,
+        base: TrialConfig,
         samples: int,
         seed: int,
         folder: Folder,
-        board: Board,
+        table: TrialTable,
         parameters: Parameters | None = None,
     ) -> None:
         optuna = require_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         self.space, self.base, self.samples, self.seed = space, base, samples, seed
-        self.folder, self.board, self.parameters = folder, board, parameters
+        self.folder, self.table, self.parameters = folder, table, parameters
         directions = ["maximize"] if parameters is None else ["maximize", "minimize"]
         self.study = optuna.create_study(directions=directions)
         self.made: list[dict[str, Any]] = []  # {"parameters": Optuna's, "values": ours}
-        self.open: dict[str, Any] = {}  # label -> Optuna's trial that waits for its figure
+        self.open: dict[str, Any] = {}  # label -> Optuna's trial that waits for its score
         self.trials: dict[str, list[Trial]] = {}
 
     def restore(self, enter: Enter) -> None:
-        """Put the settings that were proposed before on the board again."""
+        """Enter the stored proposals again."""
         if not self.folder.exists(PROPOSALS):
             return
         kept = self.folder.read_json(PROPOSALS)
         if not isinstance(kept, dict) or kept["space"] != self._space:
             raise ConfigError(
                 f"{self.folder.file_uri(PROPOSALS)} was proposed from another tune.space; give "
-                "this sweep another run_name, or the old space to go on with that one"
+                "this sweep another run_name, or continue the stored one with its own space"
             )
         for made in kept["proposals"][: self.samples]:
             self.study.enqueue_trial(made["parameters"])
@@ -79,64 +79,64 @@ class Proposals:
             self.settled(trials[0])
 
     def propose(self, enter: Enter) -> Trial | None:
-        """The next trial: of a new setting, as long as there are any."""
+        """The first trial of a new trial config; None once there are `samples` of them."""
         if len(self.made) == self.samples:
             return None
-        setting = self._propose()
-        # First: what was entered without it would be proposed anew, with other values.
-        kept = {"space": self._space, "proposals": self.made}
-        self.folder.write_json(PROPOSALS, kept)
-        return self._enter(setting, enter)[0]
+        config = self._propose()
+        # Stored before it is entered: a driver killed in between would otherwise propose other
+        # values for a run directory that already has a config.
+        self.folder.write_json(PROPOSALS, {"space": self._space, "proposals": self.made})
+        return self._enter(config, enter)[0]
 
     def settled(self, trial: Trial) -> None:
-        """Tell the study what came of a setting, once none of its trials goes on."""
-        label = trial.setting.label
-        statuses = self.board.statuses()
+        """Report a trial config's score to the study once all its trials have ended."""
+        label = trial.config.label
+        statuses = self.table.statuses()
         names = [each.name for each in self.trials[label]]
         found = {statuses[name] for name in names}
         if label not in self.open or found & {"pending", "running"}:
             return
         state = self._optuna.trial.TrialState
         asked = self.open.pop(label)
-        stops = self.board.stops()
-        courses = [self.board.entries[name].course.figures[: stops.get(name)] for name in names]
-        finals = [course[-1] for course in courses if course and course[-1] is not None]
+        stops = self.table.stops()
+        curves = [self.table.entries[name].curve.scores[: stops.get(name)] for name in names]
+        finals = [curve[-1] for curve in curves if curve and curve[-1] is not None]
         if found == {"finished"} and len(finals) == len(names):
             values = [sum(finals) / len(finals)]
             if self.parameters is not None:
                 values.append(self.parameters(self.trials[label][0]))
             self.study.tell(asked, values)
         elif "stopped" in found and finals:
-            figures = next(c for c, n in zip(courses, names, strict=True) if n in stops and c)
-            asked.report(figures[-1], len(figures))
+            scores = next(c for c, n in zip(curves, names, strict=True) if n in stops and c)
+            asked.report(scores[-1], len(scores))
             self.study.tell(asked, state=state.PRUNED)
         else:
             self.study.tell(asked, state=state.FAIL)
 
     @property
     def _space(self) -> list[Any]:
-        """As JSON gives it back."""
+        """The space as it reads back from JSON."""
         found: list[Any] = json.loads(json.dumps([asdict(d) for d in self.space.dimensions]))
         return found
 
-    def _propose(self) -> Setting:
-        # Seeded anew by their number, or those after an interruption would repeat the first ones.
+    def _propose(self) -> TrialConfig:
+        # A new seed per proposal: after an interruption they would otherwise repeat the first ones.
         number = len(self.made)
         self.study.sampler = self._optuna.samplers.TPESampler(seed=self.seed + number)
         asked = self.study.ask()
         point = self.space.fill(lambda dimension: _value(asked, dimension))
         self.made.append({"parameters": asked.params, "values": point})
-        setting = at_point(self.base, point, number)
-        self.open[setting.label] = asked
-        return setting
+        config = at_point(self.base, point, number)
+        self.open[config.label] = asked
+        return config
 
-    def _enter(self, setting: Setting, enter: Enter) -> list[Trial]:
-        self.trials[setting.label] = enter(setting)
-        return self.trials[setting.label]
+    def _enter(self, config: TrialConfig, enter: Enter) -> list[Trial]:
+        self.trials[config.label] = enter(config)
+        return self.trials[config.label]
 
 
 def _value(asked: Any, dimension: Dimension) -> Any:
-    """One key's value from Optuna, whose categories must be plain: lists go as JSON."""
+    """One key's value from Optuna; its categories must be scalars, so listed values go as JSON."""
     if dimension.kind in LISTED:
         choices = [json.dumps(value) for value in dimension.values]
         return json.loads(asked.suggest_categorical(dimension.key, choices))

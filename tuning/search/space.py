@@ -1,4 +1,4 @@
-"""Search spaces: which config values a sweep tries, written in YAML by their Hydra keys."""
+"""Search spaces: the config values that a sweep tries, written in YAML by their Hydra keys."""
 
 import json
 import math
@@ -10,10 +10,10 @@ import numpy as np
 
 from system.errors import ConfigError
 
-LISTED = ("grid", "choice")  # kinds that name every value
-RANGES = ("uniform", "loguniform", "randint")  # kinds that name two ends
+LISTED = ("grid", "choice")  # kinds with a list of values
+RANGES = ("uniform", "loguniform", "randint")  # kinds with two ends
 KINDS = (*LISTED, *RANGES)
-SIGNIFICANT_DIGITS = 4  # of a drawn number: what is reported is what was used
+SIGNIFICANT_DIGITS = 4  # of a drawn number, so that tables can show it in full
 
 Values = dict[str, Any]  # Hydra key -> value: one point of the space
 
@@ -22,8 +22,11 @@ Values = dict[str, Any]  # Hydra key -> value: one point of the space
 class Dimension:
     """One key of a space.
 
-    `values` are all values of a listed kind and the two ends of a range (of randint both can be
-    drawn). `when` names keys and the values under which this one is there at all.
+    Attributes:
+        key: Hydra key.
+        kind: one of `KINDS`.
+        values: all values of a listed kind, or the two ends of a range (inclusive for randint).
+        when: condition: the key is only set where all these keys have these values.
     """
 
     key: str
@@ -32,7 +35,7 @@ class Dimension:
     when: Mapping[str, Any] = field(default_factory=dict)
 
     def applies(self, point: Mapping[str, Any]) -> bool:
-        """Whether a point that is complete up to here has this key."""
+        """Whether the condition holds at a point that has all earlier keys."""
         return all(key in point and point[key] == value for key, value in self.when.items())
 
     def draw(self, rng: np.random.Generator) -> Any:
@@ -49,21 +52,21 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The dimensions in the order in which a point is filled in; conditions look backwards."""
+    """Dimensions in the order in which a point is filled in; conditions refer to earlier ones."""
 
     dimensions: tuple[Dimension, ...]
 
     def grid(self) -> list[Values]:
-        """Every point of a space of listed values, the last key fastest."""
+        """Every point of a space of listed values; the last key varies fastest."""
         return list(self._complete({}, 0, lambda dimension: dimension.values))
 
     def draw(self, rng: np.random.Generator) -> list[Values]:
-        """One random value of each key, crossed with all values of the keys that say `grid`."""
+        """One random value of each key, crossed with all values of the keys of kind `grid`."""
         drawn = {d.key: (d.draw(rng),) for d in self.dimensions if d.kind != "grid"}
         return list(self._complete({}, 0, lambda d: drawn.get(d.key, d.values)))
 
     def sample(self, samples: int, seed: int) -> list[Values]:
-        """`samples` different draws; fewer where the space has not as many points."""
+        """`samples` different draws; fewer if the space has fewer points."""
         rng = np.random.default_rng(seed)
         found: dict[str, list[Values]] = {}
         for _ in range(100 * samples):
@@ -74,7 +77,7 @@ class Space:
         return [point for points in found.values() for point in points]
 
     def fill(self, value_of: Callable[[Dimension], Any]) -> Values:
-        """The point whose values a search names one by one, conditional keys only if they apply."""
+        """The point with the values of `value_of`, which is called for keys that apply only."""
         (point,) = self._complete({}, 0, lambda dimension: (value_of(dimension),))
         return point
 
@@ -93,16 +96,16 @@ class Space:
 
 
 def rounded(value: float) -> float:
-    """The number as its few significant digits say."""
+    """The number rounded to `SIGNIFICANT_DIGITS`."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def parse_space(section: Mapping[str, Any]) -> Space:
     """The space of a `tune.space` section.
 
-    A key is written as Hydra writes it, `method.rank: {grid: [1, 2]}`, or nested, `method: {rank:
-    {grid: [1, 2]}}`, or both mixed. Raises ConfigError naming the key: no kind or two, an empty
-    list, ends in the wrong order, a key given twice, a condition on a key that is not before it.
+    A key is written as in Hydra, `method.rank: {grid: [1, 2]}`, or nested, `method: {rank: {grid:
+    [1, 2]}}`, or both mixed. Raises ConfigError naming the key: no kind or two, an empty list, ends
+    in the wrong order, a key given twice, a condition on a key that is not before it.
     """
     dimensions: list[Dimension] = []
     for dimension in _dimensions(section, ""):
@@ -151,8 +154,8 @@ def _dimension(key: str, kind: str, values: Any, when: Any) -> Dimension:
     if not isinstance(values, list | tuple) or not values:
         raise ConfigError(f"{where}={values!r} is empty or no list; give its values in [ ]")
     if kind in LISTED:
-        shown = [json.dumps(value, sort_keys=True) for value in values]
-        if len(set(shown)) < len(shown):
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+        if len(set(texts)) < len(texts):
             raise ConfigError(f"{where}={list(values)} names a value twice")
     else:
         _check_range(where, kind, values)
@@ -164,8 +167,8 @@ def _check_range(where: str, kind: str, values: Sequence[Any]) -> None:
     if len(values) != 2 or not all(
         isinstance(value, number) and not isinstance(value, bool) for value in values
     ):
-        what = "whole numbers" if kind == "randint" else "numbers"
-        raise ConfigError(f"{where}={list(values)} must be two {what}, from and to")
+        expected = "whole numbers" if kind == "randint" else "numbers"
+        raise ConfigError(f"{where}={list(values)} must be two {expected}, from and to")
     low, high = values
     if not low < high:
         raise ConfigError(f"{where}={list(values)} is an empty range; the first must be smaller")

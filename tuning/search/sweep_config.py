@@ -1,4 +1,4 @@
-"""The settings of a sweep: the `tune` section of the config."""
+"""The config of a sweep: the section `tune`, and the metric that trials are compared by."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,38 +7,39 @@ from typing import Any, Literal
 from system.config.parse import parse_dataclass
 from system.config.schema import check_seed
 from system.errors import ConfigError
-from tuning.run.pruner import Rule
-from tuning.search.pbt_config import PbtConfig
+from tuning.run.pruner import PruningRule
+from tuning.search.population import PbtConfig
 from tuning.search.space import Space, parse_space
 
-DEFAULT = "default"  # the entry of `learning_rates` for methods that have none of their own
+DEFAULT = "default"  # the entry of `learning_rates` for methods without an entry of their own
 LEARNING_RATE = "stage.optimiser.learning_rate"
-#: What a sweep sets itself, or has for all its trials.
+# Keys that the sweep sets itself, or that all its trials share:
 FIXED = ("run_name", "storage_path", "data_path", "cluster", "tune", "experiment")
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """What is tried, how it is searched, and what ends a trial early.
+    """The section `tune`: the search space, the search, and the scheduler that stops trials.
 
     Attributes:
         space: keys and their values, see `tuning.search.space`.
-        methods: name of a method -> the overrides it is tried with; empty: the experiment's own.
-        only: names of `methods` to try this time; empty: all of them.
-        seeds: each setting runs once with each; figures are means over them.
+        methods: method -> its overrides; empty: the experiment's method.
+        only: names of `methods` to try; empty: all of them.
+        seeds: each trial config runs once per seed; scores are means over seeds.
         search: "grid" tries every point of listed values; "random" draws `samples` points (crossed
-            with the keys that say `grid`); "optuna" lets TPE propose `samples` points.
+            with the keys of kind `grid`); with "optuna" TPE proposes `samples` points.
         samples: see `search`.
-        search_seed: what random draws start from.
-        fewer_parameters: Optuna looks for few trainable parameters too.
-        scheduler: "none"; "asha" or "median", "pbt": see `tuning.search`.
-        grace_tasks: a trial is not stopped before it has finished so many tasks.
-        reduction: ASHA keeps one in so many, at tasks grace x reduction^k.
-        pbt: of population based training.
-        metric: the figures whose mean is to be large: recalls of a stream, or a model's own.
-        max_concurrent: trials at a time; null: as many as the cluster's CPUs (GPUs) carry.
-        learning_rates: method name (or "default") -> the rates to choose from on the validation
-            split of the first task; empty: none is chosen.
+        search_seed: seed of random draws.
+        fewer_parameters: Optuna also minimises the number of trainable parameters.
+        scheduler: "none"; "asha" or "median" (`tuning.run.pruner`); "pbt"
+            (`tuning.search.population`).
+        grace_tasks: number of tasks that every trial may finish.
+        reduction: ASHA keeps one in `reduction` trials, after grace_tasks x reduction^k tasks.
+        pbt: options of population based training.
+        metric: the metrics whose mean is maximised: recalls of a stream, or a model's own.
+        max_concurrent: trials at a time; null: as many as the cluster's CPUs (GPUs) allow.
+        learning_rates: method (or "default") -> rates, of which the best on the first task's
+            validation split is used; empty: the config's own rate.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class TuneConfig:
         keys = [dimension.key for dimension in space.dimensions]
         for key in keys:
             if key.partition(".")[0] in FIXED:
-                raise ValueError(f"{key} is in space, and is the same for all trials of a sweep")
+                raise ValueError(f"{key} is in space, but must be the same for all trials")
         if self.search == "optuna" and len(self.methods) > 1:
             raise ValueError("search=optuna has one study: put method into space, not into methods")
         if self.fewer_parameters and (self.search, self.scheduler) != ("optuna", "none"):
@@ -98,31 +99,87 @@ class TuneConfig:
         ranges = [d.key for d in space.dimensions if d.values and d.kind not in ("grid", "choice")]
         if self.search == "grid" and ranges:
             raise ValueError(
-                f"space.{ranges[0]} is a range, of which a grid has no end; use search=random, or "
-                "list its values"
+                f"space.{ranges[0]} is a range, which a grid cannot enumerate; use "
+                "search=random, or list its values"
             )
         if self.scheduler == "pbt":
             self.pbt.check(space, self.search, self.seeds, len(self.only or self.methods))
 
     def parsed_space(self) -> Space:
-        """The space; ConfigError names the key that is wrong."""
+        """The search space. Raises ConfigError naming the wrong key."""
         return parse_space(self.space)
 
-    def rule(self, tasks: int) -> Rule:
-        """What ends trials of so many tasks while they run; a population's end between rounds."""
+    def rule(self, tasks: int) -> PruningRule:
+        """The rule that stops running trials; those of a population end between rounds instead."""
         kind = "none" if self.scheduler == "pbt" else self.scheduler
-        return Rule(kind, self.grace_tasks, self.reduction, tasks)
+        return PruningRule(kind, self.grace_tasks, self.reduction, tasks)
 
     def rates_for(self, label: str, method: str) -> tuple[float, ...]:
-        """The learning rates to choose from for a method, by the name it is tried under first."""
+        """Rates to choose from: of the label in `methods`, else of the method, else the default."""
         known = (self.learning_rates.get(key) for key in (label, method, DEFAULT))
         return next((rates for rates in known if rates is not None), ())
 
 
-def tune_config(values: Mapping[str, Any]) -> TuneConfig:
-    """The sweep that a composed config describes.
+@dataclass(frozen=True)
+class SweepMetric:
+    """The score that a sweep maximises: the mean of `tune.metric`, as tables and charts name it.
 
-    Raises ConfigError when it has no `tune` section, or naming what is wrong in it.
+    Attributes:
+        kind: name of the trials' kind, see `tuning.run.trial_kind`.
+        name: such as `average recall`.
+        unit: such as `%`; may be empty.
+        tasks: number of tasks of a trial.
+    """
+
+    kind: str
+    name: str
+    unit: str
+    tasks: int
+
+    @classmethod
+    def of(cls, sweep: Mapping[str, Any]) -> "SweepMetric":
+        """As described in sweep.json."""
+        score = sweep["figure"]
+        return cls(sweep["kind"], score["name"], score["unit"], len(sweep["tasks"]))
+
+    @property
+    def heading(self) -> str:
+        """The name with a capital, unless it is a key."""
+        return self.name.capitalize() if " " in self.name else self.name
+
+    @property
+    def title(self) -> str:
+        """Name and unit, for an axis or a column."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def axis(self, when: str) -> str:
+        """Title of an axis of scores at one time: `average recall at the end, %`."""
+        return f"{self.name} {when}, {self.unit}" if self.unit else f"{self.name} {when}"
+
+    def after(self, tasks: int) -> str:
+        """The time of a score after so many tasks, in words."""
+        if tasks == self.tasks:
+            return "at the end"
+        return f"after {tasks} of {self.tasks} tasks"
+
+    def number(self, score: float) -> str:
+        """A score in as many digits as tell trials apart."""
+        return f"{score:.2f}" if self.unit else f"{score:.4g}"
+
+    def text(self, score: float) -> str:
+        """A score with its unit."""
+        return f"{self.number(score)} {self.unit}".rstrip()
+
+
+def counted(tasks: int) -> str:
+    """`1 task`, `2 tasks`."""
+    return "1 task" if tasks == 1 else f"{tasks} tasks"
+
+
+def tune_config(values: Mapping[str, Any]) -> TuneConfig:
+    """The section `tune` of a composed config.
+
+    Raises ConfigError if there is none, or naming the wrong field.
     """
     section = values.get("tune")
     if section is None:

@@ -1,4 +1,4 @@
-"""What a sweep runs: settings (overrides on the experiment), each once with every seed."""
+"""A sweep's plan: trial configs (overrides on the experiment), each run once per seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,42 +8,55 @@ from typing import Any
 from system.config.compose import composed_values, override
 from system.errors import ConfigError
 from system.storage.files import Folder
-from tuning.report.measure import Measure
-from tuning.run.trial_kind import Experiment, kind_named, kind_of
+from tuning.run.model_trial import ModelTrials
+from tuning.run.stream_trial import StreamTrials
+from tuning.run.trial_kind import Experiment, TrialKind, TrialRecord
 from tuning.search.space import Values
-from tuning.search.sweep_config import TuneConfig, tune_config
+from tuning.search.sweep_config import SweepMetric, TuneConfig, tune_config
 
 TRIALS = "trials"
-RATE = "learning_rate"  # how its key ends
+RATE = "learning_rate"  # last part of its key
+
+
+def kind_of(values: Mapping[str, Any]) -> TrialKind[Any]:
+    """The kind of trial of composed values: a model's stage has a name, a stream's has none."""
+    return ModelTrials() if "name" in values["stage"] else StreamTrials()
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a setting's trial begins: with what another one's learned in its first tasks."""
+    """Start of a fork: the label of its parent, and how many of the parent's tasks it inherits."""
 
-    setting: str
+    parent: str
     tasks: int
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One combination: `label` is its name in directories and tables, `values` what was drawn."""
+class TrialConfig:
+    """One combination of values of the space.
+
+    Attributes:
+        label: its name in directories and tables.
+        overrides: Hydra overrides on the sweep's experiment.
+        values: the values from the space, by key.
+        origin: set for a fork of population based training.
+    """
 
     label: str
     overrides: tuple[str, ...]
     values: Values = field(default_factory=dict)
     origin: Origin | None = None
 
-    def with_value(self, key: str, value: Any) -> "Setting":
+    def with_value(self, key: str, value: Any) -> "TrialConfig":
         """The same with one more override."""
         return replace(self, overrides=(*self.overrides, override(key, value)))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: a setting with one seed, in its own run directory."""
+    """One run: a trial config with one seed, in its own run directory."""
 
-    setting: Setting
+    config: TrialConfig
     seed: int
     experiment: Experiment
 
@@ -52,10 +65,19 @@ class Trial:
         """The name of the run, unique among all sweeps of a storage path."""
         return self.experiment.run_name
 
+    @property
+    def kind(self) -> TrialKind[Any]:
+        """Whether it learns a stream or trains a model."""
+        return kind_of(self.experiment.to_dict())
+
+    def record(self, metric: Sequence[str]) -> TrialRecord:
+        """Its stored state. Raises StorageError."""
+        return self.kind.record(self.experiment, metric)
+
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The sweep of a command line: its config and the experiment that trials are variations of."""
+    """The sweep of a command line: its config, and the experiment that trials are variations of."""
 
     overrides: tuple[str, ...]
     file: str | None
@@ -67,37 +89,44 @@ class SweepPlan:
     def compose(cls, overrides: Sequence[str], file: str | None = None) -> "SweepPlan":
         """From a command's overrides. Raises ConfigError as `compose` and `tune_config` do."""
         values = composed_values(overrides, file)
-        config, kind = tune_config(values), kind_named(values)
+        config, kind = tune_config(values), kind_of(values)
         experiment: Experiment = kind.parse(values)
         kind.check_tune(experiment, config)
         _check_overrides(overrides, config)
         return cls(tuple(overrides), file, values, config, experiment)
 
     @property
+    def kind(self) -> TrialKind[Any]:
+        """The kind of all its trials."""
+        return kind_of(self.values)
+
+    @property
     def folder(self) -> Folder:
-        """`<storage_path>/<run name>/` of the sweep."""
+        """The sweep's directory, `<storage_path>/<run name>/`."""
         return Folder.of(self.experiment.storage_path).child(self.experiment.run_name)
 
-    def measure(self, tasks: Sequence[str]) -> Measure:
-        """What the trials are compared by, after so many tasks."""
-        kind = kind_of(self.experiment)
-        return Measure(kind.name, *kind.measure(self.config.metric), len(tasks))
+    def metric(self, tasks: Sequence[str]) -> SweepMetric:
+        """The metric of trials that learn `tasks`."""
+        return SweepMetric(self.kind.name, *self.kind.measure(self.config.metric), len(tasks))
 
     @cached_property
-    def bases(self) -> list[Setting]:
-        """The methods that are tried, or the experiment's own, without values of the space."""
+    def bases(self) -> list[TrialConfig]:
+        """A trial config for each method of `tune.methods`, or for the experiment's own method.
+
+        Without values of the space.
+        """
         if not self.config.methods:
-            return [Setting(kind_of(self.experiment).label(self.experiment), ())]
+            return [TrialConfig(self.kind.label(self.experiment), ())]
         return [
-            Setting(
+            TrialConfig(
                 label, overrides if _names_method(overrides) else (f"method={label}", *overrides)
             )
             for label, overrides in self.config.methods.items()
             if not self.config.only or label in self.config.only
         ]
 
-    def settings(self, bases: Sequence[Setting]) -> list[Setting]:
-        """Each base with each point of a grid or of random draws."""
+    def trial_configs(self, bases: Sequence[TrialConfig]) -> list[TrialConfig]:
+        """Each base at each point of the grid or of the random draws."""
         space, config = self.config.parsed_space(), self.config
         if not space.dimensions:
             return list(bases)
@@ -110,43 +139,44 @@ class SweepPlan:
             at_point(base, point, number) for base in bases for number, point in enumerate(points)
         ]
 
-    def trial(self, setting: Setting, seed: int, folder: str = TRIALS, *more: str) -> Trial:
-        """A setting's run with one seed, in its own directory under the sweep's.
+    def trial(self, config: TrialConfig, seed: int, folder: str = TRIALS, *more: str) -> Trial:
+        """A trial config's run with one seed, in its own directory under the sweep's.
 
-        Raises ConfigError naming the key that the config does not have or the value it refuses.
+        `more` are further overrides. Raises ConfigError naming an unknown key or a refused value.
         """
-        overrides = [*self.overrides, *setting.overrides, *more, f"seed={seed}"]
+        overrides = [*self.overrides, *config.overrides, *more, f"seed={seed}"]
         try:
             values = composed_values(overrides, self.file)
-            experiment: Experiment = kind_named(values).parse(values)
+            experiment: Experiment = kind_of(values).parse(values)
         except ConfigError as error:
-            raise ConfigError(f"setting {setting.label!r} of the sweep: {error}") from error
-        name = f"{self.experiment.run_name}-{setting.label}-seed{seed}"
-        place = self.folder.child(folder).uri
+            raise ConfigError(f"trial config {config.label!r} of the sweep: {error}") from error
         experiment = replace(
             experiment,
-            run_name=name,
-            storage_path=place,
+            run_name=f"{self.experiment.run_name}-{config.label}-seed{seed}",
+            storage_path=self.folder.child(folder).uri,
             data_path=self.experiment.data_path,
             cluster=self.experiment.cluster,
         )
-        return Trial(setting, seed, experiment)
+        return Trial(config, seed, experiment)
 
-    def trials(self, settings: Sequence[Setting]) -> Iterator[Trial]:
-        """All trials, a seed at a time: the first seed tells which settings deserve the others."""
+    def trials(self, configs: Sequence[TrialConfig]) -> Iterator[Trial]:
+        """All trials, one seed after the other.
+
+        A trial config that is stopped with the first seed is not tried with the others.
+        """
         for seed in self.config.seeds:
-            for setting in settings:
-                yield self.trial(setting, seed)
+            for config in configs:
+                yield self.trial(config, seed)
 
 
-def at_point(base: Setting, point: Values, number: int) -> Setting:
+def at_point(base: TrialConfig, point: Values, number: int) -> TrialConfig:
     """A base with the values of one point of the space."""
     overrides = tuple(override(key, value) for key, value in point.items())
-    return Setting(f"{base.label}-{number:03d}", (*base.overrides, *overrides), point)
+    return TrialConfig(f"{base.label}-{number:03d}", (*base.overrides, *overrides), point)
 
 
 def _check_overrides(overrides: Sequence[str], config: TuneConfig) -> None:
-    """Raises ConfigError for what a command fixes and the sweep varies: one would overrule it."""
+    """Raises ConfigError for an override of a key that the sweep varies: one would be ignored."""
     keys = [text.partition("=")[0].lstrip("+") for text in overrides]
     searched = [dimension.key for dimension in config.parsed_space().dimensions]
     for key in keys:
@@ -157,9 +187,7 @@ def _check_overrides(overrides: Sequence[str], config: TuneConfig) -> None:
         elif key == "method" and config.methods:
             remedy = "the sweep tries those of tune.methods; choose among them by tune.only=[...]"
         elif key.endswith(f".{RATE}") and config.learning_rates:
-            remedy = (
-                f"the sweep chooses it from tune.learning_rates; take that out by ~tune.{RATE}s"
-            )
+            remedy = f"the sweep chooses it from tune.learning_rates; remove that by ~tune.{RATE}s"
         else:
             continue
         raise ConfigError(f"{key} is given, but {remedy}")

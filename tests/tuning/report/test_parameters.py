@@ -9,7 +9,7 @@ def test_lpi_at_its_published_sizes() -> None:
     """r (L + 2 N + d_v + d_t) a task."""
     (count,) = count_all(["method=lpi", "method.rank=4", "method.prompt_length=16"])
     each = 4 * (LAYERS + 2 * 16 + VISION + TEXT)
-    assert (count.per_task, count.in_all) == (each, PUBLISHED_TASKS * each)
+    assert (count.per_task, count.total) == (each, PUBLISHED_TASKS * each)
     assert count.bytes_per_task == 4 * each
 
 
@@ -22,18 +22,18 @@ def test_the_cost_of_lpi_s_interaction_is_listed() -> None:
 
 def test_shared_parameters_do_not_grow_with_the_tasks() -> None:
     (count,) = count_all(["method=maple"])
-    assert count.in_all == count.per_task
+    assert count.total == count.per_task
     assert count.growth == 0
 
 
 def test_the_whole_backbone_but_its_logit_scale() -> None:
     (count,) = count_all(["method=fine_tune"])
-    assert count.in_all == count.backbone - 1
+    assert count.total == count.backbone - 1
     assert 149e6 < count.backbone < 150e6  # ViT-B/16's
 
 
 def test_the_methods_of_a_sweep_are_counted_with_their_overrides() -> None:
     counts = count_all(["experiment=compare", "tune.only=[zero_shot,lpi]"])
     assert [count.label for count in counts] == ["zero_shot", "lpi"]
-    assert counts[0].in_all == 0
+    assert counts[0].total == 0
     assert counts[1].per_task == 4 * (LAYERS + 8 + 1 + VISION + TEXT)

@@ -1,4 +1,4 @@
-"""Trials of a model's stage: what a sweep over it may say, and how a trial is judged."""
+"""Trials of a model's stage: the options of a sweep over it, and a trial's score."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from tests.loggers.event_files import scalars
 from tuning.report.analysis import BEST, write_analysis, write_description
 from tuning.report.sweep_page import write_sweep_page
 from tuning.run.model_trial import SECONDS, ModelTrials
-from tuning.run.pruner import Rule
-from tuning.run.records import TrialRecord
+from tuning.run.pruner import PruningRule
 from tuning.run.sweep_checks import check_sweep
 from tuning.run.trial import run_trial
-from tuning.run.trial_kind import Reports, kind_of
-from tuning.run.trial_table import Board
+from tuning.run.trial_kind import Reports, TrialRecord
+from tuning.run.trial_table import TrialTable
 from tuning.search.sweep_plan import SweepPlan, Trial
 
 
@@ -50,8 +49,8 @@ def plan(root: Path, *more: str) -> SweepPlan:
 
 
 def experiment(sweep: SweepPlan) -> ModelExperiment:
-    (setting,) = sweep.settings(sweep.bases)
-    trial = sweep.trial(setting, 0)
+    (config,) = sweep.trial_configs(sweep.bases)
+    trial = sweep.trial(config, 0)
     assert isinstance(trial.experiment, ModelExperiment)
     return trial.experiment
 
@@ -73,12 +72,15 @@ def test_what_streams_alone_have_is_refused(tmp_path: Path, override: str, messa
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tune.space.stage.vae.chanels.grid=[1]", "'mask_vae-000' of the sweep.*chanels"),
-        ("tune.space.stage.epochs.grid=[0]", "'mask_vae-000' of the sweep.*epochs=0"),
-        ("stage.batch_size=64", "'mask_vae-000' of the sweep.*24 object masks"),
+        (
+            "tune.space.stage.vae.chanels.grid=[1]",
+            "config 'mask_vae-000' of the sweep.*chanels",
+        ),
+        ("tune.space.stage.epochs.grid=[0]", "config 'mask_vae-000' of the sweep.*epochs=0"),
+        ("stage.batch_size=64", "config 'mask_vae-000' of the sweep.*24 object masks"),
     ],
 )
-def test_a_wrong_setting_is_found_before_the_first_trial(
+def test_a_wrong_trial_config_is_found_before_the_first_trial(
     tmp_path: Path, override: str, message: str
 ) -> None:
     prepare_shapes(tmp_path)
@@ -86,7 +88,7 @@ def test_a_wrong_setting_is_found_before_the_first_trial(
         check_sweep(plan(tmp_path, override))
 
 
-def test_data_that_is_not_there_is_told_before_the_first_trial(tmp_path: Path) -> None:
+def test_missing_data_is_reported_before_the_first_trial(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="prepare"):
         check_sweep(plan(tmp_path))
 
@@ -153,9 +155,9 @@ def run(experiment: ModelExperiment, *metric: str) -> list[Any]:
     return list(reports.queue)
 
 
-def test_the_mean_of_the_named_figures_counts(tmp_path: Path, stage: Stage) -> None:
+def test_the_score_is_the_mean_of_the_named_metrics(tmp_path: Path, stage: Stage) -> None:
     one = experiment(plan(tmp_path, "tune.metric=[a]"))
-    assert run(one, "a", "b.c") == [{"figure": 0.6, "tasks_done": 1, "done": True}]
+    assert run(one, "a", "b.c") == [{"score": 0.6, "tasks_done": 1, "done": True}]
     assert stage.trained == 1
     events = scalars(Path(RunDirectory.of(one).folder.uri) / "tensorboard")
     assert events == [
@@ -163,8 +165,8 @@ def test_the_mean_of_the_named_figures_counts(tmp_path: Path, stage: Stage) -> N
         ("final/a", 1, 0.5),
         ("final/b_c", 1, pytest.approx(0.7)),
     ]
-    record = kind_of(one).record(one, ("a", "b.c"))
-    assert (record.figures, record.finished) == ([0.6], True)
+    record = ModelTrials().record(one, ("a", "b.c"))
+    assert (record.scores, record.finished) == ([0.6], True)
 
 
 def test_seconds_are_those_of_one_whole_training(tmp_path: Path, stage: Stage) -> None:
@@ -175,7 +177,7 @@ def test_seconds_are_those_of_one_whole_training(tmp_path: Path, stage: Stage) -
     assert folder.read_json(SECONDS)["seconds"] >= 0
     run(one, "a")  # goes on after an interruption
     assert folder.read_json(SECONDS)["seconds"] is None
-    assert ModelTrials().columns(one, kind_of(one).record(one, ("a",)))["seconds"] is None
+    assert ModelTrials().columns(one, ModelTrials().record(one, ("a",)))["seconds"] is None
     stage.there = True
     run(one, "a")
     assert stage.trained == 2
@@ -258,35 +260,35 @@ def test_trials_that_start_together_train_what_they_share_once(
         both.wait()
         done.extend(run(trial.experiment, "a"))
 
-    trials = list(sweep.trials(sweep.settings(sweep.bases)))
+    trials = list(sweep.trials(sweep.trial_configs(sweep.bases)))
     threads = [threading.Thread(target=one, args=(trial,)) for trial in trials]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [report["figure"] for report in done] == [0.5, 0.5]
+    assert [report["score"] for report in done] == [0.5, 0.5]
     assert (below.trained, above.trained) == (1, 2)
 
 
 def test_a_sweep_that_finished_nothing_has_its_tables_all_the_same(
     tmp_path: Path, stage: Stage
 ) -> None:
-    """What a failed trial has not is null, and what no model has (a task's parameters) too."""
+    """Columns that a failed trial, or any model, cannot fill are null."""
     sweep = plan(tmp_path, "tune.metric=[a]", "tune.seeds=[0,1]")
-    board = Board(Rule("none", 1, 2, tasks=1))
-    first, second = sweep.trials(sweep.settings(sweep.bases))
+    table = TrialTable(PruningRule("none", 1, 2, tasks=1))
+    first, second = sweep.trials(sweep.trial_configs(sweep.bases))
     for trial in (first, second):
-        board.add(trial, TrialRecord([], None, "disk full"))
+        table.add(trial, TrialRecord([], None, "disk full"))
     write_description(sweep, ("mask_vae",))
     sweep.folder.write(BEST, b"of an earlier start")
-    rows = write_analysis(sweep, board, ("mask_vae",)).trials.to_pylist()
+    rows = write_analysis(sweep, table, ("mask_vae",)).trials.to_pylist()
     assert not sweep.folder.exists(BEST)
     assert [(row["figure"], row["trainable_parameters"]) for row in rows] == [(None, None)] * 2
 
     run(experiment(sweep), "a")
-    board.report(first.name, 1, 0.5)
-    board.end(first.name, failed=False)
-    outcome = write_analysis(sweep, board, ("mask_vae",))
+    table.report(first.name, 1, 0.5)
+    table.end(first.name, failed=False)
+    outcome = write_analysis(sweep, table, ("mask_vae",))
     assert [row["figure"] for row in outcome.trials.to_pylist()] == [0.5, None]
     assert outcome.comparison.best is None  # one seed of two
     with pytest.raises(TrialsFailedError, match="1 of 2 trials failed"):

@@ -16,10 +16,9 @@ from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from tests.actors.streams import make_manifest
 from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.run.population_run import POPULATION, PopulationRun
-from tuning.run.pruner import Rule
+from tuning.run.pruner import PruningRule
 from tuning.run.sweep_checks import check_sweep
-from tuning.run.trial_kind import read_record
-from tuning.run.trial_table import Board
+from tuning.run.trial_table import TrialTable
 from tuning.search.sweep_plan import SweepPlan, Trial
 
 TASKS = ("animals", "food", "travel", "sports")
@@ -52,7 +51,7 @@ def plan(root: Path, *more: str, pbt: str = "every:1") -> SweepPlan:
 
 
 def recall(trial: Trial, task: int) -> float:
-    """A figure that hangs on the trial's own values at a task, as learning would."""
+    """A score that depends on the trial's own values at a task, as learning would."""
     method = trial.experiment.to_dict()["method"]
     weights = [method[term]["weight"] for term in ("layer_alignment", "task_contrast")]
     there = [w[min(task, len(w) - 1)] if isinstance(w, list) else w for w in weights]
@@ -91,51 +90,51 @@ def learn(trial: Trial, until: int, step: Callable[[], None]) -> None:
 
 
 class Sweep:
-    """What runs the boards: trial by trial, until a number of steps is used up."""
+    """Runs tables trial by trial, until a number of steps is used up."""
 
     def __init__(self, root: Path, steps: int = 10**6, failing: frozenset[str] = frozenset()):
         self.root, self.left, self.failing = root, steps, failing
-        self.ran: list[tuple[str, str]] = []  # title and setting
+        self.ran: list[tuple[str, str]] = []  # title and trial config
 
     def step(self) -> None:
         self.left -= 1
         if self.left < 0:
             raise Killed
 
-    def run_board(self, board: Board, title: str) -> None:
-        for trial in list(board.to_run()):
-            board.start(trial.name)
-            failing = trial.setting.label in self.failing
+    def run_table(self, table: TrialTable, title: str) -> None:
+        for trial in list(table.to_run()):
+            table.start(trial.name)
+            failing = trial.config.label in self.failing
             if not failing:
-                learn(trial, board.rule.tasks, self.step)
-                figures = read_record(trial.experiment, METRICS_OF_SWEEP).figures
-                for done, figure in enumerate(figures, 1):
-                    board.report(trial.name, done, figure or 0.0)
-            board.end(trial.name, failed=failing)
-            self.ran.append((title, trial.setting.label))
+                learn(trial, table.rule.tasks, self.step)
+                scores = trial.record(METRICS_OF_SWEEP).scores
+                for done, score in enumerate(scores, 1):
+                    table.report(trial.name, done, score or 0.0)
+            table.end(trial.name, failed=failing)
+            self.ran.append((title, trial.config.label))
 
-    def go(self, **changes: Any) -> Board:
+    def go(self, **changes: Any) -> TrialTable:
         made = plan(self.root, **changes)
-        board = Board(Rule("none", 1, 2, len(TASKS)))
-        PopulationRun(made, made.bases[0], len(TASKS)).run(board, self.run_board)
-        return board
+        table = TrialTable(PruningRule("none", 1, 2, len(TASKS)))
+        PopulationRun(made, made.bases[0], len(TASKS)).run(table, self.run_table)
+        return table
 
 
-def rows(board: Board) -> dict[str, dict[str, Any]]:
-    """The trials as the sweep's table has them, with the figures that are on storage."""
-    statuses, stops = board.statuses(), board.stops()
+def rows(table: TrialTable) -> dict[str, dict[str, Any]]:
+    """The trials as the sweep's table has them, with the stored scores."""
+    statuses, stops = table.statuses(), table.stops()
     found = {}
-    for name, entry in board.entries.items():
-        setting, origin = entry.trial.setting, entry.trial.setting.origin
-        found[setting.label] = {
+    for name, entry in table.entries.items():
+        config, origin = entry.trial.config, entry.trial.config.origin
+        found[config.label] = {
             "trial": name,
-            "values": setting.values,
-            "overrides": setting.overrides,
-            "parent": origin and origin.setting,
+            "values": config.values,
+            "overrides": config.overrides,
+            "parent": origin and origin.parent,
             "forked_after": origin and origin.tasks,
             "status": statuses[name],
             "stopped_after": stops.get(name),
-            "figures": read_record(entry.trial.experiment, METRICS_OF_SWEEP).figures,
+            "scores": entry.trial.record(METRICS_OF_SWEEP).scores,
         }
     return found
 
@@ -153,16 +152,16 @@ def test_a_population_is_renewed_at_each_comparison(tmp_path: Path) -> None:
         if row["parent"]:
             taken = row["forked_after"]
             parent = rows_of[row["parent"]]
-            assert row["figures"][:taken] == parent["figures"][:taken]
+            assert row["scores"][:taken] == parent["scores"][:taken]
             assert all(len(row["values"][key]) == taken + 1 for key in KEYS)
             assert any(text.startswith(f"{KEYS[0]}=[") for text in row["overrides"])
 
 
-def test_each_figure_is_that_of_the_trials_own_config_from_the_start(tmp_path: Path) -> None:
+def test_each_score_is_that_of_the_trials_own_config_from_the_start(tmp_path: Path) -> None:
     """Where a fork took over what another one's config would have learned, its list is wrong."""
     for entry in Sweep(tmp_path).go().entries.values():
-        figures = entry.course.figures
-        assert figures == [recall(entry.trial, task) for task in range(len(figures))]
+        scores = entry.curve.scores
+        assert scores == [recall(entry.trial, task) for task in range(len(scores))]
 
 
 def test_no_trial_learns_a_task_before_the_comparison_that_may_end_it(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_no_trial_learns_a_task_before_the_comparison_that_may_end_it(tmp_path: 
     titles = list(dict.fromkeys(title for title, _ in sweep.ran))
     assert titles == ["to task 1 of 4", "to task 2 of 4", "to task 3 of 4", "trials"]
     for row in found.values():
-        assert len(row["figures"]) == (row["stopped_after"] or len(TASKS))
+        assert len(row["scores"]) == (row["stopped_after"] or len(TASKS))
 
 
 @pytest.mark.parametrize("steps", [3, 14, 27])
@@ -185,7 +184,7 @@ def test_a_killed_sweep_comes_to_the_same_end(
     assert rows(Sweep(root).go()) == whole
 
 
-def test_a_sweep_killed_between_verdict_and_fork_comes_to_the_same_end(
+def test_a_sweep_killed_between_decision_and_fork_comes_to_the_same_end(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path_factory.mktemp("killed")
@@ -209,11 +208,11 @@ def test_a_finished_sweep_runs_nothing_again(tmp_path: Path) -> None:
     assert again.ran == []
 
 
-def test_who_fails_before_a_comparison_is_left_behind_for_good(tmp_path: Path) -> None:
+def test_a_trial_that_fails_before_a_comparison_is_left_behind_for_good(tmp_path: Path) -> None:
     """Or a later start would rank another population than the one whose forks are there."""
     first = rows(Sweep(tmp_path, failing=frozenset({"lpi-001"})).go())
     assert first["lpi-001"]["status"] == "failed"
-    assert first["lpi-001"]["figures"] == []
+    assert first["lpi-001"]["scores"] == []
     again = Sweep(tmp_path)
     assert rows(again.go()) == first
     assert again.ran == []
@@ -229,9 +228,9 @@ def test_where_all_fail_the_next_start_tries_them_again(tmp_path: Path) -> None:
 def test_another_population_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     Sweep(tmp_path).go()
     kept = tmp_path / "runs" / "s" / POPULATION
-    verdicts = json.loads(kept.read_text())
-    verdicts[0]["figures"]["lpi-017"] = 1.0
-    kept.write_text(json.dumps(verdicts))
+    decisions = json.loads(kept.read_text())
+    decisions[0]["figures"]["lpi-017"] = 1.0
+    kept.write_text(json.dumps(decisions))
     with pytest.raises(ConfigError, match=r"population\.json is of another population"):
         Sweep(tmp_path).go()
 
@@ -270,5 +269,5 @@ def test_what_cannot_be_is_said_before_the_first_trial(
 
 def test_a_population_of_one_is_refused(prepared: Path) -> None:
     tune = f"+tune={{{SPACE},scheduler:pbt,pbt:{{keys:[{KEYS[0]}]}}}}"
-    with pytest.raises(ConfigError, match="population of 1 has nobody"):
+    with pytest.raises(ConfigError, match="population of 1 has nothing"):
         check_sweep(SweepPlan.compose(overrides(prepared, "s", tune, "tune.samples=1")))

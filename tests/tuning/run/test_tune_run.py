@@ -13,10 +13,10 @@ from actors.handle import SharedStreams
 from system.config.schema import ClusterConfig
 from system.errors import ConfigError
 from tests.tuning.run.test_trial_table import NEW, trial
-from tuning.run.figures import FIGURE, TASKS_DONE
-from tuning.run.pruner import Rule
-from tuning.run.trial_table import Board
-from tuning.run.tune_run import BoardScheduler, Packing
+from tuning.run.pruner import PruningRule
+from tuning.run.trial_kind import SCORE, TASKS_DONE
+from tuning.run.trial_table import TrialTable
+from tuning.run.tune_run import Packing, PruningScheduler
 
 pytestmark = pytest.mark.ray
 
@@ -58,7 +58,7 @@ def test_as_many_trials_as_the_cluster_carries(
         (1, True, None, r"1 CPUs and 1 GPUs, and 0 of them fit.*2 CPUs and 0 GPUs"),
     ],
 )
-def test_what_does_not_fit_is_told_with_the_arithmetic(
+def test_a_sweep_that_does_not_fit_is_refused_with_the_arithmetic(
     ray_local: None, workers: int, gpu: bool, most: int | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -79,7 +79,7 @@ def test_a_worker_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Streams:
-    """Keeps whom a sweep halts."""
+    """Records the names of halted runs."""
 
     def __init__(self) -> None:
         self.halted: list[str] = []
@@ -89,15 +89,15 @@ class Streams:
 
 
 def test_a_trial_that_was_ahead_is_halted_by_the_report_it_waited_for() -> None:
-    """It would else train its next task to the end, with the verdict already there; and once."""
-    board, streams = Board(Rule("asha", 1, 2, 4)), Streams()
+    """It would else train its next task to the end, though it is already stopped; and once."""
+    table, streams = TrialTable(PruningRule("asha", 1, 2, 4)), Streams()
     for label in ("behind", "ahead"):
-        board.add(trial(label), NEW)
-        board.start(f"{label}-0")
-    scheduler = BoardScheduler(board, cast(SharedStreams, streams))
+        table.add(trial(label), NEW)
+        table.start(f"{label}-0")
+    scheduler = PruningScheduler(table, cast(SharedStreams, streams))
 
-    def report(label: str, figure: float) -> None:
-        result = {TASKS_DONE: 1, FIGURE: figure}
+    def report(label: str, score: float) -> None:
+        result = {TASKS_DONE: 1, SCORE: score}
         config = {"experiment": {"run_name": f"{label}-0"}}
         scheduler.on_trial_result(None, cast(TuneTrial, SimpleNamespace(config=config)), result)
 

@@ -1,4 +1,4 @@
-"""Settings that Optuna proposes survive the driver, and so does what came of them."""
+"""Optuna's proposals and their scores survive the driver."""
 
 import dataclasses
 from pathlib import Path
@@ -9,12 +9,12 @@ from system.config.compose import compose
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.report.charts.cost_charts import pareto_front
-from tuning.run.pruner import Rule
-from tuning.run.records import TrialRecord
-from tuning.run.trial_table import Board
+from tuning.run.pruner import PruningRule
+from tuning.run.trial_kind import TrialRecord
+from tuning.run.trial_table import TrialTable
 from tuning.search.proposals import Parameters, Proposals
 from tuning.search.space import Space, parse_space
-from tuning.search.sweep_plan import Setting, Trial
+from tuning.search.sweep_plan import Trial, TrialConfig
 
 pytest.importorskip("optuna")
 
@@ -30,7 +30,7 @@ DONE = {"tasks": ["a"]}
 
 
 class Study:
-    """A sweep of one task whose trials end at once with the figure 10 - x squared."""
+    """A sweep of one task whose trials end at once with the score 10 - x squared."""
 
     def __init__(
         self,
@@ -40,51 +40,51 @@ class Study:
         space: Space = SPACE,
     ) -> None:
         self.records = records or {}
-        self.board = Board(Rule("none", 1, 2, 1))
-        base = Setting("lpi", ())
-        self.proposals = Proposals(space, base, 6, 0, Folder.of(folder), self.board, parameters)
+        self.table = TrialTable(PruningRule("none", 1, 2, 1))
+        base = TrialConfig("lpi", ())
+        self.proposals = Proposals(space, base, 6, 0, Folder.of(folder), self.table, parameters)
         self.experiment = compose([])
-        self.entered: list[Setting] = []
+        self.entered: list[TrialConfig] = []
         self.proposals.restore(self.enter)
 
-    def enter(self, setting: Setting) -> list[Trial]:
-        self.entered.append(setting)
-        trial = Trial(setting, 0, dataclasses.replace(self.experiment, run_name=setting.label))
-        self.board.add(trial, self.records.get(trial.name, TrialRecord([], None, None)))
+    def enter(self, config: TrialConfig) -> list[Trial]:
+        self.entered.append(config)
+        trial = Trial(config, 0, dataclasses.replace(self.experiment, run_name=config.label))
+        self.table.add(trial, self.records.get(trial.name, TrialRecord([], None, None)))
         return [trial]
 
     def run(self, most: int) -> dict[str, TrialRecord]:
         ended: dict[str, TrialRecord] = {}
         while len(ended) < most:
-            trial = next(self.board.to_run(), None) or self.proposals.propose(self.enter)
+            trial = next(self.table.to_run(), None) or self.proposals.propose(self.enter)
             if trial is None:
                 break
-            figure = 10 - trial.setting.values["x"] ** 2
-            self.board.start(trial.name)
-            self.board.report(trial.name, 1, figure)
-            self.board.end(trial.name, failed=False)
+            score = 10 - trial.config.values["x"] ** 2
+            self.table.start(trial.name)
+            self.table.report(trial.name, 1, score)
+            self.table.end(trial.name, failed=False)
             self.proposals.settled(trial)
-            ended[trial.name] = TrialRecord([figure], DONE, None)
+            ended[trial.name] = TrialRecord([score], DONE, None)
         return ended
 
 
 def test_proposals_fill_the_space_and_end(tmp_path: Path) -> None:
     study = Study(tmp_path)
     assert len(study.run(100)) == 6
-    for setting in study.entered:
-        assert set(setting.values) >= {"x", "rank", "tasks"}
-        assert ("rate" in setting.values) == (setting.values["tasks"] is None)
-    assert len({str(setting.values) for setting in study.entered}) == 6
+    for config in study.entered:
+        assert set(config.values) >= {"x", "rank", "tasks"}
+        assert ("rate" in config.values) == (config.values["tasks"] is None)
+    assert len({str(config.values) for config in study.entered}) == 6
 
 
-def test_a_study_that_is_started_again_knows_what_came_of_its_proposals(tmp_path: Path) -> None:
-    """Else it would propose blindly, or the same settings once more."""
+def test_a_study_that_is_started_again_knows_the_scores_of_its_proposals(tmp_path: Path) -> None:
+    """Else it would propose blindly, or the same trial configs once more."""
     whole = Study(tmp_path / "whole")
     whole.run(100)
     first = Study(tmp_path / "twice")
     records = first.run(4)
     again = Study(tmp_path / "twice", records)
-    assert [setting.values for setting in again.entered] == [s.values for s in first.entered]
+    assert [config.values for config in again.entered] == [s.values for s in first.entered]
     assert [trial.value for trial in again.proposals.study.trials] == [
         trial.value for trial in first.proposals.study.trials
     ]
@@ -98,27 +98,27 @@ def test_a_proposal_whose_trial_was_interrupted_goes_on(tmp_path: Path) -> None:
     interrupted = first.proposals.propose(first.enter)
     assert interrupted is not None
     again = Study(tmp_path, {first.entered[0].label: TrialRecord([9.0], DONE, None)})
-    waiting = list(again.board.to_run())
-    assert [trial.setting.values for trial in waiting] == [interrupted.setting.values]
+    waiting = list(again.table.to_run())
+    assert [trial.config.values for trial in waiting] == [interrupted.config.values]
 
 
 def rank(trial: Trial) -> float:
-    return float(trial.setting.values["rank"])
+    return float(trial.config.values["rank"])
 
 
 def test_with_two_objectives_the_study_knows_both_and_its_front(tmp_path: Path) -> None:
-    """Else a small setting that is nearly as good would never be looked for."""
+    """Else a small method that is nearly as good would never be looked for."""
     study = Study(tmp_path / "two", parameters=rank)
     records = study.run(100)
-    told = [(trial.values[0], trial.values[1]) for trial in study.proposals.study.trials]
-    assert told == [
-        (10 - setting.values["x"] ** 2, setting.values["rank"]) for setting in study.entered
+    known = [(trial.values[0], trial.values[1]) for trial in study.proposals.study.trials]
+    assert known == [
+        (10 - config.values["x"] ** 2, config.values["rank"]) for config in study.entered
     ]
-    front = pareto_front([(parameters, figure) for figure, parameters in told])
+    front = pareto_front([(parameters, score) for score, parameters in known])
     best = {trial.number for trial in study.proposals.study.best_trials}
     assert set(front) <= best  # Optuna names equals too
     again = Study(tmp_path / "two", records, parameters=rank)
-    assert [(t.values[0], t.values[1]) for t in again.proposals.study.trials] == told
+    assert [(t.values[0], t.values[1]) for t in again.proposals.study.trials] == known
 
 
 def test_what_was_entered_is_on_storage_before(tmp_path: Path) -> None:
@@ -126,13 +126,13 @@ def test_what_was_entered_is_on_storage_before(tmp_path: Path) -> None:
     first = Study(tmp_path)
     first.run(1)
 
-    def killed(setting: Setting) -> list[Trial]:
+    def killed(config: TrialConfig) -> list[Trial]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         first.proposals.propose(killed)
     again = Study(tmp_path, {first.entered[0].label: TrialRecord([9.0], DONE, None)})
-    assert [setting.label for setting in again.entered] == ["lpi-000", "lpi-001"]
+    assert [config.label for config in again.entered] == ["lpi-000", "lpi-001"]
 
 
 def test_proposals_of_another_space_are_refused(tmp_path: Path) -> None:

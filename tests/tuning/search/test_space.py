@@ -79,7 +79,7 @@ def test_draws_repeat_themselves_and_grow_at_their_end() -> None:
 
 
 def test_draws_differ_and_end_where_the_space_does() -> None:
-    """The same setting twice would cost a trial and tell nothing."""
+    """The same values twice would waste a trial."""
     space = parse_space({"a": {"choice": [1, 2]}, "b": {"choice": [1, 2]}})
     drawn = space.sample(50, 0)
     assert len(drawn) == 4
@@ -99,7 +99,7 @@ def test_a_conditional_key_is_drawn_only_where_it_applies() -> None:
     assert {("b" in point) == (point["a"] == 1) for point in drawn} == {True}
 
 
-def test_log_uniform_spreads_over_decades() -> None:
+def test_log_uniform_draws_over_decades() -> None:
     dimension = parse_space({"b": {"loguniform": [1e-4, 1.0]}}).dimensions[0]
     rng = np.random.default_rng(0)
     drawn = [dimension.draw(rng) for _ in range(400)]

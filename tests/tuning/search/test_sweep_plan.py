@@ -1,4 +1,4 @@
-"""A sweep's settings become whole experiments, and a wrong one is found before any trial."""
+"""A sweep's trial configs become whole experiments, and a wrong one is found before any trial."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from system.stream.task_order import ORDER_POLICIES
 from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.run.learning_rates import LEARNING_RATES
 from tuning.run.sweep_checks import check_sweep
-from tuning.search.sweep_plan import TRIALS, Setting, SweepPlan, Trial
+from tuning.search.sweep_plan import TRIALS, SweepPlan, Trial, TrialConfig
 
 SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
 
@@ -53,7 +53,7 @@ def test_values_are_written_as_hydra_reads_them(value: object, text: str) -> Non
 
 def test_every_kind_of_value_reaches_the_experiment() -> None:
     """A value that Hydra reads otherwise would be reported under a wrong name."""
-    setting = Setting(
+    config = TrialConfig(
         "x",
         (
             override("benchmark.tasks", ["food", "animal"]),
@@ -62,7 +62,7 @@ def test_every_kind_of_value_reaches_the_experiment() -> None:
             override("stage.optimiser.learning_rate", 1e-05),
         ),
     )
-    experiment = stream(plan(SPACE).trial(setting, 0))
+    experiment = stream(plan(SPACE).trial(config, 0))
     assert experiment.benchmark.tasks == ("food", "animal")
     assert experiment.method["text_prompt_length"] is None
     assert experiment.method["layer_alignment"]["similarity"] == "dot"
@@ -71,7 +71,7 @@ def test_every_kind_of_value_reaches_the_experiment() -> None:
 
 def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> None:
     sweep = plan(SPACE, f"storage_path={tmp_path}", "cluster.workers=0")
-    trials = list(sweep.trials(sweep.settings(sweep.bases)))
+    trials = list(sweep.trials(sweep.trial_configs(sweep.bases)))
     assert [trial.name for trial in trials] == [
         "s-lpi-000-seed3",
         "s-lpi-001-seed3",
@@ -109,11 +109,14 @@ def test_only_some_methods_on_request() -> None:
 @pytest.mark.parametrize(
     ("tune", "message"),
     [
-        ("{space:{method:{rnak:{grid:[1]}}}}", r"setting 'lpi-000' of the sweep.*'rnak'"),
-        ("{space:{stage:{epochs:{grid:[1,0]}}}}", r"setting 'lpi-001' of the sweep.*epochs=0"),
-        ("{space:{method:{choice:[lpi,lpy]}}}", r"setting 'lpi-001'.*lpy"),
-        ("{methods:{lpy:[]}}", r"setting 'lpy'.*lpy"),
-        ("{space:{a:{uniform:[0,1]}}}", r"tune: space\.a is a range, of which a grid has no end"),
+        ("{space:{method:{rnak:{grid:[1]}}}}", r"trial config 'lpi-000' of the sweep.*'rnak'"),
+        ("{space:{stage:{epochs:{grid:[1,0]}}}}", r"trial config 'lpi-001' of the sweep.*epochs=0"),
+        ("{space:{method:{choice:[lpi,lpy]}}}", r"trial config 'lpi-001'.*lpy"),
+        ("{methods:{lpy:[]}}", r"trial config 'lpy'.*lpy"),
+        (
+            "{space:{a:{uniform:[0,1]}}}",
+            r"tune: space\.a is a range, which a grid cannot",
+        ),
         ("{space:{seed:{grid:[1]}}}", r"seeds are averaged: name them under tune\.seeds"),
         ("{space:{cluster:{workers:{grid:[1]}}}}", r"cluster\.workers is in space"),
         ("{space:{method:{choice:[lpi]}},methods:{lpi:[]}}", r"method is in space, and methods"),
@@ -147,7 +150,7 @@ def test_only_some_methods_on_request() -> None:
 def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> None:
     def compose_all() -> None:
         sweep = plan(f"+tune={tune}")
-        list(sweep.trials(sweep.settings(sweep.bases)))
+        list(sweep.trials(sweep.trial_configs(sweep.bases)))
 
     with pytest.raises(ConfigError, match=message) as caught:
         compose_all()
@@ -160,16 +163,16 @@ LISTED_SWEEPS = ["experiment=compare", "experiment=rec_stream_compare", *SWEEPS]
 
 @pytest.mark.parametrize("sweep", LISTED_SWEEPS)
 def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
-    """A typing error in the last setting must not wait until the others have run."""
+    """A typing error in the last trial config must not wait until the others have run."""
     composed = SweepPlan.compose([sweep])
-    settings = composed.settings(composed.bases)
-    assert len({setting.label for setting in settings}) == len(settings)
+    configs = composed.trial_configs(composed.bases)
+    assert len({config.label for config in configs}) == len(configs)
     own = composed.experiment
     shape = load_backbone(own.backbone).shape if isinstance(own, ExperimentConfig) else None
-    for setting in settings:
-        experiment = composed.trial(setting, composed.config.seeds[0]).experiment
-        for key, value in setting.values.items():
-            assert _at(experiment.to_dict(), key) == value, f"{setting.label}: {key}"
+    for config in configs:
+        experiment = composed.trial(config, composed.config.seeds[0]).experiment
+        for key, value in config.values.items():
+            assert _at(experiment.to_dict(), key) == value, f"{config.label}: {key}"
         if isinstance(experiment, ExperimentConfig) and experiment.stage.objective == "grounding":
             _build_on_grounder(experiment)
         elif isinstance(experiment, ExperimentConfig):
@@ -208,26 +211,26 @@ def test_an_ablation_varies_one_thing_with_several_seeds(
 ) -> None:
     """Two things that change together say nothing about either."""
     composed = SweepPlan.compose([f"tune=ablation_{name}"])
-    settings = composed.settings(composed.bases)
-    assert [setting.values for setting in settings] == [{key: value} for value in values]
+    configs = composed.trial_configs(composed.bases)
+    assert [config.values for config in configs] == [{key: value} for value in values]
     assert len(composed.config.seeds) > 1
     assert composed.experiment.run_name == f"ablation-{name.replace('_', '-')}"
 
 
 def test_interaction_is_off_once_and_on_with_each_rank() -> None:
     composed = SweepPlan.compose(["tune=ablation_interaction"])
-    values = [setting.values for setting in composed.settings(composed.bases)]
+    values = [config.values for config in composed.trial_configs(composed.bases)]
     assert [v.get("method.interaction.rank") for v in values] == [None, 1, 2, 4, 8]
     assert [v["method.interaction.depth"] for v in values] == [0, None, None, None, None]
 
 
 def test_losses_are_switched_off_one_by_one() -> None:
     composed = SweepPlan.compose(["tune=ablation_losses"])
-    pairs = [tuple(setting.values.values()) for setting in composed.settings(composed.bases)]
+    pairs = [tuple(config.values.values()) for config in composed.trial_configs(composed.bases)]
     assert pairs == [(0.1, 0.1), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)]
 
 
-def test_a_setting_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
+def test_an_option_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
     """`experiment=compare` names no scheduler: a user must not have to know that."""
     sweep = SweepPlan.compose(["experiment=compare", "tune.scheduler=median"])
     assert sweep.config.scheduler == "median"
@@ -255,7 +258,7 @@ def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> Non
     ],
 )
 def test_what_the_sweep_would_overrule_is_refused(overrides: list[str], message: str) -> None:
-    """A user who fixed the rank must not get figures of another one."""
+    """A user who fixed the rank must not get scores of another one."""
     with pytest.raises(ConfigError, match=message):
         SweepPlan.compose(overrides)
 
@@ -274,9 +277,7 @@ def test_a_rate_can_be_fixed_for_all_methods() -> None:
         ("grace_tasks:9", r"tune\.grace_tasks=9: a stream of 3 tasks ends before"),
     ],
 )
-def test_a_setting_that_would_do_nothing_is_refused(
-    tmp_path: Path, tune: str, message: str
-) -> None:
+def test_an_option_without_effect_is_refused(tmp_path: Path, tune: str, message: str) -> None:
     """A misspelt method would learn at the default rate, a late scheduler stop nobody."""
     prepare_small_stream(tmp_path)
     with pytest.raises(ConfigError, match=message):

@@ -1,7 +1,7 @@
-"""Parallel coordinates: one line a setting through its values to its figure.
+"""Parallel coordinates: a line per trial config through its values to its score.
 
 Drawn from plain lines: Plotly's own kind of trace compiles code in the browser, which the page's
-policy forbids, and has no place for a key that a setting has not.
+policy forbids, and it cannot leave out a key that a trial config does not have.
 """
 
 import math
@@ -12,26 +12,26 @@ from plotly import graph_objects as go
 from plotly.colors import sample_colorscale
 
 from system.report.charts.chart_style import SEQUENTIAL, Chart, base_layout, label
-from tuning.report.comparison import SettingRow
-from tuning.report.measure import Measure
-from tuning.report.parameter_axes import Axis
+from tuning.report.comparison import ConfigRow
+from tuning.report.parameter_axes import ParameterAxis
+from tuning.search.sweep_config import SweepMetric
 
 MOST_TICKS = 6
-PALEST = 0.25  # of the colour scale: the worst setting must still be seen
+PALEST = 0.25  # of the colour scale: the lowest score must still be visible
 
 
 def parallel_chart(
-    rows: Sequence[SettingRow],
-    axes: Sequence[Axis],
-    figures: Sequence[float],
+    rows: Sequence[ConfigRow],
+    axes: Sequence[ParameterAxis],
+    scores: Sequence[float],
     tasks: int,
-    measure: Measure,
+    metric: SweepMetric,
 ) -> Chart:
-    """Lines from axis to axis; the darker, the larger the figure. Stopped settings are dotted.
+    """Lines from axis to axis; the darker, the higher the score. Stopped ones are dotted.
 
-    `figures` are those after `tasks` tasks, in the order of `rows` and of the axes' positions.
+    `scores` are those after `tasks` tasks, in the order of `rows` and of the axes' positions.
     """
-    last = Axis(measure.axis(measure.after(tasks)), tuple(figures))
+    last = ParameterAxis(metric.axis(metric.after(tasks)), tuple(scores))
     columns = [*axes, last]
     figure = go.Figure(
         layout=base_layout(
@@ -49,14 +49,14 @@ def parallel_chart(
         )
     )
     # the best last, so that it lies on top
-    for place in sorted(range(len(rows)), key=lambda place: figures[place]):
+    for place in sorted(range(len(rows)), key=lambda place: scores[place]):
         row = rows[place]
         done = row.complete
-        shade = PALEST + (1 - PALEST) * last.share(figures[place])
+        shade = PALEST + (1 - PALEST) * last.share(scores[place])
         shares = [axis.share(axis.positions[place]) for axis in columns]
         figure.add_trace(
             go.Scatter(
-                name=label(row.setting),
+                name=label(row.label),
                 x=list(range(len(columns))),
                 y=[None if math.isnan(share) else share for share in shares],
                 mode="lines+markers",
@@ -67,7 +67,7 @@ def parallel_chart(
                     "dash": "solid" if done else "dot",
                 },
                 marker={"size": 6},
-                text=[f"{label(row.title)}: {label(measure.text(figures[place]))}"] * len(columns),
+                text=[f"{label(row.title)}: {label(metric.text(scores[place]))}"] * len(columns),
                 hovertemplate="%{text}<extra></extra>",
             )
         )
@@ -85,15 +85,15 @@ def parallel_chart(
     return Chart(
         "parallel",
         "Parallel coordinates",
-        "Each line is a setting, from axis to axis through its values to its figure: the darker, "
-        "the larger. Dotted: stopped or failed later. A gap: the setting has not this key.",
+        "Each line is a trial config, from axis to axis through its values to its score: the "
+        "darker, the higher. Dotted: stopped or failed later. A gap: it does not have this key.",
         figure,
         min_width=130 * len(columns),
     )
 
 
-def _ticks(axis: Axis) -> list[float]:
-    """All values where they are few, else the two ends and the middle."""
+def _ticks(axis: ParameterAxis) -> list[float]:
+    """All values if they are few, else the two ends and the middle."""
     values = sorted(set(axis.known))
     if len(values) <= MOST_TICKS:
         return values
@@ -101,6 +101,6 @@ def _ticks(axis: Axis) -> list[float]:
 
 
 def _wrapped(name: str) -> str:
-    """A dotted or spoken name on several lines, so that neighbours do not meet."""
+    """A dotted or spaced name on several lines, so that neighbours do not overlap."""
     lines = textwrap.wrap(name.replace(".", ". "), width=16, break_long_words=False)
     return "<br>".join(label(line) for line in lines)

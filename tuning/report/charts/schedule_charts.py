@@ -1,4 +1,4 @@
-"""What a population changed on the way: each setting's value of a key at each task."""
+"""Schedules of population based training: each trial config's value of a key at each task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,21 +7,21 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from system.report.charts.chart_style import Chart, base_layout, label
-from tuning.report.comparison import Comparison, SettingRow
-from tuning.report.measure import Measure
+from tuning.report.charts.curve_charts import style_of
+from tuning.report.comparison import Comparison, ConfigRow
 from tuning.report.parameter_axes import LOG_FROM
-from tuning.report.setting_style import style_of
 from tuning.search.population import by_task
+from tuning.search.sweep_config import SweepMetric
 
 PANEL_HEIGHT = 300
 
 
 def schedules_chart(
-    comparison: Comparison, trials: Sequence[Mapping[str, Any]], measure: Measure
+    comparison: Comparison, trials: Sequence[Mapping[str, Any]], metric: SweepMetric
 ) -> Chart | None:
-    """A panel a key that forks changed; None where nothing was forked.
+    """A panel for each key that forks changed; None without forks.
 
-    A fork starts at its parent's last task, so that its line leaves the parent's there.
+    A fork's line starts on its parent's, at the last inherited task.
     """
     forks = [row for row in comparison.rows if row.parent]
     keys = [k for k in (forks[0].values if forks else ()) if isinstance(forks[0].values[k], list)]
@@ -35,44 +35,44 @@ def schedules_chart(
         )
     )
     learned = {
-        row.setting: max(len(t["figure_by_task"]) for t in trials if t["setting"] == row.setting)
+        row.label: max(len(t["figure_by_task"]) for t in trials if t["setting"] == row.label)
         for row in comparison.rows
     }
     for panel, key in enumerate(keys, 1):
-        shown: list[float] = []
+        drawn: list[float] = []
         for number, row in enumerate(comparison.rows):
-            values = by_task(row.values[key], learned[row.setting]) if key in row.values else []
+            values = by_task(row.values[key], learned[row.label]) if key in row.values else []
             first = max(row.forked_after, 1)
             if not values[first - 1 :]:
                 continue
-            shown += values
+            drawn += values
             figure.add_trace(_line(row, number, first, values, show=panel == 1), row=panel, col=1)
-        log = min(shown) > 0 and max(shown) / min(shown) >= LOG_FROM
+        log = min(drawn) > 0 and max(drawn) / min(drawn) >= LOG_FROM
         scale = {"type": "log", "dtick": "D2"} if log else {"type": "linear"}
         figure.update_yaxes(title_text=label(key), zeroline=False, row=panel, col=1, **scale)
     figure.update_xaxes(
-        range=[0.8, measure.tasks + 0.2], dtick=max(1, measure.tasks // 6), tick0=1, zeroline=False
+        range=[0.8, metric.tasks + 0.2], dtick=max(1, metric.tasks // 6), tick0=1, zeroline=False
     )
     figure.update_xaxes(title_text="task", row=len(keys), col=1)
     return Chart(
         "schedules",
         "Values over the stream",
-        "The value that each setting had at each task. A line that starts later leaves that of the "
-        "setting it took over from. A cross: stopped or failed after that task.",
+        "The value of each trial config at each task. A line that starts later is a fork, and "
+        "starts on its parent's line. A cross: stopped or failed after that task.",
         figure,
         min_width=720,
     )
 
 
 def _line(
-    row: SettingRow, number: int, first: int, values: Sequence[float], *, show: bool
+    row: ConfigRow, number: int, first: int, values: Sequence[float], *, show: bool
 ) -> go.Scatter:
     style = style_of(number)
     known = list(values[first - 1 :])
     end = "x" if row.status else "circle"
     return go.Scatter(
-        name=label(row.setting),
-        legendgroup=label(row.setting),
+        name=label(row.label),
+        legendgroup=label(row.label),
         showlegend=show,
         x=list(range(first, first + len(known))),
         y=known,

@@ -1,4 +1,4 @@
-"""The figure of a sweep against each of its keys: rank, weights, steps, whatever was searched."""
+"""The score against each key of the search space, a panel per key."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,24 @@ from system.report.charts.chart_style import (
     base_layout,
     label,
 )
-from tuning.report.common_figures import CommonFigures
-from tuning.report.comparison import SettingRow
-from tuning.report.measure import Measure
-from tuning.report.parameter_axes import Axis
+from tuning.report.comparison import CommonScores, ConfigRow
+from tuning.report.parameter_axes import ParameterAxis
+from tuning.search.sweep_config import SweepMetric
 
 COLUMNS = 3
 PANEL_HEIGHT, PANEL_WIDTH = 250, 300
-HIT_OR_MISS = "x"  # a setting that did not go to its end
+STOPPED_MARKER = "x"  # of trial configs that did not finish
 
 
 def values_chart(
-    rows: Sequence[SettingRow], axes: Sequence[Axis], common: CommonFigures, measure: Measure
+    rows: Sequence[ConfigRow],
+    axes: Sequence[ParameterAxis],
+    common: CommonScores,
+    metric: SweepMetric,
 ) -> Chart:
-    """A panel a key: each setting is a point; a line joins the means of repeated values.
+    """A panel per key: a point per trial config; a line joins the means of repeated values.
 
-    `rows` are the settings in the order of the axes' positions.
+    `rows` are in the order of the axes' positions.
     """
     columns = min(COLUMNS, len(axes))
     lines = -(-len(axes) // columns)
@@ -44,33 +46,33 @@ def values_chart(
     )
     height = PANEL_HEIGHT * lines + 90
     figure.update_layout(base_layout(height, showlegend=False))
-    early = [common.of_setting.get(row.setting) for row in rows]
-    late = [row.figure.mean if row.complete else None for row in rows]
-    views = [(measure.after(common.tasks), early)]
-    if common.tasks < measure.tasks:
-        views.append((f"{measure.after(measure.tasks)}, those that finished", late))
-    shown: list[int] = []  # the view of each trace
+    early = [common.by_config.get(row.label) for row in rows]
+    late = [row.score.mean if row.complete else None for row in rows]
+    views = [(metric.after(common.tasks), early)]
+    if common.tasks < metric.tasks:
+        views.append((f"{metric.after(metric.tasks)}, those that finished", late))
+    view_of_trace: list[int] = []
     for number, axis in enumerate(axes):
         place = {"row": number // columns + 1, "col": number % columns + 1}
         for view, (_, values) in enumerate(views):
-            for trace in _panel(rows, axis, values, measure):
+            for trace in _panel(rows, axis, values, metric):
                 trace.visible = view == 0
                 figure.add_trace(trace, **place)
-                shown.append(view)
+                view_of_trace.append(view)
         figure.update_xaxes(**_x_axis(axis), **place)
     for line in range(lines):
-        figure.update_yaxes(title_text=label(measure.title), row=line + 1, col=1)
+        figure.update_yaxes(title_text=label(metric.title), row=line + 1, col=1)
     figure.update_yaxes(zeroline=False, showticklabels=True)
     choices = tuple(
-        Choice(name, tuple(trace == view for trace in shown))
+        Choice(name, tuple(trace == view for trace in view_of_trace))
         for view, (name, _) in enumerate(views)
     )
     return Chart(
         "values",
-        f"{measure.heading} by value",
-        "Each point is a setting, at the value it had of a key; the other keys differ too. The "
-        "line joins the means of values that were tried more than once. A cross: a setting that "
-        "was stopped or failed later.",
+        f"{metric.heading} by value",
+        "Each point is a trial config, at its value of a key; the other keys differ too. The "
+        "line joins the means of values that were tried more than once. A cross: a trial config "
+        "that was stopped or failed later.",
         figure,
         choices=choices if len(choices) > 1 else (),
         min_width=PANEL_WIDTH * columns,
@@ -78,7 +80,10 @@ def values_chart(
 
 
 def _panel(
-    rows: Sequence[SettingRow], axis: Axis, values: Sequence[float | None], measure: Measure
+    rows: Sequence[ConfigRow],
+    axis: ParameterAxis,
+    values: Sequence[float | None],
+    metric: SweepMetric,
 ) -> list[go.Scatter]:
     points = [
         (position, value, row)
@@ -105,12 +110,10 @@ def _panel(
             mode="markers",
             marker={
                 "size": 9,
-                "symbol": ["circle" if done else HIT_OR_MISS for done in whole],
+                "symbol": ["circle" if done else STOPPED_MARKER for done in whole],
                 "color": [BLUE if done else VERMILION for done in whole],
             },
-            text=[
-                f"{label(row.title)}<br>{label(measure.text(value))}" for _, value, row in points
-            ],
+            text=[f"{label(row.title)}<br>{label(metric.text(value))}" for _, value, row in points],
             hovertemplate="%{text}<extra></extra>",
         )
     )
@@ -124,13 +127,13 @@ def _means(points: Sequence[tuple[float, float]]) -> dict[float, float]:
     return {position: sum(values) / len(values) for position, values in grouped.items()}
 
 
-def _x_axis(axis: Axis) -> Mapping[str, Any]:
-    settings: dict[str, Any] = {"title": {"text": label(axis.name)}, "zeroline": False}
+def _x_axis(axis: ParameterAxis) -> Mapping[str, Any]:
+    layout: dict[str, Any] = {"title": {"text": label(axis.name)}, "zeroline": False}
     ticks = sorted(set(axis.known))
     if axis.log:
-        settings["type"] = "log"
+        layout["type"] = "log"
     if axis.names or len(ticks) <= 6:
-        settings |= {"tickvals": ticks, "ticktext": [label(axis.text(tick)) for tick in ticks]}
+        layout |= {"tickvals": ticks, "ticktext": [label(axis.text(tick)) for tick in ticks]}
     elif axis.log:
-        settings["dtick"] = "D2" if max(ticks) / min(ticks) < 1000 else 1
-    return settings
+        layout["dtick"] = "D2" if max(ticks) / min(ticks) < 1000 else 1
+    return layout

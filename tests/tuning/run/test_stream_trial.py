@@ -1,8 +1,8 @@
-"""The figure that trials are judged by: the average over the tasks learned so far."""
+"""The score of a trial that is a stream: the average recall over the tasks learned so far."""
 
 from typing import Any
 
-from tuning.run.figures import recall_so_far
+from tuning.run.stream_trial import recall_so_far
 
 
 def row(metric: str, trained: int, evaluated: int, value: float | None) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def test_the_average_is_over_metrics_and_the_tasks_so_far() -> None:
     assert recall_so_far(rows, ("t2i_r1",), 2) == [10.0, 10.0]
 
 
-def test_an_undefined_entry_makes_the_figure_undefined_and_not_smaller() -> None:
+def test_an_undefined_entry_makes_the_score_undefined_and_not_smaller() -> None:
     rows = [row("t2i_r1", 0, 0, 10.0), row("t2i_r1", 1, 0, None), row("t2i_r1", 1, 1, 5.0)]
     assert recall_so_far(rows, ("t2i_r1",), 2) == [10.0, None]
 
 
-def test_what_was_not_evaluated_has_no_figure() -> None:
-    """Joint training evaluates after the last task alone."""
+def test_what_was_not_evaluated_has_no_score() -> None:
+    """Joint training is evaluated after the last task only."""
     rows = [row("t2i_r1", 1, 0, 30.0), row("t2i_r1", 1, 1, 50.0)]
     assert recall_so_far(rows, ("t2i_r1",), 2) == [None, 40.0]
