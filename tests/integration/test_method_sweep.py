@@ -75,5 +75,5 @@ def test_methods_stand_in_one_table(root: Path, ray_local: None) -> None:
     rates = {row["learning_rate"] for row in rows}
     assert rates == {None, chosen["vpt"]["chosen"]}
     table = (folder / "comparison.md").read_text().splitlines()
-    assert table[0].startswith("| setting | R@1 | R@5 | R@10 | any box |")
+    assert table[0].startswith("| trial config | R@1 | R@5 | R@10 | any box |")
     assert {line.split("|")[1].strip() for line in table[2:]} == {"zero_shot", "vpt"}
