@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from actors.journal.journal import begun_with
 from actors.state.task_stream_state import TaskStream
 from system.config.schema import StreamConfig
-from system.data.shards.manifest import Manifest
+from system.data.shards.manifest import JOINED, Manifest
 from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
 from system.uris import absolute
@@ -23,15 +23,17 @@ class StreamSettings:
     """Paths or URIs that the stream's node can reach, and the tasks in their order.
 
     `manifest_root` is the directory of manifest.json; `tasks` None stands for the manifest's order.
-    The stream ends after `until` tasks for now; None: after its last.
+    The stream ends after `until` tasks for now; None: after its last. `members` are the tasks that
+    the one task of a joined stream consists of; None: all of the manifest's.
     """
 
     journal_uri: str
     manifest_root: str
     tasks: tuple[str, ...] | None = None
-    evaluation_split: str = "test"
+    evaluation_splits: tuple[str, ...] = ("test",)
     config: StreamConfig = field(default_factory=StreamConfig)
     until: int | None = None
+    members: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -45,16 +47,18 @@ class StreamSettings:
             RunDirectory.of(experiment).stream.uri,
             DataDirectory.of(experiment).benchmark(experiment.benchmark.name).uri,
             None if tasks is None else tuple(tasks),
-            experiment.evaluation.split,
+            experiment.evaluation.splits,
             experiment.stream,
             until,
+            experiment.benchmark.tasks if experiment.stream.joined else None,
         )
 
     @classmethod
     def begun(cls, experiment: ExperimentConfig) -> StreamSettings:
         """The stream of a run as its journal says that it began, or will begin."""
         begun = begun_with(RunDirectory.of(experiment).stream)
-        return cls.of(experiment, begun or experiment.benchmark.tasks)
+        start = (JOINED,) if experiment.stream.joined else experiment.benchmark.tasks
+        return cls.of(experiment, begun or start)
 
     def goes_on_from(self, other: StreamSettings) -> bool:
         """Whether this is the same stream as `other`, which ended earlier for now."""
@@ -77,11 +81,12 @@ class StreamSettings:
 
     def open(self) -> TaskStream:
         """The stream in the caller's own process. Raises what manifest and stream raise."""
+        manifest = Manifest.load(self.manifest_root)
         return TaskStream(
             self.journal_uri,
-            Manifest.load(self.manifest_root),
+            manifest.joined(self.members) if self.config.joined else manifest,
             self.tasks,
-            evaluation_split=self.evaluation_split,
+            evaluation_splits=self.evaluation_splits,
             config=self.config,
             until=self.until,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from typing import Any
 from uuid import uuid4
 
@@ -41,7 +41,7 @@ class TaskStream(TaskSource):
     """A `TaskSource` in the caller's own process, kept in the journal at `journal_uri`.
 
     `tasks` is the order of the stream, by default the manifest's, and of a live one the start;
-    `evaluation_split` is open for every task, and all others are treated as training data. The
+    `evaluation_splits` are open for every task, and all others are treated as training data. The
     journal is compacted every `compact_after` records, later where the access log is long. No more
     than `until` tasks are handed out. Not for several threads at once. Raises `ConfigError`
     (`tasks` repeats a task or names one that the manifest lacks) and `StorageError` (see
@@ -53,13 +53,13 @@ class TaskStream(TaskSource):
         journal_uri: str,
         manifest: Manifest,
         tasks: Sequence[str] | None = None,
-        evaluation_split: str = "test",
+        evaluation_splits: Sequence[str] = ("test",),
         config: StreamConfig | None = None,
         compact_after: int = COMPACT_AFTER,
         until: int | None = None,
     ) -> None:
         config = config or StreamConfig()
-        self._evaluation_split = evaluation_split
+        self._evaluation_splits = tuple(evaluation_splits)
         self._manifest, self._fingerprint = manifest, manifest.fingerprint
         known = [entry.name for entry in manifest.tasks]
         self._tasks = StreamTasks(known, tasks, config.live, config.max_pending, until)
@@ -144,7 +144,7 @@ class TaskStream(TaskSource):
         replay = cursor.replays and task in cursor.commits
         current = task == cursor.leased and not (cursor.trained and not cursor.replays)
         repeated = call_id is not None and call_id in self._memory.opens
-        if split != self._evaluation_split and not (current or replay or repeated):
+        if split not in self._evaluation_splits and not (current or replay or repeated):
             state = " (trained)" if cursor.trained else ""
             raise ReplayRefusedError(
                 f"split '{split}' of task '{task}' is refused to consumer '{consumer}': its "
@@ -277,4 +277,4 @@ class TaskStream(TaskSource):
                 f"task '{task}' is not in the stream; its tasks are {self._tasks.names}"
             )
         handle = self._manifest.task(task).handle(split)
-        return replace(handle, without=frozenset(cursor.quarantined.get((task, split), ())))
+        return handle.leaving_out(cursor.quarantined.get((task, split), ()))

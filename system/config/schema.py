@@ -12,6 +12,7 @@ from system.uris import absolute
 
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
 Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
+Schedule = Literal["cosine", "constant"]  # of the learning rate: towards 0 after the last step
 Gallery = Literal["all", "seen", "task"]  # what a query is searched in: of all tasks, or some
 OrderPolicy = Literal["given", "reversed", "shuffled", "similarity"]  # see system.stream.task_order
 Config = TypeVar("Config", bound="FrozenModelConfig")
@@ -96,6 +97,7 @@ class StageConfig:
     micro_batches: int
     optimiser: OptimiserConfig
     loader_threads: int
+    schedule: Schedule = "cosine"  # of the learning rate
     objective: str = "retrieval"  # what is learned: a registered StreamObjective
     augmentation: str = "none"
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
@@ -126,22 +128,30 @@ class StageConfig:
 class EvaluationConfig:
     """How the stream is evaluated after each task, and on which split of the benchmark.
 
-    "val" is for choosing settings; it is then open for all tasks, and "test" for none.
+    "val" is for choosing settings; it is then open for all tasks, and "test" for none. Of several
+    splits, which grounding takes, the first one leads; the others are judged once, at the end.
     """
 
-    split: str
+    split: str | tuple[str, ...]
     gallery: Gallery
     batch_size: int
     router_centers: int
     expressions: int | None = None  # of grounding: of each task, spread over its split; null: all
 
     def __post_init__(self) -> None:
-        if self.split == "train":
+        if "train" in self.splits:
             raise ValueError("split='train' is what tasks learn from; evaluate on val or test")
+        if not self.splits or len(set(self.splits)) != len(self.splits):
+            raise ValueError(f"split={list(self.splits)} must name at least one, and none twice")
         for name in ("batch_size", "router_centers", "expressions"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """All splits that are judged; the first one leads."""
+        return (self.split,) if isinstance(self.split, str) else self.split
 
 
 @dataclass(frozen=True)
@@ -171,15 +181,22 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Whether tasks may come while the run goes on, and how many may wait for it.
+    """How the stream hands out the benchmark's tasks.
 
-    A live stream starts with `benchmark.tasks`, which may be none, and ends once it is closed.
+    A live stream starts with `benchmark.tasks`, which may be none, and ends once it is closed. A
+    joined one has a single task: all of `benchmark.tasks` at once.
     """
 
     live: bool = False
-    max_pending: int = 100
+    max_pending: int = 100  # tasks of a live stream that may wait
+    joined: bool = False
 
     def __post_init__(self) -> None:
+        if self.live and self.joined:
+            raise ValueError(
+                "live=true and joined=true: all tasks of a stream that grows are never there to "
+                "be joined; set one of them to false"
+            )
         if self.max_pending < 1:
             raise ValueError(f"max_pending={self.max_pending} must be at least 1")
 
@@ -228,6 +245,11 @@ class ExperimentConfig:
             )
         if not isinstance(self.method.get("name"), str):
             raise ConfigError("method.name is missing; choose a method group, such as method=lpi")
+        if self.stream.joined and self.benchmark.order != "given":
+            raise ConfigError(
+                f"benchmark.order={self.benchmark.order}: a stream with stream.joined=true has one "
+                "task, which nothing orders; leave it given"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ExperimentConfig":

@@ -24,14 +24,16 @@ class LatentSource:
 def latent_source(experiment: ExperimentConfig, method: Mapping[str, Any]) -> LatentSource | None:
     """What makes the latents of the method; None for a method without.
 
-    The model is that of all the benchmark's tasks, so that streams of any tasks share it. Raises
-    ConfigError if the method names no stage that makes latents.
+    The model is that of all the benchmark's tasks, so that streams of any tasks share it; a joined
+    stream's is that of the tasks which it joins. Raises ConfigError if the method names no stage
+    that makes latents.
     """
     section = latent_section(method)
     if section is None:
         return None
     stage = latent_stage(section)
-    benchmark = replace(experiment.benchmark, tasks=None, order="given", similarity=None)
+    tasks = experiment.benchmark.tasks if experiment.stream.joined else None
+    benchmark = replace(experiment.benchmark, tasks=tasks, order="given", similarity=None)
     values = {
         "run_name": f"{experiment.run_name}-{section['name']}",
         "storage_path": experiment.storage_path,

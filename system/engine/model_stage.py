@@ -131,7 +131,18 @@ class ModelStage(Protocol):
         ...
 
 
-MODEL_STAGES: Registry[ModelStage] = Registry("stage", "system", "STAGE", file="stage")
+def _now_a_stream(name: str) -> str | None:
+    if name != "alignment":
+        return None
+    return (
+        "stage.name=alignment: stage 3 is a stream of one joined task now; start it anew, with "
+        "experiment=rec or experiment=diff_prompt and without the old config's file"
+    )
+
+
+MODEL_STAGES: Registry[ModelStage] = Registry(
+    "stage", "system", "STAGE", file="stage", elsewhere=_now_a_stream
+)
 
 
 def stage_of(experiment: ModelExperiment) -> ModelStage:

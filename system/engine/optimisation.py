@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from system.config.schema import OptimiserConfig
+from system.config.schema import OptimiserConfig, Schedule
 
 
 def build_optimiser(
@@ -26,11 +26,15 @@ def build_optimiser(
     )
 
 
-def set_cosine_rate(
-    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int
+def set_rate(
+    optimiser: torch.optim.Optimizer,
+    config: OptimiserConfig,
+    schedule: Schedule,
+    step: int,
+    steps: int,
 ) -> None:
-    """Set the rate of one step: from `learning_rate` at the first towards 0 after the last."""
-    factor = 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    """Set the rate of one step of so many, from `learning_rate` at the first one."""
+    factor = 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * step / steps))
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * factor
 

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from system.stream.task_source import Lease
 
 
+class OpenTest(Protocol):
+    """Opens a test split of a task, by the task's place in the stream."""
+
+    def __call__(self, task: int, split: str | None = None) -> SplitHandle:
+        """The named one of the splits that are judged; None: the leading one."""
+        ...
+
+
 class FrozenModel(Protocol):
     """What the loop asks of a frozen model."""
 
@@ -91,7 +99,7 @@ class Worker:
     experiment: ExperimentConfig
     protocol: str  # the run's, or the one that saved adapters were learned with
     group: WorkerGroup
-    open_test: Callable[[int], SplitHandle]  # by a task's place in the stream
+    open_test: OpenTest
     show: Show
 
 
@@ -131,6 +139,10 @@ class StreamWork(ABC):
     @abstractmethod
     def examples(self, tasks: Sequence[str]) -> pa.Table:
         """Some test samples with what was found before and after, for the report."""
+
+    def outcome(self, method: Any, router: TaskRouter | None) -> dict[str, Any]:
+        """What else outcome.json gets at the end of the stream; every rank calls this."""
+        return {}
 
 
 class StreamObjective(ABC):

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from system.config.schema import ExperimentConfig
 from system.engine.epochs import Progress, Training
-from system.engine.optimisation import build_optimiser, set_cosine_rate
+from system.engine.optimisation import build_optimiser, set_rate
 from system.engine.worker_group import WorkerGroup
 from system.methods.sharing import StreamMethod
 from system.stream.task_source import Lease
@@ -53,7 +53,8 @@ class TaskTraining(Training):
     @override
     def set_rate(self, epoch: int, step: int, steps: int) -> None:
         done = epoch * steps + step
-        set_cosine_rate(self.optimiser, self.stage.optimiser, done, self.epochs * steps)
+        total = self.epochs * steps
+        set_rate(self.optimiser, self.stage.optimiser, self.stage.schedule, done, total)
 
     @override
     def row(

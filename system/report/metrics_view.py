@@ -58,8 +58,10 @@ class MetricsView:
         return float(value) if math.isfinite(value) else None
 
     def text(self, *path: str) -> str | None:
-        """Scalar at a path of keys as text; None when it is null, absent or a container."""
+        """Scalar or names at a path of keys as text; None when null, absent or a container."""
         value = self.get(*path)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return ", ".join(value) or None
         return None if value is None or isinstance(value, Mapping | list) else str(value)
 
     def mapping(self, *path: str) -> dict[str, object]:

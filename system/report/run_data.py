@@ -152,6 +152,12 @@ def _metrics(folder: Folder) -> dict[str, object]:
         raise DataError(f"{where}: not valid JSON ({error}); {_AGAIN}") from error
     if not isinstance(metrics, dict):
         raise DataError(f"{where}: holds a {type(metrics).__name__}, not an object; {_AGAIN}")
+    if "stage" in metrics:  # of a stream there is none
+        raise DataError(
+            f"{where} is of stage={metrics['stage']}, no stream; if an earlier promptide trained "
+            "it, its own report.html stays as it is: train again under another run_name for a new "
+            "one"
+        )
     return metrics
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from system.config.schema import ExperimentConfig
-from system.data.shards.manifest import Manifest, SplitHandle
+from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, StorageError
@@ -30,9 +30,15 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     adapters = AdapterFolder(Folder.of(folder))
     header = adapters.header()
     tasks = header.tasks
+    if experiment.stream.joined and tasks != (JOINED,):
+        raise ConfigError(
+            f"the adapters in {folder} were learned on tasks {list(tasks)}, not on all of them "
+            "joined, as stream.joined=true asks; what an earlier promptide left as stage=alignment "
+            "is not read any more: train it again under another run_name"
+        )
 
-    def open_test(task: int) -> SplitHandle:
-        return manifest.task(tasks[task]).handle(experiment.evaluation.split)
+    def open_test(task: int, split: str | None = None) -> SplitHandle:
+        return manifest.task(tasks[task]).handle(split or experiment.evaluation.splits[0])
 
     objective = OBJECTIVES.get(experiment.stage.objective)
     work = objective.work(Worker(experiment, header.protocol, group, open_test, show_nothing))

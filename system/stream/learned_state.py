@@ -50,7 +50,7 @@ class LearnedState(Generic[Frozen]):
             Router(
                 centers_per_task=header.router["centers"], seed=header.seed, modalities=model.routed
             )
-            if self.method.needs_router
+            if self.method.needs_router and header.router
             else None
         )
         self.similarities = TaskSimilarity(self.method.similarity_source, given)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from system.config.schema import ExperimentConfig
-from system.data.shards.manifest import Manifest
+from system.data.shards.manifest import JOINED, Manifest
 from system.errors import ConfigError
 from system.loggers.open_loggers import check_loggers
 from system.objectives.objective import OBJECTIVES
@@ -34,7 +34,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     check_loggers(experiment)
     manifest = prepared(experiment)
     live = experiment.stream.live
-    given = manifest.order(experiment.benchmark.tasks, growing=live)
+    given = stream_tasks(experiment, manifest)
     check_tasks(experiment, manifest, given)
     backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
     similarity = given_similarity(experiment.benchmark)
@@ -84,15 +84,24 @@ def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequenc
         similarity.require(tasks)
     objective.check_training(experiment, manifest, tasks)
     for name in tasks:
-        objective.check_test(experiment, manifest.task(name).handle(experiment.evaluation.split))
+        for split in experiment.evaluation.splits:
+            objective.check_test(experiment, manifest.task(name).handle(split))
 
 
 def prepared(experiment: ExperimentConfig) -> Manifest:
     """The manifest of the prepared benchmark, its files checked against it.
 
-    Raises DataError with the command that prepares it.
+    With the joined task, if the stream is one of it. Raises DataError with the command that
+    prepares it.
     """
     name = experiment.benchmark.name
     manifest = Manifest.prepared(DataDirectory.of(experiment).benchmark(name), name)
     manifest.verify()
-    return manifest
+    return manifest.joined(experiment.benchmark.tasks) if experiment.stream.joined else manifest
+
+
+def stream_tasks(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str, ...]:
+    """The tasks that the stream is given, before they are ordered. Raises ConfigError."""
+    if experiment.stream.joined:
+        return (JOINED,)
+    return manifest.order(experiment.benchmark.tasks, growing=experiment.stream.live)

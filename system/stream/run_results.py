@@ -71,6 +71,7 @@ class RunRecord:
 def assemble_metrics(record: RunRecord) -> dict[str, Any]:
     """The content of metrics.json. An undefined figure is null, its reason under `undefined`."""
     experiment, matrix = record.experiment, record.matrix
+    split = experiment.evaluation.split
     undefined: dict[str, str] = {}
 
     def summary(section: str, figure: Any) -> dict[str, float | None]:
@@ -81,7 +82,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
 
     oracle = AccuracyMatrix(record.tasks, [_row(row) for row in record.outcome["oracle"]])
     per_task = record.outcome["trainable_parameters_per_task"]
-    return {
+    metrics = {
         "run": experiment.run_name,
         "method": experiment.method["name"],
         "backbone": {
@@ -100,7 +101,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in VERSIONS},
         },
         "evaluation": {
-            "split": experiment.evaluation.split,
+            "split": split if isinstance(split, str) else list(split),
             "tasks_known": "learned so far"
             if experiment.stream.live and not record.outcome.get("matrix")
             else "all",
@@ -133,6 +134,13 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "wall_seconds": _seconds(record),
         "undefined": undefined,
     }
+    apart = record.outcome.get("splits")
+    if apart is not None:  # of a joined stream, or one that several splits judge
+        metrics["splits"] = apart["trained"]
+        metrics["zero_shot"]["splits"] = apart["zero_shot"]
+        metrics["denoising_steps"] = record.outcome["denoising_steps"]
+        undefined |= apart["undefined"]
+    return metrics
 
 
 def _row(values: Mapping[str, Any]) -> MatrixRow:

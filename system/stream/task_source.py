@@ -167,7 +167,7 @@ class TaskSource(Protocol):
     ) -> SplitHandle:
         """Hand out a split after recording the open in the access log.
 
-        The stream's evaluation split ("test" unless configured otherwise) is open for every task,
+        The stream's evaluation splits ("test" unless configured otherwise) are open for every task,
         all else for the leased task only. `shards_rows` is how many rows this rank will read, by
         default all. A call repeated with its `call_id` is recorded once. Raises
         `ReplayRefusedError` (another task's "train" or "val"), `DataError` (no such task or split),

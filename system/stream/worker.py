@@ -61,6 +61,7 @@ class StreamWorker:
     ) -> None:
         self.experiment = experiment
         self.live = experiment.stream.live
+        self.joined = experiment.stream.joined
         self.tasks = () if self.live else tasks
         self.stream = stream
         self.group = WorkerGroup.join()
@@ -92,7 +93,7 @@ class StreamWorker:
             protocol=experiment.protocol,
             seed=experiment.seed,
             tasks=self.tasks,
-            router={"centers": experiment.evaluation.router_centers},
+            router={} if self.joined else {"centers": experiment.evaluation.router_centers},
         )
         self.learned = self.work.learned(header, given_similarity(experiment.benchmark))
         with self.clock.phase("features"):
@@ -172,6 +173,16 @@ class StreamWorker:
 
     def _learn_parameters(self, lease: Lease) -> tuple[Tensor, list[dict[str, Any]]]:
         """Router and parameters of a task: the tasks' similarities (K, K), and the epochs' log."""
+        if self.joined:  # nothing to compare it with, and nowhere else to route to
+            self.learned.similarities.add(torch.ones(1))
+        else:
+            self._compare(lease)
+        similarity = self.learned.similarities.matrix()
+        self.learned.method.begin_task(lease.index, self.learned.model)
+        return similarity, self._train(lease, similarity) if self._learns(lease) else []
+
+    def _compare(self, lease: Lease) -> None:
+        """What tells the task from others: its part of similarities and router."""
         self._show("features", lease)
         with self.clock.phase("features"):
             images, texts = self.work.training_features(self._open(lease.task, "train"))
@@ -179,9 +190,6 @@ class StreamWorker:
             entry = self.learned.similarity_entry(images, texts) if self.group.leads else None
             self.learned.similarities.add(self.group.broadcast(entry))
             self._add_to_router(lease.index, images, texts)
-        similarity = self.learned.similarities.matrix()
-        self.learned.method.begin_task(lease.index, self.learned.model)
-        return similarity, self._train(lease, similarity) if self._learns(lease) else []
 
     def _learns(self, lease: Lease) -> bool:
         learns: bool = self.learned.method.learns_at(lease.index, len(self.tasks))
@@ -204,10 +212,10 @@ class StreamWorker:
 
     def finish(self) -> None:
         """Write what only the end of the stream can tell."""
+        method, router = self.learned.method, self.learned.router
         with self.clock.phase("evaluate"):
-            figures = final_figures(
-                self.work.evaluation, self.learned.method, self.learned.router, live=self.live
-            )
+            figures = final_figures(self.work.evaluation, method, router, live=self.live)
+            figures |= self.work.outcome(method, router)
         if self.group.leads:
             self.directory.folder.write_table(
                 self.work.examples_file, self.work.examples(self.tasks)
@@ -273,8 +281,8 @@ class StreamWorker:
             earlier = lease.index - 1
             self.adapters.save_task(earlier, self.learned.task_state(earlier))
 
-    def _open_test(self, task: int) -> SplitHandle:
-        return self._open(self.tasks[task], self.experiment.evaluation.split)
+    def _open_test(self, task: int, split: str | None = None) -> SplitHandle:
+        return self._open(self.tasks[task], split or self.experiment.evaluation.splits[0])
 
     def _open(self, task: str, split: str) -> SplitHandle:
         return self.stream.open_split(self.consumer, self.generation, self.group.rank, task, split)

@@ -1,4 +1,4 @@
-"""The three stages of Diff-Prompt by one command: in order, once, and diffusion for one epoch."""
+"""All three stages of Diff-Prompt by one command: what is not there is trained, once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from system import app
-from system.engine.model_stage import MODEL_STAGES
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
-from system.objectives.grounding.alignment.alignment_plan import AlignmentExperiment, AlignmentPlan
+from system.objectives.objective import OBJECTIVES
+from system.stream.preflight import check_experiment
 from tests.diff_prompt.generator_parts import STAGE
-from tests.diff_prompt.mask_files import prepare_shapes
-from tests.grounders.small_grounding_dino import write_small_grounding_dino
-from tests.objectives.grounding.alignment.test_alignment import experiment as alignment
+from tests.integration.small_rec_stream import joined_overrides, prepare_small_rec
 
 METHOD = {
     "name": "diff_prompt",
@@ -32,33 +32,30 @@ METHOD = {
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("diff_prompt")
-    prepare_shapes(root)
-    write_small_grounding_dino(root / "dino")
+    prepare_small_rec(root)
     return root
 
 
-def experiment(root: Path, name: str, epochs: int = 2, **method: Any) -> AlignmentExperiment:
-    run = alignment(root, epochs=epochs, evaluation_batch=3)
-    return replace(run, run_name=name, method={**METHOD, **method})
+def experiment(root: Path, name: str, *more: str, **method: Any) -> ExperimentConfig:
+    run = compose(joined_overrides(root, name, "cluster.workers=0", "stage.epochs=2", *more))
+    return replace(run, method={**METHOD, **method})
 
 
 @pytest.mark.ray
 def test_one_command_runs_what_is_not_there_and_diffuses_once(root: Path, ray_local: None) -> None:
     """A second epoch or trial that ran the diffusion again would take many times as long."""
     shown = io.StringIO()
-    app.train_model(experiment(root, "first"), Console(file=shown, width=200))
+    app.learn_stream(experiment(root, "first"), Console(file=shown, width=200))
     told = shown.getvalue()
-    order = [told.index(f"runs/first{stage}") for stage in ("-prompt_generator-mask_vae\n", "\n")]
-    assert order == sorted(order, reverse=True)
+    assert "runs/first-prompt_generator-mask_vae\n" in told
     assert (root / "runs" / "first-prompt_generator" / "report.html").exists()
     assert denoised(root, "first") == (24 + 6) * 5  # train and test, however many epochs
     again = io.StringIO()
-    app.train_model(experiment(root, "longer", epochs=3), Console(file=again, width=200))
+    longer = experiment(root, "longer", "stage.epochs=3")
+    app.learn_stream(longer, Console(file=again, width=200))
     assert denoised(root, "longer") == 0
-    assert not (root / "runs" / "longer-prompt_generator").exists() or (
-        "the model is there already" in again.getvalue()
-    )
-    app.train_model(experiment(root, "fresh", fresh_noise=True), Console(quiet=True))
+    assert "the model is there already" in again.getvalue()
+    app.learn_stream(experiment(root, "fresh", fresh_noise=True), Console(quiet=True))
     assert denoised(root, "fresh") == (2 * 24 + 6) * 5
 
 
@@ -70,7 +67,7 @@ def test_one_command_runs_what_is_not_there_and_diffuses_once(root: Path, ray_lo
         ({"steps": 8}, r"method\.steps=8 must divide .*schedule\.steps=20"),
         ({"generator": {**STAGE, "condition_dropout": 0.0}, "guidance": 2.0}, r"guidance=2\.0"),
         ({"generator": {**STAGE, "network": {"width": 64}}}, "width=128"),
-        ({"generator": {**STAGE, "name": "alignment"}}, "generator"),
+        ({"generator": {**STAGE, "name": "alignment"}}, "generator|alignment"),
     ],
 )
 def test_what_does_not_fit_is_named_before_the_first_stage(
@@ -78,16 +75,23 @@ def test_what_does_not_fit_is_named_before_the_first_stage(
 ) -> None:
     """Hours of training would otherwise come before the error."""
     with pytest.raises(ConfigError, match=named):
-        MODEL_STAGES.get("alignment").finished(experiment(root, "wrong", **change))
+        check_experiment(experiment(root, "wrong", **change))
 
 
 def test_without_instance_prompts_no_generator_is_needed(root: Path) -> None:
-    run = experiment(root, "global", specific=[])
-    assert not MODEL_STAGES.get("alignment").before(run)
-    full = experiment(root, "full")
-    (stage_2,) = MODEL_STAGES.get("alignment").before(full)
+    objective = OBJECTIVES.get("grounding")
+    assert not objective.before(experiment(root, "global", specific=[]))
+    (stage_2,) = objective.before(experiment(root, "full"))
     assert stage_2.stage["name"] == "prompt_generator"
-    assert AlignmentPlan.of(run).method().latent_needs is None
+
+
+def test_the_generator_is_that_of_the_tasks_which_are_joined(root: Path) -> None:
+    """A separate stream's is that of all tasks, so that streams of any of them share it."""
+    objective = OBJECTIVES.get("grounding")
+    one = experiment(root, "one", "benchmark.tasks=[disk]")
+    apart = replace(one, stream=replace(one.stream, joined=False))
+    tasks = [objective.before(run)[0].benchmark.tasks for run in (one, apart)]
+    assert tasks == [("disk",), None]
 
 
 def denoised(root: Path, name: str) -> int:

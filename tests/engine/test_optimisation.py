@@ -11,7 +11,7 @@ from system.engine.optimisation import (
     build_optimiser,
     optimiser_tensors,
     restore_optimiser,
-    set_cosine_rate,
+    set_rate,
 )
 
 STEPS = 10
@@ -31,7 +31,7 @@ def _steps(
     steps: range,
 ) -> None:
     for step in steps:
-        set_cosine_rate(optimiser, config, step, STEPS)
+        set_rate(optimiser, config, "cosine", step, STEPS)
         optimiser.zero_grad()
         for parameter in parameters.values():
             parameter.grad = torch.sin(parameter.detach() * (step + 1))
@@ -63,7 +63,7 @@ def test_cosine_rate_starts_at_the_rate_and_falls() -> None:
     optimiser = build_optimiser(config, _parameters())
     rates = []
     for step in range(STEPS):
-        set_cosine_rate(optimiser, config, step, STEPS)
+        set_rate(optimiser, config, "cosine", step, STEPS)
         rates.append(optimiser.param_groups[0]["lr"])
     assert rates[0] == 0.2
     assert rates == sorted(rates, reverse=True)

@@ -8,9 +8,8 @@ from actors.settings import StreamSettings
 from actors.state.task_stream_state import TaskStream
 from actors.stream_driver import _trainer
 from system.config.schema import ExperimentConfig
-from system.data.shards.manifest import Manifest
 from system.errors import QuarantinedError
-from system.storage.data_directory import DataDirectory
+from system.stream.preflight import prepared, stream_tasks
 from system.stream.run_results import finish_run
 from tests.integration.small_stream import small_experiment
 
@@ -27,8 +26,8 @@ def learn_experiment(
 ) -> dict[str, Any]:
     """Learn any stream in this process, without workers; the run's metrics."""
     name = experiment.run_name
-    manifest = Manifest.load(DataDirectory.of(experiment).benchmark(experiment.benchmark.name).uri)
-    tasks = manifest.order(experiment.benchmark.tasks, growing=experiment.stream.live)
+    manifest = prepared(experiment)
+    tasks = stream_tasks(experiment, manifest)
     stream = StreamSettings.of(experiment, tasks).open()
     feed(stream)
     trainer = _trainer(experiment, manifest.fingerprint, tasks, stream)  # type: ignore[arg-type]

@@ -12,10 +12,12 @@ def prepare_small_rec(root: Path) -> None:
     write_small_glip(root / "glip", ["the", "disk", "square"])
 
 
-def rec_overrides(root: Path, run_name: str, *more: str) -> list[str]:
+def rec_overrides(
+    root: Path, run_name: str, *more: str, experiment: str = "rec_stream"
+) -> list[str]:
     """Overrides of a run on what `prepare_small_rec` wrote."""
     return [
-        "experiment=rec_stream",
+        f"experiment={experiment}",
         "benchmark.name=shapes",
         f"benchmark.tasks=[{','.join(TASKS)}]",
         f"grounder.path={root / 'glip'}",
@@ -28,3 +30,9 @@ def rec_overrides(root: Path, run_name: str, *more: str) -> list[str]:
         "evaluation.batch_size=5",
         *more,
     ]
+
+
+def joined_overrides(root: Path, run_name: str, *more: str) -> list[str]:
+    """Overrides of a run that learns both tasks as one."""
+    sizes = ("stage.batch_size=8", "evaluation.expressions=null")
+    return rec_overrides(root, run_name, *sizes, *more, experiment="rec")

@@ -1,13 +1,11 @@
 """A trial that trains one model, through the same code as `promptide run` of a model's stage."""
 
 import functools
-import json
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.handle import SharedStreams
-from system.engine.method_comparison import ComparesMethods
 from system.engine.model_stage import ModelExperiment, model_experiment, stage_of
 from system.errors import ConfigError
 from system.loggers.open_loggers import check_loggers
@@ -39,13 +37,8 @@ class ModelTrials:
         return str(experiment.stage["name"])
 
     def rate_choice(self, experiment: ModelExperiment) -> RateChoice | None:
-        """As the stage says, if its runs differ in a method that learns."""
-        stage = stage_of(experiment)
-        if not isinstance(stage, ComparesMethods) or not stage.learns(experiment):
-            return None
-        return RateChoice(
-            stage.rate_key, stage.tasks(experiment)[0], stage.rate_overrides(experiment)
-        )
+        """None: a stage's model has no method whose rate could be chosen."""
+        return None
 
     def recalls(self, experiment: ModelExperiment) -> tuple[str, ...]:
         """None: a model has the figures of its stage."""
@@ -65,7 +58,7 @@ class ModelTrials:
                 f"tune.scheduler={config.scheduler} compares trials after each task of a stream; "
                 f"stage {name!r} is judged once, at its end: use tune.scheduler=none"
             )
-        for key in () if isinstance(stage_of(experiment), ComparesMethods) else TAKE_METHODS:
+        for key in TAKE_METHODS:
             if getattr(config, key):
                 raise ConfigError(
                     f"tune.{key} is for sweeps over streams; for stage {name!r} name keys under "
@@ -111,17 +104,10 @@ class ModelTrials:
 
     def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
         """Numbers trained and seconds, where they are known."""
-        stage = stage_of(experiment)
-        method = experiment.to_dict().get("method", {}).get("name") or self.label(experiment)
-        row: dict[str, Any] = {"method": method}
-        if isinstance(stage, ComparesMethods) and stage.learns(experiment):
-            row["learning_rate"] = experiment.stage.get(stage.rate_key.rpartition(".")[2])
+        row: dict[str, Any] = {"method": self.label(experiment)}
         folder = RunDirectory.of(experiment).folder
         if record.metrics is None:
             return row
-        if isinstance(stage, ComparesMethods):
-            found = {title: record.metrics[key] for key, title in stage.shown.items()}
-            row["shown"] = json.dumps(found)
         row["trainable_parameters"] = record.metrics.get("trainable_parameters")
         if folder.exists(SECONDS):
             row["seconds"] = folder.read_json(SECONDS)["seconds"]

@@ -1,5 +1,6 @@
 """A trial that is a whole stream, through the same code as `promptide run`."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from actors.handle import SharedStreams
 from actors.settings import StreamSettings
 from actors.stream_driver import run_stream
-from system.config.compose import experiment_of
+from system.config.compose import experiment_of, override
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import stage_of
 from system.errors import ConfigError
 from system.loggers.run_loggers import RunLoggers
 from system.objectives.objective import OBJECTIVES, StreamObjective
+from system.report.pages.rec_page import COLUMNS
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from system.stream.preflight import check_experiment
 from system.stream.run_results import finish_run
@@ -125,11 +127,24 @@ class StreamTrials:
         told.learned(left.committed, done=True)
 
     def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
-        """By the recall on the first task's validation split."""
+        """By the recall on the first task's validation split.
+
+        Of joined tasks it takes as many expressions of the first one as of all together, so that
+        the short run is as long as the experiment itself.
+        """
         if not _trains(experiment):
             return None
-        task = check_experiment(experiment).tasks[0]
-        return RateChoice(LEARNING_RATE, task, ("evaluation.split=val",))
+        checked = check_experiment(experiment)
+        members = [entry.name for entry in checked.manifest.task(checked.tasks[0]).parts]
+        more = []
+        for key, count in (
+            ("stage.train_expressions", experiment.stage.train_expressions),
+            ("evaluation.expressions", experiment.evaluation.expressions),
+        ):
+            if members and count is not None:
+                more.append(override(key, count * len(members)))
+        task = members[0] if members else checked.tasks[0]
+        return RateChoice(LEARNING_RATE, task, ("evaluation.split=val", *more))
 
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
         """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""
@@ -153,12 +168,18 @@ class StreamTrials:
         for section, values in sections:
             recalls = self.recalls(experiment)
             row |= {f"{section}_{metric}": values.get(metric) for metric in recalls}
+        if experiment.stream.joined:  # a single task: nothing is forgotten, so other columns
+            found = {title: metrics["average"].get(key) for key, title in COLUMNS.items()}
+            row["shown"] = json.dumps(found)
         return row
 
     def evaluated_with(self, experiment: ExperimentConfig) -> str:
         """The split and the gallery."""
         evaluation = experiment.evaluation
-        return f"split: {evaluation.split}, gallery: {evaluation.gallery}"
+        splits = ", ".join(evaluation.splits)
+        if experiment.stream.joined:
+            return f"split: {splits}"
+        return f"split: {splits}, gallery: {evaluation.gallery}"
 
 
 def recall_so_far(

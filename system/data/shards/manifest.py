@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -17,6 +17,7 @@ from system.storage.files import Folder, filesystem_of
 from system.uris import absolute, join, relative
 
 MANIFEST_NAME = "manifest.json"
+JOINED = "all"  # the name of the one task that joins others
 
 _PREPARE = "run `promptide prepare` for this benchmark again"
 _HASH_BLOCK = 1 << 20
@@ -66,20 +67,25 @@ class SplitHandle:
     """Handle of one split of one task, with which a worker reads its rows.
 
     `without` are the numbers, in the shards' own count, of quarantined rows: a reader skips them
-    and numbers the others from 0.
+    and numbers the others from 0. `parts` are the splits that a joined one consists
+    of, in the order of their rows; empty for a task's own.
     """
 
     task: str
     split: str
     shards: tuple[Shard, ...]
     without: frozenset[int] = frozenset()
+    parts: tuple["SplitHandle", ...] = ()
 
     @classmethod
-    def joined(cls, handles: Sequence["SplitHandle"]) -> "SplitHandle":
-        """Concatenate the rows of several tasks' splits of one name."""
+    def joined(cls, handles: Sequence["SplitHandle"], task: str | None = None) -> "SplitHandle":
+        """Concatenate the rows of several tasks' splits of one name.
+
+        `task` names the whole; None: by the names of the parts.
+        """
         starts = accumulate((handle.stored_rows for handle in handles), initial=0)
         return cls(
-            " + ".join(handle.task for handle in handles),
+            " + ".join(handle.task for handle in handles) if task is None else task,
             handles[0].split,
             tuple(shard for handle in handles for shard in handle.shards),
             frozenset(
@@ -87,7 +93,24 @@ class SplitHandle:
                 for start, handle in zip(starts, handles, strict=False)
                 for row in handle.without
             ),
+            tuple(handles),
         )
+
+    @property
+    def members(self) -> tuple["SplitHandle", ...]:
+        """The splits of single tasks that it consists of: its parts, or itself alone."""
+        return self.parts or (self,)
+
+    def leaving_out(self, rows: Collection[int]) -> "SplitHandle":
+        """The same without `rows`, by their numbers in the shards."""
+        if not self.parts:
+            return replace(self, without=frozenset(rows))
+        starts = accumulate((part.stored_rows for part in self.parts), initial=0)
+        left = [
+            part.leaving_out([row - start for row in rows if 0 <= row - start < part.stored_rows])
+            for start, part in zip(starts, self.parts, strict=False)
+        ]
+        return SplitHandle.joined(left, self.task)
 
     @property
     def rows(self) -> int:
@@ -102,16 +125,19 @@ class SplitHandle:
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A task's name and the shards of each of its splits."""
+    """A task's name and the shards of each of its splits, or the tasks that it joins."""
 
     name: str
     splits: dict[str, tuple[Shard, ...]]
+    parts: tuple["TaskEntry", ...] = ()  # of a joined task, whose own `splits` are empty
 
     def handle(self, split: str) -> SplitHandle:
         """Make the handle of one split of this task.
 
-        Raises: DataError for a split that the task does not have.
+        Raises: DataError for a split that the task, or one that it joins, does not have.
         """
+        if self.parts:
+            return SplitHandle.joined([part.handle(split) for part in self.parts], self.name)
         if split not in self.splits:
             raise DataError(
                 f"task {self.name!r} has no split {split!r}: it has {', '.join(self.splits)}"
@@ -134,6 +160,7 @@ class Manifest:
         names = [
             [task.name, [[split, [s.sha256 for s in task.splits[split]]] for split in task.splits]]
             for task in self.tasks
+            if not task.parts
         ]
         return hashlib.sha256(json.dumps([self.benchmark, names]).encode()).hexdigest()
 
@@ -164,6 +191,19 @@ class Manifest:
         if len(set(order)) != len(order) or not (order or growing):
             raise ConfigError(f"benchmark.tasks={list(order)} must name each task once")
         return order
+
+    def joined(self, tasks: Sequence[str] | None) -> "Manifest":
+        """The same with one more task, `JOINED`: these tasks as one, all of them for null.
+
+        Raises: ConfigError as `order` does, or if the benchmark has a task of that name.
+        """
+        if any(entry.name == JOINED for entry in self.tasks):
+            raise ConfigError(
+                f"stream.joined=true: benchmark {self.benchmark!r} has a task {JOINED!r} already, "
+                "which is what all of them joined are called; prepare it with another name"
+            )
+        entry = TaskEntry(JOINED, {}, tuple(self.task(name) for name in self.order(tasks)))
+        return replace(self, tasks=(*self.tasks, entry))
 
     def task(self, name: str) -> TaskEntry:
         """Find a task by name.

@@ -9,6 +9,7 @@ Legend: n expressions of a task, I images of all tasks.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,10 +27,10 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
-from system.objectives.objective import TaskRouter
+from system.objectives.objective import OpenTest, TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import MetricValue, routing_accuracy
-from system.results.rec_figures import METRICS, recalls
+from system.results.rec_figures import METRICS, TaskRanks, recalls, split_recalls
 from system.storage.feature_store import FeatureStore
 
 UNROUTED = -1
@@ -37,14 +38,41 @@ UNROUTED = -1
 LatentsOf = Callable[[ChosenExpressions], SplitLatents | None]
 
 
+@dataclass
+class JudgedSplit:
+    """Test expressions of one task, and what was found for them.
+
+    `index` is the place of the stream's task that they belong to; a joined task has several.
+    """
+
+    index: int
+    chosen: ChosenExpressions
+    plain: Found  # by the frozen grounder
+    prompted: Found
+    found_for: Tensor  # (n,) the task whose prompts `prompted` rests on
+    images: Tensor | None = None  # features (rows, P), once a router asked for them
+
+    def forget(self) -> None:
+        """Stand where nothing was learned yet."""
+        self.prompted = self.plain
+        self.found_for = self.everywhere(UNROUTED)
+
+    def everywhere(self, task: int) -> Tensor:
+        """The same task (n,) for each expression."""
+        return torch.full((len(self.chosen),), task, dtype=torch.long)
+
+
 class GroundingEvaluation:
-    """Holds what the frozen grounder found, and what was found under the learned prompts."""
+    """Holds what the frozen grounder found, and what was found under the learned prompts.
+
+    `judged` are the leading split's expressions of all tasks so far.
+    """
 
     def __init__(
         self,
         scorer: RecScorer,
         features: GrounderFeatures,
-        open_test: Callable[[int], SplitHandle],
+        open_test: OpenTest,
         *,
         most: int | None,
         zero_shot_store: FeatureStore,
@@ -64,67 +92,57 @@ class GroundingEvaluation:
         self.show = show
         self.latents_of = latents_of
         self.epoch = epoch
-        self.tests: list[ChosenExpressions] = []
-        self.images: list[Tensor] = []  # a task: features (rows, P)
-        self.plain: list[Found] = []
-        self.prompted: list[Found] = []
-        self.found_for: list[Tensor] = []  # a task: the route (n,) that `prompted` rests on
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks' test splits are known."""
-        return len(self.tests)
+        self.tasks = 0
+        self.joined = False  # whether a task joins several
+        self.judged: list[JudgedSplit] = []
 
     def add_task(self) -> None:
-        """Take in the test split of one more task."""
-        chosen = chosen_expressions(self.open_test(len(self.tests)), self.most)
-        images, _ = self.features.of(chosen.handle, [])
-        plain = self.scorer.frozen(chosen, self.zero_shot_store, self.show)
-        self.tests.append(chosen)
-        self.images.append(images)
-        self.plain.append(plain)
-        self.prompted.append(plain)
-        self.found_for.append(_everywhere(chosen, UNROUTED))
+        """Take in the leading test split of one more task."""
+        handle = self.open_test(self.tasks)
+        self.joined = self.joined or bool(handle.parts)
+        self.judged += self._opened(self.tasks, handle)
+        self.tasks += 1
 
     def zero_shot(self) -> list[MatrixRow]:
         """Matrix rows of the frozen grounder."""
-        return self._rows(ZERO_SHOT, self.plain)
+        return self._rows(ZERO_SHOT, [judged.plain for judged in self.judged])
 
     def after_task(
         self, trained: int, method: StreamMethod, router: TaskRouter | None
     ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each expression's route, routing accuracy."""
-        image_routes = [self._image_routes(task, router, trained) for task in range(self.tasks)]
-        for task, routes in enumerate(image_routes if method.trains_on != "nothing" else ()):
-            rows = torch.tensor([e.row for e in self.tests[task].expressions], dtype=torch.long)
-            self._find_again(task, method, routes[rows])
-        rows_found = self._rows(trained, self.prompted)
+        routes = self._find_all(self.judged, trained, method, router)
+        rows = self._rows(trained, [judged.prompted for judged in self.judged])
         if router is not None:
             accuracy = routing_accuracy(
-                torch.cat(image_routes),
-                torch.cat([torch.full_like(r, task) for task, r in enumerate(image_routes)]),
+                torch.cat(routes),
+                torch.cat(
+                    [
+                        torch.full_like(r, judged.index)
+                        for r, judged in zip(routes, self.judged, strict=True)
+                    ]
+                ),
                 tasks=range(self.tasks),
                 learned=range(trained + 1),
             )
-            rows_found += matrix_rows(trained, {"route_image": accuracy})
-        return rows_found
+            rows += matrix_rows(trained, {"route_image": accuracy})
+        return rows
 
     def oracle(self, trained: int, method: StreamMethod) -> list[MatrixRow]:
         """Matrix rows with the true task given, once all tasks are learned.
 
         To a method without a router a task's name tells nothing: its rows are those of inference.
         """
-        found = list(self.prompted)
-        for task in range(self.tasks) if method.needs_router else ():
-            truth = _everywhere(self.tests[task], task)
-            found[task] = self._found(task, method, truth)
+        if not method.needs_router:
+            return self._rows(trained, [judged.prompted for judged in self.judged])
+        found = [self._found(j, method, j.everywhere(j.index)) for j in self.judged]
         return self._rows(trained, found)
 
     def all_rows(self, method: StreamMethod, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned."""
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
-        self.prompted = list(self.plain)
-        self.found_for = [_everywhere(chosen, UNROUTED) for chosen in self.tests]
+        for judged in self.judged:
+            judged.forget()
         rows = self.zero_shot()
         for task in range(self.tasks):
             rows += self.after_task(task, method, router.upto(task + 1) if router else None)
@@ -132,22 +150,77 @@ class GroundingEvaluation:
 
     def described(self) -> dict[str, Any]:
         """What the figures rest on, for the run's outcome."""
-        return {"expressions": sum(map(len, self.tests))}
+        return {"expressions": sum(len(judged.chosen) for judged in self.judged)}
 
-    def _image_routes(self, task: int, router: TaskRouter | None, trained: int) -> Tensor:
+    def by_split(
+        self, splits: Sequence[str], method: StreamMethod, router: TaskRouter | None
+    ) -> dict[str, Any]:
+        """The recalls of each split, the leading one first, once all tasks are learned.
+
+        "zero_shot" and "trained" of each, over all expressions, by task and by super-category, as
+        `SplitRecalls.to_json` gives them; "undefined": why one has no value, by its path in
+        metrics.json.
+        """
+        found: dict[str, Any] = {"zero_shot": {}, "trained": {}, "undefined": {}}
+        for place, split in enumerate(splits):
+            judged = self.judged
+            if place:
+                opened = [self.open_test(task, split) for task in range(self.tasks)]
+                judged = [one for task, g in enumerate(opened) for one in self._opened(task, g)]
+                self._find_all(judged, self.tasks - 1, method, router)
+            for phase, path in (("zero_shot", "zero_shot.splits"), ("trained", "splits")):
+                ranks = {
+                    one.chosen.handle.task: TaskRanks(
+                        (one.plain if phase == "zero_shot" else one.prompted).ranks,
+                        [expression.super_category for expression in one.chosen.expressions],
+                    )
+                    for one in judged
+                }
+                recalls_of = split_recalls(ranks, split)
+                found[phase][split] = recalls_of.to_json()
+                found["undefined"] |= {
+                    f"{path}.{split}.{key}": why for key, why in recalls_of.undefined.items()
+                }
+        return found
+
+    def _opened(self, index: int, handle: SplitHandle) -> list[JudgedSplit]:
+        """A split as the frozen grounder sees it, by the tasks that it joins."""
+        opened = []
+        for part in handle.members:
+            chosen = chosen_expressions(part, self.most)
+            plain = self.scorer.frozen(chosen, self.zero_shot_store, self.show)
+            unrouted = torch.full((len(chosen),), UNROUTED, dtype=torch.long)
+            opened.append(JudgedSplit(index, chosen, plain, plain, unrouted))
+        return opened
+
+    def _find_all(
+        self,
+        judged: Sequence[JudgedSplit],
+        trained: int,
+        method: StreamMethod,
+        router: TaskRouter | None,
+    ) -> list[Tensor]:
+        """Find again what goes another way after a task; the routes (rows,) of all images."""
+        image_routes = [self._image_routes(one, router, trained) for one in judged]
+        if method.trains_on != "nothing":
+            for one, routes in zip(judged, image_routes, strict=True):
+                rows = torch.tensor([e.row for e in one.chosen.expressions], dtype=torch.long)
+                one.prompted = self._found(one, method, routes[rows])
+                one.found_for = routes[rows]
+        return image_routes
+
+    def _image_routes(self, judged: JudgedSplit, router: TaskRouter | None, trained: int) -> Tensor:
         """The task (rows,) whose prompts each image's expressions get."""
         if router is None:
-            return torch.full((len(self.images[task]),), trained, dtype=torch.long)
-        return router.route("vision", self.images[task])
+            return torch.full((judged.chosen.handle.rows,), trained, dtype=torch.long)
+        if judged.images is None:
+            judged.images, _ = self.features.of(judged.chosen.handle, [])
+        return router.route("vision", judged.images)
 
-    def _find_again(self, task: int, method: StreamMethod, routes: Tensor) -> None:
-        self.prompted[task] = self._found(task, method, routes)
-        self.found_for[task] = routes
-
-    def _found(self, task: int, method: StreamMethod, routes: Tensor) -> Found:
+    def _found(self, judged: JudgedSplit, method: StreamMethod, routes: Tensor) -> Found:
         """What is found under routes (n,): known where they are as before."""
-        chosen, known = self.tests[task], self.prompted[task]
-        stale = self.found_for[task] != routes
+        chosen, known = judged.chosen, judged.prompted
+        stale = judged.found_for != routes
         blocks = [b for b in self.scorer.blocks(len(chosen)) if stale[b.start : b.stop].any()]
         if not blocks:
             return known
@@ -171,15 +244,13 @@ class GroundingEvaluation:
         return Found(ranks, best)
 
     def _rows(self, trained: int, found: Sequence[Found]) -> list[MatrixRow]:
+        """Matrix rows from what was found for each of `judged`."""
         figures: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
-        for task, of_task in enumerate(found):
-            count = len(of_task.ranks)
-            reason = None if count else "no expression"
-            for metric, value in recalls(of_task.ranks).items():
-                figures[metric][task] = MetricValue(value, count, reason)
+        for task in range(self.tasks):
+            ranks = torch.cat(
+                [f.ranks for f, j in zip(found, self.judged, strict=True) if j.index == task]
+            )
+            reason = None if len(ranks) else "no expression"
+            for metric, value in recalls(ranks).items():
+                figures[metric][task] = MetricValue(value, len(ranks), reason)
         return matrix_rows(trained, figures)
-
-
-def _everywhere(chosen: ChosenExpressions, task: int) -> Tensor:
-    """The same task (n,) for each expression."""
-    return torch.full((len(chosen),), task, dtype=torch.long)

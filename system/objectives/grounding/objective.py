@@ -28,7 +28,7 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
-from system.objectives.objective import StreamObjective, StreamWork, Worker
+from system.objectives.objective import StreamObjective, StreamWork, TaskRouter, Worker
 from system.results.rec_figures import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
@@ -133,7 +133,17 @@ class GroundingWork(StreamWork):
 
     def examples(self, tasks: Sequence[str]) -> pa.Table:
         """The best boxes for a few expressions a task."""
-        return grounding_examples(self.evaluation, tasks, self.worker.open_test)
+        return grounding_examples(self.evaluation, self.worker.open_test)
+
+    def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:
+        """The recalls of each split apart, where there are several or the tasks are joined."""
+        splits = self.worker.experiment.evaluation.splits
+        if len(splits) == 1 and not self.evaluation.joined:
+            return {}
+        return {
+            "splits": self.evaluation.by_split(splits, method, router),
+            "denoising_steps": 0 if self._latents is None else self._latents.steps_run,
+        }
 
 
 class GroundingObjective(StreamObjective):
@@ -182,10 +192,9 @@ class GroundingObjective(StreamObjective):
         if self.method_kind(experiment).trains_on == "nothing":
             return
         for name in tasks:
-            chosen = chosen_expressions(
-                manifest.task(name).handle("train"), stage.train_expressions
-            )
-            require_batch(name, len(chosen), stage.batch_size)
+            members = manifest.task(name).handle("train").members
+            chosen = [chosen_expressions(part, stage.train_expressions) for part in members]
+            require_batch(name, sum(map(len, chosen)), stage.batch_size)
 
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
         """See `StreamObjective.check_test`."""

@@ -13,7 +13,7 @@ from system.config.schema import ExperimentConfig
 from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.methods.base import RetrievalSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.objective import StreamObjective, StreamWork, Worker
@@ -131,6 +131,11 @@ class RetrievalObjective(StreamObjective):
 
     def check(self, experiment: ExperimentConfig) -> tuple[DualEncoder, StreamMethod]:
         """See `StreamObjective.check`."""
+        if experiment.stream.joined or len(experiment.evaluation.splits) > 1:
+            raise ConfigError(
+                "stream.joined=true and several splits under evaluation.split are for "
+                "stage.objective=grounding; method=joint trains on all retrieval tasks at once"
+            )
         backbone = load_backbone(experiment.backbone)
         setting = RetrievalSetting(backbone.shape, experiment.seed, experiment.protocol)
         method = build_method(experiment.method, setting)

@@ -9,9 +9,6 @@ import pyarrow as pa
 from PIL import Image
 
 from system.data.shards.images import decode_image
-from system.data.shards.loading import read_images
-from system.data.shards.manifest import Manifest
-from system.objectives.grounding.alignment.alignment_files import AlignmentResult
 from system.storage.run_directory import BOX_EXAMPLES
 
 SIDE = 240  # pixels of the longer side, for photographs; smaller pictures stay as they are
@@ -25,18 +22,6 @@ class Picture:
     task: str
     source: str
     boxes: tuple[tuple[str, tuple[float, ...]], ...]  # what it is (a CSS class), where it is
-
-
-def rec_pictures(result: AlignmentResult, manifest: Manifest) -> list[Picture]:
-    """The examples of a result with their images from the task shards."""
-    split = result.stage["splits"][0]
-    found = []
-    for example in result.examples:
-        (row,) = read_images(manifest.task(example.task).handle(split), [example.row])
-        boxes = (example.true, example.before, example.after)
-        where = f"{row.file_name} in shard {row.shard}"
-        found.append(_picture(row.image, where, example.text, example.task, boxes))
-    return found
 
 
 def stream_pictures(table: pa.Table) -> list[Picture]:

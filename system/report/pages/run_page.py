@@ -9,6 +9,7 @@ from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
 from system.report.pages.key_metrics import average_rows, key_metrics
 from system.report.pages.page_shell import render_page
+from system.report.pages.rec_page import COLUMNS, split_tables
 from system.report.pages.rec_pictures import stream_pictures
 from system.report.run_data import RunData, read_run
 from system.storage.files import Folder
@@ -46,6 +47,8 @@ def render_report(run: RunData) -> str:
         cards=key_metrics(run.metrics, access, notes),
         averages=average_rows(run.metrics, notes),
         access=access,
+        splits=split_tables(run.metrics, notes),
+        split_columns=list(COLUMNS.values()),
         charts={chart.key: chart for chart in build_charts(run)},
         examples=None if run.examples is None else read_examples(run.examples),
         pictures=None if run.box_examples is None else stream_pictures(run.box_examples),

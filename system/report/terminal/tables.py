@@ -13,6 +13,7 @@ from rich.text import Text
 from system.report.formatting import Footnotes, Formatted
 from system.report.matrix_view import MatrixView, mean
 from system.report.metrics_view import GIOU, MetricsView, direction_of
+from system.report.pages.rec_page import split_lines
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
 
 #: Plural of the routed samples, by metric.
@@ -56,6 +57,8 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    for line in split_lines(final):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:

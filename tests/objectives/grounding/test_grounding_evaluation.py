@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.data.shards.manifest import Manifest, SplitHandle
+from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, Tokens
@@ -18,8 +18,8 @@ from system.methods.base import GroundingSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
-from system.objectives.grounding.rec_scoring import RecScorer
-from system.results.accuracy_matrix import MatrixRow
+from system.objectives.grounding.rec_scoring import Found, RecScorer
+from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.stream.router import Router
@@ -79,8 +79,8 @@ def evaluation_of(
 ) -> GroundingEvaluation:
     """Both tasks, judged on the twelve expressions of their train split."""
 
-    def open_test(task: int) -> SplitHandle:
-        return manifest.tasks[task].handle("train")
+    def open_test(task: int, split: str | None = None) -> SplitHandle:
+        return manifest.tasks[task].handle(split or "train")
 
     evaluation = GroundingEvaluation(
         RecScorer(grounder, group, block, threads=1),
@@ -99,9 +99,14 @@ def router_of(evaluation: GroundingEvaluation, tasks: int = 2) -> Router:
     """Centres from every other test image: some images go to either task."""
     router = Router(centers_per_task=3, seed=0, modalities=("vision",))
     for task in range(tasks):
-        images = evaluation.images[task][::2]
+        images, _ = evaluation.features.of(evaluation.judged[task].chosen.handle, [])
+        images = images[::2]
         router.add_task(task, images, images)
     return router
+
+
+def prompted(evaluation: GroundingEvaluation) -> list[Found]:
+    return [judged.prompted for judged in evaluation.judged]
 
 
 def figures(rows: Sequence[MatrixRow]) -> dict[tuple[int, int, str], float]:
@@ -123,11 +128,11 @@ def test_figures_do_not_depend_on_the_test_batch(
     reference = evaluation_of(grounder, manifest, tmp_path / "reference", 5)
     evaluation = evaluation_of(grounder, manifest, tmp_path, block)
     assert figures(every_row(evaluation, method)) == figures(every_row(reference, method))
-    for found, expected in zip(evaluation.prompted, reference.prompted, strict=True):
+    for found, expected in zip(prompted(evaluation), prompted(reference), strict=True):
         torch.testing.assert_close(found.best, expected.best, rtol=1e-3, atol=1e-3, equal_nan=True)
-    plain = torch.cat([found.best for found in evaluation.plain])
-    prompted = torch.cat([found.best for found in evaluation.prompted])
-    assert not torch.equal(plain, prompted), "prompts change nothing: the test would see nothing"
+    plain = torch.cat([judged.plain.best for judged in evaluation.judged])
+    learned = torch.cat([found.best for found in prompted(evaluation)])
+    assert not torch.equal(plain, learned), "prompts change nothing: the test would see nothing"
 
 
 def test_one_worker_and_two_find_the_same_to_the_bit(
@@ -141,11 +146,11 @@ def test_one_worker_and_two_find_the_same_to_the_bit(
         with ONE_AT_A_TIME:  # prompts are active in one grounder for one thread at a time
             own = loaded(directory)
         evaluation = evaluation_of(own, manifest, tmp_path / f"{group.rank}", 5, group)
-        return figures(every_row(evaluation, method)), [f.best for f in evaluation.prompted]
+        return figures(every_row(evaluation, method)), [f.best for f in prompted(evaluation)]
 
     for rows, best in on_threads(2, on):
         assert rows == expected
-        for found, of_one in zip(best, alone.prompted, strict=True):
+        for found, of_one in zip(best, prompted(alone), strict=True):
             assert torch.equal(found.nan_to_num(), of_one.best.nan_to_num())
 
 
@@ -157,11 +162,12 @@ def test_only_what_goes_another_way_is_run_again(
     evaluation = evaluation_of(grounder, manifest, tmp_path, 1)
     router = router_of(evaluation)
     evaluation.after_task(0, Counted(method), router.upto(1))  # type: ignore[arg-type]
-    before = [routes.clone() for routes in evaluation.found_for]
+    before = [judged.found_for.clone() for judged in evaluation.judged]
     counted = Counted(method)
     rows = evaluation.after_task(1, counted, router)  # type: ignore[arg-type]
     moved = sum(
-        int((old != new).sum()) for old, new in zip(before, evaluation.found_for, strict=True)
+        int((old != judged.found_for).sum())
+        for old, judged in zip(before, evaluation.judged, strict=True)
     )
     assert 0 < counted.asked == moved < 24
     again = Counted(method)
@@ -191,11 +197,10 @@ def test_the_true_task_is_given_to_the_oracle(
     everything_to_0 = router_of(evaluation, tasks=1)
     evaluation.after_task(1, method, everything_to_0)
     perfect = evaluation.oracle(1, method)
-    for task in range(2):
-        evaluation.found_for[task].fill_(-1)
-    for task, routes in enumerate((0, 1)):
-        evaluation._find_again(task, method, torch.full((12,), routes))
-    assert evaluation._rows(1, evaluation.prompted) == perfect
+    for judged in evaluation.judged:
+        judged.forget()
+        judged.prompted = evaluation._found(judged, method, judged.everywhere(judged.index))
+    assert evaluation._rows(1, prompted(evaluation)) == perfect
 
 
 def test_a_stream_that_grew_is_judged_as_if_it_had_been_given_whole(
@@ -205,3 +210,37 @@ def test_a_stream_that_grew_is_judged_as_if_it_had_been_given_whole(
     evaluation = evaluation_of(grounder, manifest, tmp_path, 4)
     whole = every_row(evaluation, method)
     assert figures(evaluation.all_rows(method, router_of(evaluation))) == figures(whole)
+
+
+def test_joined_tasks_are_one_column_and_each_split_is_told_apart(
+    grounder: Grounder, manifest: Manifest, tmp_path: Path
+) -> None:
+    """The one column is over all expressions; a split that does not lead is judged at the end."""
+    joined = manifest.joined(None).task(JOINED)
+
+    def open_test(task: int, split: str | None = None) -> SplitHandle:
+        assert task == 0
+        return joined.handle(split or "val")
+
+    evaluation = GroundingEvaluation(
+        RecScorer(grounder, ALONE, 5, threads=1),
+        GrounderFeatures(grounder, ALONE, 5, 1, FeatureStore(Folder.of(tmp_path / "features"))),
+        open_test,
+        most=None,
+        zero_shot_store=FeatureStore(Folder.of(tmp_path / "zero-shot")),
+        show=show_nothing,
+    )
+    evaluation.add_task()
+    method = method_of(grounder)
+    method.begin_task(0, grounder)
+    rows = evaluation.zero_shot() + evaluation.after_task(0, method, None)
+    apart = evaluation.by_split(["val", "test"], method, None)
+    assert {row.evaluated_index for row in rows} == {0}
+    assert not (tmp_path / "features").exists(), "nothing is routed: features are of no use"
+    for phase, trained in (("zero_shot", ZERO_SHOT), ("trained", 0)):
+        of_val = {row.metric: row.value for row in rows if row.trained_index == trained}
+        assert apart[phase]["val"]["all"] == of_val
+        for split in ("val", "test"):
+            assert set(apart[phase][split]["per_task"]) == {"disk", "square"}
+            assert apart[phase][split]["expressions"] == 6
+    assert apart["undefined"] == {}

@@ -1,1 +1,0 @@
-"""Stage 3 of Diff-Prompt, for any method on a grounder."""
