@@ -1,1 +1,1 @@
-"""Where curves and figures of a run go: TensorBoard, MLflow, Weights & Biases."""
+"""Loggers of a run's curves and metrics: TensorBoard, MLflow, Weights & Biases."""

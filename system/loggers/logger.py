@@ -23,7 +23,7 @@ def without_credentials(text: str) -> str:
 
 
 class LoggedConfig(RunConfig, Protocol):
-    """What logging asks of a run's config."""
+    """The part of a run's config that loggers read."""
 
     @property
     def loggers(self) -> tuple[str, ...]:
@@ -57,35 +57,35 @@ class Logger(Protocol):
     """An open log of one run."""
 
     def log(self, points: Sequence[Point], batch: int) -> None:
-        """Take points; `batch` is the task or epoch they came with, or one more for the final ones.
+        """Log points; `batch` is the index of their task or epoch, or one more for the final ones.
 
-        A batch comes again when a run is started again.
+        A batch is logged again when a run is started again: it must not count twice.
         """
         ...
 
     def close(self, finished: bool) -> None:
-        """Write what is left; `finished` is False for a run that goes on another time."""
+        """Write the rest; `finished` is False for a run that is resumed another time."""
         ...
 
 
 class LoggerKind(Protocol):
     """A place to log to."""
 
-    variables: tuple[str, ...]  # of the environment, that say where
+    variables: tuple[str, ...]  # of the environment that set the destination
 
     def check(self, experiment: LoggedConfig) -> None:
-        """Raises ConfigError for what is missing, before anything expensive starts."""
+        """Raises ConfigError if something is missing, before anything expensive starts."""
         ...
 
     def destination(self, experiment: LoggedConfig) -> str:
-        """Where the variables of this process send a run: the same words for the same place.
+        """Description of the destination by this process's variables, the same for the same place.
 
-        Without secrets; known to one that passed `check`.
+        It holds no secret. Call it after `check`.
         """
         ...
 
     def open(self, run: LoggedRun) -> Logger:
-        """Begin the log of a run, or go on with it."""
+        """Begin the log of a run, or resume it."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""MLflow: a run for each of ours, in the store of MLFLOW_TRACKING_URI or in a local file.
+"""MLflow: one run there for each of ours, in the store of MLFLOW_TRACKING_URI or a local file.
 
 Without that variable the store is `mlflow.db` (SQLite) beside the run directory; `mlflow ui
 --backend-store-uri sqlite:///runs/mlflow.db` shows it. Of a sweep's trials that is
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 URI, NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 DATABASE = "mlflow.db"
 EXPERIMENT = "promptide"
-STATE = "mlflow.json"  # in the run directory: which run of MLflow's this is, what it has
+STATE = "mlflow.json"  # in the run directory: the id of MLflow's run, the batches logged
 MOST_IN_A_CALL = 1000  # metrics, by MLflow's own limit
 LONGEST_VALUE = 6000  # characters of a parameter
 
@@ -69,7 +69,7 @@ class MlflowLog:
         self._save()
 
     def close(self, finished: bool) -> None:
-        """Say how the run stands."""
+        """Set the status of the run there."""
         self.client.set_terminated(self.id, status="FINISHED" if finished else "KILLED")
 
     def _save(self) -> None:
@@ -78,12 +78,12 @@ class MlflowLog:
 
 
 class Mlflow:
-    """What `loggers=[mlflow]` does."""
+    """The logger `mlflow`."""
 
     variables: tuple[str, ...] = (URI, NAME)
 
     def check(self, experiment: LoggedConfig) -> None:
-        """Reach the store once; trials that start together then find it made."""
+        """Reach the store, and create it: trials that start together find it there."""
         connect(experiment)
 
     def destination(self, experiment: LoggedConfig) -> str:
@@ -110,7 +110,7 @@ def store(experiment: LoggedConfig) -> str:
 
 
 def fingerprint(uri: str) -> str:
-    """What tells a store from others: SHA-256 of its URI, whoever it is opened as."""
+    """Identity of a store: SHA-256 of its URI without the user."""
     return hashlib.sha256(without_credentials(uri).encode()).hexdigest()
 
 
@@ -134,9 +134,9 @@ def connect(experiment: LoggedConfig) -> "tuple[MlflowClient, str]":
         return client, str(found.experiment_id if found else client.create_experiment(name))
     except (MlflowException, OSError, ImportError) as error:
         first = str(error).splitlines()[0]
-        said = f"MLflow's store {uri} cannot be used ({first}); check {URI}"
+        message = f"MLflow's store {uri} cannot be used ({first}); check {URI}"
         # Not from the error: tracebacks of trials are kept, and its message has the URI too.
-        raise ConfigError(without_credentials(said)) from None
+        raise ConfigError(without_credentials(message)) from None
 
 
 def _experiment_name() -> str:

@@ -1,6 +1,6 @@
 """TensorBoard event files in the run directory, whatever storage it is on.
 
-One file a task, or an epoch of a model, written whole when that is done: an object store has no
+One file per task, or per epoch of a model, written whole when that is done: an object store has no
 append, and a run that starts again writes the same files and no point twice. `tensorboard --logdir
 runs` reads them.
 """
@@ -33,16 +33,16 @@ class TensorBoardLog:
             self.folder.write(f"events.out.tfevents.{batch:010d}", written.read_bytes())
 
     def close(self, finished: bool) -> None:
-        """Nothing: each file is whole."""
+        """Does nothing: each file is complete already."""
 
 
 class TensorBoard:
-    """Needs no setting and no service."""
+    """The logger that is always there: it needs no setting and no service."""
 
     variables: tuple[str, ...] = ()
 
     def check(self, experiment: LoggedConfig) -> None:
-        """Nothing can be missing."""
+        """Does nothing: nothing can be missing."""
 
     def destination(self, experiment: LoggedConfig) -> str:
         """Always the same."""

@@ -1,8 +1,8 @@
-"""Weights & Biases: a run for each of ours, on its server or in files that `wandb sync` uploads.
+"""Weights & Biases: one run there per run of ours, on its server or in files for `wandb sync`.
 
-It goes by its own variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR). Without
+It is configured by its own variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR). Without
 WANDB_API_KEY or WANDB_MODE it is offline, and then the run directory has to be a local one, or
-WANDB_DIR set: a `wandb/` in the working directory of a job would go with it.
+WANDB_DIR set: a `wandb/` in the working directory of a job would be lost with it.
 """
 
 import os
@@ -15,13 +15,13 @@ from system.loggers.logger import LoggedConfig, LoggedRun, without_credentials
 from system.loggers.points import Point
 
 PROJECT = "promptide"
-STATE = "wandb.json"  # in the run directory: the id of the run there, and what it has
-#: The clock of each family of curves.
+STATE = "wandb.json"  # in the run directory: the id of the run there, the batches logged
+#: The x axis of each family of curves.
 CLOCKS = {"train": "epoch", "eval": "tasks", "final": "tasks"}
 
 
 class WandbLog:
-    """The run there of one of ours."""
+    """An open run of Weights & Biases."""
 
     def __init__(self, run: LoggedRun) -> None:
         wandb = imported()
@@ -59,7 +59,7 @@ class WandbLog:
         self._save()
 
     def close(self, finished: bool) -> None:
-        """Write what is left, and say how the run stands."""
+        """Upload or write the rest, and set the status of the run there."""
         self.run.finish(exit_code=0 if finished else 1)
         # Its service loses what a run of the same id logs in the same process a second time.
         imported().teardown()
@@ -69,7 +69,7 @@ class WandbLog:
 
 
 class Wandb:
-    """What `loggers=[wandb]` does."""
+    """The logger `wandb`."""
 
     variables: tuple[str, ...] = (
         "WANDB_API_KEY",
@@ -80,18 +80,18 @@ class Wandb:
     )
 
     def check(self, experiment: LoggedConfig) -> None:
-        """Whether it is installed, where it logs to, and where its files can be."""
+        """Raises ConfigError if the package is missing, or offline files would be lost."""
         imported()
         local_folder(LoggedRun(experiment))
 
     def destination(self, experiment: LoggedConfig) -> str:
-        """The mode and the project; whose key it is does not matter."""
+        """The mode, project, entity and server, without the key."""
         entity = os.environ.get("WANDB_ENTITY") or "the default entity"
         server = os.environ.get("WANDB_BASE_URL") or "the default server"
         return without_credentials(f"{mode()}, project {project()} of {entity} at {server}")
 
     def open(self, run: LoggedRun) -> WandbLog:
-        """The run there of this run."""
+        """Begin or resume the run there."""
         return WandbLog(run)
 
 
@@ -107,12 +107,12 @@ def imported() -> Any:
 
 
 def project() -> str:
-    """The project there."""
+    """WANDB_PROJECT, or the default."""
     return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def mode() -> str:
-    """Where it logs to. Raises ConfigError for a mode that there is not."""
+    """WANDB_MODE; by default online with a key, else offline. Raises ConfigError if unknown."""
     named = os.environ.get("WANDB_MODE")
     if named not in (None, "", "online", "offline", "disabled", "shared"):
         raise ConfigError(f"WANDB_MODE={named} is not one of: online, offline, disabled, shared")
@@ -120,9 +120,9 @@ def mode() -> str:
 
 
 def local_folder(run: LoggedRun) -> str | None:
-    """Where its files go; None where they do not matter, since a server has it all.
+    """The folder of its files; None where a server has everything.
 
-    Raises ConfigError where offline ones would be lost, or as `mode` does.
+    Raises ConfigError where offline files would be lost, or as `mode` does.
     """
     named, where = mode(), run.experiment.storage_path
     folder = os.environ.get("WANDB_DIR")

@@ -1,4 +1,4 @@
-"""The command of a job: checked where a mistake costs nothing, and written as a shell line."""
+"""The command of a job: checked before it is sent, and written as a shell line."""
 
 import shlex
 import sys
@@ -40,7 +40,7 @@ class JobCommand:
         in_place: bool,
         sends: bool = True,
     ) -> "JobCommand":
-        """Compose the command's config, and see that the job finds and keeps its files.
+        """Compose the command's config, and check that the job finds and keeps its files.
 
         `in_place` jobs run in the working directory itself; others in a copy that is
         thrown away, or if nothing `sends` it, in what the nodes have.
@@ -68,7 +68,7 @@ class JobCommand:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What stands behind `promptide`."""
+        """The words behind `promptide`."""
         file = () if self.file is None else ("--config", self.file)
         return (self.name, *self.arguments, *file)
 
@@ -79,9 +79,9 @@ class JobCommand:
 
 
 def check_room(values: Mapping[str, Any], config: SubmitConfig) -> None:
-    """Whether a cluster of `submit.nodes` has room for the workers, each on one node.
+    """Raises ConfigError if the workers do not fit on the nodes of `submit.nodes`.
 
-    Raises ConfigError with the arithmetic, instead of a cluster that is paid for and waits.
+    Else a cluster would be paid for and wait for ever.
     """
     cluster, nodes = values["cluster"], config.nodes
     workers, each = max(int(cluster["workers"]), 1), float(cluster["cpus_per_worker"])
@@ -151,7 +151,7 @@ def _relative(key: str, values: Mapping[str, Any]) -> str | None:
 
 
 def _inside_what_is_sent(path: str, values: Mapping[str, Any], config: SubmitConfig) -> Path | None:
-    """Where a relative path is in the job's copy of the working directory."""
+    """A relative path in the job's copy of the working directory; None if it is not sent."""
     inside = Path(path).resolve()
     if not inside.is_relative_to(config.folder) or any(
         inside.is_relative_to(config.folder / folder) for folder in _left_out(values, config)

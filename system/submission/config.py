@@ -1,4 +1,4 @@
-"""The section `submit`: where a command is sent, and what goes with it."""
+"""The section `submit` of the config: a job's target, environment and resources."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,7 +14,7 @@ GIGABYTE = 1 << 30
 
 @dataclass(frozen=True)
 class Entrypoint:
-    """What the command's own process holds on the cluster, beside its workers."""
+    """Resources of the command's own process on the cluster, beside its workers'."""
 
     cpus: float
     gpus: float
@@ -30,7 +30,7 @@ class Entrypoint:
 
 @dataclass(frozen=True)
 class Install:
-    """What is installed for the job alone; both None: nothing."""
+    """Packages installed for the job alone; both None: none."""
 
     extras: tuple[str, ...] | None
     lock: str | None
@@ -53,7 +53,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class SubmitConfig:
-    """All of the section; configs/submit.yaml says what each key means."""
+    """The whole section; configs/submit.yaml explains each key."""
 
     target: str  # a registered one: see system/submission/targets
     address: str | None
@@ -95,7 +95,7 @@ def compose_submission(overrides: Sequence[str]) -> SubmitConfig:
 
 
 def is_submission(argument: str) -> bool:
-    """Whether an override says how to send, and not what."""
+    """True for overrides of `submit`, which say how the command is sent."""
     key = argument.lstrip("+~").partition("=")[0]
     return key == "submit" or key.startswith("submit.")
 
@@ -115,7 +115,7 @@ def differing(config: SubmitConfig, keys: Collection[str]) -> Iterator[str]:
 
 
 def check_taken(config: SubmitConfig, taken: Collection[str]) -> None:
-    """Whether a target is given only keys that it takes. Raises ConfigError naming another."""
+    """Raises ConfigError naming a key of `submit` that the target does not read."""
     others = {field.name for field in fields(SubmitConfig)} - {"target", "options", *taken}
     for text in differing(config, others):
         raise ConfigError(

@@ -22,7 +22,7 @@ THE_CLUSTERS = frozenset({"ray", PACKAGE})  # a job cannot bring another Ray tha
 
 @dataclass(frozen=True)
 class Job:
-    """What is sent, or rendered into a file."""
+    """A command with its settings, to be sent or rendered into a file."""
 
     command: JobCommand
     config: SubmitConfig
@@ -30,7 +30,7 @@ class Job:
     def runtime_env(self, sealed: str | None = None) -> dict[str, Any]:
         """Ray's runtime environment, without a working directory.
 
-        `sealed`: the variables of `submit.env`, see `job_environment`.
+        `sealed` holds the variables of `submit.env`, see `job_environment`.
         """
         variables = dict(STOPPING)
         env: dict[str, Any] = {"env_vars": variables}
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def excludes(self) -> list[str]:
-        """Patterns as in .gitignore: what is configured, and where data and runs are."""
+        """Patterns as in .gitignore: those configured, and the folders of data and runs."""
         folder, found = self.config.folder, list(self.config.excludes)
         for key in ("data_path", "storage_path"):
             value = self.command.values[key]
@@ -110,7 +110,7 @@ def _locked(file: str) -> Iterator[Requirement]:
 
 
 class Target(Protocol):
-    """Where a command can go."""
+    """A kind of cluster that takes jobs."""
 
     #: Whether the command runs in the working directory itself, and not in a copy of it.
     in_place: bool
@@ -118,11 +118,11 @@ class Target(Protocol):
     takes: frozenset[str]
 
     def render(self, job: Job) -> str:
-        """The file that `--render` shows; it holds no value of an environment variable."""
+        """The file that `--render` prints; it holds no value of an environment variable."""
         ...
 
     def send(self, job: Job) -> str:
-        """Send the job and return its id. Raises ConfigError where a file has to be used."""
+        """Send the job and return its id. Raises ConfigError if the target takes files only."""
         ...
 
 
@@ -130,7 +130,7 @@ TARGETS: Registry[Target] = Registry("submit.target", "system.submission.targets
 
 
 def yaml_text(value: Any, *comment: str) -> str:
-    """A document in the order of its keys; every line of the comment stays one."""
+    """A YAML document in the order of its keys, below a comment."""
     head = [f"# {line}\n" for text in comment for line in text.splitlines()]
     body = yaml.safe_dump(value, sort_keys=False, width=1000, allow_unicode=True)
     return "".join([*head, str(body)])

@@ -37,7 +37,7 @@ def values_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def seal(values: Mapping[str, str], token: str) -> str:
-    """The values as one text that says nothing without the token."""
+    """The values encrypted with the token, as text."""
     return str(_cipher(token).encrypt(json.dumps(dict(values)).encode()), "ascii")
 
 
@@ -100,7 +100,7 @@ def ray_token() -> str | None:
 
 
 def hear_stop() -> None:
-    """Let a job hear the signal that stops it, wherever its cluster was started.
+    """Restore the handler of the signal that stops a job, wherever its cluster was started.
 
     A cluster that was started in a script's background ignores Ctrl-C, its jobs inherit that, and
     such a job would go on until it is killed. Elsewhere than in a job nothing changes.

@@ -1,4 +1,4 @@
-"""Ray's job server: jobs sent, looked at, followed and stopped, with the cluster's token."""
+"""Client of Ray's job server: submit, list, follow and stop jobs, with the cluster's token."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class JobServer:
             )
 
     def details(self, job: str) -> JobDetails:
-        """What the server knows of a job. Raises ConfigError if there is none of that id."""
+        """The state of a job. Raises ConfigError if there is none of that id."""
         with self._explained(job):
             return self._client.get_job_info(job)
 
@@ -85,12 +85,12 @@ class JobServer:
         return sorted(jobs, key=lambda job: job.start_time or 0)
 
     def stop(self, job: str) -> bool:
-        """Ask a job to end; False if it had ended before."""
+        """Stop a job; False if it had ended before."""
         with self._explained(job):
             return bool(self._client.stop_job(job))
 
     def logs(self, job: str) -> str:
-        """All that a job has printed so far."""
+        """The output of a job so far."""
         with self._explained(job):
             return str(self._client.get_job_logs(job))
 
@@ -98,7 +98,7 @@ class JobServer:
         """Pass on what a job prints until it ends; a lost connection is made again."""
         from aiohttp import ClientError
 
-        passed = 0  # letters so far: each connection tells all from the first one on
+        passed = 0  # characters so far: each connection sends all from the first one on
 
         async def tail() -> None:
             nonlocal passed
@@ -109,7 +109,7 @@ class JobServer:
                 passed += len(new)
                 write(new)
 
-        self.details(job)  # the tail of an unknown job tells nothing
+        self.details(job)  # the tail of an unknown job is empty
         ended = False
         while not ended:
             # Asked before, so that what a job prints at its end is passed on as well.
@@ -169,6 +169,6 @@ class JobServer:
 
 
 def _first(error: Exception) -> str:
-    """The last line of a remote traceback, which says what went wrong."""
+    """The last line of a remote traceback, which holds the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
     return lines[-1] if len(lines) > 1 and "Traceback" in str(error) else " ".join(lines)

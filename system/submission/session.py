@@ -1,4 +1,4 @@
-"""`promptide submit`: a command sent as a job or rendered as a file, and jobs looked after."""
+"""`promptide submit`: sends a command as a job or renders it as a file; lists and stops jobs."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -37,27 +37,27 @@ class JobFailedError(PromptideError):
 def submit(
     arguments: Sequence[str], file: str | None, commands: Sequence[str], console: Console
 ) -> None:
-    """Do what stands behind `promptide submit`; `commands` are those that can be sent.
+    """Run `promptide submit ARGUMENTS`; `commands` are those that can be sent.
 
-    `file` is what stood behind `--config`. Raises ConfigError for what is wrong with the line,
+    `file` is the value of `--config`. Raises ConfigError for a mistake in the arguments,
     JobFailedError when a job that was waited for fails.
     """
     if not arguments:
         raise ConfigError(f"what is to be submitted? {USAGE}")
     first, *rest = arguments
-    if first in LOOKING_AFTER:
+    if first in JOB_COMMANDS:
         if file is not None:
             raise ConfigError(f"submit {first} takes no --config: {USAGE}")
-        LOOKING_AFTER[first](rest, console)
+        JOB_COMMANDS[first](rest, console)
     elif first in commands:
         send(first, rest, file, console)
     else:
-        known = ", ".join((*commands, *LOOKING_AFTER))
+        known = ", ".join((*commands, *JOB_COMMANDS))
         raise ConfigError(f"submit {first!r}: unknown; one of: {known}")
 
 
 def send(name: str, rest: Sequence[str], file: str | None, console: Console) -> None:
-    """Send a command, or show the file that would."""
+    """Send a command as a job, or print its file."""
     flags, words = _flags(rest, (WAIT, RENDER))
     config = compose_submission([word for word in words if is_submission(word)])
     target = TARGETS.get(config.target)
@@ -72,8 +72,8 @@ def send(name: str, rest: Sequence[str], file: str | None, console: Console) -> 
         return
     sent = target.send(job)
     _line(f"job: {sent}", console)
-    looking = [word for word in words if is_submission(word)]
-    follow = shlex.join(["promptide", "submit", "logs", sent, "-f", *looking])
+    submission = [word for word in words if is_submission(word)]
+    follow = shlex.join(["promptide", "submit", "logs", sent, "-f", *submission])
     if WAIT not in flags:
         _line(f"follow it: {follow}", console)
         return
@@ -90,7 +90,7 @@ def send(name: str, rest: Sequence[str], file: str | None, console: Console) -> 
 
 
 def show_status(rest: Sequence[str], console: Console) -> None:
-    """One line for a job, or for each that was submitted."""
+    """Print one line for a job, or for each that was submitted."""
     _, words = _flags(rest, ())
     server, job = _server(words, "status", needs_job=False)
     found = server.all() if job is None else [server.details(job)]
@@ -101,7 +101,7 @@ def show_status(rest: Sequence[str], console: Console) -> None:
 
 
 def show_logs(rest: Sequence[str], console: Console) -> None:
-    """What a job has printed; with -f until it ends."""
+    """Print the output of a job; with -f until it ends."""
     flags, words = _flags(rest, FOLLOW)
     server, job = _server(words, "logs")
     assert job is not None
@@ -124,7 +124,7 @@ def stop_job(rest: Sequence[str], console: Console) -> None:
     _line(f"job {job}: {details.status.value}; the same command goes on from there", console)
 
 
-LOOKING_AFTER: dict[str, Callable[[Sequence[str], Console], None]] = {
+JOB_COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "status": show_status,
     "logs": show_logs,
     "stop": stop_job,

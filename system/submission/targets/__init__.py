@@ -1,1 +1,1 @@
-"""One file a kind of cluster that a command can be sent to, or a file be rendered for."""
+"""One file per kind of cluster that a command is sent to or rendered for."""

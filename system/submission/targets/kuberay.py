@@ -17,15 +17,15 @@ from system.errors import ConfigError
 from system.submission.command import check_room
 from system.submission.job import Job, yaml_text
 
-#: From here on `ray job submit`, which the operator calls in a shell of its own, quotes the words
-#: again for the job's shell; before, `$`, `;` and `*` in a word reach that shell bare.
+#: From this version on `ray job submit`, which the operator calls in a shell of its own, quotes the
+#: words again for the job's shell; before, `$`, `;` and `*` in a word reach that shell unquoted.
 QUOTING_RAY = Version("2.56")
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
 
 
 @dataclass(frozen=True)
 class KubeRayOptions:
-    """What Kubernetes has to know."""
+    """Settings of the manifest."""
 
     name: str
     namespace: str
@@ -51,7 +51,7 @@ class KubeRayOptions:
 
 
 class KubeRay:
-    """What `submit=kuberay` does."""
+    """The target of `submit=kuberay`."""
 
     in_place = False
     takes = frozenset(["id", "python", "same_machine", "env", "entrypoint", "install", "nodes"])

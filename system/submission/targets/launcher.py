@@ -12,7 +12,7 @@ from system.submission.config import differing
 from system.submission.job import Job, job_requirements, yaml_text
 from system.submission.job_environment import DEFAULT_FILE
 
-#: What the command is sent with, once the cluster is there.
+#: Keys that go into the `promptide submit` command to run once the cluster is there.
 OF_THE_JOB = ["id", "python", "same_machine", "working_dir", "excludes", "env", "entrypoint"]
 HEAD, WORKER = "head", "worker"
 PORT = 6379
@@ -22,7 +22,7 @@ WITH_TOKEN = "export RAY_AUTH_MODE=token"
 
 @dataclass(frozen=True)
 class LauncherOptions:
-    """What the launcher has to know of the cloud, or of the machines at hand."""
+    """Settings of the cloud, or of the machines at hand."""
 
     cluster_name: str
     provider: dict[str, Any]
@@ -41,7 +41,7 @@ class LauncherOptions:
 
 
 class Launcher:
-    """What `submit=launcher` does."""
+    """The target of `submit=launcher`."""
 
     in_place = False
     takes = frozenset((*OF_THE_JOB, "setup", "install", "nodes"))

@@ -13,11 +13,11 @@ from system.submission.job_server import JobServer
 
 @dataclass(frozen=True)
 class RayJobsOptions:
-    """Nothing beside what all targets have."""
+    """No options beside those of all targets."""
 
 
 class RayJobs:
-    """What `submit=local` and `submit=ray_address` do."""
+    """The target of `submit=local` and `submit=ray_address`."""
 
     in_place = False
     takes = frozenset(
@@ -35,7 +35,7 @@ class RayJobs:
     )
 
     def render(self, job: Job) -> str:
-        """The request, for a look before it is sent."""
+        """The request as YAML, to be read before it is sent."""
         parse_dataclass(RayJobsOptions, job.config.options, "submit.options")
         entrypoint = job.config.entrypoint
         request: dict[str, Any] = {

@@ -19,7 +19,7 @@ TIME = re.compile(
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What Slurm has to know."""
+    """Settings of the batch script."""
 
     job_name: str
     time: str
@@ -46,7 +46,7 @@ class SlurmOptions:
 
 
 class Slurm:
-    """What `submit=slurm` does."""
+    """The target of `submit=slurm`."""
 
     in_place = True
     takes = frozenset(["python", "working_dir", "env", "setup", "nodes"])
