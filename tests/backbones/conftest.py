@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from system.backbones.tower_pair import TowerPair
-from tests.backbones.kinds import KINDS, LAYERS, WORDS, Kind
+from tests.backbones.small_backbones import KINDS, LAYERS, WORDS, Kind
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)

@@ -10,7 +10,7 @@ import torch
 from system.backbones.tower_pair import TowerPair
 from system.errors import ConfigError
 from tests.backbones.edited_checkpoint import Edit, edited, in_json, removed, written
-from tests.backbones.kinds import LAYERS, Kind
+from tests.backbones.small_backbones import LAYERS, Kind
 
 HUB_ID = "somebody/small-model"
 COMMIT = "0" * 40

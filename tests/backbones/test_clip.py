@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, CLIPProcessor
 from system.backbones.clip import ClipBackbone, load_clip
 from system.errors import ConfigError
 from tests.backbones.edited_checkpoint import Edit, edited, in_json, removed, written
-from tests.backbones.kinds import LAYERS, LENGTH, WORDS, prompt_for
+from tests.backbones.small_backbones import LAYERS, LENGTH, WORDS, prompt_for
 from tests.backbones.small_clip import CONTEXT, write_small_clip
 
 

@@ -11,7 +11,7 @@ from system.backbones.computation import COMPILERS, Computation
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.backbones.tower_pair import TowerPair
 from system.errors import ConfigError
-from tests.backbones.kinds import LAYERS, Kind, gradient, inputs_for, prompt_for
+from tests.backbones.small_backbones import LAYERS, Kind, gradient, inputs_for, prompt_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -9,7 +9,7 @@ import torch
 
 from system.backbones.tower_pair import TowerPair
 from tests.backbones.edited_checkpoint import Edit, edited, in_json
-from tests.backbones.kinds import KINDS, LAYERS, WORDS, Kind
+from tests.backbones.small_backbones import KINDS, LAYERS, WORDS, Kind
 
 
 def test_a_copy_elsewhere_is_the_same_backbone(

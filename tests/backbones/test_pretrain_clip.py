@@ -21,7 +21,7 @@ from system.backbones.pretrain_clip import (
     pretrain,
     web_batch,
 )
-from system.backbones.pretrain_loop import CHECKPOINT, rate_at
+from system.backbones.pretrain_loop import CHECKPOINT
 from system.data.embedded.pictograms import catalogue
 from system.errors import ConfigError, StorageError
 
@@ -144,13 +144,6 @@ def test_easy_scenes_come_first_and_fade_out() -> None:
     late, _ = web_batch(config, pictograms, 60)
     # Four pictograms cover more than one or two: the pictures vary more.
     assert late.reshape(32, -1).std(1).mean() > first.reshape(32, -1).std(1).mean()
-
-
-def test_the_learning_rate_warms_up_and_falls_to_its_last_share() -> None:
-    rates = [rate_at(step, PretrainConfig()) for step in range(3000)]
-    assert rates[0] == pytest.approx(1e-3 / 50)
-    assert max(rates) == pytest.approx(1e-3, rel=1e-2)
-    assert rates[-1] == pytest.approx(2e-5, rel=1e-2)
 
 
 def test_steps_on_one_batch_lower_the_loss() -> None:

@@ -7,8 +7,8 @@ import torch
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.backbones.tower_pair import TowerPair
-from tests.backbones.kinds import LAYERS, inputs_for, plain_features, prompt_for
 from tests.backbones.prompted_by_hand import prompted_features
+from tests.backbones.small_backbones import LAYERS, inputs_for, plain_features, prompt_for
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

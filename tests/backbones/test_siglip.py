@@ -11,7 +11,7 @@ from system.backbones.image_transform import IMAGENET_MEAN, IMAGENET_STD
 from system.backbones.siglip import SiglipBackbone, load_siglip
 from system.errors import ConfigError
 from tests.backbones.edited_checkpoint import Edit, edited, in_json, written
-from tests.backbones.kinds import LAYERS, LENGTH, WORDS, prompt_for
+from tests.backbones.small_backbones import LAYERS, LENGTH, WORDS, prompt_for
 from tests.backbones.small_clip import CONTEXT, IMAGE_SIZE
 from tests.backbones.small_siglip import siglip_tokenizer, write_small_siglip
 

@@ -8,7 +8,7 @@ import pytest
 
 from system.errors import DataError, StorageError
 from system.report.run_data import read_run
-from tests.report.run_fixture import TASKS, write_run
+from tests.report.generated_run import TASKS, write_run
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:

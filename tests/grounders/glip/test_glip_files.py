@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from system.errors import ConfigError
-from system.grounders.glip.glip_config import GlipConfig, HeadSizes, VisionSizes
 from system.grounders.glip.glip_files import load_glip_parts
 from tests.grounders.small_glip import glip_config, write_small_glip
 
@@ -121,25 +120,3 @@ def test_a_plain_vocabulary_file_is_a_bert_s(directory: Path) -> None:
     (directory / "vocab.txt").write_text("\n".join(words), "utf-8")
     tokenizer = load_glip_parts(str(directory)).tokenizer
     assert tokenizer("The REDder dog")["input_ids"] == [2, 6, 7, 8, 5, 3]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"context_length": 999}, "context_length=999 is above"),
-        ({"head": HeadSizes(stages=(3, 2))}, r"stages=\[3, 2\] must rise from 1"),
-        ({"head": HeadSizes(stages=(2, 3))}, "to 4, the last"),
-    ],
-)
-def test_sizes_that_contradict_each_other_are_refused(
-    values: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        GlipConfig(**values)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is 97 wide: no multiple"):
-        VisionSizes(embed_dim=97)
-
-
-def test_published_strides() -> None:
-    assert GlipConfig().strides == (8, 16, 32, 64, 128)
-    assert GlipConfig().vision.block_widths == (96, 96, 192, 192, *[384] * 6, 768, 768)

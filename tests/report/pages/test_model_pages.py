@@ -22,7 +22,7 @@ def test_each_mask_stands_above_its_reconstruction() -> None:
     assert pixels[second + 8 + GAP, GAP] == 0
 
 
-def test_page_holds_its_figures_and_no_text_of_a_dataset_as_markup() -> None:
+def test_page_holds_its_values_and_no_text_of_a_dataset_as_markup() -> None:
     page = mask_page("run", {"seed": "3"}, {"<b>task": 0.25}, mask_grid(*torch.ones(2, 1, 1, 4, 4)))
     assert "0.250" in page
     assert "&lt;b&gt;task" in page

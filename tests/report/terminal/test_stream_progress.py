@@ -5,7 +5,6 @@ from typing import Any
 
 from rich.console import Console
 
-from system.report.terminal.bars import TimeLeft
 from system.report.terminal.stream_progress import StreamProgress
 from system.stream.task_source import ConsumerStatus, TaskState
 
@@ -41,8 +40,8 @@ def status(committed: int, index: int | None = None, **progress: Any) -> Consume
 
 
 def training(committed: int, index: int, epoch: int, step: int, loss: float) -> ConsumerStatus:
-    figures = {"step": step, "steps": 5, "loss": loss, "images_per_second": 248.4}
-    return status(committed, index, phase="train", epoch=epoch, epochs=2, **figures)
+    metrics = {"step": step, "steps": 5, "loss": loss, "images_per_second": 248.4}
+    return status(committed, index, phase="train", epoch=epoch, epochs=2, **metrics)
 
 
 def looks() -> list[ConsumerStatus]:
@@ -145,17 +144,3 @@ def test_task_name_with_markup_is_shown_as_it_is() -> None:
     with StreamProgress(Console(file=file, force_terminal=False), Clock()) as progress:
         progress.update(look)
     assert "[red]x[/y]" in file.getvalue()
-
-
-def test_time_left_only_when_it_means_something() -> None:
-    """Else the first seconds promise nonsense."""
-    clock = Clock()
-    left = TimeLeft(after=1.0, clock=clock)
-    assert left.look(4.0, 12) is None  # the first look: resumed after four tasks
-    clock.now = 50
-    assert left.look(4.9, 12) is None  # less than a task since then
-    clock.now = 100
-    assert left.look(5.0, 12) == 700.0
-    assert left.look(12.0, 12) == 0.0
-    clock.now = 101
-    assert left.look(3.0, 12) is None  # begun anew

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from system.report.terminal.tables import print_final_table
-from tests.report.run_fixture import TASKS, write_run
+from tests.report.generated_run import TASKS, write_run
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_each_task_has_its_values_of_the_matrix(run: Path) -> None:
 
 
 def test_last_rows_are_average_and_forgetting(run: Path) -> None:
-    """Else the figures that sum the run up are missing or wrong."""
+    """Else the values that sum the run up are missing or wrong."""
     metrics = json.loads((run / "metrics.json").read_text())
     lines = printed(run)
     (average,) = (line for line in lines if line[:1] == ["average"])
@@ -57,7 +57,7 @@ def test_last_rows_are_average_and_forgetting(run: Path) -> None:
     assert forgetting[1:] == [f"{metrics['forgetting'][m]:+.1f}" for m in pair]
 
 
-def test_undefined_figure_is_a_dash_with_its_reason(run: Path) -> None:
+def test_undefined_value_is_a_dash_with_its_reason(run: Path) -> None:
     """Else an undefined forgetting reads as none at all."""
     lines = printed(
         run,

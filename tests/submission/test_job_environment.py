@@ -1,12 +1,22 @@
-"""The token is found where Ray finds it, and what it seals opens with it alone."""
+"""The token is found where Ray finds it and alone opens what it sealed; a job can be stopped."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from system.errors import ConfigError
-from system.submission.job_environment import VARIABLE, ray_token, seal, unseal, values_of
+from system.submission.job_environment import (
+    STOPPING,
+    VARIABLE,
+    hear_stop,
+    ray_token,
+    seal,
+    unseal,
+    values_of,
+)
 
 VALUES = {"SUBMITTED_ONE": "hush $4711", "SUBMITTED_TWO": "zwei\nZeilen ü"}
 
@@ -66,3 +76,30 @@ def test_nothing_sealed_is_no_error() -> None:
 def test_a_variable_that_is_not_set_is_named() -> None:
     with pytest.raises(ConfigError, match="SUBMITTED_ONE, SUBMITTED_TWO"):
         values_of(list(VALUES))
+
+
+@pytest.fixture(params=[signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "default"])
+def before(request: pytest.FixtureRequest) -> Iterator[signal.Handlers]:
+    kept = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, kept)
+
+
+def test_a_job_hears_what_stops_it(
+    before: signal.Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would train on for a minute and be killed then; any other handler is left alone."""
+    for name, value in STOPPING.items():
+        monkeypatch.setenv(name, value)
+    hear_stop()
+    heard = signal.getsignal(signal.SIGINT)
+    assert heard is (signal.default_int_handler if before is signal.SIG_IGN else before)
+
+
+def test_elsewhere_an_ignored_ctrl_c_stays_ignored(
+    before: signal.Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command in a script's background must not end with the terminal's Ctrl-C."""
+    monkeypatch.delenv("RAY_JOB_STOP_SIGNAL", raising=False)
+    hear_stop()
+    assert signal.getsignal(signal.SIGINT) is before

@@ -16,6 +16,8 @@ TASKS = (
     "appliance", "sports", "outdoor", "electronic", "accessory", "indoor",
     "kitchen", "furniture", "vehicle", "food", "animal", "person",
 )  # fmt: skip
+#: What the page calls some of the recalls.
+LABELS = {"t2i_r1": "Text → image R@1", "i2t_r1": "Image → text R@1", "t2i_r5": "Text → image R@5"}
 RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10")
 ROUTES = ("route_image", "route_text")
 START = datetime(2025, 3, 1, 9, 30, tzinfo=timezone.utc)

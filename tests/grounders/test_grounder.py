@@ -1,4 +1,4 @@
-"""The grounder that ships: what it knows, and the room that it leaves to prompts."""
+"""The shipped grounder: its recall, the room that it leaves to prompts, features of names."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,13 @@ from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scene_captions import POSITIONS, expression
 from system.data.embedded.scenes import SIZE
 from system.data.embedded.web_scenes import ANYTHING, box_of
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, load_grounder
+from system.grounders.grounder import (
+    Entries,
+    Grounder,
+    GroundingBatch,
+    level_means,
+    load_grounder,
+)
 from system.results.rec import best_hits, rec_recall
 
 TASKS, SCENES = ("sports", "food", "person"), 16
@@ -59,3 +65,22 @@ def test_it_knows_scenes_of_four_pictograms_too(grounder: Grounder) -> None:
     """The default benchmark has four."""
     assert 0.5 < _recall(grounder, objects=4, named=True)[1] < 0.8
     assert _recall(grounder, objects=4, named=False)[1] > 0.95
+
+
+def test_a_names_feature_does_not_depend_on_the_other_names(grounder: Grounder) -> None:
+    """Else a task's similarity would change with each task that joins the stream."""
+    names = ["red_ball", "food"]
+    together = grounder.name_features(names)
+    assert together.shape == (2, grounder.shape.feature_width)
+    for name, feature in zip(names, together, strict=True):
+        assert torch.equal(grounder.name_features([name])[0], feature)
+    assert torch.equal(grounder.name_features(["red ball"])[0], together[0])
+
+
+def test_level_means_weigh_every_level_the_same() -> None:
+    """A level with large activations would alone decide which task an image belongs to."""
+    fine, coarse = torch.rand(2, 3, 4, 4), 100 * torch.rand(2, 5, 2, 2)
+    found = level_means([fine, coarse])
+    assert found.shape == (2, 8)
+    torch.testing.assert_close(found[:, :3].norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(found[:, 3:].norm(dim=1), torch.ones(2))

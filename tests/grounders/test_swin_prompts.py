@@ -1,4 +1,4 @@
-"""Where prompts enter Swin and BERT, against a slow twin that attends window by window."""
+"""Prompts in Swin's windows, against a slow twin; and rules that BERT's follow too."""
 
 from __future__ import annotations
 
@@ -8,48 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel, SwinBackbone, SwinConfig
 
 from system.grounders.bert_prompts import BertPrompts
 from system.grounders.swin_prompts import SwinPrompts
-
-WINDOW = 4
-
-
-def swin() -> Any:
-    """Two stages; 10 tokens a side do not divide into windows of 4, so padding is at work."""
-    torch.manual_seed(0)
-    config = SwinConfig(
-        image_size=40,
-        patch_size=4,
-        embed_dim=8,
-        depths=[2, 2],
-        num_heads=[2, 4],
-        window_size=WINDOW,
-        out_indices=[1, 2],
-    )
-    model = SwinBackbone(config).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if "bias_table" in name:  # zero in a fresh model, which would hide a wrong bias
-            parameter.normal_()
-    return model
-
-
-def blocks(model: Any) -> list[Any]:
-    return [block for stage in model.swin.encoder.layers for block in stage.blocks]
-
-
-def bert() -> Any:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=20,
-    )
-    return BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+from tests.grounders.small_towers import WINDOW, bert, blocks, swin
 
 
 def block_by_hand(block: Any, hidden: Tensor, side: int, prompt: Tensor) -> Tensor:
@@ -113,7 +75,7 @@ def levels(model: Any, pixels: Tensor) -> list[Tensor]:
 
 
 def test_without_prompts_both_towers_are_the_plain_ones_to_the_bit() -> None:
-    """Zero-shot figures must be the frozen model's."""
+    """Zero-shot metrics must be the frozen model's."""
     plain, hooked, pixels = swin(), swin(), torch.randn(2, 3, 40, 40)
     vision = SwinPrompts(blocks(hooked))
     with vision.active([]):
@@ -157,48 +119,6 @@ def test_each_sample_has_its_own_prompt(
     other = outputs([prompt[1:] for prompt in prompts], inputs[:1])
     torch.testing.assert_close(together[:1], first, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(first, other, atol=1e-4)
-
-
-def test_a_layers_prompt_equals_a_context_in_the_last_layer_alone() -> None:
-    """In the last layer it makes no difference whether a token is dropped then or later."""
-    model, ids = bert(), torch.randint(0, 50, (2, 6))
-    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6])
-    plain = model(ids, attention_mask=mask, output_hidden_states=True)
-    prompt = torch.randn(1, 2, 16)
-    last = model.encoder.layer[-1]
-    seen = torch.cat([mask, torch.ones(2, 2, dtype=torch.long)], dim=1)[:, None, None].bool()
-    hidden = torch.cat([plain.hidden_states[-2], prompt.expand(2, -1, -1)], dim=1)
-    expected = last(hidden, seen)[:, :6]
-    silent = [torch.zeros(1, 0, 16)] * 2  # prompts of no token in the layers before
-    with BertPrompts(model.encoder).active([*silent, prompt]):
-        found = model(ids, attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_context_passes_through_all_layers() -> None:
-    """Dropped after the first layer, CoOp would be a prompt of that layer alone."""
-    model, ids, context = bert(), torch.randint(0, 50, (1, 6)), torch.randn(1, 2, 16)
-    hidden = torch.cat([model.embeddings(ids), context], dim=1)
-    for layer in model.encoder.layer:
-        hidden = layer(hidden)
-    with BertPrompts(model.encoder).active([], context):
-        found = model(ids).last_hidden_state
-    torch.testing.assert_close(found, hidden[:, :6], rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_context_does_not_see_a_neighbours_padding() -> None:
-    """It passes through all layers: what it saw in one, the words see in the next."""
-    model = bert().double()
-    ids, context = torch.tensor([[1, 4, 7, 2, 0, 0, 0, 0]]), torch.randn(1, 2, 16).double()
-    mask = (ids > 0).long()
-    neighbour = torch.arange(1, 9)[None]
-    with BertPrompts(model.encoder).active([], context):
-        alone = model(ids[:, :4], attention_mask=mask[:, :4]).last_hidden_state
-        both = model(
-            torch.cat([ids, neighbour]), attention_mask=torch.cat([mask, torch.ones_like(mask)])
-        ).last_hidden_state
-    torch.testing.assert_close(both[:1, :4], alone)
 
 
 @pytest.mark.parametrize("tower", ["swin", "bert"])

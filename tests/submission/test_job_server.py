@@ -1,6 +1,5 @@
 """A job is followed to its end, whatever happens to the connection."""
 
-import shlex
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +8,20 @@ import pytest
 
 from system import app
 from system.errors import ConfigError
-from system.submission import job_server as ray_api
+from system.submission import job_server
 from system.submission.job_server import JobServer
-from system.submission.targets.ray_jobs import RayJobs
+
+ADDRESS = ["submit=ray_address", "submit.address=http://head:8265"]
+
+
+def test_an_address_that_ray_would_overrule(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the job goes to another cluster than the one on the line."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://other:8265")
+    assert app.main(["submit", "status", *ADDRESS]) == 2
+    assert "RAY_ADDRESS" in capsys.readouterr().err
+
 
 CHUNKS = ["one\ntwo\n", "three\n", "four\n"]
 
@@ -40,7 +50,7 @@ class Client:
 
 
 def server(client: Client, monkeypatch: pytest.MonkeyPatch) -> JobServer:
-    monkeypatch.setattr(ray_api, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(job_server, "SECONDS_BETWEEN_LOOKS", 0.0)
     made = JobServer.__new__(JobServer)
     made.address = "http://head:8265"
     made._client = client  # type: ignore[assignment]
@@ -58,18 +68,6 @@ def test_every_line_is_passed_on_once_across_lost_connections(
 
 
 def test_a_cluster_that_stays_away_is_told_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_api, "PATIENCE", 0.0)
+    monkeypatch.setattr(job_server, "PATIENCE", 0.0)
     with pytest.raises(ConfigError, match="no Ray dashboard answers"):
         server(Client([1], away=10**9), monkeypatch).follow("job", lambda _: None)
-
-
-def test_the_line_that_follows_a_job_can_be_pasted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A setting with a blank would fall apart in the shell."""
-    monkeypatch.setattr(RayJobs, "send", lambda *_: "job-1")
-    setting = "submit.entrypoint.resources={far: 1}"
-    assert app.main(["submit", "run", "submit=local", setting]) == 0
-    (line,) = [text for text in capsys.readouterr().out.splitlines() if "follow it" in text]
-    words = shlex.split(line.removeprefix("follow it: "))
-    assert words == ["promptide", "submit", "logs", "job-1", "-f", "submit=local", setting]

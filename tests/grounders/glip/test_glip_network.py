@@ -1,4 +1,4 @@
-"""The published sizes on a CPU: GLIP-T (A)'s Swin-T and BERT-base, with random weights."""
+"""The network's losses, and a step of prompts at GLIP-T (A)'s published sizes."""
 
 import resource
 
@@ -7,8 +7,10 @@ import torch
 
 from system.grounders.glip.glip_config import GlipConfig
 from system.grounders.glip.glip_files import build_network
+from system.grounders.glip.glip_network import word_mean
 from system.grounders.glip_style import GlipStyle
 from system.grounders.grounder import Entries, GroundingBatch, Tokens
+from tests.grounders.small_glip import IMAGE_SIZE, glip_config
 
 
 @pytest.mark.slow
@@ -48,3 +50,26 @@ class _NoTokenizer:
 
     all_special_ids = (0, 100, 101, 102)
     unk_token_id = 100
+
+
+def test_word_mean_is_over_each_samples_own_words() -> None:
+    """Padding or another sample's length in the mean would change a region's score."""
+    values = torch.tensor([[[1.0, 2.0, 3.0, 4.0]], [[5.0, 6.0, 7.0, 8.0]]])
+    words = torch.tensor([[False, True, True, False], [False, False, False, False]])
+    assert word_mean(values, words).tolist() == [[2.5], [0.0]]
+
+
+def test_a_sample_without_a_target_has_finite_losses() -> None:
+    """A scene without the object is a negative: its words are learned, its boxes are not."""
+    network = build_network(glip_config(9))
+    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[1, 4, 2], [1, 5, 2]])
+    dense = network.locate(network.see(images), network.read(ids, torch.ones_like(ids)))
+    words, tokens = torch.tensor([[False, True, False]] * 2), torch.ones_like(ids).bool()
+    some = [torch.tensor([[4.0, 4.0, 20.0, 20.0]]), torch.zeros(0, 4)]
+    terms = network.losses(dense, some, words, tokens)
+    assert all(torch.isfinite(term).all() for term in terms.values())
+    assert terms["words"][1] > 0
+    assert float(terms["boxes"][1]) == float(terms["centreness"][1]) == 0
+    none = network.losses(dense, [torch.zeros(0, 4)] * 2, words, tokens)
+    torch.testing.assert_close(none["words"][1], terms["words"][1])

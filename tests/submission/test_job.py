@@ -1,13 +1,30 @@
-"""A job's own packages: what pip is asked for on every node."""
+"""A job: what it leaves behind, the packages that it brings, the targets that it can go to."""
 
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from system.config.compose import CONFIG_DIRECTORY
 from system.errors import ConfigError
-from system.submission.config import Install
-from system.submission.job import job_requirements
+from system.submission.command import JobCommand
+from system.submission.config import Install, SubmitConfig, compose_submission
+from system.submission.job import TARGETS, Job, job_requirements
+
+
+def test_data_and_runs_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gigabytes of images in the job's package would be refused by Ray, or worse, sent."""
+    monkeypatch.chdir(tmp_path)
+    config = compose_submission(["submit=local"])
+    places = ["storage_path=out/runs", f"data_path={tmp_path / 'shards'}"]
+    sent = Job(JobCommand.checked("run", places, None, config, False), config)
+    assert {"/data/", "/runs/", "/.venv/", "/out/runs/", "/shards/"} <= set(sent.excludes)
+
+
+def test_every_shipped_target_is_known() -> None:
+    for file in (CONFIG_DIRECTORY / "submit").glob("*.yaml"):
+        config: SubmitConfig = compose_submission([f"submit={file.stem}"])
+        assert config.target in TARGETS
 
 
 def by_name(lines: list[str] | None) -> dict[str, Requirement]:
