@@ -14,10 +14,8 @@ from system.errors import ConfigError
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from tests.actors.streams import make_manifest
-from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.run.population_run import POPULATION, PopulationRun
 from tuning.run.pruner import PruningRule
-from tuning.run.sweep_checks import check_sweep
 from tuning.run.trial_table import TrialTable
 from tuning.search.sweep_plan import SweepPlan, Trial
 
@@ -238,36 +236,3 @@ def test_another_population_in_the_same_directory_is_refused(tmp_path: Path) -> 
 def test_fewer_comparisons_make_fewer_forks(tmp_path: Path) -> None:
     found = rows(Sweep(tmp_path).go(pbt="every:2,share:0.5"))
     assert [row["forked_after"] for row in found.values()] == [None] * 5 + [2, 2]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("small")
-    prepare_small_stream(root)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("keys", "more", "message"),
-    [
-        (KEYS[:1], ",every:3", r"pbt\.every=3: a stream of 3 tasks ends before .* use 1 to 2"),
-        (("method.rank",), "", r"pbt\.keys: method\.rank takes no list of values.*rank=\[4, 4\]"),
-        (KEYS, "", None),
-    ],
-)
-def test_what_cannot_be_is_said_before_the_first_trial(
-    prepared: Path, keys: tuple[str, ...], more: str, message: str | None
-) -> None:
-    tune = f"+tune={{{SPACE},scheduler:pbt,pbt:{{keys:[{','.join(keys)}]{more}}}}}"
-    made = SweepPlan.compose(overrides(prepared, "s", tune))
-    if message is None:
-        assert len(check_sweep(made)) == 3
-    else:
-        with pytest.raises(ConfigError, match=message):
-            check_sweep(made)
-
-
-def test_a_population_of_one_is_refused(prepared: Path) -> None:
-    tune = f"+tune={{{SPACE},scheduler:pbt,pbt:{{keys:[{KEYS[0]}]}}}}"
-    with pytest.raises(ConfigError, match="population of 1 has nothing"):
-        check_sweep(SweepPlan.compose(overrides(prepared, "s", tune, "tune.samples=1")))

@@ -17,9 +17,7 @@ from system.loggers.mlflow import store
 from system.methods.base import GroundingSetting, RetrievalSetting, methods_on
 from system.methods.sharing import build_method
 from system.stream.task_order import ORDER_POLICIES
-from tests.integration.small_stream import overrides, prepare_small_stream
 from tuning.run.learning_rates import LEARNING_RATES
-from tuning.run.sweep_checks import check_sweep
 from tuning.search.sweep_plan import TRIALS, SweepPlan, Trial, TrialConfig
 
 SPACE = "+tune={space:{method:{rank:{grid:[1,2]}}},seeds:[3,4]}"
@@ -106,57 +104,6 @@ def test_only_some_methods_on_request() -> None:
     assert [base.label for base in sweep.bases] == ["lpi"]
 
 
-@pytest.mark.parametrize(
-    ("tune", "message"),
-    [
-        ("{space:{method:{rnak:{grid:[1]}}}}", r"trial config 'lpi-000' of the sweep.*'rnak'"),
-        ("{space:{stage:{epochs:{grid:[1,0]}}}}", r"trial config 'lpi-001' of the sweep.*epochs=0"),
-        ("{space:{method:{choice:[lpi,lpy]}}}", r"trial config 'lpi-001'.*lpy"),
-        ("{methods:{lpy:[]}}", r"trial config 'lpy'.*lpy"),
-        (
-            "{space:{a:{uniform:[0,1]}}}",
-            r"tune: space\.a is a range, which a grid cannot",
-        ),
-        ("{space:{seed:{grid:[1]}}}", r"seeds are averaged: name them under tune\.seeds"),
-        ("{space:{cluster:{workers:{grid:[1]}}}}", r"cluster\.workers is in space"),
-        ("{space:{method:{choice:[lpi]}},methods:{lpi:[]}}", r"method is in space, and methods"),
-        ("{search:random}", "search=random has an empty space"),
-        ("{seeds:[]}", r"seeds=\[\] must name at least one"),
-        ("{seeds:[0,-1]}", "seed=-1 must be from 0"),
-        ("{seeds:[1,1]}", r"seeds=\[1, 1\].*none twice"),
-        ("{samples:0}", "samples=0 must be at least 1"),
-        ("{reduction:1}", "reduction=1 must be at least 2"),
-        ("{max_concurrent:0}", "max_concurrent=0"),
-        ("{metric:[accuracy]}", r"'accuracy' is not one of t2i_r1"),
-        ("{metric:[rec_r1]}", "'rec_r1' is not one of t2i_r1.*objective=retrieval"),
-        ("{scheduler:bohb}", r"scheduler='bohb' is not one of: none, asha, median, pbt"),
-        ("{sampels:3}", r"unknown key tune\.sampels; did you mean tune\.samples\?"),
-        ("{learning_rates:{default:[]}}", r"learning_rates\.default=\[\]"),
-        ("{learning_rates:{default:[-1.0]}}", r"must be above 0"),
-        ("{methods:{lpi:[]},only:[maple]}", r"'maple' is not among the methods"),
-        (
-            "{learning_rates:{default:[0.1]},"
-            "space:{stage:{optimiser:{learning_rate:{grid:[0.1]}}}}}",
-            "in both space and learning_rates",
-        ),
-        ("{fewer_parameters:true}", "search=grid and scheduler=none; it takes search=optuna"),
-        (
-            "{fewer_parameters:true,search:optuna,scheduler:asha,space:{a:{grid:[1]}}}",
-            "search=optuna and scheduler=asha",
-        ),
-        ("{search:optuna,methods:{lpi:[],maple:[]},space:{a:{grid:[1]}}}", "one study"),
-    ],
-)
-def test_a_mistake_is_found_before_the_first_trial(tune: str, message: str) -> None:
-    def compose_all() -> None:
-        sweep = plan(f"+tune={tune}")
-        list(sweep.trials(sweep.trial_configs(sweep.bases)))
-
-    with pytest.raises(ConfigError, match=message) as caught:
-        compose_all()
-    assert "\n" not in str(caught.value)
-
-
 SWEEPS = sorted(f"tune={path.stem}" for path in (CONFIG_DIRECTORY / "tune").glob("*.yaml"))
 LISTED_SWEEPS = ["experiment=compare", "experiment=rec_stream_compare", *SWEEPS]
 
@@ -230,14 +177,6 @@ def test_losses_are_switched_off_one_by_one() -> None:
     assert pairs == [(0.1, 0.1), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)]
 
 
-def test_an_option_of_the_sweep_that_its_yaml_leaves_out_can_be_given() -> None:
-    """`experiment=compare` names no scheduler: a user must not have to know that."""
-    sweep = SweepPlan.compose(["experiment=compare", "tune.scheduler=median"])
-    assert sweep.config.scheduler == "median"
-    with pytest.raises(ConfigError, match=r"unknown key tune\.sampels; did you mean"):
-        SweepPlan.compose(["tune=lpi", "tune.sampels=3"])
-
-
 def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> None:
     """But Diff-Prompt alone, which is within the join here."""
     sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
@@ -268,33 +207,6 @@ def test_a_rate_can_be_fixed_for_all_methods() -> None:
     fixed = "stage.optimiser.learning_rate=0.5"
     sweep = SweepPlan.compose(["experiment=compare", "~tune.learning_rates", fixed])
     assert stream(sweep.trial(sweep.bases[-1], 0)).stage.optimiser.learning_rate == 0.5
-
-
-@pytest.mark.parametrize(
-    ("tune", "message"),
-    [
-        ("learning_rates:{lip:[0.1]}", r"tune\.learning_rates\.lip: no method of that name"),
-        ("grace_tasks:9", r"tune\.grace_tasks=9: a stream of 3 tasks ends before"),
-    ],
-)
-def test_an_option_without_effect_is_refused(tmp_path: Path, tune: str, message: str) -> None:
-    """A misspelt method would learn at the default rate, a late scheduler stop nobody."""
-    prepare_small_stream(tmp_path)
-    with pytest.raises(ConfigError, match=message):
-        check_sweep(SweepPlan.compose(overrides(tmp_path, "s", f"+tune={{scheduler:asha,{tune}}}")))
-
-
-def test_nothing_to_sweep_over() -> None:
-    with pytest.raises(ConfigError, match="nothing to sweep over"):
-        plan()
-
-
-def test_a_sweep_does_not_move_into_a_runs_directory(tmp_path: Path) -> None:
-    """Its report would replace the run's."""
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "config.yaml").write_text("run_name: s\n")
-    with pytest.raises(ConfigError, match="run_name='s' is a run in"):
-        check_sweep(plan(SPACE, f"storage_path={tmp_path}"))
 
 
 def test_the_comparison_names_every_registered_method() -> None:
