@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from system.report.metrics_view import headline_metrics
 from system.results.accuracy_matrix import AccuracyMatrix
-from system.storage.tables import matrix_records
+from system.storage.run_directory import matrix_records
 
 
 @dataclass(frozen=True)

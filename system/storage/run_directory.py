@@ -1,13 +1,14 @@
 """The directory of one run: its files, and the rules for coming back to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pyarrow as pa
 from omegaconf import OmegaConf
 from yaml import YAMLError  # OmegaConf raises what its parser raises
 
-from system.errors import ConfigError, StorageError
+from system.errors import ConfigError, DataError, StorageError
 from system.storage.files import Folder
 
 CONFIG = "config.yaml"
@@ -25,6 +26,20 @@ CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
 #: Sections that may change between two starts of the same run without changing its results.
 FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
+
+#: Of `ACCURACY_MATRIX`: one row per entry.
+MATRIX_SCHEMA = pa.schema(
+    [
+        ("trained_index", pa.int32()),
+        ("trained_task", pa.string()),  # null before any task
+        ("evaluated_index", pa.int32()),
+        ("evaluated_task", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),  # percent; NaN if undefined
+        ("reason", pa.string()),  # why it is undefined, else null
+        ("queries", pa.int32()),
+    ]
+)
 
 
 class RunConfig(Protocol):
@@ -119,6 +134,25 @@ class RunDirectory:
         if not isinstance(values, dict):
             raise StorageError(f"{file} holds no config; give this run another run_name")
         return {str(key): value for key, value in values.items()}
+
+
+def matrix_table(records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """The table of an accuracy matrix, from records of its rows."""
+    return pa.Table.from_pylist(list(records), schema=MATRIX_SCHEMA)
+
+
+def matrix_records(table: pa.Table) -> list[dict[str, Any]]:
+    """The records of a table that `matrix_table` made.
+
+    Raises DataError for a table with other columns.
+    """
+    if not table.schema.equals(MATRIX_SCHEMA):
+        raise DataError(
+            f"accuracy matrix has columns {table.schema.names}, expected {MATRIX_SCHEMA.names} "
+            "with their types: it was written by another version; run `promptide evaluate` again"
+        )
+    records: list[dict[str, Any]] = table.to_pylist()
+    return records
 
 
 def _plain(value: Any) -> Any:

@@ -20,8 +20,8 @@ from system.storage.run_directory import (
     OUTCOME,
     TRAINING_LOG,
     RunDirectory,
+    matrix_table,
 )
-from system.storage.tables import matrix_table
 
 #: By modality what a routed sample is called, and the metric of its routing accuracy.
 ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}

@@ -14,7 +14,7 @@ from system.results.accuracy_matrix import (
     matrix_rows,
 )
 from system.results.metrics import MetricValue
-from system.storage.tables import MATRIX_SCHEMA, matrix_records, matrix_table
+from system.storage.run_directory import MATRIX_SCHEMA, matrix_records, matrix_table
 
 METRIC = "t2i_r1"
 TASKS = ("person", "vehicle", "animal")

@@ -19,8 +19,8 @@ from system.storage.run_directory import (
     METRICS,
     TRAINING_LOG,
     RunDirectory,
+    matrix_records,
 )
-from system.storage.tables import matrix_records
 from system.stream.run_results import finish_run
 from tests.stream.run_records import (
     TASKS,
