@@ -104,7 +104,7 @@ CASES = {
             *GENERATOR,
             "stage.epochs=1",
             "stage.train_expressions=96",
-            "stage.test_expressions=40",
+            "evaluation.expressions=40",
         ),
         ("experiment=diff_prompt_demo", *TWO_TASKS),
         ("", "-prompt_generator", "-prompt_generator-mask_vae"),

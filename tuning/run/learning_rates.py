@@ -10,6 +10,7 @@ from system.storage.run_directory import RunDirectory
 from tuning.run.pruner import PruningRule
 from tuning.run.trial_kind import RateChoice
 from tuning.run.trial_table import TrialTable
+from tuning.search.sweep_config import LEARNING_RATE
 from tuning.search.sweep_plan import SweepPlan, Trial, TrialConfig
 
 LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
@@ -41,8 +42,7 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
             continue
         more = [override("benchmark.tasks", [choice.task]), *choice.overrides]
         trials = {
-            rate: plan.trial(_at_rate(base, choice.key, rate), seed, LEARNING_RATES, *more)
-            for rate in rates
+            rate: plan.trial(_at_rate(base, rate), seed, LEARNING_RATES, *more) for rate in rates
         }
         found.append(RateTrials(base, choice, trials))
     return found
@@ -53,8 +53,8 @@ def choose_learning_rates(
 ) -> list[TrialConfig]:
     """Run the candidates and give each base its best rate; the others stay as they are.
 
-    Writes learning_rates.json: the choice, and the figures that it rests on. Raises ConfigError
-    when no rate of a method gave a figure.
+    Writes learning_rates.json: the choice, and the scores that it rests on. Raises ConfigError
+    when no rate of a method gave a score.
     """
     if not candidates:
         return plan.bases
@@ -67,21 +67,21 @@ def choose_learning_rates(
     run(table, "learning rates")
     chosen: dict[str, Any] = {}
     for entry in candidates:
-        figures = {
-            rate: figure
+        scores = {
+            rate: score
             for rate, trial in entry.trials.items()
-            for figure in table.entries[trial.name].curve.scores[:1]
+            for score in table.entries[trial.name].curve.scores[:1]
         }
-        best = best_rate(figures)
+        best = best_rate(scores)
         if best is None:
             raise ConfigError(
                 f"none of the learning rates {list(entry.trials)} of {entry.base.label!r} gave a "
-                f"figure; give others under tune.learning_rates.{entry.base.label}"
+                f"score; give others under tune.learning_rates.{entry.base.label}"
             )
         chosen[entry.base.label] = {
             "chosen": best,
             "task": entry.choice.task,
-            "recall": {str(rate): figures.get(rate) for rate in entry.trials},
+            "recall": {str(rate): scores.get(rate) for rate in entry.trials},
         }
     plan.folder.write_json(
         f"{LEARNING_RATES}.json",
@@ -92,21 +92,20 @@ def choose_learning_rates(
             "methods": chosen,
         },
     )
-    keys = {entry.base.label: entry.choice.key for entry in candidates}
     return [
-        base.with_value(keys[base.label], chosen[base.label]["chosen"])
+        base.with_value(LEARNING_RATE, chosen[base.label]["chosen"])
         if base.label in chosen
         else base
         for base in plan.bases
     ]
 
 
-def best_rate(figures: Mapping[float, float | None]) -> float | None:
-    """The rate with the largest figure, the smaller of equals; None if none has a figure."""
-    known = [(figure, -rate) for rate, figure in figures.items() if figure is not None]
+def best_rate(scores: Mapping[float, float | None]) -> float | None:
+    """The rate with the largest score, the smaller of equals; None if none has a score."""
+    known = [(score, -rate) for rate, score in scores.items() if score is not None]
     return -max(known)[1] if known else None
 
 
-def _at_rate(base: TrialConfig, key: str, rate: float) -> TrialConfig:
+def _at_rate(base: TrialConfig, rate: float) -> TrialConfig:
     named = TrialConfig(f"{base.label}-rate{rate:g}", base.overrides)
-    return named.with_value(key, rate)
+    return named.with_value(LEARNING_RATE, rate)

@@ -19,7 +19,7 @@ SECONDS = "seconds.json"  # of its own training; null if interrupted, or found r
 
 
 class ModelTrials:
-    """See `TrialKind`; the figure is one that the stage writes into metrics.json, at the end."""
+    """Trainings of one model, scored by a metric that the stage writes into metrics.json."""
 
     name = "model"
     leases_tasks = False
@@ -41,7 +41,7 @@ class ModelTrials:
         return None
 
     def recalls(self, experiment: ModelExperiment) -> tuple[str, ...]:
-        """None: a model has the figures of its stage."""
+        """None: a model has the metrics of its stage."""
         return ()
 
     def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
@@ -76,7 +76,7 @@ class ModelTrials:
         folder = RunDirectory.of(experiment).folder
         if folder.exists(METRICS):
             metrics = folder.read_json(METRICS)
-            return TrialRecord([_figure(metrics, metric)], metrics, None)
+            return TrialRecord([_score(metrics, metric)], metrics, None)
         failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
         return TrialRecord([], None, failure)
 
@@ -98,9 +98,9 @@ class ModelTrials:
         metrics, seconds = made_model(experiment)
         if fresh and seconds is not None:
             folder.write_json(SECONDS, {"seconds": seconds})
-        figure = _figure(metrics, metric)
-        told = float("nan") if figure is None else figure
-        reports.put({SCORE: told, TASKS_DONE: 1, "done": True})
+        score = _score(metrics, metric)
+        reported = float("nan") if score is None else score
+        reports.put({SCORE: reported, TASKS_DONE: 1, "done": True})
 
     def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
         """Numbers trained and seconds, where they are known."""
@@ -118,8 +118,8 @@ class ModelTrials:
         return f"stage: {self.label(experiment)}"
 
 
-def _figure(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    """The mean of the named figures; None where one of them is undefined."""
+def _score(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The mean of the named metrics; None where one of them is undefined."""
     values = [_at(metrics, name) for name in names]
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None

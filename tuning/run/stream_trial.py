@@ -21,7 +21,7 @@ from system.stream.run_results import finish_run
 from system.stream.task_source import ConsumerStatus, StreamHaltedError
 from tuning.run.made_models import made_beneath
 from tuning.run.trial_kind import FAILURE, SCORE, TASKS_DONE, RateChoice, Reports, TrialRecord
-from tuning.search.sweep_config import LEARNING_RATE, TuneConfig
+from tuning.search.sweep_config import TuneConfig
 
 PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
 
@@ -144,7 +144,7 @@ class StreamTrials:
             if members and count is not None:
                 more.append(override(key, count * len(members)))
         task = members[0] if members else checked.tasks[0]
-        return RateChoice(LEARNING_RATE, task, ("evaluation.split=val", *more))
+        return RateChoice(task, ("evaluation.split=val", *more))
 
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
         """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""

@@ -45,12 +45,10 @@ class RateChoice:
     """How a method's learning rate is chosen: by short runs on the first task's validation split.
 
     Attributes:
-        key: the learning rate's key in the config.
         task: the task that the short runs learn.
         overrides: further overrides of the short runs.
     """
 
-    key: str
     task: str
     overrides: tuple[str, ...]
 

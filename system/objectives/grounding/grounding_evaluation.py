@@ -80,7 +80,7 @@ class GroundingEvaluation:
         latents_of: LatentsOf = lambda _: None,
         epoch: int = 0,
     ) -> None:
-        """`most` expressions of each task, spread over its split; None: all.
+        """`most` expressions of each task, a random subsample of its split; None: all.
 
         `epoch` is whose latents they get where each has new ones.
         """
@@ -149,7 +149,7 @@ class GroundingEvaluation:
         return rows
 
     def described(self) -> dict[str, Any]:
-        """What the figures rest on, for the run's outcome."""
+        """What the metrics are computed from, for the run's outcome."""
         return {"expressions": sum(len(judged.chosen) for judged in self.judged)}
 
     def by_split(
@@ -245,12 +245,12 @@ class GroundingEvaluation:
 
     def _rows(self, trained: int, found: Sequence[Found]) -> list[MatrixRow]:
         """Matrix rows from what was found for each of `judged`."""
-        figures: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
+        values: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
         for task in range(self.tasks):
             ranks = torch.cat(
                 [f.ranks for f, j in zip(found, self.judged, strict=True) if j.index == task]
             )
             reason = None if len(ranks) else "no expression"
             for metric, value in recalls(ranks).items():
-                figures[metric][task] = MetricValue(value, len(ranks), reason)
-        return matrix_rows(trained, figures)
+                values[metric][task] = MetricValue(value, len(ranks), reason)
+        return matrix_rows(trained, values)

@@ -1,30 +1,30 @@
-"""Training of one leased task by the grounder's own loss on its expressions."""
+"""Training of one leased task by the grounder's own loss on its expressions.
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+A step's batch is cut into S micro-batches. Each one's gradient is computed by one worker and
+gathered by itself, and every worker adds all of them in one order: a method has few parameters, so
+this costs little, and no sum depends on who computed its parts.
+
+Legend: B global batch, S micro-batches, b = B / S, G trainable parameters, L prompted layers, C
+latent channels, h w latent height and width.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from system.config.schema import ExperimentConfig
+from system.data.shards.image_batches import group_of_rows, image_batches, shuffled_by_group
 from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.worker_group import WorkerGroup
 from system.errors import DataError
-from system.grounders.grounder import Grounder
+from system.grounders.grounder import Grounder, GroundingBatch, Tokens
 from system.methods.sharing import StreamMethod
-from system.objectives.grounding.grounding_steps import (
-    Batch,
-    Sample,
-    batch_images,
-    expression_batches,
-    gathered_gradient,
-    grounding_batch,
-    put_gradient,
-)
 from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
 from system.objectives.task_training import TaskTraining
 from system.stream.task_source import Lease
@@ -33,8 +33,17 @@ from system.stream.task_source import Lease
 LatentsOf = Callable[[ChosenExpressions], SplitLatents | None]
 
 
-#: The seed's branch of a joined task, whose expressions are those of several; of a stream's tasks
-#: each has its place as its own.
+class Sample(NamedTuple):
+    """One expression of those of several tasks."""
+
+    task: int
+    at: int  # in the task's chosen expressions
+
+
+Batch = list[list[Sample]]  # one worker's micro-batches of a step
+
+#: A joined task's branch of the seed for the order of expressions; others take their place in the
+#: stream.
 _JOINED = 1
 
 
@@ -120,23 +129,21 @@ class GroundingTraining(TaskTraining):
     def _losses(self, step: _Step, part: Sequence[Sample], images: Tensor) -> Mapping[str, Tensor]:
         device = self.group.device
         batch = grounding_batch(step.tasks, part, images, self.grounder, device)
-        latents = _latents(step, part)
-        latents = None if latents is None else latents.to(device)
+        latents = self._latents(step, part)
         tasks = torch.full((len(part),), self.method.current, device=device)
         entries = self.method.entries(self.grounder, batch.tokens, tasks, latents)
         return self.grounder.losses(batch, entries) | self.method.regularisers(self.similarity)
 
-
-def _latents(step: _Step, part: Sequence[Sample]) -> Tensor | None:
-    """The latents (b, L, C, h, w) of a micro-batch, where the method takes any."""
-    found = []
-    # Fresh noise is denoised in these groups, on whose size its last bits depend.
-    for (task, _), samples in groupby(part, lambda s: (s.task, s.at if step.joined else None)):
-        latents, chosen = step.latents[task], step.tasks[task]
-        if latents is None:
-            return None
-        found.append(latents.take([chosen.samples[s.at] for s in samples], step.epoch))
-    return torch.cat(found)
+    def _latents(self, step: _Step, part: Sequence[Sample]) -> Tensor | None:
+        """The latents (b, L, C, h, w) of a micro-batch, where the method takes any."""
+        found = []
+        # Fresh noise is denoised in these groups, on whose size its last bits depend.
+        for (task, _), samples in groupby(part, lambda s: (s.task, s.at if step.joined else None)):
+            latents, chosen = step.latents[task], step.tasks[task]
+            if latents is None:
+                return None
+            found.append(latents.take([chosen.samples[s.at] for s in samples], step.epoch))
+        return torch.cat(found).to(self.group.device)
 
 
 def require_batch(task: str, expressions: int, batch_size: int) -> None:
@@ -146,3 +153,101 @@ def require_batch(task: str, expressions: int, batch_size: int) -> None:
             f"task {task!r} has {expressions} training expressions, fewer than the batch of "
             f"{batch_size}: lower stage.batch_size"
         )
+
+
+def expression_batches(
+    tasks: Sequence[ChosenExpressions],
+    *,
+    batch_size: int,
+    micro_batches: int,
+    mine: range,
+    seed: Sequence[int],
+) -> list[Batch]:
+    """The micro-batches `mine` of each step of an epoch over all tasks' expressions, shuffled.
+
+    Full batches alone: the remainder is dropped; which expressions are dropped changes with `seed`.
+    """
+    samples = [Sample(task, at) for task, chosen in enumerate(tasks) for at in range(len(chosen))]
+    of_row = [group_of_rows(chosen.handle) for chosen in tasks]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, (task, at) in enumerate(samples):
+        row = tasks[task].expressions[at].row
+        groups.setdefault((task, of_row[task][row]), []).append(place)
+    order = shuffled_by_group(list(groups.values()), seed)
+    size = batch_size // micro_batches
+    return [
+        [
+            [samples[order[step * batch_size + part * size + at]] for at in range(size)]
+            for part in mine
+        ]
+        for step in range(len(samples) // batch_size)
+    ]
+
+
+def batch_images(
+    tasks: Sequence[ChosenExpressions],
+    batches: Iterable[Batch],
+    grounder: Grounder,
+    threads: int,
+) -> Generator[Tensor, None, None]:
+    """Images (b, 3, H, W) of each micro-batch of each step, in turn; see `image_batches`."""
+    return image_batches(
+        [chosen.handle for chosen in tasks],
+        [
+            [(s.task, tasks[s.task].expressions[s.at].row) for s in part]
+            for batch in batches
+            for part in batch
+        ],
+        transform=grounder.image_transform(),
+        threads=threads,
+    )
+
+
+def grounding_batch(
+    tasks: Sequence[ChosenExpressions],
+    part: Sequence[Sample],
+    images: Tensor,
+    grounder: Grounder,
+    device: torch.device,
+) -> GroundingBatch:
+    """A micro-batch with its boxes on a device."""
+    expressions = [tasks[s.task].expressions[s.at] for s in part]
+    tokens: Tokens = grounder.tokenize([e.text for e in expressions]).to(device)
+    boxes = [torch.tensor([e.box], device=device) for e in expressions]
+    return GroundingBatch(images.to(device), tokens, boxes)
+
+
+def gathered_gradient(
+    parameters: Mapping[str, nn.Parameter],
+    parts: Iterable[Mapping[str, Tensor]],
+    group: WorkerGroup,
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient (G,) of the global batch's loss, and its terms.
+
+    `parts` are the loss terms of this worker's micro-batches, computed one after the other: (b,) a
+    sample, or () for a term of the parameters alone, which is the same in all of them. Every rank
+    has to call this with as many.
+    """
+    rows, terms = [], []
+    names: list[str] = []
+    for losses in parts:
+        means = {name: value.mean() for name, value in losses.items()}
+        total = torch.stack(list(means.values())).sum()
+        gradients = torch.autograd.grad(
+            total, list(parameters.values()), allow_unused=True, materialize_grads=True
+        )
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        terms.append(torch.stack([value.detach().double() for value in means.values()]))
+        names = list(means)
+    gradient = group.gather_equal(torch.stack(rows)).mean(dim=0)  # (S, G) -> (G,)
+    values = group.gather_equal(torch.stack(terms)).mean(dim=0)
+    return gradient, dict(zip(names, values.tolist(), strict=True))
+
+
+def put_gradient(parameters: Mapping[str, nn.Parameter], gradient: Tensor) -> None:
+    """Give each parameter its part of a gradient (G,)."""
+    start = 0
+    for parameter in parameters.values():
+        size = parameter.numel()
+        parameter.grad = gradient[start : start + size].view_as(parameter)
+        start += size

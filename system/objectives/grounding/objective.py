@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 from torch import Tensor
+from typing_extensions import override
 
 from system.config.schema import ExperimentConfig, GrounderConfig
+from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle
-from system.data.shards.split_objects import read_expressions
+from system.data.shards.split_objects import read_expressions, subsample
 from system.diff_prompt.latent_source import latent_source
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
@@ -20,7 +23,6 @@ from system.methods.base import GroundingSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
-from system.objectives.grounding.grounding_examples import grounding_examples
 from system.objectives.grounding.grounding_training import GroundingTraining, require_batch
 from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
@@ -28,7 +30,8 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
-from system.objectives.objective import StreamObjective, StreamWork, TaskRouter, Worker
+from system.objectives.objective import OpenTest, StreamObjective, StreamWork, TaskRouter, Worker
+from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
 from system.results.rec_figures import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
@@ -38,6 +41,21 @@ from system.stream.given_similarity import GivenSimilarity
 from system.stream.learned_state import LearnedState
 from system.stream.task_similarity import NameFeatures
 from system.stream.task_source import Lease
+
+BOX = pa.list_(pa.float64())  # left, top, right, bottom in shares; null: none was found
+
+EXAMPLES = pa.schema(
+    [
+        ("evaluated_index", pa.int32()),
+        ("task", pa.string()),
+        ("query_index", pa.int32()),
+        ("query", pa.string()),
+        ("true_box", BOX),
+        ("before_box", BOX),
+        ("after_box", BOX),
+        ("image", pa.binary()),
+    ]
+)
 
 
 class GroundingWork(StreamWork):
@@ -73,10 +91,10 @@ class GroundingWork(StreamWork):
         self._learned: LearnedState[Grounder] | None = None
         self._latents: PromptLatents | None = None
 
+    @override
     def learned(
         self, header: AdapterHeader, given: GivenSimilarity | None
     ) -> LearnedState[Grounder]:
-        """See `StreamWork.learned`."""
         masks = None
         source = latent_source(self.worker.experiment, header.method)
         if source is not None:
@@ -98,16 +116,18 @@ class GroundingWork(StreamWork):
             )
         return self._latents.of(chosen.handle, chosen.samples)
 
+    @override
     def add_tests(self, count: int) -> None:
-        """See `StreamWork.add_tests`."""
         for _ in range(count):
             self.evaluation.add_task()
 
+    @override
     def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:
-        """See `StreamWork.training_features`; texts are the expressions that are learned."""
+        # The texts are the expressions that are learned.
         chosen = chosen_expressions(handle, self.worker.experiment.stage.train_expressions)
         return self.features.of(handle, [expression.text for expression in chosen.expressions])
 
+    @override
     def training(
         self,
         lease: Lease,
@@ -116,7 +136,6 @@ class GroundingWork(StreamWork):
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> GroundingTraining:
-        """See `StreamWork.training`."""
         group, experiment = self.worker.group, self.worker.experiment
         similarity = similarity.to(group.device)
         return GroundingTraining(
@@ -131,12 +150,13 @@ class GroundingWork(StreamWork):
             self._latents_of,
         )
 
+    @override
     def examples(self, tasks: Sequence[str]) -> pa.Table:
-        """The best boxes for a few expressions a task."""
-        return grounding_examples(self.evaluation, self.worker.open_test)
+        return box_examples(self.evaluation, self.worker.open_test)
 
+    @override
     def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:
-        """The recalls of each split apart, where there are several or the tasks are joined."""
+        """Recalls by split, where there are several splits or the tasks are joined."""
         splits = self.worker.experiment.evaluation.splits
         if len(splits) == 1 and not self.evaluation.joined:
             return {}
@@ -147,20 +167,20 @@ class GroundingWork(StreamWork):
 
 
 class GroundingObjective(StreamObjective):
-    """See `StreamObjective`."""
+    """Streams of referring expressions on a frozen grounder."""
 
     recalls = METRICS
 
+    @override
     def method_kind(self, experiment: ExperimentConfig) -> MethodKind:
-        """See `StreamObjective.method_kind`."""
         return method_kind(experiment.method, "grounding")
 
+    @override
     def check(self, experiment: ExperimentConfig) -> tuple[Grounder, StreamMethod]:
-        """See `StreamObjective.check`."""
         if experiment.protocol != "corrected":
             raise ConfigError(
                 f"protocol={experiment.protocol}: a stream of grounding tasks has the corrected "
-                "one alone; the released code's count by GIoU is in the figures named rec_*_giou"
+                "one alone; the released code's count by GIoU is in the metrics named rec_*_giou"
             )
         if experiment.stage.augmentation != "none":
             raise ConfigError(
@@ -177,17 +197,18 @@ class GroundingObjective(StreamObjective):
             source.stage.check_needs(source.generator, needs)
         return grounder, method
 
+    @override
     def before(self, experiment: ExperimentConfig) -> Sequence[ModelExperiment]:
-        """See `StreamObjective.before`: the prompt generator, for a method that takes latents."""
+        """The prompt generator, for a method that takes latents."""
         source = latent_source(experiment, experiment.method)
         if source is None or self.check(experiment)[1].latent_needs is None:
             return ()
         return (source.generator,)
 
+    @override
     def check_training(
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
     ) -> None:
-        """See `StreamObjective.check_training`."""
         stage = experiment.stage
         if self.method_kind(experiment).trains_on == "nothing":
             return
@@ -196,21 +217,21 @@ class GroundingObjective(StreamObjective):
             chosen = [chosen_expressions(part, stage.train_expressions) for part in members]
             require_batch(name, sum(map(len, chosen)), stage.batch_size)
 
+    @override
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
-        """See `StreamObjective.check_test`."""
         if next(read_expressions(handle), None) is None:
             raise DataError(
                 f"task {handle.task!r} has no expression in split {handle.split!r}; choose another "
                 "evaluation.split, or a benchmark with expressions"
             )
 
+    @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
-        """See `StreamObjective.names`."""
         grounder = load_grounder(_grounder(experiment))
         return grounder.name_features
 
+    @override
     def work(self, worker: Worker) -> GroundingWork:
-        """See `StreamObjective.work`."""
         return GroundingWork(worker)
 
 
@@ -222,6 +243,39 @@ def _grounder(experiment: ExperimentConfig) -> GrounderConfig:
             "grounder=tiny_grounder"
         )
     return experiment.grounder
+
+
+def box_examples(evaluation: GroundingEvaluation, open_test: OpenTest) -> pa.Table:
+    """The best boxes for a few expressions of each task, by the frozen grounder and as learned.
+
+    A random subsample of the task's test split: chosen by place, not by result.
+    """
+    records: list[dict[str, Any]] = []
+    opened = [part for task in range(evaluation.tasks) for part in open_test(task).members]
+    for judged, handle in zip(evaluation.judged, opened, strict=True):
+        expressions = judged.chosen.expressions
+        places = subsample(len(expressions), QUERIES_PER_TASK)
+        images = read_images(handle, [expressions[place].row for place in places])
+        for number, (place, image) in enumerate(zip(places, images, strict=True)):
+            expression = expressions[place]
+            records.append(
+                {
+                    "evaluated_index": judged.index,
+                    "task": handle.task,
+                    "query_index": number,
+                    "query": expression.text,
+                    "true_box": list(expression.box),
+                    "before_box": _box(judged.plain.best[place]),
+                    "after_box": _box(judged.prompted.best[place]),
+                    "image": image.image,
+                }
+            )
+    return pa.Table.from_pylist(records, schema=EXAMPLES)
+
+
+def _box(found: Tensor) -> list[float] | None:
+    values: list[float] = found.tolist()
+    return None if any(map(math.isnan, values)) else values
 
 
 OBJECTIVE = GroundingObjective()

@@ -1,4 +1,4 @@
-"""What a grounder finds for a split's expressions, spread over the workers, alike for any number.
+"""What a grounder finds for a split's expressions, the same for any number of workers.
 
 Expressions go through the grounder in blocks of one fixed size, the last one filled up, each block
 on one worker: neither the order of the work nor who does it changes what is found.
@@ -44,7 +44,7 @@ class ChosenExpressions:
 
 
 def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressions:
-    """The expressions of a split, or `most` of them spread over it.
+    """The expressions of a split, or a random subsample of `most` of them.
 
     Raises DataError for an expression without a box.
     """

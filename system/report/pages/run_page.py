@@ -9,8 +9,7 @@ from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
 from system.report.pages.key_metrics import average_rows, key_metrics
 from system.report.pages.page_shell import render_page
-from system.report.pages.rec_page import COLUMNS, split_tables
-from system.report.pages.rec_pictures import stream_pictures
+from system.report.pages.rec_page import COLUMNS, box_pictures, split_tables
 from system.report.run_data import RunData, read_run
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
@@ -51,7 +50,7 @@ def render_report(run: RunData) -> str:
         split_columns=list(COLUMNS.values()),
         charts={chart.key: chart for chart in build_charts(run)},
         examples=None if run.examples is None else read_examples(run.examples),
-        pictures=None if run.box_examples is None else stream_pictures(run.box_examples),
+        pictures=None if run.box_examples is None else box_pictures(run.box_examples),
         phases=PHASES,
         phase_seconds=_phase_seconds(run.metrics),
         throughput=_throughput(run),
