@@ -72,8 +72,12 @@ def accumulate_gradients(
     group: WorkerGroup,
     logit_scale: Tensor,
     similarity: Tensor | None,
+    *,
+    own_terms: bool = True,
 ) -> dict[str, float]:
     """Gradients of the global loss in the method's parameters; the loss terms by name.
+
+    Without `own_terms` the loss is the contrastive one alone, whatever terms the method adds.
 
     Gradients add up in one fixed order (regularisers, then micro-batches in turn) and are averaged
     between workers at the end, by one pass through DistributedDataParallel that adds zero. With a
@@ -85,7 +89,8 @@ def accumulate_gradients(
     assert isinstance(module, PromptedEncoder)
     terms: dict[str, Tensor] = {}
     with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
-        if group.leads:  # the averaging divides by the number of workers, hence the factor
+        if group.leads and own_terms:
+            # The averaging divides by the number of workers, hence the factor.
             terms = module.method.regularisers(similarity)
             if terms:
                 total = sum(terms.values(), torch.zeros((), device=group.device))
@@ -107,7 +112,7 @@ def accumulate_gradients(
             parts = [
                 (image_part, image_grad[rows] * group.size),
                 (text_part, text_grad[rows] * group.size),
-                *((term, share.to(term.dtype)) for term in of_samples.values()),
+                *((term, share.to(term.dtype)) for term in of_samples.values() if own_terms),
             ]
             # A method may train in one tower only.
             trained = [(part, gradient) for part, gradient in parts if part.requires_grad]

@@ -233,6 +233,11 @@ class StreamMethod(nn.Module):
         """See `Method.loss_terms`; those of the current task."""
         return self.of(self.current).loss_terms(batch, features) if self.tasks else {}
 
+    @property
+    def has_loss_terms(self) -> bool:
+        """Whether the method has `loss_terms`, which want the towers' features."""
+        return bool(self.tasks) and type(self.of(0)).loss_terms is not Method.loss_terms
+
     def parameters_per_task(self) -> int:
         """Trainable parameters of a task, its own or shared ones; a task must have begun."""
         return sum(p.numel() for p in self.task_parameters(max(self.current, 0)).values())

@@ -1,15 +1,20 @@
 """The training of one leased task, as the epoch loop runs it."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
+import torch
+from torch import Tensor
 from typing_extensions import override
 
+from system.backbones.dual_encoder import Modality
 from system.config.schema import ExperimentConfig
 from system.engine.epochs import Progress, Training
 from system.engine.optimisation import build_optimiser, set_rate
 from system.engine.worker_group import WorkerGroup
+from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.stream.task_source import Lease
 
@@ -35,6 +40,7 @@ class TaskTraining(Training):
         self.experiment = experiment
         self.stage = experiment.stage
         self.lease = lease
+        self.method = method
         self.group = group
         self.subject = f"task {lease.task!r}"
         self.epochs = self.stage.epochs
@@ -69,6 +75,33 @@ class TaskTraining(Training):
             "images_per_second": steps_per_second * self.stage.batch_size,
             **{f"loss_{name}": value for name, value in terms.items()},
         }
+
+    def end(self, features: Mapping[Modality, Tensor]) -> None:
+        """Let the method take in the task once it is trained; see `Method.end_task`."""
+        self.method.end_task(features, self._task_batches())
+
+    def _task_batches(self) -> Iterator[TaskBatch]:
+        """The batches of the epoch after the last one; nothing is read unless they are taken."""
+        _, batches = self.batches(self.epochs, 0)
+        with closing(batches):
+            for batch in batches:
+                yield self.task_batch(batch)
+
+    @abstractmethod
+    def task_batch(self, batch: Any) -> TaskBatch:
+        """One of the batches that `batches` yields, as a method gets it."""
+
+    def collected(self, accumulate: Callable[[], object]) -> dict[str, Tensor]:
+        """The gradients that `accumulate` puts into the parameters, which are left without."""
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            accumulate()
+        found = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
+            for name, p in self.parameters.items()
+        }
+        self.optimiser.zero_grad(set_to_none=True)
+        return found
 
     @abstractmethod
     @override

@@ -1,5 +1,6 @@
 """The loop of a Ray Train worker over the whole task stream: lease, train, evaluate, commit."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from system.backbones.dual_encoder import Modality
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
 from system.data.shards.manifest import SplitHandle
@@ -173,16 +175,19 @@ class StreamWorker:
 
     def _learn_parameters(self, lease: Lease) -> tuple[Tensor, list[dict[str, Any]]]:
         """Router and parameters of a task: the tasks' similarities (K, K), and the epochs' log."""
+        features: Mapping[Modality, Tensor] = {}
         if self.joined:  # nothing to compare it with, and nowhere else to route to
             self.learned.similarities.add(torch.ones(1))
         else:
-            self._compare(lease)
+            features = self._compare(lease)
         similarity = self.learned.similarities.matrix()
         self.learned.method.begin_task(lease.index, self.learned.model)
-        return similarity, self._train(lease, similarity) if self._learns(lease) else []
+        if not self._learns(lease):
+            return similarity, []
+        return similarity, self._train(lease, similarity, features)
 
-    def _compare(self, lease: Lease) -> None:
-        """What tells the task from others: its part of similarities and router."""
+    def _compare(self, lease: Lease) -> dict[Modality, Tensor]:
+        """Unprompted training features, and of them what tells the task from others."""
         self._show("features", lease)
         with self.clock.phase("features"):
             images, texts = self.work.training_features(self._open(lease.task, "train"))
@@ -190,6 +195,7 @@ class StreamWorker:
             entry = self.learned.similarity_entry(images, texts) if self.group.leads else None
             self.learned.similarities.add(self.group.broadcast(entry))
             self._add_to_router(lease.index, images, texts)
+        return {"vision": images, "text": texts}
 
     def _learns(self, lease: Lease) -> bool:
         learns: bool = self.learned.method.learns_at(lease.index, len(self.tasks))
@@ -231,8 +237,14 @@ class StreamWorker:
                 },
             )
 
-    def _train(self, lease: Lease, similarity: Tensor) -> list[dict[str, Any]]:
-        """Train the leased task, or all tasks' images at once; the log's rows, one an epoch."""
+    def _train(
+        self, lease: Lease, similarity: Tensor, features: Mapping[Modality, Tensor]
+    ) -> list[dict[str, Any]]:
+        """Train the leased task, or all tasks' images at once; the log's rows, one an epoch.
+
+        Then the method takes in the task, whose unprompted training `features` (n, P) these are,
+        for the tasks after it: where all are joined there is none.
+        """
         joint = self.learned.method.trains_on == "all"
         training = self.work.training(
             lease,
@@ -242,7 +254,10 @@ class StreamWorker:
             show=lambda progress: self._show("train", lease, **progress),
         )
         with self.clock.phase("train"):
-            return EpochLoop(training, self.directory.folder, self.log).run()
+            log = EpochLoop(training, self.directory.folder, self.log).run()
+            if not self.joined:
+                training.end(features)
+        return log
 
     def _open_all(self) -> SplitHandle:
         """The training images of all tasks, one task after the other."""

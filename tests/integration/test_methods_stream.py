@@ -151,7 +151,7 @@ class StoppedError(Exception):
     """Stands for a crash."""
 
 
-@pytest.mark.parametrize("name", ["fine_tune", "joint"])
+@pytest.mark.parametrize("name", ["fine_tune", "joint", "ewc"])
 def test_a_stopped_run_with_shared_parameters_goes_on(
     root: Path, finish: Finish, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_stopped_run_with_shared_parameters_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["joint", "lora"])
+@pytest.mark.parametrize("name", ["joint", "lora", "ewc"])
 def test_two_workers_learn_the_same(root: Path, finish: Finish, name: str) -> None:
     """Weights that are not the method's own modules must still be averaged between workers."""
     finish(name)

@@ -23,7 +23,7 @@ from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
 from tests.integration.small_stream import adapters, figures
 from tests.report.page_reader import PageReader
 
-METHODS = ("zero_shot", "s_prompts", "vpt", "clip_adapter")
+METHODS = ("zero_shot", "s_prompts", "vpt", "clip_adapter", "ewc")
 BOTH = ("method.interaction.depth=null", "method.prompt_length=2", "method.task_start=own")
 
 

@@ -8,22 +8,26 @@ Legend: B global batch, S micro-batches, b = B / S, G trainable parameters, L pr
 latent channels, h w latent height and width.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from typing_extensions import override
 
+from system.backbones.dual_encoder import Modality
 from system.config.schema import ExperimentConfig
 from system.data.shards.image_batches import group_of_rows, image_batches, shuffled_by_group
 from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.worker_group import WorkerGroup
 from system.errors import DataError
-from system.grounders.grounder import Grounder, GroundingBatch, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens, level_means
+from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
 from system.objectives.task_training import TaskTraining
@@ -72,7 +76,6 @@ class GroundingTraining(TaskTraining):
         latents_of: LatentsOf = lambda _: None,
     ) -> None:
         super().__init__(experiment, lease, method, group, show, grounder.fingerprint)
-        self.method = method
         self.grounder = grounder
         self.similarity = similarity
         self.open_train = open_train
@@ -108,9 +111,25 @@ class GroundingTraining(TaskTraining):
 
     @override
     def gradients(self, batch: _Step) -> dict[str, float]:
+        return self._accumulate(batch, self._on_device(batch), own_terms=True)
+
+    @override
+    def task_batch(self, batch: _Step) -> TaskBatch:
+        parts = list(self._on_device(batch))
+        return TaskBatch(
+            parts, lambda: self.collected(lambda: self._accumulate(batch, parts, own_terms=False))
+        )
+
+    def _on_device(self, step: _Step) -> Iterator[GroundingBatch]:
+        for part, images in zip(step.parts, step.images, strict=True):
+            yield grounding_batch(step.tasks, part, images, self.grounder, self.group.device)
+
+    def _accumulate(
+        self, step: _Step, batches: Iterable[GroundingBatch], *, own_terms: bool
+    ) -> dict[str, float]:
         losses = (
-            self._losses(batch, part, images)
-            for part, images in zip(batch.parts, batch.images, strict=True)
+            self._losses(step, part, batch, own_terms=own_terms)
+            for part, batch in zip(step.parts, batches, strict=True)
         )
         gradient, terms = gathered_gradient(self.parameters, losses, self.group)
         put_gradient(self.parameters, gradient)
@@ -126,13 +145,21 @@ class GroundingTraining(TaskTraining):
         names = [batch.tasks[s.task].handle.task for s in samples]
         return [f"{name} {row}" for name, row in zip(names, rows, strict=True)]
 
-    def _losses(self, step: _Step, part: Sequence[Sample], images: Tensor) -> Mapping[str, Tensor]:
+    def _losses(
+        self, step: _Step, part: Sequence[Sample], batch: GroundingBatch, *, own_terms: bool
+    ) -> Mapping[str, Tensor]:
         device = self.group.device
-        batch = grounding_batch(step.tasks, part, images, self.grounder, device)
         latents = self._latents(step, part)
         tasks = torch.full((len(part),), self.method.current, device=device)
         entries = self.method.entries(self.grounder, batch.tokens, tasks, latents)
-        return self.grounder.losses(batch, entries) | self.method.regularisers(self.similarity)
+        features: dict[Modality, Tensor] = {}
+        if self.method.has_loss_terms:
+            entries = watched(entries, batch.tokens, features)
+        losses = self.grounder.losses(batch, entries)
+        if not own_terms:
+            return losses
+        losses |= self.method.regularisers(self.similarity)
+        return losses | self.method.loss_terms(batch, features)
 
     def _latents(self, step: _Step, part: Sequence[Sample]) -> Tensor | None:
         """The latents (b, L, C, h, w) of a micro-batch, where the method takes any."""
@@ -251,3 +278,25 @@ def put_gradient(parameters: Mapping[str, nn.Parameter], gradient: Tensor) -> No
         size = parameter.numel()
         parameter.grad = gradient[start : start + size].view_as(parameter)
         start += size
+
+
+def watched(entries: Entries, tokens: Tokens, features: dict[Modality, Tensor]) -> Entries:
+    """The same entries, which leave in `features` what leaves the towers under them.
+
+    The means of the image's levels and of the expression's tokens, to unit length, (B, P) each.
+    """
+    levels: dict[int, Tensor] = {}
+
+    def adapt_level(index: int, level: Tensor) -> Tensor:
+        level = level if entries.adapt_level is None else entries.adapt_level(index, level)
+        levels[index] = level
+        features["vision"] = level_means([levels[at] for at in sorted(levels)])
+        return level
+
+    def adapt_text(hidden: Tensor) -> Tensor:
+        hidden = hidden if entries.adapt_text is None else entries.adapt_text(hidden)
+        weights = tokens.mask[..., None].to(hidden.dtype)
+        features["text"] = normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+        return hidden
+
+    return replace(entries, adapt_level=adapt_level, adapt_text=adapt_text)

@@ -12,6 +12,7 @@ from system.data.shards.loading import MicroBatch, steps_per_epoch, training_bat
 from system.data.shards.manifest import SplitHandle
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.worker_group import WorkerGroup
+from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.task_training import TaskTraining
 from system.stream.task_source import Lease
@@ -32,7 +33,6 @@ class RetrievalTraining(TaskTraining):
         show: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(experiment, lease, method, group, show, backbone.fingerprint)
-        self.method = method
         self.backbone = backbone
         self.similarity = similarity
         self.open_train = open_train
@@ -62,12 +62,23 @@ class RetrievalTraining(TaskTraining):
 
     @override
     def gradients(self, batch: Sequence[MicroBatch]) -> dict[str, float]:
+        return self._accumulate([self._to_device(part) for part in batch], own_terms=True)
+
+    @override
+    def task_batch(self, batch: Sequence[MicroBatch]) -> TaskBatch:
+        parts = [self._to_device(part) for part in batch]
+        return TaskBatch(
+            parts, lambda: self.collected(lambda: self._accumulate(parts, own_terms=False))
+        )
+
+    def _accumulate(self, parts: Sequence[TokenBatch], *, own_terms: bool) -> dict[str, float]:
         return accumulate_gradients(
             self._model,
-            [self._to_device(part) for part in batch],
+            parts,
             self.group,
             self.backbone.logit_scale,
             self.similarity,
+            own_terms=own_terms,
         )
 
     @override

@@ -178,9 +178,9 @@ def test_losses_are_switched_off_one_by_one() -> None:
 
 
 def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> None:
-    """But Diff-Prompt alone, which is within the join here."""
+    """But Diff-Prompt alone, which is within the join here, and EWC, a proof of two hooks."""
     sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
-    assert set(sweep.config.methods) == set(methods_on("grounding")) - {"diff_prompt"}
+    assert set(sweep.config.methods) == set(methods_on("grounding")) - {"diff_prompt", "ewc"}
     assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
 
 
@@ -212,6 +212,7 @@ def test_a_rate_can_be_fixed_for_all_methods() -> None:
 def test_the_comparison_names_every_registered_method() -> None:
     """A method that is added must not be missing from the comparison unnoticed."""
     sweep = SweepPlan.compose(["experiment=compare"])
-    left_out = {"fine_tune_per_task"}  # a ceiling by itself: see experiment=ceiling
+    # A ceiling by itself (see experiment=ceiling), and a proof of the hooks around a task.
+    left_out = {"fine_tune_per_task", "ewc"}
     assert set(sweep.config.methods) == set(methods_on("retrieval")) - left_out
     assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
