@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from system.errors import StorageError
-from system.storage.files import Folder, TakenError
+from system.storage.files import Folder, TakenError, WholeFile
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -134,6 +134,23 @@ def test_what_a_dead_writer_of_a_new_file_left_is_overwritten(tmp_path: Path) ->
     folder.write("a", b"1", new=True)
     assert folder.names() == ["a"]
     assert folder.read("a") == b"1"
+
+
+def test_a_stream_is_a_file_once_it_is_finished(tmp_path: Path) -> None:
+    """Shards are written for minutes: half of one must neither be met nor stay behind."""
+    path, store = str(tmp_path / "shard"), Folder.of(tmp_path).filesystem
+    file = WholeFile(store, path)
+    file.stream.write(b"half")
+    assert not Path(path).exists()
+    file.abandon()
+    assert list(tmp_path.iterdir()) == []
+    first, second = WholeFile(store, path, ".1"), WholeFile(store, path, ".2")
+    for file, data in ((first, b"one"), (second, b"two")):
+        file.stream.write(data)
+    first.finish()
+    assert Path(path).read_bytes() == b"one"
+    second.finish()
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("shard", b"two")]
 
 
 def test_a_message_names_no_password() -> None:

@@ -26,7 +26,7 @@ def test_what_is_finished_is_kept_and_an_interrupted_split_goes_on(tmp_path: Pat
         shard_rows=1,
     )
     assert resumed.fingerprint == fresh.fingerprint
-    assert [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".partial"] == []
+    assert [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".tmp"] == []
 
 
 def test_broken_rows_of_an_interrupted_split_are_not_forgotten(tmp_path: Path) -> None:
