@@ -86,3 +86,18 @@ def prepare_shapes(root: Path, empty: int | None = None, boxless: int | None = N
         source={},
         faults=Faults("stop"),
     )
+
+
+def mask_vae_sweep(root: Path, *more: str) -> list[str]:
+    """Overrides of a sweep over the Mask-VAE on these shapes: one trial config, more by `more`."""
+    return [
+        "tune=mask_vae",
+        "benchmark.name=shapes",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root}",
+        f"stage.vae.image_size={SIDE}",
+        "stage.batch_size=8",
+        "tune.space.stage.vae.channels.grid=[[4,8]]",
+        "tune.space.stage.vae.latent_channels.grid=[4]",
+        *more,
+    ]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from system import app
 from system.errors import TrialsFailedError
-from tests.diff_prompt.mask_files import SIDE, prepare_shapes
+from tests.diff_prompt.mask_files import mask_vae_sweep, prepare_shapes
 
 pytestmark = pytest.mark.ray
 
@@ -16,22 +16,15 @@ SEEDS = 2
 
 
 def overrides(root: Path) -> list[str]:
-    return [
-        "tune=mask_vae",
-        "benchmark.name=shapes",
-        f"storage_path={root / 'runs'}",
-        f"data_path={root}",
+    return mask_vae_sweep(
+        root,
         "run_name=vae",
         "cluster.workers=0",
-        f"stage.vae.image_size={SIDE}",
         "stage.epochs=1",
-        "stage.batch_size=8",
-        "tune.space.stage.vae.channels.grid=[[4,8]]",
-        "tune.space.stage.vae.latent_channels.grid=[4]",
         f"tune.seeds={list(range(SEEDS))}",
-        "tune.max_concurrent=1",  # one process, with what the first log left in it
+        "tune.max_concurrent=1",  # one process, in which the first trial's log was open before
         "loggers=[wandb]",
-    ]
+    )
 
 
 def test_a_running_cluster_has_not_the_variables_of_the_command(

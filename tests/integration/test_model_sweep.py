@@ -1,4 +1,4 @@
-"""A sweep whose trials train a model's stage: judged by the stage's own figure."""
+"""A sweep whose trials train a model's stage: compared by the stage's own metric."""
 
 import json
 from pathlib import Path
@@ -10,29 +10,23 @@ from rich.console import Console
 from system import app
 from system.config.compose import composed_values
 from system.engine.model_stage import ModelExperiment
-from tests.diff_prompt.mask_files import SIDE, prepare_shapes
+from tests.diff_prompt.mask_files import mask_vae_sweep, prepare_shapes
 from tests.report.page_reader import PageReader
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def sweep_overrides(root: Path) -> list[str]:
-    return [
-        "tune=mask_vae",
-        "benchmark.name=shapes",
-        f"storage_path={root / 'runs'}",
-        f"data_path={root}",
+    return mask_vae_sweep(
+        root,
         "run_name=vae",
-        f"stage.vae.image_size={SIDE}",
         "stage.epochs=1",
-        "stage.batch_size=8",
         "tune.space.stage.vae.channels.grid=[[4,8],[8,16]]",
-        "tune.space.stage.vae.latent_channels.grid=[4]",
         "tune.seeds=[0,1]",
-    ]
+    )
 
 
-def test_a_models_settings_are_compared_by_its_figure(tmp_path: Path, ray_local: None) -> None:
+def test_a_models_trial_configs_are_compared_by_its_metric(tmp_path: Path, ray_local: None) -> None:
     prepare_shapes(tmp_path)
     app.sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
     folder = tmp_path / "runs" / "vae"
@@ -44,10 +38,10 @@ def test_a_models_settings_are_compared_by_its_figure(tmp_path: Path, ray_local:
         assert row["trainable_parameters"] == metrics["trainable_parameters"]
         assert row["seconds"] > 0
     means = {
-        setting: sum(row["figure"] for row in rows if row["setting"] == setting) / 2
-        for setting in ("mask_vae-000", "mask_vae-001")
+        label: sum(row["figure"] for row in rows if row["setting"] == label) / 2
+        for label in ("mask_vae-000", "mask_vae-001")
     }
-    best = max(means, key=lambda setting: means[setting])
+    best = max(means, key=lambda label: means[label])
     page = PageReader.of(folder / "report.html")
     assert page.tables["comparison"][1][0].startswith(best)
     assert "held_out_iou" in page.tables["comparison"][0]

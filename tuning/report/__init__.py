@@ -1,1 +1,1 @@
-"""Tables, charts and page of a sweep."""
+"""Results of a sweep: trials.parquet, the comparison of trial configs, and the page."""

@@ -1,1 +1,1 @@
-"""How trials run, are compared and stopped."""
+"""Running a sweep: kinds of trial, the trial table and its pruner, Ray Tune."""

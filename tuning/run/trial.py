@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
+from typing_extensions import override
 
 from actors.handle import SharedStreams
 from system.errors import PromptideError
@@ -74,8 +75,8 @@ class SweepTrial(tune.Trainable):
     - "logs": the `destinations` of the sweep's own process.
     """
 
+    @override
     def setup(self, config: dict[str, Any]) -> None:
-        """Start the trial, or continue it from its run directory."""
         self._name = str(config["experiment"]["run_name"])
         name = config["streams"]
         self._streams = None if name is None else SharedStreams.find(name)
@@ -84,29 +85,32 @@ class SweepTrial(tune.Trainable):
         work = functools.partial(_run_reporting, config, self._streams, self._reports)
         self._job = worker_thread().start(work)
 
+    @override
     def step(self) -> dict[str, Any]:
-        """Wait for the next task's report; raises the error that ended the trial."""
-        report = self._reports.get()
+        report = self._reports.get()  # blocks until the next task is finished
         if isinstance(report, BaseException):
             raise report
         return report
 
+    @override
     def cleanup(self) -> None:
-        """Stop the trial if it still runs, and wait until its workers have released resources."""
-        # Halted again every second: the stream may not be registered yet at the first attempt.
+        # Halted again every second: a stream that is not open yet misses the halt. The end is
+        # waited for, as the trial's workers hold their resources until then.
         while not self._job.done.wait(timeout=1.0):
             if self._streams is not None:
                 self._streams.halt(self._name)
 
+    @override
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Run another trial in the same process."""
         self.cleanup()
         self.setup(new_config)
         return True
 
+    @override
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: the state of a trial is its run directory."""
 
+    @override
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Load nothing; `setup` reads the run directory."""
 

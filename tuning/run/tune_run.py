@@ -16,6 +16,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from typing_extensions import override
 
 from actors.cluster import workers_that_fit
 from actors.handle import SharedStreams
@@ -94,8 +95,8 @@ class TrialQueue(Unsaved, Searcher):
         self.streams = None if streams is None else streams.name
         self.names: dict[str, str] = {}  # Tune's id -> the trial's name
 
+    @override
     def suggest(self, trial_id: str) -> Any:
-        """The config of the next trial, or Tune's constant for the end."""
         trial = next(self.table.to_run(), None) or self.propose()
         if trial is None:
             return str(Searcher.FINISHED)
@@ -109,10 +110,10 @@ class TrialQueue(Unsaved, Searcher):
             "logs": destinations(trial.experiment),
         }
 
+    @override
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A trial finished, failed or was stopped."""
         name = self.names[trial_id]
         if (
             result is not None and TASKS_DONE in result
@@ -121,9 +122,11 @@ class TrialQueue(Unsaved, Searcher):
         self.table.end(name, failed=error)
         self.settled(self.table.entries[name].trial)
 
+    @override
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the state is in the trials' directories."""
 
+    @override
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing; see `save`."""
 
@@ -142,10 +145,11 @@ class PruningScheduler(Unsaved, FIFOScheduler):
         self.streams = streams
         self.halted: set[str] = set()
 
+    @override
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Enter the report, and halt trials stopped by it: this one, or others that were ahead."""
+        # The report may stop this trial, and others that were ahead of it.
         name = trial.config["experiment"]["run_name"]
         self.table.report(name, result[TASKS_DONE], result[SCORE])
         running = {n for n, entry in self.table.entries.items() if entry.state == "running"}
@@ -162,8 +166,8 @@ class DisplayUpdate(Unsaved, Callback):
     def __init__(self, update: Callable[[], None]) -> None:
         self.update = update
 
+    @override
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Update the display."""
         self.update()
 
 

@@ -1,1 +1,1 @@
-"""The search space, and which configs are tried."""
+"""The search: space, config and plan of a sweep, proposals, population based training."""

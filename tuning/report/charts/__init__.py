@@ -1,1 +1,1 @@
-"""Charts of a sweep's page."""
+"""Charts of a sweep's page, one file per chart."""
