@@ -115,9 +115,7 @@ class TrialQueue(Unsaved, Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         name = self.names[trial_id]
-        if (
-            result is not None and TASKS_DONE in result
-        ):  # the scheduler is not shown the last report
+        if result is not None and TASKS_DONE in result:  # the last report: the scheduler gets none
             self.table.report(name, result[TASKS_DONE], result[SCORE])
         self.table.end(name, failed=error)
         self.settled(self.table.entries[name].trial)
@@ -196,9 +194,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else Ctrl-C looks like a normal end
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # failures are shown in the sweep's table
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the sweep prints failures itself
     tuner = tune.Tuner(
         tune.with_resources(SweepTrial, dict(packing.resources)),
         tune_config=tune.TuneConfig(

@@ -94,7 +94,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to a population after `tasks` tasks, as stored in population.json.
+    """Decision on a population after `tasks` tasks, as stored in population.json.
 
     Attributes:
         tasks: number of tasks after which the trials were compared.

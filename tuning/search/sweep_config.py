@@ -86,7 +86,7 @@ class TuneConfig:
         if self.fewer_parameters and (self.search, self.scheduler) != ("optuna", "none"):
             raise ValueError(
                 f"fewer_parameters has search={self.search} and scheduler={self.scheduler}; it "
-                "takes search=optuna, and scheduler=none, as others would stop small settings"
+                "takes search=optuna, and scheduler=none, as others would stop small methods"
             )
         if self.search != "grid" and not keys:
             raise ValueError(f"search={self.search} has an empty space; name keys under tune.space")
