@@ -102,7 +102,7 @@ def _index_split(
     folder = dataset_folder(root, files.images, f"splits.{split}.images")
     names = (split, "val") if split == "train" and source.val_share else (split,)
     builders = {name: SplitIndexBuilder(name, source.tasks, faults) for name in names}
-    with CocoStore(split, faults, progress) as store:
+    with CocoStore.opened(split, faults, progress) as store:
         store.add_captions(root / files.captions, f"{field}.captions")
         store.add_instances(root / files.instances, f"{field}.instances")
         if files.refs is not None:

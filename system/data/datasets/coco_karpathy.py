@@ -48,7 +48,7 @@ def read_coco_karpathy(
     rule = TaskRule.read(source.tasks, root, source.task_overrides)
     builders = {split: SplitIndexBuilder(split, source.tasks, faults) for split in _SPLITS}
     field = "benchmark.options"
-    with CocoStore("all", faults, progress) as store:
+    with CocoStore.opened("all", faults, progress) as store:
         for number, name in enumerate(source.instances):
             store.add_instances(root / name, f"{field}.instances[{number}]")
         total = len(store)

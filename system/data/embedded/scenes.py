@@ -38,47 +38,19 @@ SETTINGS = (
 )
 """Names of the settings; setting k goes with task k of the published order."""
 
-_GROUND = (
-    (236, 226, 210),
-    (214, 236, 214),
-    (222, 240, 196),
-    (214, 222, 240),
-    (240, 220, 232),
-    (228, 228, 236),
-    (240, 240, 240),
-    (240, 228, 200),
-    (218, 218, 218),
-    (246, 232, 220),
-    (204, 226, 208),
-    (224, 216, 208),
+
+def _colours(text: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(bytes.fromhex(colour)) for colour in text.split())
+
+
+_GROUND = _colours(
+    "ece2d2 d6ecd6 def0c4 d6def0 f0dce8 e4e4ec f0f0f0 f0e4c8 dadada f6e8dc cce2d0 e0d8d0"
 )
-_DRAWING = (
-    (220, 206, 186),
-    (196, 224, 196),
-    (200, 226, 170),
-    (194, 206, 230),
-    (228, 200, 218),
-    (210, 210, 224),
-    (214, 226, 234),
-    (226, 208, 174),
-    (198, 198, 204),
-    (236, 212, 196),
-    (182, 210, 188),
-    (206, 194, 186),
+_DRAWING = _colours(
+    "dcceba c4e0c4 c8e2aa c2cee6 e4c8da d2d2e0 d6e2ea e2d0ae c6c6cc ecd4c4 b6d2bc cec2ba"
 )
-_MARK_COLOURS = (
-    (200, 30, 30),
-    (30, 110, 200),
-    (20, 140, 60),
-    (150, 40, 160),
-    (230, 130, 0),
-    (0, 140, 150),
-    (90, 60, 30),
-    (40, 40, 40),
-    (210, 40, 120),
-    (110, 130, 0),
-    (60, 60, 180),
-    (180, 90, 60),
+_MARK_COLOURS = _colours(
+    "c81e1e 1e6ec8 148c3c 9628a0 e68200 008c96 5a3c1e 282828 d22878 6e8200 3c3cb4 b45a3c"
 )
 _MARKS_SEED = 7
 # Left and top of each slot, and its side. Up to four pictograms have a quarter of the scene each,

@@ -24,6 +24,11 @@ class ImageEntry:
     height: int
     where: str
 
+    def agrees_with(self, other: "ImageEntry") -> bool:
+        """Whether another file gives the image the same name and size."""
+        ours, theirs = ((i.file_name, i.width, i.height) for i in (self, other))
+        return ours == theirs
+
 
 def read_box(entry: Entry, image: ImageEntry) -> tuple[float, float, float, float]:
     """Read an annotation's `bbox` (left, top, width, height in pixels).

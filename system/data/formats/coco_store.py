@@ -5,11 +5,10 @@ The files are half a gigabyte of JSON in no useful order, and a row needs all en
 
 import marshal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
-from sqlite3 import IntegrityError
+from sqlite3 import Connection, IntegrityError
 from sys import intern
-from types import TracebackType
 
 from system.data.formats.coco_entries import (
     ImageEntry,
@@ -55,26 +54,24 @@ class CocoStore:
     two entries of one id; StorageError if the database has no room.
     """
 
-    def __init__(self, split: str, faults: Faults, progress: Progress | None = None) -> None:
+    def __init__(
+        self, database: Connection, split: str, faults: Faults, progress: Progress | None
+    ) -> None:
         self._split, self._faults, self._progress = split, faults, progress
         self._files: list[Path] = []
         self._categories: dict[int, tuple[str, str]] = {}
-        self._open = ExitStack()
-
-    def __enter__(self) -> "CocoStore":
-        self._database = self._open.enter_context(temporary_database())
-        self._open.enter_context(temporary_space())
+        self._database = database
         for table in _TABLES:
-            self._database.execute(table)
-        return self
+            database.execute(table)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, split: str, faults: Faults, progress: Progress | None = None
+    ) -> Iterator["CocoStore"]:
+        """Make an empty store in a temporary database, which ends with the `with` block."""
+        with temporary_database() as database, temporary_space():
+            yield cls(database, split, faults, progress)
 
     def add_instances(self, path: Path, field: str) -> None:
         """Read `instances_*.json`, of which there may be several; `field` names it in the config.
@@ -162,11 +159,7 @@ class CocoStore:
         Raises: DataError if there is none or the captions file describes another image.
         """
         other = self.image(image.id, "captions") or image
-        if (image.file_name, image.width, image.height) != (
-            other.file_name,
-            other.width,
-            other.height,
-        ):
+        if not image.agrees_with(other):
             raise DataError(
                 f"{image.where}: image {image.id} has another file name or size in {other.where}: "
                 "the two files do not belong together",

@@ -48,11 +48,7 @@ class ReferredObjects:
         Raises: DataError if it or its image was described otherwise before.
         """
         image = self._images.setdefault(referred.image.id, referred.image)
-        if (image.file_name, image.width, image.height) != (
-            referred.image.file_name,
-            referred.image.width,
-            referred.image.height,
-        ):
+        if not image.agrees_with(referred.image):
             raise DataError(
                 f"{referred.image.where}: image {image.id} has another file name or size than in "
                 f"{image.where}",

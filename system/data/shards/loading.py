@@ -196,11 +196,7 @@ def row_selection(
 def read_texts(handle: SplitHandle) -> list[list[str]]:
     """Read all captions of each image of a split, in file order, and no image."""
     with SplitReader(handle) as reader:
-        return [
-            captions
-            for group in range(len(reader.group_rows))
-            for captions in reader.read_group(group, ["captions"]).column("captions").to_pylist()
-        ]
+        return [row["captions"] for row in reader.values(["captions"])]
 
 
 def read_images(handle: SplitHandle, rows: Sequence[int]) -> list[ShardRow]:

@@ -1,11 +1,11 @@
 """Streamed reading of a split: one row group of images in memory per reader."""
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
-from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,12 +64,7 @@ class SplitReader:
     def __enter__(self) -> "SplitReader":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -91,6 +86,11 @@ class SplitReader:
         if len(kept) < table.num_rows:
             table = table.take(pa.array([row - self._starts[index] for row in kept], pa.int64()))
         return table
+
+    def values(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Go through all rows in file order: these columns' values as plain Python."""
+        for group in range(len(self.group_rows)):
+            yield from self.read_group(group, columns).to_pylist()
 
     def rows(self, numbers: Iterable[int]) -> Generator[ShardRow, None, None]:
         """Go through the rows of these numbers, in the order given.

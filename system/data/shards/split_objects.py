@@ -15,6 +15,8 @@ from system.data.shards.shard_reader import SplitReader
 from system.errors import DataError
 
 _COLUMNS = ("file_name", "width", "height", "boxes", "masks", "super_categories", "expressions")
+_MASK_COLUMNS = ("file_name", "masks")
+_HALF = 127  # of 255: a pixel of which more than half is covered
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +41,34 @@ def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
     Raises: DataError naming the image and the expression whose object has no box or no area.
     """
     with SplitReader(handle) as reader:
-        row = 0
-        for group in range(len(reader.group_rows)):
-            for values in reader.read_group(group, _COLUMNS).to_pylist():
-                for expression in values["expressions"]:
-                    instance, text = expression["instance"], expression["text"]
-                    where = (
-                        f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
-                        f"expression {text!r}"
+        for row, values in enumerate(reader.values(_COLUMNS)):
+            for expression in values["expressions"]:
+                instance, text = expression["instance"], expression["text"]
+                where = (
+                    f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
+                    f"expression {text!r}"
+                )
+                if not 0 <= instance < len(values["boxes"]):
+                    raise DataError(
+                        f"{where} refers to instance {instance}, which has no box; correct or "
+                        "remove it",
+                        "expression without a box",
                     )
-                    if not 0 <= instance < len(values["boxes"]):
-                        raise DataError(
-                            f"{where} refers to instance {instance}, which has no box; correct or "
-                            "remove it",
-                            "expression without a box",
-                        )
-                    left, top, width, height = values["boxes"][instance]
-                    if not (width > 0 and height > 0):
-                        raise DataError(
-                            f"{where} refers to a box without area; correct or remove it",
-                            "expression without a box",
-                        )
-                    mask = values["masks"][instance]
-                    yield ReferredExpression(
-                        row,
-                        instance,
-                        text,
-                        (
-                            left / values["width"],
-                            top / values["height"],
-                            (left + width) / values["width"],
-                            (top + height) / values["height"],
-                        ),
-                        Mask(mask["height"], mask["width"], mask["counts"]),
-                        values["super_categories"][instance],
+                left, top, width, height = values["boxes"][instance]
+                if not (width > 0 and height > 0):
+                    raise DataError(
+                        f"{where} refers to a box without area; correct or remove it",
+                        "expression without a box",
                     )
-                row += 1
-
-
-_MASK_COLUMNS = ("file_name", "masks")
-_HALF = 127  # of 255: a pixel of which more than half is covered
+                box = (
+                    left / values["width"],
+                    top / values["height"],
+                    (left + width) / values["width"],
+                    (top + height) / values["height"],
+                )
+                mask = Mask(**values["masks"][instance])
+                category = values["super_categories"][instance]
+                yield ReferredExpression(row, instance, text, box, mask, category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +86,17 @@ def read_object_masks(handle: SplitHandle) -> Iterator[ObjectMask]:
     Raises: DataError naming the image and the instance whose mask covers nothing.
     """
     with SplitReader(handle) as reader:
-        row = 0
-        for group in range(len(reader.group_rows)):
-            table = reader.read_group(group, _MASK_COLUMNS)
-            columns = (table.column(name).to_pylist() for name in _MASK_COLUMNS)
-            for file_name, masks in zip(*columns, strict=True):
-                for instance, values in enumerate(masks):
-                    mask = Mask(values["height"], values["width"], values["counts"])
-                    if mask_area(mask) == 0:
-                        raise DataError(
-                            f"task {handle.task!r}, split {handle.split!r}, {file_name}: the mask "
-                            f"of instance {instance} is empty; remove the instance from the "
-                            "annotations, or prepare with on_error=quarantine",
-                            "segmentation",
-                        )
-                    yield ObjectMask(row, instance, mask)
-                row += 1
+        for row, values in enumerate(reader.values(_MASK_COLUMNS)):
+            for instance, fields in enumerate(values["masks"]):
+                mask = Mask(**fields)
+                if mask_area(mask) == 0:
+                    raise DataError(
+                        f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
+                        f"mask of instance {instance} is empty; remove the instance from the "
+                        "annotations, or prepare with on_error=quarantine",
+                        "segmentation",
+                    )
+                yield ObjectMask(row, instance, mask)
 
 
 def mask_pixels(mask: Mask, size: int) -> Tensor:
