@@ -69,10 +69,10 @@ def write_coco(
         for index, task in enumerate(tasks)
     ]
     next_image = 1
-    for split, a_task in splits.items():
+    for split, per_task in splits.items():
         (root / split).mkdir(exist_ok=True)
         images, captions, instances, refs = [], [], [], []
-        for index in range(a_task * len(tasks)):
+        for index in range(per_task * len(tasks)):
             image_id, task = next_image, index % len(tasks)
             next_image += 1
             name = f"{split}_{image_id:06d}.png"

@@ -48,8 +48,8 @@ def write_images(
     }
     refs: list[Ref] = []
     sentences = 0
-    for split, a_task in splits.items():
-        for index in range(a_task * len(tasks)):
+    for split, per_task in splits.items():
+        for index in range(per_task * len(tasks)):
             image_id, task = 1000 + len(instances["images"]), index % len(tasks)
             name = f"COCO_train2014_{image_id:012d}.jpg"
             (folder / name).write_bytes(_jpeg(image_id))

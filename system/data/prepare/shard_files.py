@@ -27,7 +27,7 @@ class TaskShardWriter:
     ) -> None:
         self._folder, self._name, self._number = folder, name, first
         self._row_group_rows = row_group_rows
-        self._groups_a_shard = shard_rows // row_group_rows
+        self._groups_per_shard = shard_rows // row_group_rows
         self._buffer: list[ImageRecord] = []
         self._file: _ShardFile | None = None
 
@@ -36,7 +36,7 @@ class TaskShardWriter:
         self._buffer.append(record)
         if len(self._buffer) == self._row_group_rows:
             self._flush()
-            if self._file is not None and len(self._file.row_groups) == self._groups_a_shard:
+            if self._file is not None and len(self._file.row_groups) == self._groups_per_shard:
                 return self._finish_file(self._file)
         return None
 

@@ -51,7 +51,7 @@ def test_a_file_says_each_images_task(tmp_path: Path) -> None:
     }
 
 
-def test_broken_rows_end_it_or_are_put_aside(tmp_path: Path) -> None:
+def test_broken_rows_end_it_or_are_quarantined(tmp_path: Path) -> None:
     images = write_flickr30k(tmp_path, SPLITS)
     (tmp_path / "flickr30k-images" / images[0]["filename"]).unlink()
     images[1]["sentences"][2]["raw"] = " ... "

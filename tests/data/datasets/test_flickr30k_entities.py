@@ -91,7 +91,7 @@ def test_image_without_a_box_is_counted(tmp_path: Path) -> None:
     assert manifest.source["skipped"] == {"train": {"without_boxes": 1}, "val": {}, "test": {}}
 
 
-def test_broken_rows_end_it_or_are_put_aside(tmp_path: Path) -> None:
+def test_broken_rows_end_it_or_are_quarantined(tmp_path: Path) -> None:
     write_entities(tmp_path, {"train": 5, "val": 1, "test": 1})
     write_entities_image(tmp_path, "36979", "[/EN#1/planets Mars] .\n", {"1": [(1, 1, 2, 2)]})
     write_entities_image(tmp_path, "36980", "[/EN#1/people !] .\n", {"1": [(1, 1, 2, 2)]})

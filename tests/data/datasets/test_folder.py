@@ -176,9 +176,9 @@ def test_a_broken_row_breaks_its_image_and_no_other(tmp_path: Path) -> None:
         "cats": {"train": 1, "val": 1, "test": 1},
         "dogs": {"train": 1, "val": 1, "test": 1},
     }
-    put_aside = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    quarantined = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
     lines = str(tmp_path / "captions.jsonl")
-    assert sorted((row["split"], row["name"].removeprefix(lines)) for row in put_aside) == [
+    assert sorted((row["split"], row["name"].removeprefix(lines)) for row in quarantined) == [
         ("train", "dogs/0.png"),
         ("unknown", ", line 17"),
         ("unknown", ", line 18"),

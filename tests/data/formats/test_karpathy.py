@@ -46,7 +46,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changed", "message"), BROKEN)
-def test_broken_entry_is_named_or_put_aside(
+def test_broken_entry_is_named_or_quarantined(
     tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     images = [karpathy_image(number, "train", ["A dog."]) for number in range(3)]

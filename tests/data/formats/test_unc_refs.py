@@ -31,7 +31,7 @@ BROKEN: list[tuple[Edit, str]] = [
 
 
 @pytest.mark.parametrize(("edit", "message"), BROKEN)
-def test_a_broken_row_stops_or_is_put_aside_by_name(
+def test_a_broken_row_stops_or_is_quarantined_by_name(
     tmp_path: Path, edit: Edit, message: str
 ) -> None:
     """Else bad rows go in unseen, or one bad row costs the whole preparation."""

@@ -83,7 +83,7 @@ def source(tmp_path: Path) -> CocoSource:
 
 
 @pytest.mark.parametrize(("destroy", "kind", "message"), BROKEN)
-def test_broken_row_stops_or_is_put_aside_by_name(
+def test_broken_row_stops_or_is_quarantined_by_name(
     source: CocoSource, tmp_path: Path, destroy: Callable[[Path], None], kind: str, message: str
 ) -> None:
     destroy(Path(source.root))
@@ -163,7 +163,7 @@ def test_task_that_loses_all_its_rows_is_an_error(source: CocoSource, tmp_path: 
         prepare_coco(replace(source, on_error="quarantine"), str(tmp_path / "out"))
 
 
-def test_text_that_no_file_can_hold_is_put_aside() -> None:
+def test_text_that_no_file_can_hold_is_quarantined() -> None:
     """Half a surrogate pair in an annotation must not break the list of broken rows itself."""
     faults = Faults("quarantine")
     with faults.row("train", "\ud800.jpg"):

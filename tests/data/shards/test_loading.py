@@ -80,9 +80,9 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(
 ) -> None:
     handle, _ = prepared
     alone = epoch(handle, range(4), threads=1)
-    a_worker = 4 // workers
+    per_worker = 4 // workers
     shares = [
-        epoch(handle, range(w * a_worker, (w + 1) * a_worker), threads=1 + w)
+        epoch(handle, range(w * per_worker, (w + 1) * per_worker), threads=1 + w)
         for w in range(workers)
     ]
     assert len(alone) == 4
