@@ -20,7 +20,7 @@ def headline_metrics(known: Collection[str]) -> tuple[str, ...]:
 
 
 def direction_of(metric: str) -> str:
-    """What is found by what, in short: `t2i` of `t2i_r1`."""
+    """The direction of a recall: `t2i` of `t2i_r1`."""
     return metric.partition("_")[0]
 
 

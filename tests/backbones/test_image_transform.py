@@ -71,7 +71,7 @@ def test_augmentation_follows_its_seed(processor: Any) -> None:
 
 
 def test_published_crops_belong_to_the_image(processor: Any) -> None:
-    """The released code's figures change with the order of images; ours repeat its crops only."""
+    """The released code's metrics change with the order of images; ours repeat its crops only."""
     published = transform(processor, "published", "none")
     images = [photo(seed) for seed in range(4)]
     forward = [published(image, None) for image in images]

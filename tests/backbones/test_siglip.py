@@ -115,7 +115,7 @@ def test_a_directory_that_is_no_siglip_is_one_error(
 
 
 def test_another_model_s_tokenizer_is_refused(directory: Path, tmp_path: Path) -> None:
-    """Its words would be other words to the model: figures near chance, and no error."""
+    """Its words would be other words to the model: recalls near chance, and no error."""
     larger = siglip_tokenizer([*WORDS, "blue"])
     serialised = larger.backend_tokenizer.to_str().encode()
     with pytest.raises(ConfigError, match="tokenizer has 10 tokens but the model embeds 9"):

@@ -47,7 +47,7 @@ def test_it_is_found_by_name() -> None:
 
 
 def test_the_towers_without_entries_are_the_library_s_to_the_bit(grounder: GlipStyle) -> None:
-    """Zero-shot figures must be those of the model itself, not of a model with hooks."""
+    """Zero-shot metrics must be those of the model itself, not of a model with hooks."""
     from transformers import BertModel, SwinBackbone
 
     batch, network = some_batch(grounder), grounder.network
@@ -80,7 +80,7 @@ def test_every_prompt_learns_and_no_weight(grounder: GlipStyle) -> None:
 
 
 def test_a_sample_does_not_depend_on_its_batch(grounder: GlipStyle) -> None:
-    """Else figures would change with the batch size of the evaluation."""
+    """Else metrics would change with the batch size of the evaluation."""
     together = grounder.ground(some_batch(grounder), some_entries(grounder))
     terms = grounder.losses(some_batch(grounder), some_entries(grounder))
     for sample in range(3):

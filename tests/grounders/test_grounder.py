@@ -32,7 +32,7 @@ def grounder() -> Grounder:
 
 
 def _recall(grounder: Grounder, *, objects: int, named: bool) -> Mapping[int | None, float]:
-    """On test scenes, told by the benchmark's own expressions or by the place alone."""
+    """On test scenes, by the benchmark's own expressions or by places alone."""
     pictograms, transform = catalogue(), grounder.image_transform()
     images, texts, boxes = [], [], []
     for task in TASKS:

@@ -1,4 +1,4 @@
-"""Grounding DINO behind the grounder's interface: the library's own figures, and prompts."""
+"""Grounding DINO behind the grounder's interface: the library's own outputs, and prompts."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ MATRIX_SCHEMA = pa.schema(
 
 
 def write_run(directory: Path, tasks: Sequence[str] = TASKS, seed: int = 0) -> Path:
-    """Write a finished run; the figures of metrics.json follow from the matrix by definition."""
+    """Write a finished run; the values of metrics.json follow from the matrix by definition."""
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 7])
     matrices = make_matrices(rng, len(tasks))

@@ -77,7 +77,7 @@ def test_broken_or_foreign_parquet_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_matrix_that_contradicts_itself_is_named(tmp_path: Path) -> None:
-    """Else two values of one cell are shown as whichever comes last."""
+    """Else of two values of one cell the page has whichever comes last."""
     directory = write_run(tmp_path / "demo")
     path = directory / "accuracy_matrix.parquet"
     table = pq.read_table(path)

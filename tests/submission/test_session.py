@@ -17,9 +17,9 @@ def test_what_is_rendered_holds_names_and_no_values(
     for target in ("local", "slurm", "kuberay submit.options.image=i"):
         line = ["submit", "run", *SHARED, "submit.env=[WANDB_API_KEY]", "--render"]
         assert app.main([*line, *f"submit={target}".split()]) == 0
-        shown = capsys.readouterr().out
-        assert "WANDB_API_KEY" in shown
-        assert "hush" not in shown
+        printed = capsys.readouterr().out
+        assert "WANDB_API_KEY" in printed
+        assert "hush" not in printed
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_mistake_is_one_line(
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "NOT_SET_HERE"):
         monkeypatch.delenv(name, raising=False)
     assert app.main(["submit", *line.split(), *(SHARED if line.startswith("run") else [])]) == 2
-    shown = capsys.readouterr().err
-    assert shown.startswith("error: ")
-    assert named in shown
-    assert len(shown.strip().splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert named in printed
+    assert len(printed.strip().splitlines()) == 1
 
 
 def test_the_line_that_follows_a_job_can_be_pasted(

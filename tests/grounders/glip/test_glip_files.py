@@ -80,7 +80,7 @@ def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
 def test_keys_that_do_not_fit_are_named(
     directory: Path, lost: str | None, added: str | None, message: str
 ) -> None:
-    """Tensors left random would give figures without a warning."""
+    """Tensors left random would give metrics without a warning."""
     _edit_weights(directory, lost, added)
     with pytest.raises(ConfigError, match=message):
         load_glip_parts(str(directory))

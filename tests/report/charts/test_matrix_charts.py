@@ -23,7 +23,7 @@ from tests.report.page_reader import PageReader
 
 @pytest.mark.parametrize("source", get_args(SimilaritySource))
 def test_similarity_says_what_it_compares(data: RunData, source: str) -> None:
-    """A matrix that someone gave must not be shown as the backbone's opinion."""
+    """A matrix that someone gave must not look like the backbone's."""
     metrics = MetricsView(dict(data.metrics.content) | {"task_similarity_source": source})
     charts = {chart.key: chart for chart in build_charts(replace(data, metrics=metrics))}
     chart = charts["similarity"]
@@ -44,16 +44,16 @@ def test_heat_map_holds_the_matrix_file(run: Path, page: PageReader) -> None:
     for metric, label in LABELS.items():
         for trained in range(-1, len(TASKS)):
             for task in range(len(TASKS)):
-                shown = by_name[label][trained + 1][task]
-                assert shown == expected[metric, trained, task]
+                drawn = by_name[label][trained + 1][task]
+                assert drawn == expected[metric, trained, task]
     assert figure["layout"]["yaxis"]["ticktext"][:2] == ["zero-shot", "1 appliance"]
     frames = figure["layout"]["shapes"]
     assert [(f["x0"] + 0.5, f["y0"] + 0.5) for f in frames] == [(i, i + 1) for i in range(12)]
 
 
-def test_only_one_trace_of_a_choice_is_shown_at_first(page: PageReader) -> None:
+def test_only_one_trace_of_a_choice_is_visible_at_first(page: PageReader) -> None:
     """Else heat maps of several metrics lie on one another."""
-    shown = [trace["visible"] for trace in page.data["data-matrix"]["data"]]
-    assert shown == [True] + [False] * 5
+    maps = [trace["visible"] for trace in page.data["data-matrix"]["data"]]
+    assert maps == [True] + [False] * 5
     bars = [trace["visible"] for trace in page.data["data-methods"]["data"]]
     assert bars == [True] * 3 + [False] * 3

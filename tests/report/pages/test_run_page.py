@@ -53,7 +53,7 @@ def test_hostile_texts_do_not_run(run: Path, tmp_path: Path) -> None:
     assert len(page.scripts) == 2
     assert not page.handlers
     assert all(reference.startswith(("#", "data:image/")) for reference in page.references)
-    assert page.text.count(hostile) >= 3  # shown as the text it is
+    assert page.text.count(hostile) >= 3  # as the text that it is
     ticks = page.data["data-matrix"]["layout"]["xaxis"]["ticktext"]
     assert "<" not in ticks[0]  # the chart library would read markup
 

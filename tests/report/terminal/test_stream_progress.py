@@ -13,7 +13,7 @@ SINCE = "2026-01-02T03:04:05+00:00"
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """Seconds that pass when a test says so."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -128,11 +128,11 @@ def test_terminal_shows_task_epoch_loss_speed() -> None:
             progress.update(look)
             clock.now += 10
         progress.progress.refresh()
-    shown = file.getvalue()
-    assert "task 1/3 food" in shown
-    assert "epoch 2/2" in shown
-    assert "loss 1.0000, 248 images/s" in shown
-    assert "0 of 3 tasks learned" in shown
+    printed = file.getvalue()
+    assert "task 1/3 food" in printed
+    assert "epoch 2/2" in printed
+    assert "loss 1.0000, 248 images/s" in printed
+    assert "0 of 3 tasks learned" in printed
 
 
 def test_task_name_with_markup_is_shown_as_it_is() -> None:

@@ -86,8 +86,8 @@ def test_words_that_an_older_ray_would_expand_are_refused(
     capsys.readouterr()
     for word in WORDS[:1], ["stage.epochs=${seed}"]:
         assert app.main(["submit", "run", *shared, *word, *older]) == 2
-        shown = capsys.readouterr().err
-        assert "submit.options.ray_version=2.52.0" in shown
+        printed = capsys.readouterr().err
+        assert "submit.options.ray_version=2.52.0" in printed
     wrong = ["submit.options.ray_version=nightly", "--render"]
     assert app.main(["submit", "run", *shared, *KUBERAY, *wrong]) == 2
     assert "ray_version" in capsys.readouterr().err
