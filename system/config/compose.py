@@ -9,6 +9,7 @@ from typing import Any
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 
+STREAM = "stream"  # the name of all stages that are streams; others are of models
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
 PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra reads as a string without quotes
 
@@ -21,15 +22,32 @@ def compose(overrides: Sequence[str], file: str | None = None) -> ExperimentConf
     return experiment_of(composed_values(overrides, file))
 
 
+def stage_name(values: Mapping[str, Any]) -> str:
+    """The name of the stage, which says what kind of run composed values are of.
+
+    Each configs/stage/*.yaml has one. A stored config without it is a stream's.
+    """
+    stage = values.get("stage")
+    return str(stage.get("name", STREAM)) if isinstance(stage, Mapping) else STREAM
+
+
 def experiment_of(values: Mapping[str, Any]) -> ExperimentConfig:
-    """The experiment of composed values; the section `tune` belongs to sweeps alone."""
+    """The experiment of composed values; the section `tune` belongs to sweeps alone.
+
+    Raises ConfigError for the values of a model's training.
+    """
+    name = stage_name(values)
+    if name != STREAM:
+        raise ConfigError(f"stage.name={name} trains a model, and this is for streams of tasks")
     sections = {key: value for key, value in values.items() if key != "tune"}
+    if isinstance(stage := values.get("stage"), Mapping):
+        sections["stage"] = {key: value for key, value in stage.items() if key != "name"}
     return ExperimentConfig.from_dict(sections).with_absolute_paths()
 
 
 def _check_keys(overrides: Sequence[str]) -> None:
     values = composed_values(overrides)
-    if "name" not in values["stage"]:  # a model's stage checks its own keys later
+    if stage_name(values) == STREAM:  # a model's stage checks its own keys later
         experiment_of(values)
 
 

@@ -79,14 +79,6 @@ def log_so_far(folder: Folder) -> list[dict[str, Any]]:
         raise _damaged(folder, error) from error
 
 
-def epochs_done(folder: Folder) -> int:
-    """How many epochs the last checkpoint holds; 0 where it cannot be told."""
-    try:
-        return len(log_so_far(folder))
-    except StorageError:
-        return 0
-
-
 class _Bytes(Protocol):
     def read(self, size: int, /) -> bytes: ...
 

@@ -14,13 +14,11 @@ from system.config.schema import (
     with_absolute_model_paths,
 )
 from system.data.shards.manifest import Manifest
-from system.engine.interrupts import own_interrupt_handler
-from system.engine.worker_group import run_config, scaling_config
 from system.errors import ConfigError
 from system.registry import Registry
 from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
-from system.storage.run_directory import REPORT, RunDirectory
+from system.storage.run_directory import REPORT
 from system.uris import absolute
 
 #: What comes to the terminal: a line about what came out.
@@ -118,10 +116,6 @@ class ModelStage(Protocol):
         """Whether the model is there already; checks the settings and the data first."""
         ...
 
-    def epochs_done(self, experiment: ModelExperiment) -> int:
-        """How far an unfinished training has come: what is done is not done again."""
-        ...
-
     def loop(self, config: dict[str, Any]) -> None:
         """Ray Train's `train_loop_per_worker`; `started` tells what the config holds."""
         ...
@@ -159,7 +153,7 @@ def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
 
 
 def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
-    """The experiment, and whom to tell where it stands, from what `fit` gives a worker's loop."""
+    """The experiment, and whom to tell where it stands, from the config of a worker's loop."""
     return model_experiment(config["experiment"]), config["show"]
 
 
@@ -169,20 +163,3 @@ def tell_model(tell: Tell, figures: Mapping[str, str], model: Folder, run: Folde
         tell(f"{name}: {value}")
     tell(f"model: {model.uri}")
     tell(f"report: {run.file_uri(REPORT)}")
-
-
-def fit(experiment: ModelExperiment, stage: ModelStage, show: Show = show_nothing) -> None:
-    """Train the stage's model on Ray Train, going on from the run's last checkpoint.
-
-    Ray is connected. Raises what Ray Train raises, at the first failure.
-    """
-    from ray.train.torch import TorchTrainer
-
-    trainer = TorchTrainer(
-        stage.loop,
-        train_loop_config={"experiment": experiment.to_dict(), "show": show},
-        scaling_config=scaling_config(experiment.cluster),
-        run_config=run_config(RunDirectory.of(experiment)),
-    )
-    with own_interrupt_handler():
-        trainer.fit()

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from typing_extensions import override
-
-if TYPE_CHECKING:
-    from ray.train import RunConfig, ScalingConfig
-
-    from system.config.schema import ClusterConfig
-    from system.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -114,28 +107,3 @@ class _RayGroup(WorkerGroup):
         import ray.train
 
         ray.train.report(dict(metrics))
-
-
-def scaling_config(cluster: ClusterConfig) -> ScalingConfig:
-    """How many workers Ray Train starts, with what each."""
-    import ray.train
-
-    return ray.train.ScalingConfig(
-        num_workers=cluster.workers,
-        use_gpu=cluster.gpu,
-        resources_per_worker={"CPU": cluster.cpus_per_worker},
-        placement_strategy=cluster.placement,
-    )
-
-
-def run_config(directory: RunDirectory) -> RunConfig:
-    """How Ray Train keeps its own files of one start; checkpoints are ours."""
-    import ray.train
-
-    return ray.train.RunConfig(
-        # Under a name of old, Ray would take a finished run's word that nothing is to be done.
-        name=f"start-{uuid.uuid4().hex[:8]}",
-        storage_path=directory.folder.child("ray_train").uri,
-        # Ray would try a diverged loss again too, and at once.
-        failure_config=ray.train.FailureConfig(max_failures=0),
-    )

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from system.results.accuracy_matrix import ZERO_SHOT
+from system.storage.run_directory import MODEL_LOG
 
 #: Sections of metrics.json that hold one figure a metric.
 SECTIONS = ("average", "forgetting", "forward_transfer", "zero_shot", "oracle")
@@ -24,6 +25,61 @@ class Point:
     name: str
     value: float
     step: int
+
+
+class Curves(Protocol):
+    """The points of one kind of run."""
+
+    def of(self, row: Mapping[str, Any], index: int) -> Iterator[Point]:
+        """Points of the `index`-th thing that was learned: a task, or an epoch of a model."""
+        ...
+
+    def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The rows that metrics.json holds, for a run whose rows were told to nobody before."""
+        ...
+
+    def final(self, metrics: Mapping[str, Any]) -> Iterator[Point]:
+        """Points of metrics.json."""
+        ...
+
+
+@dataclass(frozen=True)
+class StreamCurves:
+    """Each task is a batch; a row is what was committed for it."""
+
+    epochs: int  # of each task
+
+    def of(self, row: Mapping[str, Any], index: int) -> Iterator[Point]:
+        """See `Curves.of`."""
+        return task_points(row, index, self.epochs)
+
+    def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """None: they are in the stream's journal."""
+        return ()
+
+    def final(self, metrics: Mapping[str, Any]) -> Iterator[Point]:
+        """See `final_points`."""
+        return final_points(metrics)
+
+
+@dataclass(frozen=True)
+class ModelCurves:
+    """Each epoch is a batch; a row is one of the training's log."""
+
+    metrics: Sequence[str]  # keys of metrics.json that are logged
+
+    def of(self, row: Mapping[str, Any], index: int) -> Iterator[Point]:
+        """See `epoch_points`."""
+        return epoch_points(row)
+
+    def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The training's log."""
+        log: Sequence[Mapping[str, Any]] = metrics[MODEL_LOG]
+        return log
+
+    def final(self, metrics: Mapping[str, Any]) -> Iterator[Point]:
+        """See `metric_points`."""
+        return metric_points(metrics, self.metrics)
 
 
 def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator[Point]:
@@ -62,7 +118,7 @@ def epoch_points(row: Mapping[str, float]) -> Iterator[Point]:
             yield Point(f"train/{name}", float(value), int(row["epoch"]) + 1)
 
 
-def figure_points(metrics: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Point]:
+def metric_points(metrics: Mapping[str, Any], keys: Sequence[str]) -> Iterator[Point]:
     """Figures of a model's metrics.json; of a key that is a section, all numbers right in it."""
     for key in keys:
         value = metrics[key]

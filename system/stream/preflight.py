@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import JOINED, Manifest
 from system.errors import ConfigError
-from system.loggers.open_loggers import check_loggers
+from system.loggers.run_loggers import check_loggers
 from system.objectives.objective import OBJECTIVES
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.data_directory import DataDirectory

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.sweep import sweep
 from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import prepare_coco, write_coco
 from tests.integration.small_stream import TASKS, WORDS, overrides
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.ray]
 RANKS = (8, 4, 2, 1)
 
 
-def sweep(root: Path, name: str, clips: Sequence[Path], scheduler: str) -> tuple[float, int]:
+def swept(root: Path, name: str, clips: Sequence[Path], scheduler: str) -> tuple[float, int]:
     """Sweep over the ranks, each with its backbone; seconds, and tasks learned by all trials."""
     methods = ",".join(
         f"rank{rank}:['method=lpi','method.rank={rank}','backbone.path={clip}']"
@@ -26,7 +26,7 @@ def sweep(root: Path, name: str, clips: Sequence[Path], scheduler: str) -> tuple
     )
     tune = f"+tune={{methods:{{{methods}}},scheduler:{scheduler},max_concurrent:1}}"
     started = time.perf_counter()
-    app.sweep(
+    sweep(
         overrides(root, name, "cluster.workers=0", "stage.epochs=2", tune),
         None,
         Console(quiet=True),
@@ -45,13 +45,13 @@ def test_sharing_and_stopping(
     clips = [write_small_clip(tmp_path / f"clip{n}", WORDS, seed=n) for n in range(len(RANKS))]
     features = tmp_path / "data" / "features"
     # the first sweep of a cluster starts its processes: it is not measured
-    sweep(tmp_path, "warm", [write_small_clip(tmp_path / "other", WORDS, seed=9)] * 4, "none")
+    swept(tmp_path, "warm", [write_small_clip(tmp_path / "other", WORDS, seed=9)] * 4, "none")
     before = len(list(features.iterdir()))
-    alone, tasks_alone = sweep(tmp_path, "alone", clips[1:] + clips[:1], "none")
+    alone, tasks_alone = swept(tmp_path, "alone", clips[1:] + clips[:1], "none")
     for_each = len(list(features.iterdir())) - before
     for file in features.iterdir():
         file.unlink()
-    shared, tasks_shared = sweep(tmp_path, "shared", clips[:1] * len(RANKS), "asha")
+    shared, tasks_shared = swept(tmp_path, "shared", clips[:1] * len(RANKS), "asha")
     for_all = len(list(features.iterdir()))
     record_property("sweep_seconds_alone", alone)
     record_property("sweep_seconds_shared", shared)

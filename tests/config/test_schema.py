@@ -8,7 +8,14 @@ import pytest
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import SHIPPED, resolved
-from system.config.compose import CONFIG_DIRECTORY, compose, composed_values, experiment_of
+from system.config.compose import (
+    CONFIG_DIRECTORY,
+    STREAM,
+    compose,
+    composed_values,
+    experiment_of,
+    stage_name,
+)
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment, model_experiment
 from system.errors import ConfigError
@@ -61,7 +68,7 @@ def test_every_target_of_a_submission_composes(target: str) -> None:
 
 def _composed(override: str) -> ExperimentConfig | ModelExperiment:
     values = composed_values([override])
-    is_model = "name" in values["stage"]
+    is_model = stage_name(values) != STREAM
     return ModelExperiment.from_values(values) if is_model else experiment_of(values)
 
 

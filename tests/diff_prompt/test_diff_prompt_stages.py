@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
@@ -45,17 +45,17 @@ def experiment(root: Path, name: str, *more: str, **method: Any) -> ExperimentCo
 def test_one_command_runs_what_is_not_there_and_diffuses_once(root: Path, ray_local: None) -> None:
     """A second epoch or trial that ran the diffusion again would take many times as long."""
     shown = io.StringIO()
-    app.learn_stream(experiment(root, "first"), Console(file=shown, width=200))
+    carry_out(experiment(root, "first"), Console(file=shown, width=200))
     told = shown.getvalue()
     assert "runs/first-prompt_generator-mask_vae\n" in told
     assert (root / "runs" / "first-prompt_generator" / "report.html").exists()
     assert denoised(root, "first") == (24 + 6) * 5  # train and test, however many epochs
     again = io.StringIO()
     longer = experiment(root, "longer", "stage.epochs=3")
-    app.learn_stream(longer, Console(file=again, width=200))
+    carry_out(longer, Console(file=again, width=200))
     assert denoised(root, "longer") == 0
     assert "the model is there already" in again.getvalue()
-    app.learn_stream(experiment(root, "fresh", fresh_noise=True), Console(quiet=True))
+    carry_out(experiment(root, "fresh", fresh_noise=True), Console(quiet=True))
     assert denoised(root, "fresh") == (2 * 24 + 6) * 5
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from system.engine.checkpoint import FILE, Checkpoint, Position, epochs_done, log_so_far
+from system.engine.checkpoint import FILE, Checkpoint, Position, log_so_far
 from system.errors import StorageError
 from system.storage.files import Folder
 
@@ -33,7 +33,6 @@ def test_the_log_is_read_without_the_tensors(tmp_path: Path) -> None:
     assert log_so_far(folder) == []
     CHECKPOINT.write(folder)
     assert log_so_far(folder) == POSITION.log
-    assert epochs_done(folder) == 2
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -46,7 +45,6 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     folder.write(FILE, b"no header")
     with pytest.raises(StorageError, match=FILE):
         log_so_far(folder)
-    assert epochs_done(folder) == 0
 
 
 def test_a_models_checkpoint_of_earlier_versions_is_read(tmp_path: Path) -> None:

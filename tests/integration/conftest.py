@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from tests.integration.small_stream import prepare_small_stream, small_experiment
 
 
@@ -15,5 +15,5 @@ def small_stream(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> P
     root = tmp_path_factory.mktemp("stream")
     prepare_small_stream(root)
     experiment = small_experiment(root, "reference", "cluster.workers=0")
-    app.learn_stream(experiment, Console(quiet=True))
+    carry_out(experiment, Console(quiet=True))
     return root

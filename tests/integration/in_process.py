@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors.drive import fit
 from actors.settings import StreamSettings
 from actors.state.task_stream_state import TaskStream
-from actors.stream_driver import _trainer
+from actors.stream_run import LearnedTasks, StreamRun
 from system.config.schema import ExperimentConfig
 from system.errors import QuarantinedError
-from system.stream.preflight import prepared, stream_tasks
-from system.stream.run_results import finish_run
+from system.stream.preflight import Checked, prepared, stream_tasks
 from tests.integration.small_stream import small_experiment
 
 
@@ -30,18 +30,13 @@ def learn_experiment(
     tasks = stream_tasks(experiment, manifest)
     stream = StreamSettings.of(experiment, tasks).open()
     feed(stream)
-    trainer = _trainer(experiment, manifest.fingerprint, tasks, stream)  # type: ignore[arg-type]
+    run = StreamRun(experiment)
+    run.checked, run.stream = Checked(manifest, tasks), stream
     try:
-        trainer.fit()
-    except QuarantinedError:  # as `run_stream` does
-        trainer.fit()
-    metrics, _ = finish_run(
-        experiment,
-        manifest.fingerprint,
-        tuple(stream.status()["tasks"]),
-        stream.committed(name),
-        stream.access_log(),
-        {},
-        stream.quarantined(name),
-    )
-    return metrics
+        fit(run)
+    except QuarantinedError:  # as the driver does
+        fit(run)
+    run.left = LearnedTasks.of(stream, name)
+    metrics = run.finish()
+    assert metrics is not None
+    return dict(metrics)

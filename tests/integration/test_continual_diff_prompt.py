@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
@@ -55,7 +55,7 @@ def test_one_command_trains_the_generator_once_and_learns_the_stream(
 ) -> None:
     """A second run finds the generator, and gives the same bits."""
     shown = io.StringIO()
-    app.learn_stream(experiment(root, "first"), Console(file=shown, width=200))
+    carry_out(experiment(root, "first"), Console(file=shown, width=200))
     told = shown.getvalue()
     assert "runs/first-prompt_generator-mask_vae" in told
     metrics = json.loads((root / "runs" / "first" / "metrics.json").read_text())
@@ -66,7 +66,7 @@ def test_one_command_trains_the_generator_once_and_learns_the_stream(
         "task",
     }
     again = io.StringIO()
-    app.learn_stream(experiment(root, "second"), Console(file=again, width=200))
+    carry_out(experiment(root, "second"), Console(file=again, width=200))
     assert "the model is there already" in again.getvalue()
     assert adapters(root, "second") == adapters(root, "first")
     assert figures(root, "second") == figures(root, "first")

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from system.engine.epochs import DivergedError
 from system.errors import PromptideError
 from tests.integration.small_stream import adapters, figures, small_experiment
@@ -23,7 +23,7 @@ def test_a_diverged_loss_ends_the_run_and_keeps_what_was_learned(small_stream: P
     )
     where = r"of task 'animal' is \S+ at epoch \d, .*Kept: the 0 tasks before it.*learning_rate"
     with pytest.raises(DivergedError, match=where):
-        app.learn_stream(experiment, Console(quiet=True))
+        carry_out(experiment, Console(quiet=True))
     logs = small_stream / "runs" / name / "logs"
     assert len(list(logs.iterdir())) == 1, "a loss that diverges again was tried again"
     assert "DivergedError" in next(logs.iterdir()).read_text()
@@ -51,7 +51,7 @@ def test_storage_that_is_away_for_a_while_costs_nothing_but_time(small_stream: P
     thief.start()
     experiment = small_experiment(small_stream, name, "cluster.workers=1")
     try:
-        app.learn_stream(experiment, Console(quiet=True))
+        carry_out(experiment, Console(quiet=True))
     except PromptideError as error:
         pytest.fail(f"gave up: {error}")
     finally:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from system.errors import StorageError
 from system.storage.files import Folder
 from system.storage.writer_lock import LOCK_NAME, sole_writer
@@ -39,7 +39,7 @@ def test_a_killed_worker_costs_nothing_but_time(small_stream: Path) -> None:
     killer = threading.Thread(target=kill)
     killer.start()
     experiment = small_experiment(small_stream, name, "cluster.workers=2", "stage.epochs=3")
-    app.learn_stream(experiment, Console(quiet=True))
+    carry_out(experiment, Console(quiet=True))
     killer.join()
     assert killed
     assert adapters(small_stream, name) == adapters(small_stream, "reference")
@@ -54,7 +54,7 @@ def test_a_second_driver_is_refused_and_touches_nothing(small_stream: Path) -> N
     folder = Folder.of(small_stream / "runs" / name)
     with sole_writer(folder):
         with pytest.raises(StorageError, match=f"process {os.getpid()}"):
-            app.learn_stream(small_experiment(small_stream, name), Console(quiet=True))
+            carry_out(small_experiment(small_stream, name), Console(quiet=True))
         assert folder.names() == [LOCK_NAME]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import run as promptide_run
 from system.engine.epochs import EpochLoop
 from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.loggers.event_files import scalars
@@ -51,13 +51,13 @@ def test_an_interrupted_training_is_logged_once(
 
     monkeypatch.setattr(EpochLoop, "epoch", broken)
     with pytest.raises(MemoryError):
-        app.run(overrides(tmp_path), None, Console(quiet=True))
+        promptide_run(overrides(tmp_path), None, Console(quiet=True))
     folder = tmp_path / "runs" / "logged"
     before = [point for point in scalars(folder / "tensorboard") if point[0] == "train/loss"]
     assert len(before) == 2, "an interrupted run shows its epochs only once it goes on"
 
     monkeypatch.setattr(EpochLoop, "epoch", train)
-    app.run(overrides(tmp_path), None, Console(quiet=True))
+    promptide_run(overrides(tmp_path), None, Console(quiet=True))
     metrics = json.loads((folder / "metrics.json").read_text())
     losses = [row["loss"] for row in metrics["training_log"]]
     events = scalars(folder / "tensorboard")

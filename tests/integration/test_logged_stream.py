@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from tests.integration.small_stream import small_experiment
 from tests.loggers.event_files import scalars
 
@@ -26,7 +26,7 @@ def test_curves_and_figures_are_those_of_the_run_directory(
     of = small_experiment(
         small_stream, "logged", "cluster.workers=0", "stage.epochs=2", "loggers=[mlflow,wandb]"
     )
-    app.learn_stream(of, Console(quiet=True))
+    carry_out(of, Console(quiet=True))
     folder = small_stream / "runs" / "logged"
     log = pq.read_table(folder / "training_log.parquet").to_pylist()
     average = json.loads((folder / "metrics.json").read_text())["average"]

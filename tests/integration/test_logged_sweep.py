@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.sweep import sweep
 from system.errors import TrialsFailedError
 from tests.diff_prompt.mask_files import mask_vae_sweep, prepare_shapes
 
@@ -37,14 +37,14 @@ def test_a_running_cluster_has_not_the_variables_of_the_command(
     folder = tmp_path / "runs" / "vae"
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)  # the workers' parent is there already
     with pytest.raises(TrialsFailedError):
-        app.sweep(overrides(tmp_path), None, Console(quiet=True))
+        sweep(overrides(tmp_path), None, Console(quiet=True))
     rows = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["failed"] * SEEDS
     assert all("WANDB_API_KEY" in row["reason"] for row in rows)
     assert not list(folder.glob("trials/*/metrics.json"))
 
     monkeypatch.delenv("WANDB_API_KEY")
-    app.sweep(overrides(tmp_path), None, Console(quiet=True))
+    sweep(overrides(tmp_path), None, Console(quiet=True))
     rows = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["finished"] * SEEDS
     assert len(list(folder.glob("trials/*/wandb/offline-run-*/*.wandb"))) == SEEDS

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.sweep import sweep
 from system.errors import ConfigError
 from tests.diff_prompt.mask_files import prepare_shapes
 from tests.grounders.small_grounding_dino import write_small_grounding_dino
@@ -61,7 +61,7 @@ def test_a_metric_that_the_stage_has_not_is_named(root: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_methods_stand_in_one_table(root: Path, ray_local: None) -> None:
-    app.sweep(overrides(root), None, Console(quiet=True))
+    sweep(overrides(root), None, Console(quiet=True))
     folder = root / "runs" / "compare"
     rows = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["finished"] * 4

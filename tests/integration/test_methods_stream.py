@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from system import app
+from system.cli.run import carry_out
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.engine.epochs import EpochLoop
@@ -47,7 +47,7 @@ def finish(root: Path) -> Finish:
 
     def run(name: str) -> Path:
         if name not in done:
-            app.learn_stream(experiment(root, name, name), Console(quiet=True))
+            carry_out(experiment(root, name, name), Console(quiet=True))
             done[name] = root / "runs" / name
         return done[name]
 
@@ -167,12 +167,12 @@ def test_a_stopped_run_with_shared_parameters_goes_on(
 
     monkeypatch.setattr(EpochLoop, "save", stop)
     with pytest.raises(StoppedError):
-        app.learn_stream(config, Console(quiet=True))
+        carry_out(config, Console(quiet=True))
     monkeypatch.undo()
     if name == "joint":
         with pytest.raises(StorageError, match=r"1 of 2 tasks.*'joint' learns at the last one"):
             evaluate_adapters(config, prepared(config))
-    app.learn_stream(config, Console(quiet=True))
+    carry_out(config, Console(quiet=True))
     assert adapters(root, f"{name}-stopped") == adapters(root, name)
     assert figures(root, f"{name}-stopped") == figures(root, name)
 
@@ -183,7 +183,7 @@ def test_two_workers_learn_the_same(root: Path, finish: Finish, name: str) -> No
     """Weights that are not the method's own modules must still be averaged between workers."""
     finish(name)
     config = experiment(root, name, f"{name}-2", "cluster.workers=2")
-    app.learn_stream(config, Console(quiet=True))
+    carry_out(config, Console(quiet=True))
     assert adapters(root, f"{name}-2") == adapters(root, name)
     assert figures(root, f"{name}-2") == figures(root, name)
 

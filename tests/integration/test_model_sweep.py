@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.report import report
+from system.cli.sweep import sweep
 from system.config.compose import composed_values
 from system.engine.model_stage import ModelExperiment
 from tests.diff_prompt.mask_files import mask_vae_sweep, prepare_shapes
@@ -28,7 +29,7 @@ def sweep_overrides(root: Path) -> list[str]:
 
 def test_a_models_trial_configs_are_compared_by_its_metric(tmp_path: Path, ray_local: None) -> None:
     prepare_shapes(tmp_path)
-    app.sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
+    sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
     folder = tmp_path / "runs" / "vae"
     rows = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["finished"] * 4
@@ -51,10 +52,10 @@ def test_a_models_trial_configs_are_compared_by_its_metric(tmp_path: Path, ray_l
         [4, 8] if best == "mask_vae-000" else [8, 16]
     )
     before = [(folder / "trials" / row["trial"] / "metrics.json").stat() for row in rows]
-    app.sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
+    sweep(sweep_overrides(tmp_path), None, Console(quiet=True))
     after = [(folder / "trials" / row["trial"] / "metrics.json").stat() for row in rows]
     assert [file.st_mtime_ns for file in after] == [file.st_mtime_ns for file in before]
     page_file = folder / "report.html"
     page_file.unlink()
-    app.report(sweep_overrides(tmp_path), None, Console(quiet=True))
+    report(sweep_overrides(tmp_path), None, Console(quiet=True))
     assert PageReader.of(page_file).tables["comparison"] == page.tables["comparison"]

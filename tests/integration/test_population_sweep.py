@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
+from system.cli.sweep import sweep
 from system.config.compose import compose
 from tests.integration.small_stream import adapters, figures, overrides
 from tests.report.page_reader import PageReader
@@ -59,7 +60,7 @@ def reads(root: Path, run_name: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def swept(small_stream: Path) -> Path:
-    app.sweep(sweep_overrides(small_stream, "population"), None, Console(quiet=True))
+    sweep(sweep_overrides(small_stream, "population"), None, Console(quiet=True))
     return small_stream
 
 
@@ -89,7 +90,7 @@ def test_a_fork_equals_a_run_from_scratch(swept: Path) -> None:
     trial = trial_of("population", fork["setting"])
     changes = [f"{key}={json.dumps(value)}" for key, value in json.loads(fork["values"]).items()]
     config = compose(overrides(swept, "population-scratch", "cluster.workers=0", *changes))
-    app.learn_stream(config, Console(quiet=True))
+    carry_out(config, Console(quiet=True))
     assert metrics(swept, trial) == metrics(swept, "population-scratch")
     assert figures(swept, trial) == figures(swept, "population-scratch")
     assert adapters(swept, trial) == adapters(swept, "population-scratch")
@@ -104,7 +105,7 @@ def test_the_best_setting_again_has_the_same_figures(swept: Path) -> None:
     finished = [row for row in table(swept, "population") if row["status"] == "finished"]
     best = max(finished, key=lambda row: row["figure"])
     file = swept / "runs" / "population" / "best.yaml"
-    app.learn_stream(compose(["run_name=population-again"], str(file)), Console(quiet=True))
+    carry_out(compose(["run_name=population-again"], str(file)), Console(quiet=True))
     trial = trial_of("population", best["setting"])
     assert metrics(swept, "population-again") == metrics(swept, trial)
     assert figures(swept, "population-again") == figures(swept, trial)

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
+from system.cli.sweep import sweep
 from system.config.compose import compose
 from system.errors import ConfigError
 from tests.diff_prompt.generator_parts import STAGE
@@ -53,7 +54,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_trials_share_the_generator_and_are_compared_by_boxes(root: Path, ray_local: None) -> None:
     """`best.yaml` then gives its trial's figures to the bit, and finds the generator too."""
-    app.sweep(joined(root, "swept", TUNE), None, Console(quiet=True))
+    sweep(joined(root, "swept", TUNE), None, Console(quiet=True))
     folder = root / "runs" / "swept"
     rows = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["finished", "finished"]
@@ -67,7 +68,7 @@ def test_trials_share_the_generator_and_are_compared_by_boxes(root: Path, ray_lo
     assert page.tables["comparison"][0][:3] == ["trial config", "rec R@1", "rec forgetting"]
     best = folder / "best.yaml"
     rank = compose([], str(best)).method["low_rank"]["rank"]
-    app.learn_stream(compose(["run_name=again"], str(best)), Console(quiet=True))
+    carry_out(compose(["run_name=again"], str(best)), Console(quiet=True))
     trial = f"swept/trials/swept-lpi_diff_prompt-{[1, 2].index(rank):03d}-seed0"
     assert figures(root, "again") == figures(root, trial)
     assert adapters(root, "again") == adapters(root, trial)
@@ -82,16 +83,14 @@ def test_a_fork_on_a_grounder_equals_a_run_from_scratch(root: Path, ray_local: N
         f"pbt:{{keys:[{key}],resample:0}},space:{{method:{{low_rank:{{{low_rank}}}}}}}}}"
     )
     steps = "method.steps=5"
-    app.sweep(joined(root, "population", steps, tune), None, Console(quiet=True))
+    sweep(joined(root, "population", steps, tune), None, Console(quiet=True))
     rows = pq.read_table(root / "runs" / "population" / "trials.parquet").to_pylist()
     fork = rows[-1]
     assert sorted(row["status"] for row in rows) == ["finished", "finished", "stopped"]
     assert (fork["status"], fork["forked_after"]) == ("finished", 1)
     weights = json.loads(fork["values"])[key]
     assert weights[-1] != weights[-2]
-    app.learn_stream(
-        compose(joined(root, "scratch", steps, f"{key}={weights}")), Console(quiet=True)
-    )
+    carry_out(compose(joined(root, "scratch", steps, f"{key}={weights}")), Console(quiet=True))
     trial = f"population/trials/{fork['trial']}"
     assert figures(root, "scratch") == figures(root, trial)
     assert adapters(root, "scratch") == adapters(root, trial)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from system.config.compose import compose
 from tests.integration.in_process import learn_experiment
 from tests.integration.killing import wait_for, worker_pids
@@ -37,7 +37,7 @@ def test_two_workers_one_killed_end_as_one_process_does(tmp_path: Path, ray_loca
     killer = threading.Thread(target=kill)
     killer.start()
     experiment = compose(rec_overrides(tmp_path, "killed", *lpi, "cluster.workers=2"))
-    app.learn_stream(experiment, Console(quiet=True))
+    carry_out(experiment, Console(quiet=True))
     killer.join()
     assert killed
     assert adapters(tmp_path, "killed") == adapters(tmp_path, "reference")

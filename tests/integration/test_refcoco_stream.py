@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.prepare import prepare_benchmark
+from system.cli.run import carry_out
 from system.config.compose import compose
 from tests.backbones.small_clip import write_small_clip
 from tests.data.refcoco_files import write_images, write_mdetr, write_unc
@@ -51,8 +52,8 @@ def test_two_tasks_of_the_lpi_stream_run_on_refcoco(
     write(root, instances, refs)
     write_small_clip(tmp_path / "clip", [*published, "the", "no", "left"])
 
-    app.prepare_benchmark(compose(benchmark), Console(quiet=True))
-    app.learn_stream(compose(run), Console(quiet=True))
+    prepare_benchmark(compose(benchmark), Console(quiet=True))
+    carry_out(compose(run), Console(quiet=True))
 
     manifest = json.loads((tmp_path / "data" / "lpi_refcoco" / "manifest.json").read_text())
     assert [task["name"] for task in manifest["tasks"]] == published

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from tests.faults.processes import MARK, named
 from tests.integration.small_stream import TASKS, adapters, figures, overrides, small_experiment
 
@@ -58,7 +58,7 @@ def test_one_actor_serves_all_trials_and_its_death_changes_nothing(small_stream:
     for rank, trial in zip(RANKS, trials, strict=True):
         alone, name = f"rank-{rank}", f"shared/trials/{trial.name}"
         changes = (*LONG, f"method.rank={rank}")
-        app.learn_stream(small_experiment(small_stream, alone, *changes), Console(quiet=True))
+        carry_out(small_experiment(small_stream, alone, *changes), Console(quiet=True))
         assert figures(small_stream, name) == figures(small_stream, alone)
         assert adapters(small_stream, name) == adapters(small_stream, alone)
         assert committed(trial) == len(TASKS)

@@ -8,9 +8,12 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from system import app
+from system.cli.prepare import prepare_benchmark
+from system.cli.run import carry_out
 from system.config.compose import compose
 from system.storage.adapters import task_file
+from system.stream.evaluate_adapters import evaluate_adapters
+from system.stream.preflight import prepared
 from tests.backbones.small_siglip import write_small_siglip
 from tests.data.coco_files import write_coco
 
@@ -43,9 +46,9 @@ def test_two_tasks_of_the_lpi_stream_run_on_siglip(tmp_path: Path, ray_local: No
             "stage.batch_size=6",
         ]
     )
-    app.prepare_benchmark(experiment, Console(quiet=True))
-    app.learn_stream(experiment, Console(quiet=True))
-    app.evaluate(experiment, Console(quiet=True))
+    prepare_benchmark(experiment, Console(quiet=True))
+    carry_out(experiment, Console(quiet=True))
+    evaluate_adapters(experiment, prepared(experiment))
 
     run = tmp_path / "runs" / "siglip"
     metrics = json.loads((run / "metrics.json").read_text())

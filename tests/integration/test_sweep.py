@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
+from system.cli.sweep import sweep
 from system.config.compose import compose
 from tests.integration.small_stream import TASKS, figures, overrides
 from tests.loggers.event_files import scalars
@@ -51,7 +52,7 @@ def features(root: Path) -> dict[str, int]:
 def swept(small_stream: Path) -> Path:
     """A root with the sweep `undisturbed`; the run `reference` left features before it."""
     before = features(small_stream)
-    app.sweep(sweep_overrides(small_stream, "undisturbed"), None, Console(quiet=True))
+    sweep(sweep_overrides(small_stream, "undisturbed"), None, Console(quiet=True))
     assert features(small_stream) == before, "a trial computed what another run had left"
     return small_stream
 
@@ -76,7 +77,7 @@ def test_some_are_stopped_and_the_others_are_compared(swept: Path) -> None:
 def test_the_best_setting_again_has_the_same_figures(swept: Path) -> None:
     """`promptide run --config best.yaml`, to the bit."""
     file = swept / "runs" / "undisturbed" / "best.yaml"
-    app.learn_stream(compose(["run_name=again"], str(file)), Console(quiet=True))
+    carry_out(compose(["run_name=again"], str(file)), Console(quiet=True))
     rank = best(swept, "undisturbed")
     number = {1: 0, 2: 1, 4: 2}[rank]
     trial = f"undisturbed/trials/undisturbed-lpi-{number:03d}-seed0"

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from system.errors import ConfigError, DataError
 from system.stream.preflight import check_experiment
 from tests.integration.small_stream import TASKS, prepare_small_stream, small_experiment
@@ -38,7 +38,7 @@ def test_the_given_matrix_decides_what_task_contrast_does(root: Path, ray_local:
     for name, values in (("alike", ALIKE), ("apart", APART)):
         file = given(root, f"{name}.json", values)
         more = ("cluster.workers=0", "method.task_start=own", *MATRIX, file)
-        app.learn_stream(small_experiment(root, name, *more), Console(quiet=True))
+        carry_out(small_experiment(root, name, *more), Console(quiet=True))
         metrics[name] = json.loads((root / "runs" / name / "metrics.json").read_text())
         log = pq.read_table(root / "runs" / name / "training_log.parquet").to_pylist()
         losses[name] = [row["loss_task_contrast"] for row in log if row["task_index"] == 1]

@@ -7,16 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from system import app
+from system.cli.run import carry_out
 from tests.integration.small_stream import TASKS, adapters, figures, small_experiment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def _run(root: Path, name: str, workers: int) -> None:
-    app.learn_stream(
-        small_experiment(root, name, f"cluster.workers={workers}"), Console(quiet=True)
-    )
+    carry_out(small_experiment(root, name, f"cluster.workers={workers}"), Console(quiet=True))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -51,9 +49,7 @@ def test_a_finished_run_is_not_run_again(small_stream: Path) -> None:
     run = small_stream / "runs" / "reference"
     before = (run / "accuracy_matrix.parquet").read_bytes()
     log_before = pq.read_table(run / "training_log.parquet")
-    app.learn_stream(
-        small_experiment(small_stream, "reference", "cluster.workers=0"), Console(quiet=True)
-    )
+    carry_out(small_experiment(small_stream, "reference", "cluster.workers=0"), Console(quiet=True))
     assert (run / "accuracy_matrix.parquet").read_bytes() == before
     assert pq.read_table(run / "training_log.parquet").equals(log_before)
 

@@ -8,8 +8,8 @@ import pytest
 
 from system.errors import ConfigError
 from system.loggers.logger import without_credentials
-from system.loggers.open_loggers import check_loggers, destinations
-from system.loggers.run_loggers import RunLoggers
+from system.loggers.points import StreamCurves
+from system.loggers.run_loggers import RunLoggers, check_loggers, destinations
 from tests.loggers.test_loggers import experiment, logged
 
 SECRET = "pa55"
@@ -71,20 +71,20 @@ def test_the_run_directory_does_not_hold_the_stores_uri(
     uri = f"sqlite:///{tmp_path}/{SECRET}.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     of = experiment(tmp_path, "mlflow")
-    with RunLoggers(of):
+    with RunLoggers(of, StreamCurves(1)):
         pass
     file = tmp_path / "logged" / "mlflow.json"
     assert SECRET not in file.read_text()
     state = json.loads(file.read_text())
     earlier = {"store": uri, "run": state["run"], "batches": [0]}
     file.write_text(json.dumps(earlier))
-    with RunLoggers(of):
+    with RunLoggers(of, StreamCurves(1)):
         pass
     assert json.loads(file.read_text()) == {**state, "batches": [0]}
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
     file.write_text(json.dumps(earlier))
-    with RunLoggers(of):
+    with RunLoggers(of, StreamCurves(1)):
         pass
     other = json.loads(file.read_text())
     assert other["run"] != state["run"]

@@ -10,14 +10,14 @@ from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.loggers.logger import LOGGERS
-from system.loggers.open_loggers import check_loggers
-from system.loggers.points import Point, task_points
-from system.loggers.run_loggers import RunLoggers
+from system.loggers.points import Point, StreamCurves, task_points
+from system.loggers.run_loggers import RunLoggers, check_loggers
 from system.loggers.tensorboard import TensorBoardLog
 from tests.loggers.event_files import scalars
 
 TASKS = 2
 EPOCHS = 2
+CURVES = StreamCurves(EPOCHS)
 FIGURES = {"t2i_r1": 20.0, "i2t_r1": None}
 
 
@@ -79,10 +79,10 @@ def experiment(root: Path, *loggers: str) -> ExperimentConfig:
 def logged(of: ExperimentConfig) -> None:
     """A run that is interrupted after its first task and goes on."""
     committed = [payload(index) for index in range(TASKS)]
-    with RunLoggers(of) as loggers:
+    with RunLoggers(of, CURVES) as loggers:
         loggers.learned(committed[:1])
         loggers.learned(committed[:1])  # looked at again
-    with RunLoggers(of) as loggers:
+    with RunLoggers(of, CURVES) as loggers:
         loggers.learned(committed)
         loggers.final(METRICS)
 
@@ -136,7 +136,7 @@ def test_mlflow_says_of_an_interrupted_run_that_it_is_one(tmp_path: Path) -> Non
     pytest.importorskip("mlflow", reason="needs promptide[mlflow]")
     from mlflow.tracking import MlflowClient
 
-    with RunLoggers(experiment(tmp_path, "mlflow")):
+    with RunLoggers(experiment(tmp_path, "mlflow"), CURVES):
         pass
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     place = client.get_experiment_by_name("promptide")
@@ -166,14 +166,14 @@ def test_offline_files_are_not_left_where_they_get_lost(
     of = compose([f"storage_path={storage}", "run_name=logged", "loggers=[wandb]"])
     with pytest.raises(ConfigError, match=f"storage_path={storage}.*WANDB_DIR"):
         check_loggers(of)
-    with pytest.raises(ConfigError, match="WANDB_DIR"), RunLoggers(of):
+    with pytest.raises(ConfigError, match="WANDB_DIR"), RunLoggers(of, CURVES):
         pass  # a worker of a sweep that has other variables than what checked it
     monkeypatch.setenv("WANDB_MODE", "online")
     check_loggers(of)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     check_loggers(of)
-    with RunLoggers(of):
+    with RunLoggers(of, CURVES):
         pass
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
@@ -242,6 +242,9 @@ def test_a_logger_that_does_not_open_closes_those_before_it(
 
     found = LOGGERS.get("tensorboard")
     monkeypatch.setattr(LOGGERS, "get", lambda name: found if name == "tensorboard" else Broken())
-    with pytest.raises(ConfigError, match="no route"), RunLoggers(experiment(tmp_path, "mlflow")):
+    with (
+        pytest.raises(ConfigError, match="no route"),
+        RunLoggers(experiment(tmp_path, "mlflow"), CURVES),
+    ):
         pass
     assert closed == [False]

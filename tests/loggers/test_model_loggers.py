@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from system.engine.model_stage import ModelExperiment, model_experiment
-from system.loggers.model_loggers import ModelLoggers
-from system.loggers.points import Point, epoch_points, figure_points
+from system.loggers.points import ModelCurves, Point, epoch_points, metric_points
+from system.loggers.run_loggers import RunLoggers
 from tests.loggers.event_files import scalars
 
 LOG = [{"epoch": e, "steps": 9, "loss": 4.0 - e, "kl": 0.5} for e in range(3)]
@@ -46,12 +46,12 @@ def experiment(root: Path, *loggers: str) -> ModelExperiment:
 
 def logged(of: ModelExperiment) -> None:
     """A training that is interrupted after its first epoch and goes on."""
-    with ModelLoggers(of, FIGURES) as loggers:
-        loggers.trained([])
-        loggers.trained(LOG[:1])
-        loggers.trained(LOG[:1])  # looked at again
-    with ModelLoggers(of, FIGURES) as loggers:
-        loggers.trained(LOG[:2])
+    with RunLoggers(of, ModelCurves(FIGURES)) as loggers:
+        loggers.learned([])
+        loggers.learned(LOG[:1])
+        loggers.learned(LOG[:1])  # looked at again
+    with RunLoggers(of, ModelCurves(FIGURES)) as loggers:
+        loggers.learned(LOG[:2])
         loggers.final(METRICS)
 
 
@@ -64,7 +64,7 @@ def test_a_row_of_the_log_is_one_step_of_each_of_its_curves() -> None:
 
 def test_only_figures_that_are_numbers_have_a_point() -> None:
     """A null one has none, and what stands deeper in a section is no figure of it."""
-    assert list(figure_points(METRICS, FIGURES)) == [
+    assert list(metric_points(METRICS, FIGURES)) == [
         Point("final/held_out_iou", 0.75, 1),
         Point("final/iou_sampled", 0.25, 1),
     ]

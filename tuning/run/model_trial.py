@@ -6,12 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.handle import SharedStreams
+from actors.model_run import ModelRun
 from system.engine.model_stage import ModelExperiment, model_experiment, stage_of
 from system.errors import ConfigError
-from system.loggers.open_loggers import check_loggers
+from system.loggers.run_loggers import check_loggers
 from system.storage.run_directory import METRICS, RunDirectory
-from tuning.run.made_models import made_model
-from tuning.run.trial_kind import FAILURE, SCORE, TASKS_DONE, RateChoice, Reports, TrialRecord
+from tuning.run.trial_kind import (
+    FAILURE,
+    SCORE,
+    TASKS_DONE,
+    RateChoice,
+    Reports,
+    TrialRecord,
+    complete_trial,
+)
 from tuning.search.sweep_config import TuneConfig
 
 TAKE_METHODS = ("methods", "learning_rates")  # keys of `tune` for what trains a method
@@ -95,9 +103,12 @@ class ModelTrials:
         folder = RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)
         folder.write_json(SECONDS, {"seconds": None})
-        metrics, seconds = made_model(experiment)
-        if fresh and seconds is not None:
-            folder.write_json(SECONDS, {"seconds": seconds})
+        run = ModelRun(experiment)
+        run.check()
+        metrics = complete_trial(run)
+        assert metrics is not None, "a model's training does not go on later"
+        if fresh and run.seconds is not None:
+            folder.write_json(SECONDS, {"seconds": run.seconds})
         score = _score(metrics, metric)
         reported = float("nan") if score is None else score
         reports.put({SCORE: reported, TASKS_DONE: 1, "done": True})

@@ -1,26 +1,29 @@
 """A trial that is a whole stream, through the same code as `promptide run`."""
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actors.handle import SharedStreams
 from actors.settings import StreamSettings
-from actors.stream_driver import run_stream
+from actors.stream_run import StreamRun
 from system.config.compose import experiment_of, override
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import stage_of
 from system.errors import ConfigError
-from system.loggers.run_loggers import RunLoggers
 from system.objectives.objective import OBJECTIVES, StreamObjective
 from system.report.pages.rec_page import COLUMNS
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from system.stream.preflight import check_experiment
-from system.stream.run_results import finish_run
-from system.stream.task_source import ConsumerStatus, StreamHaltedError
-from tuning.run.made_models import made_beneath
-from tuning.run.trial_kind import FAILURE, SCORE, TASKS_DONE, RateChoice, Reports, TrialRecord
+from tuning.run.trial_kind import (
+    FAILURE,
+    SCORE,
+    TASKS_DONE,
+    RateChoice,
+    Reports,
+    TrialRecord,
+    complete_trial,
+)
 from tuning.search.sweep_config import TuneConfig
 
 PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
@@ -95,36 +98,11 @@ class StreamTrials:
 
         Raises StreamHaltedError when the sweep stopped it.
         """
-        started = time.perf_counter()
-        checked = check_experiment(experiment)
         told = TaskReports(metric, tasks, reports)
-        for earlier in _objective(experiment).before(experiment):
-            made_beneath(earlier)
-        with RunLoggers(experiment) as loggers:
-
-            def learned(committed: Sequence[Mapping[str, Any]]) -> None:
-                told.learned(committed)
-                loggers.learned(committed)
-
-            ready = time.perf_counter()
-            left = run_stream(
-                experiment, checked.manifest, checked.tasks, _unwatched, learned, streams, tasks
-            )
-            ended = time.perf_counter()
-            if len(left.committed) < tasks:
-                raise StreamHaltedError("halted between two tasks")
-            if tasks == len(checked.tasks):
-                metrics, _ = finish_run(
-                    experiment,
-                    checked.manifest.fingerprint,
-                    checked.tasks,
-                    left.committed,
-                    left.access_log,
-                    {"start": ready - started, "stream": ended - ready},
-                    left.quarantined,
-                )
-                loggers.final(metrics)
-        told.learned(left.committed, done=True)
+        run = StreamRun(experiment, streams, tasks)
+        run.check()
+        complete_trial(run, told.learned)
+        told.learned(run.left.committed, done=True)
 
     def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
         """By the recall on the first task's validation split.
@@ -235,7 +213,3 @@ def _objective(experiment: ExperimentConfig) -> StreamObjective:
 
 def _trains(experiment: ExperimentConfig) -> bool:
     return _objective(experiment).method_kind(experiment).trains_on != "nothing"
-
-
-def _unwatched(_: ConsumerStatus) -> None:
-    """Trials show themselves by the tasks they report."""

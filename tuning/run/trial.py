@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from actors.handle import SharedStreams
 from system.errors import PromptideError
-from system.loggers.open_loggers import require_destinations
+from system.loggers.run_loggers import require_destinations
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from system.stream.task_source import StreamHaltedError

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from actors.drive import Learned, Place, Run, complete
 from actors.handle import SharedStreams
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment
@@ -122,3 +123,18 @@ class TrialKind(Protocol[E]):
     def evaluated_with(self, experiment: E) -> str:
         """The data that scores are measured on, in words, for the page."""
         ...
+
+
+def complete_trial(run: Run, learned: Learned | None = None) -> Mapping[str, Any] | None:
+    """Complete a run that was checked, in a trial, after the runs whose models it builds on.
+
+    Ray is connected, and the caller the only writer of the run's directory. Those other runs have
+    directories of their own.
+    """
+    for earlier in () if run.finished else run.before():
+        earlier.check()
+        if not earlier.finished:
+            earlier.directory.claim(earlier.experiment)
+            complete_trial(earlier)
+    # Whoever takes over the making of a model makes the same one, to the bit.
+    return complete(run, Place(on_lost=lambda: None), learned)

@@ -22,7 +22,7 @@ from actors.cluster import workers_that_fit
 from actors.handle import SharedStreams
 from system.config.schema import ClusterConfig
 from system.errors import ConfigError
-from system.loggers.open_loggers import destinations
+from system.loggers.run_loggers import destinations
 from system.storage.files import Folder
 from tuning.run.trial import SweepTrial
 from tuning.run.trial_kind import SCORE, TASKS_DONE

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from system.config.compose import composed_values, override
+from system.config.compose import STREAM, composed_values, override, stage_name
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.run.model_trial import ModelTrials
@@ -19,8 +19,8 @@ RATE = "learning_rate"  # last part of its key
 
 
 def kind_of(values: Mapping[str, Any]) -> TrialKind[Any]:
-    """The kind of trial of composed values: a model's stage has a name, a stream's has none."""
-    return ModelTrials() if "name" in values["stage"] else StreamTrials()
+    """The kind of trial of composed values."""
+    return StreamTrials() if stage_name(values) == STREAM else ModelTrials()
 
 
 @dataclass(frozen=True)

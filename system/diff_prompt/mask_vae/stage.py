@@ -26,7 +26,6 @@ from system.diff_prompt.mask_vae.mask_vae_training import (
     reconstruct,
     reconstruction_ious,
 )
-from system.engine.checkpoint import epochs_done
 from system.engine.epochs import EpochLoop
 from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model
 from system.engine.model_worker import worker_of
@@ -118,10 +117,6 @@ class MaskVaeStage:
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """Nothing: it learns from masks alone."""
         return ()
-
-    def epochs_done(self, experiment: ModelExperiment) -> int:
-        """Epochs in the run's last checkpoint."""
-        return epochs_done(RunDirectory.of(experiment).folder)
 
     def finished(self, experiment: ModelExperiment) -> bool:
         """Whether the model is there already; checks settings and data first."""

@@ -32,7 +32,6 @@ from system.diff_prompt.prompt_generator.sampled_masks import (
     sampled_ious,
 )
 from system.diff_prompt.prompt_latents import PromptLatents
-from system.engine.checkpoint import epochs_done
 from system.engine.epochs import EpochLoop, trained
 from system.engine.model_stage import (
     ModelExperiment,
@@ -111,10 +110,6 @@ class PromptGeneratorStage:
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         """The Mask-VAE in whose latent space it works."""
         return (GeneratorPlan.of(experiment).vae.experiment,)
-
-    def epochs_done(self, experiment: ModelExperiment) -> int:
-        """Epochs in the run's last checkpoint."""
-        return epochs_done(RunDirectory.of(experiment).folder)
 
     def finished(self, experiment: ModelExperiment) -> bool:
         """Whether the model is there and was judged so; checks settings and data first."""

@@ -12,7 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from system import app
+from actors.drive import fit
+from actors.model_run import ModelRun
+from system.cli.report import report_model
+from system.cli.run import carry_out
 from system.data.shards.schema import Mask
 from system.data.shards.split_objects import mask_pixels
 from system.diff_prompt.mask_vae.mask_vae_files import HEADER, load_mask_vae
@@ -25,7 +28,7 @@ from system.diff_prompt.mask_vae.mask_vae_training import (
 )
 from system.diff_prompt.mask_vae.stage import GRID, MaskVaePlan, MaskVaeStage
 from system.engine.epochs import DivergedError, EpochLoop
-from system.engine.model_stage import MODEL_STAGES, ModelExperiment, fit
+from system.engine.model_stage import MODEL_STAGES, ModelExperiment
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError
 from system.storage.files import Folder
@@ -171,12 +174,11 @@ def test_a_run_goes_on_from_its_last_epoch(tmp_path: Path, ray_local: None) -> N
     loop = EpochLoop(begun, folder)
     loop.epoch()
     loop.save()
-    stage = MaskVaeStage()
-    fit(killed, stage)
+    fit(ModelRun(killed))
     resumed, _ = load_mask_vae(plan.folder)
     assert b"going on after 1 epochs" in folder.child("logs").read("rank-0-start-0.log")
     plan.folder.delete(HEADER)
-    fit(whole, stage)
+    fit(ModelRun(whole))
     straight, _ = load_mask_vae(plan.folder)
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -189,7 +191,7 @@ def test_the_stage_trains_reports_and_is_found_again(tmp_path: Path, ray_local: 
     run = experiment(tmp_path)
     stage = MODEL_STAGES.get("mask_vae")
     assert not stage.finished(run)
-    fit(run, stage)
+    fit(ModelRun(run))
     assert stage.finished(run)
     assert stage.finished(replace(run, run_name="again"))
     told: list[str] = []
@@ -214,16 +216,16 @@ def test_a_run_by_command_is_watched_reported_again_and_not_made_twice(
     prepare_shapes(tmp_path)
     run = experiment(tmp_path)
     with pytest.raises(ConfigError, match="not trained yet"):
-        app.report_model(run, Console(quiet=True))
+        report_model(run, Console(quiet=True))
     shown = io.StringIO()
-    app.train_model(run, Console(file=shown, width=200))
+    carry_out(run, Console(file=shown, width=200))
     assert "Mask-VAE: 6 of 6, loss 0." in shown.getvalue()
     page = tmp_path / "runs" / "vae" / "report.html"
     page.unlink()
-    app.report_model(run, Console(quiet=True))
+    report_model(run, Console(quiet=True))
     assert page.exists()
     again = io.StringIO()
-    app.train_model(run, Console(file=again, width=200))
+    carry_out(run, Console(file=again, width=200))
     assert "there already" in again.getvalue()
     assert "Mask-VAE:" not in again.getvalue()
 
@@ -236,7 +238,7 @@ def test_a_diverged_loss_is_not_tried_again(tmp_path: Path, ray_local: None) -> 
     run = experiment(tmp_path, learning_rate=1e30)
     run = replace(run, cluster=replace(run.cluster, workers=1, max_failures=3))
     with pytest.raises(DivergedError, match="learning_rate"):
-        app.train_model(run, Console(quiet=True))
+        carry_out(run, Console(quiet=True))
     logs = RunDirectory.of(run).logs.names()
     assert len(logs) == 1, "tried again"
     assert b"DivergedError" in RunDirectory.of(run).logs.read(logs[0])

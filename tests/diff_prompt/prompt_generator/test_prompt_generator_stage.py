@@ -12,11 +12,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from system import app
+from actors.drive import fit
+from actors.model_run import ModelRun
+from system.cli.run import carry_out
 from system.diff_prompt.mask_vae.stage import MaskVaePlan
 from system.diff_prompt.prompt_generator.generator_files import HEADER, WEIGHTS, load_generator
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
-from system.engine.model_stage import MODEL_STAGES, fit
+from system.engine.model_stage import MODEL_STAGES
 from system.errors import ConfigError, DataError
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import RunDirectory
@@ -87,7 +89,7 @@ def test_the_stage_trains_after_stage_1_reports_and_is_found_again(
     prepare_shapes(tmp_path)
     run = experiment(tmp_path)
     shown = io.StringIO()
-    app.train_model(run, Console(file=shown, width=200))
+    carry_out(run, Console(file=shown, width=200))
     plan = GeneratorPlan.of(run)
     _, header = load_generator(plan.folder, schedule=plan.settings.schedule)
     assert header.mask_vae == MaskVaePlan.of(run.with_stage(VAE)).digest
@@ -102,7 +104,7 @@ def test_the_stage_trains_after_stage_1_reports_and_is_found_again(
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png") == len(metrics["shown"]) == 5
     again = io.StringIO()
-    app.train_model(replace(run, run_name="again"), Console(file=again, width=200))
+    carry_out(replace(run, run_name="again"), Console(file=again, width=200))
     assert "there already" in again.getvalue()
     assert not (tmp_path / "runs" / "again-mask_vae").exists()
 
@@ -112,13 +114,13 @@ def test_another_way_of_judging_trains_nothing_anew(tmp_path: Path, ray_local: N
     """Trying steps or guidance in sampling must not cost the days of a training."""
     prepare_shapes(tmp_path)
     run = experiment(tmp_path, condition_dropout=0.5)
-    app.train_model(run, Console(quiet=True))
+    carry_out(run, Console(quiet=True))
     weights = GeneratorPlan.of(run).folder.read(WEIGHTS)
     guided = replace(
         experiment(tmp_path, condition_dropout=0.5, guidance=3.0, evaluated=4), run_name="guided"
     )
     shown = io.StringIO()
-    app.train_model(guided, Console(file=shown, width=200))
+    carry_out(guided, Console(file=shown, width=200))
     assert "prompt generator: " not in shown.getvalue()
     assert GeneratorPlan.of(guided).folder.read(WEIGHTS) == weights
     first, other = (
@@ -140,7 +142,7 @@ def test_embeddings_and_latents_are_computed_once_for_all_runs(
     tmp_path: Path, ray_local: None
 ) -> None:
     prepare_shapes(tmp_path)
-    app.train_model(experiment(tmp_path), Console(quiet=True))
+    carry_out(experiment(tmp_path), Console(quiet=True))
 
     def parts() -> dict[Path, int]:
         kept = [*tmp_path.glob("embeddings/*/*"), *tmp_path.glob("latents/*/*")]
@@ -150,7 +152,7 @@ def test_embeddings_and_latents_are_computed_once_for_all_runs(
     # of 2 tasks and 2 splits: images, expressions, masks
     assert len(before) == 12
     other = replace(experiment(tmp_path, epochs=1), run_name="other")
-    app.train_model(other, Console(quiet=True))
+    carry_out(other, Console(quiet=True))
     assert parts() == before
 
 
@@ -160,14 +162,14 @@ def test_two_workers_train_the_same_generator_as_one(tmp_path: Path, ray_local: 
     """A figure that depends on the cluster cannot be compared."""
     prepare_shapes(tmp_path)
     alone = experiment(tmp_path)
-    app.train_model(alone, Console(quiet=True))
+    carry_out(alone, Console(quiet=True))
     folder = GeneratorPlan.of(alone).folder
     first, _ = load_generator(folder)
     figures = f"outcome-{GeneratorPlan.of(alone).judged}.json"
     outcome = folder.read(figures)
     folder.delete(HEADER)
     pair = replace(experiment(tmp_path, workers=2), run_name="pair")
-    fit(pair, MODEL_STAGES.get("prompt_generator"))
+    fit(ModelRun(pair))
     second, _ = load_generator(folder)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from actors.model_driver import Trained
-from system.engine.model_stage import ModelExperiment, Show
+from actors.drive import Learned, Run, Watch
+from actors.model_run import ModelRun
+from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError, PromptideError, TrialsFailedError
-from system.loggers.model_loggers import ModelLoggers
-from system.loggers.open_loggers import destinations
+from system.loggers.run_loggers import RunLoggers, destinations
 from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
@@ -109,9 +110,6 @@ class Stage:
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
         return ()
 
-    def epochs_done(self, experiment: ModelExperiment) -> int:
-        return 0
-
     def finished(self, experiment: ModelExperiment) -> bool:
         return self.there
 
@@ -127,16 +125,24 @@ def use(
     monkeypatch: pytest.MonkeyPatch, stages: Mapping[str, Stage], train: Callable[..., None]
 ) -> None:
     """Let trials find these stages, by their names, and train them so."""
-    for module in ("model_trial", "made_models"):
-        monkeypatch.setattr(f"tuning.run.{module}.stage_of", lambda one: stages[one.stage["name"]])
-    monkeypatch.setattr("tuning.run.made_models.run_model", train)
+    for module in ("tuning.run.model_trial", "actors.model_run"):
+        monkeypatch.setattr(f"{module}.stage_of", lambda one: stages[one.stage["name"]])
+
+    def drive(run: Run, watch: Watch, learned: Learned) -> None:
+        assert isinstance(run, ModelRun)
+        assert isinstance(run.stage, Stage)
+        started = time.perf_counter()
+        train(run.experiment, run.stage)
+        run.seconds = time.perf_counter() - started
+
+    monkeypatch.setattr("actors.drive.drive", drive)
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
 
-    def train(_: ModelExperiment, trained: Stage, watch: Show, logged: Trained) -> None:
+    def train(_: ModelExperiment, trained: Stage) -> None:
         trained.trained += 1
 
     use(monkeypatch, {"mask_vae": stage}, train)
@@ -190,7 +196,7 @@ def test_what_a_model_builds_on_is_trained_first_and_once(
     below, above = Stage(), Stage()
     order: list[str] = []
 
-    def train(trained: ModelExperiment, stage: Stage, watch: Show, logged: Trained) -> None:
+    def train(trained: ModelExperiment, stage: Stage) -> None:
         order.append(trained.stage["name"])
         stage.there = stage is below
 
@@ -212,7 +218,7 @@ def test_the_logs_of_two_stages_are_never_open_at_once(
     below, above = Stage(), Stage()
     happened: list[str] = []
 
-    class Noted(ModelLoggers):
+    class Noted(RunLoggers):
         def __enter__(self) -> Noted:
             happened.append("opened")
             return super().__enter__()
@@ -223,7 +229,7 @@ def test_the_logs_of_two_stages_are_never_open_at_once(
 
     monkeypatch.setattr(above, "before", lambda one: [one.with_stage({"name": "prompt_generator"})])
     use(monkeypatch, {"prompt_generator": below, "mask_vae": above}, lambda *_: None)
-    monkeypatch.setattr("tuning.run.made_models.ModelLoggers", Noted)
+    monkeypatch.setattr("actors.drive.RunLoggers", Noted)
     run(experiment(plan(tmp_path, "tune.metric=[a]")), "a")
     assert happened == ["opened", "closed"] * 2
 
@@ -239,7 +245,7 @@ def test_trials_that_start_together_train_what_they_share_once(
         asked.release()
         return below.there
 
-    def train(trained: ModelExperiment, stage: Stage, watch: Show, logged: Trained) -> None:
+    def train(trained: ModelExperiment, stage: Stage) -> None:
         stage.trained += 1
         if stage is below:
             for _ in range(3):  # twice by this trial, before and behind the lock, then by the other

@@ -10,7 +10,7 @@ import pytest
 
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
-from system.loggers.open_loggers import destinations
+from system.loggers.run_loggers import destinations
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import LOCK_NAME, sole_writer
 from tests.integration.small_stream import small_experiment

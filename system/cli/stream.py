@@ -15,7 +15,7 @@ WAIT = "--wait"
 USAGE = f"promptide stream {'|'.join(ACTIONS)} [key=value ...] [{WAIT}] [TASK ...]"
 
 
-def stream_command(arguments: Sequence[str], file: str | None, console: Console) -> None:
+def stream(arguments: Sequence[str], file: str | None, console: Console) -> None:
     """Carry out one action; overrides say which run, other words of `append` are tasks.
 
     Raises ConfigError for words that are none of it, and what the action raises.

@@ -1,0 +1,14 @@
+"""One file a command of `promptide`: where system, actors and tuning come together."""
+
+#: Each is a function in the file of its name.
+COMMANDS = (
+    "prepare",
+    "pretrain",
+    "run",
+    "evaluate",
+    "report",
+    "stream",
+    "sweep",
+    "parameters",
+    "submit",
+)

@@ -1,0 +1,49 @@
+"""`promptide run`: learn a stream of tasks or train a model, or go on with it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from actors.cluster import check_resources, check_storage, ray_cluster
+from actors.drive import Place, Run, complete
+from actors.model_run import ModelRun
+from actors.stream_run import StreamRun
+from system.cli.experiments import experiment_from
+from system.config.schema import ExperimentConfig
+from system.engine.model_stage import ModelExperiment
+from system.storage.writer_lock import sole_writer
+
+
+def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
+    """Carry out a run, or go on with one that was interrupted."""
+    carry_out(experiment_from(overrides, file), console)
+
+
+def carry_out(experiment: ExperimentConfig | ModelExperiment, console: Console) -> None:
+    """Learn a stream or train a model, and before it the models that it builds on."""
+    if isinstance(experiment, ExperimentConfig):
+        _carry_out(StreamRun(experiment), console)
+    else:
+        _carry_out(ModelRun(experiment), console)
+
+
+def _carry_out(run: Run, console: Console) -> None:
+    run.check()
+    folder = run.directory.folder
+    with sole_writer(folder):
+        again = run.directory.claim(run.experiment)
+        console.print(f"{'going on with' if again else 'run'} {folder.uri}")
+        for earlier in () if run.finished else run.before():
+            _carry_out(earlier, console)
+        complete(run, Place(console, lambda: _cluster(run)))
+        run.report(console)
+
+
+@contextmanager
+def _cluster(run: Run) -> Iterator[None]:
+    """Connect Ray, and check that it has what the run needs."""
+    with ray_cluster(run.experiment.cluster):
+        check_resources(run.experiment.cluster)
+        check_storage(run.experiment.storage_path)
+        yield
