@@ -1,8 +1,9 @@
 """The loop of a Ray Train worker over the whole task stream: lease, train, evaluate, commit."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -10,19 +11,20 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import Modality
 from system.config.schema import ExperimentConfig
-from system.data.shards.faults import Fault
+from system.data.shards.loading import broken_images
 from system.data.shards.manifest import SplitHandle
 from system.engine.epochs import EpochLoop
 from system.engine.phase_clock import PhaseClock
 from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
-from system.objectives.objective import OBJECTIVES, Worker
+from system.errors import DataError, QuarantinedError
+from system.methods.sharing import StreamMethod
+from system.objectives.objective import OBJECTIVES, Evaluation, Worker
 from system.results.accuracy_matrix import MatrixRow
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.run_directory import OUTCOME, RunDirectory
 from system.stream.given_similarity import given_similarity
-from system.stream.quarantine import putting_aside
-from system.stream.stream_end import final_figures, plain_row
+from system.stream.router import Router
 from system.stream.task_source import Lease, TaskSource
 
 #: Seconds that a worker group waits for a task before its ranks look at each other again.
@@ -42,6 +44,7 @@ def continual_loop(config: dict[str, Any]) -> None:
         tuple(config["tasks"]),
         config["stream"],
         config["benchmark_fingerprint"],
+        WorkerGroup.join(),
     )
     with worker.log.ending():
         worker.restore()
@@ -60,13 +63,14 @@ class StreamWorker:
         tasks: tuple[str, ...],
         stream: TaskSource,
         benchmark_fingerprint: str,
+        group: WorkerGroup,
     ) -> None:
         self.experiment = experiment
         self.live = experiment.stream.live
         self.joined = experiment.stream.joined
         self.tasks = () if self.live else tasks
         self.stream = stream
-        self.group = WorkerGroup.join()
+        self.group = group
         # Sums depend on the number of threads: it is configured, not what the machine has.
         torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
         self.clock = PhaseClock()
@@ -150,41 +154,36 @@ class StreamWorker:
 
     def learn(self, lease: Lease) -> None:
         """Train one task, evaluate all of them, save its adapter and commit it."""
+        self._begin(lease)
+        with self._skipping_broken_images(lease):
+            similarity, features = self._take_in(lease)
+            log = self._train(lease, similarity, features) if self._learns(lease) else []
+        if self.group.leads:
+            self.stream.trained(self.consumer, self.generation, lease.task)
+        rows = self._evaluate(lease)
+        if self.group.leads:
+            self._commit(lease, rows, log, similarity)
+        self.log.publish()
+
+    def _begin(self, lease: Lease) -> None:
         self.log.task = lease.task
         self.leased = lease
         self.log.add(f"task {lease.index} {lease.task}: leased")
         if self.live:
             self._meet(lease.task)
-        with self._putting_aside(lease):
-            similarity, log = self._learn_parameters(lease)
-        if self.group.leads:
-            self.stream.trained(self.consumer, self.generation, lease.task)
-        self._show("evaluate", lease)
-        rows: list[MatrixRow] = []
-        method = self.learned.method
-        with self.clock.phase("evaluate"):
-            if lease.index == 0 or self.live:
-                # Of a live stream's tasks each has its row once it is there.
-                known = self.work.evaluation.zero_shot()
-                rows += [r for r in known if not self.live or r.evaluated_index == lease.index]
-            if self._learns(lease) or method.trains_on == "nothing":
-                rows += self.work.evaluation.after_task(lease.index, method, self.learned.router)
-        if self.group.leads:
-            self._commit(lease, rows, log, similarity)
-        self.log.publish()
 
-    def _learn_parameters(self, lease: Lease) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Router and parameters of a task: the tasks' similarities (K, K), and the epochs' log."""
+    def _take_in(self, lease: Lease) -> tuple[Tensor, Mapping[Modality, Tensor]]:
+        """Add the task to router, similarities and method.
+
+        Returns the tasks' similarities (K, K), and the task's unprompted training features (n, P).
+        """
         features: Mapping[Modality, Tensor] = {}
         if self.joined:  # nothing to compare it with, and nowhere else to route to
             self.learned.similarities.add(torch.ones(1))
         else:
             features = self._compare(lease)
-        similarity = self.learned.similarities.matrix()
         self.learned.method.begin_task(lease.index, self.learned.model)
-        if not self._learns(lease):
-            return similarity, []
-        return similarity, self._train(lease, similarity, features)
+        return self.learned.similarities.matrix(), features
 
     def _compare(self, lease: Lease) -> dict[Modality, Tensor]:
         """Unprompted training features, and of them what tells the task from others."""
@@ -197,31 +196,56 @@ class StreamWorker:
             self._add_to_router(lease.index, images, texts)
         return {"vision": images, "text": texts}
 
+    def _evaluate(self, lease: Lease) -> list[MatrixRow]:
+        """The matrix rows that this task adds: after it, and of the frozen model where due."""
+        self._show("evaluate", lease)
+        evaluation, method = self.work.evaluation, self.learned.method
+        rows: list[MatrixRow] = []
+        with self.clock.phase("evaluate"):
+            if lease.index == 0 or self.live:
+                # Of a live stream's tasks each has its row once it is there.
+                known = evaluation.zero_shot()
+                rows += [r for r in known if not self.live or r.evaluated_index == lease.index]
+            if self._learns(lease) or method.trains_on == "nothing":
+                rows += evaluation.after_task(lease.index, method, self.learned.router)
+        return rows
+
     def _learns(self, lease: Lease) -> bool:
         learns: bool = self.learned.method.learns_at(lease.index, len(self.tasks))
         return learns
 
-    def _putting_aside(self, lease: Lease) -> AbstractContextManager[None]:
-        """Put aside what does not decode of the training images that the task reads."""
-        if self.experiment.stage.on_error == "stop":
-            return nullcontext()
+    @contextmanager
+    def _skipping_broken_images(self, lease: Lease) -> Iterator[None]:
+        """Quarantine training images that do not decode, if the run is to go on without them.
 
-        def record(task: str, broken: dict[int, Fault]) -> int:
-            for fault in broken.values():
-                self.log.add(f"put aside: {fault.reason}")
-            self.log.publish()
-            return self.stream.quarantine(self.consumer, self.generation, task, "train", broken)
+        Raises QuarantinedError where a DataError in the block was of images that were not known to
+        be broken: who starts again reads the others alone. Else the error stands: a broken shard,
+        say, is no image's fault.
+        """
+        try:
+            yield
+        except DataError as error:
+            if self.experiment.stage.on_error == "stop":
+                raise
+            joint = self.learned.method.trains_on == "all"
+            if not sum(map(self._quarantine, self.tasks if joint else (lease.task,))):
+                raise
+            raise QuarantinedError(f"{error}; it was quarantined") from error
 
-        joint = self.learned.method.trains_on == "all"
-        tasks = self.tasks if joint else (lease.task,)
-        return putting_aside(tasks, lambda task: self._open(task, "train"), record)
+    def _quarantine(self, task: str) -> int:
+        """Look through a task's training images; how many are broken that were not known to be."""
+        broken = broken_images(self._open(task, "train"))
+        for fault in broken.values():
+            self.log.add(f"quarantined: {fault.reason}")
+        self.log.publish()
+        return self.stream.quarantine(self.consumer, self.generation, task, "train", broken)
 
     def finish(self) -> None:
         """Write what only the end of the stream can tell."""
         method, router = self.learned.method, self.learned.router
         with self.clock.phase("evaluate"):
-            figures = final_figures(self.work.evaluation, method, router, live=self.live)
-            figures |= self.work.outcome(method, router)
+            outcome = final_outcome(self.work.evaluation, method, router, live=self.live)
+            outcome |= self.work.outcome(method, router)
         if self.group.leads:
             self.directory.folder.write_table(
                 self.work.examples_file, self.work.examples(self.tasks)
@@ -232,7 +256,7 @@ class StreamWorker:
                     "backbone": self.work.model.name,
                     "backbone_fingerprint": self.work.model.fingerprint,
                     "transform": self.work.transform,
-                    **figures,
+                    **outcome,
                     "seconds": self.clock.take(),
                 },
             )
@@ -240,7 +264,7 @@ class StreamWorker:
     def _train(
         self, lease: Lease, similarity: Tensor, features: Mapping[Modality, Tensor]
     ) -> list[dict[str, Any]]:
-        """Train the leased task, or all tasks' images at once; the log's rows, one an epoch.
+        """Train the leased task, or all tasks' images at once; the log's rows, one per epoch.
 
         Then the method takes in the task, whose unprompted training `features` (n, P) these are,
         for the tasks after it: where all are joined there is none.
@@ -311,3 +335,38 @@ class StreamWorker:
         """Say that it goes on, wherever in an evaluation; a halted run ends here."""
         if self.leased is not None:
             self._show("evaluate", self.leased)
+
+
+def final_outcome(
+    evaluation: Evaluation, method: StreamMethod, router: Router | None, *, live: bool
+) -> dict[str, Any]:
+    """The part of outcome.json that the evaluation and the method know.
+
+    "matrix" holds all rows of a `live` stream over all its tasks, as if they had been given at the
+    start. It is None where the rows that were committed are so already, and for a method that keeps
+    no older state: its rows are those of the tasks that were learned at the time.
+    """
+    last = evaluation.tasks - 1
+    matrix = None
+    if live and (method.needs_router or method.trains_on == "nothing"):
+        matrix = evaluation.all_rows(method, router)
+    else:
+        # Encodes nothing new, unless this worker group started after the last commit.
+        evaluation.after_task(last, method, router)
+    oracle = evaluation.oracle(last, method)
+    return {
+        "evaluated": evaluation.described(),
+        "routed": [] if router is None else list(router.modalities),
+        "matrix": matrix and [plain_row(row) for row in matrix],
+        "oracle": [plain_row(row) for row in oracle],
+        "similarity_source": method.similarity_source,
+        "replays": method.trains_on == "all",
+        "trainable_parameters": method.parameters_in_all(),
+        "trainable_parameters_per_task": method.parameters_per_task(),
+    }
+
+
+def plain_row(row: MatrixRow) -> dict[str, Any]:
+    """A matrix row as JSON can hold it: an undefined value is null."""
+    values = asdict(row)
+    return values | {"value": None if math.isnan(row.value) else row.value}
