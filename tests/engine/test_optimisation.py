@@ -71,6 +71,15 @@ def test_cosine_rate_starts_at_the_rate_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.1 * (1 + math.cos(0.9 * math.pi)))
 
 
+def test_a_constant_rate_stays() -> None:
+    """Diff-Prompt's published training has no schedule."""
+    config = OptimiserConfig(learning_rate=0.2)
+    optimiser = build_optimiser(config, _parameters())
+    for step in range(STEPS):
+        set_rate(optimiser, config, "constant", step, STEPS)
+        assert optimiser.param_groups[0]["lr"] == 0.2
+
+
 def test_a_rate_of_zero_is_refused() -> None:
     """Nothing would be learned, silently."""
     with pytest.raises(ValueError, match="learning_rate=0"):

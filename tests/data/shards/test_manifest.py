@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from system.data.shards.loading import read_images
-from system.data.shards.manifest import Manifest, SplitHandle
-from system.errors import DataError
+from system.data.shards.manifest import JOINED, Manifest, SplitHandle, TaskEntry
+from system.errors import ConfigError, DataError
 from tests.data.coco_files import edit_json, prepare_coco, train_handles, write_coco
 
 
@@ -118,3 +118,35 @@ def test_joined_tasks_leave_out_what_each_of_them_does(tmp_path: Path) -> None:
     joined = SplitHandle.joined(less)
     assert joined.rows == 2 * 21 - 3
     assert image_ids(joined) == [image for handle in less for image in image_ids(handle)]
+
+
+def test_a_joined_task_remembers_its_members(prepared: Path) -> None:
+    """Caches and chosen expressions are each member's own; the benchmark stays the same one."""
+    manifest = Manifest.load(str(prepared))
+    names = [entry.name for entry in manifest.tasks]
+    joined = manifest.joined(names[:2])
+    assert joined.fingerprint == manifest.fingerprint
+    handle = joined.task(JOINED).handle("train")
+    assert handle.members == tuple(manifest.task(name).handle("train") for name in names[:2])
+    assert handle.rows == sum(part.rows for part in handle.members)
+    alone = manifest.task(names[0]).handle("train")
+    assert alone.members == (alone,)
+    assert len(manifest.joined(None).task(JOINED).parts) == len(names)
+
+
+def test_rows_left_out_of_a_joined_split_are_left_out_of_their_members(prepared: Path) -> None:
+    """A quarantined image would otherwise be read again through the member that has it."""
+    manifest = Manifest.load(str(prepared))
+    handle = manifest.joined(None).task(JOINED).handle("train")
+    first = handle.members[0].stored_rows
+    left = handle.leaving_out({0, first + 1})
+    assert left.task == JOINED
+    assert [sorted(part.without) for part in left.members[:2]] == [[0], [1]]
+    assert left.without == {0, first + 1}
+
+
+def test_a_task_that_has_the_joined_ones_name_is_refused(prepared: Path) -> None:
+    manifest = Manifest.load(str(prepared))
+    taken = replace(manifest, tasks=(*manifest.tasks, TaskEntry(JOINED, {})))
+    with pytest.raises(ConfigError, match="'all'"):
+        taken.joined(None)

@@ -1,0 +1,65 @@
+"""Unprompted features of a grounder: of unit length, row by row, computed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from system.data.shards.manifest import Manifest
+from system.grounders.grounder import Grounder
+from system.objectives.grounding.grounder_features import GrounderFeatures
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
+from tests.diff_prompt.mask_files import prepare_shapes
+from tests.engine.thread_group import ALONE, on_threads
+from tests.grounders.small_glip import loaded, write_small_glip
+
+TEXTS = ["the disk", "the square", "the"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_glip(tmp_path_factory.mktemp("glip"), ["the", "disk", "square"])
+
+
+@pytest.fixture(scope="module")
+def grounder(directory: Path) -> Grounder:
+    return loaded(directory)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return prepare_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+def test_one_worker_and_two_give_the_same_rows_to_the_bit(
+    grounder: Grounder, manifest: Manifest, tmp_path: Path
+) -> None:
+    """A row in the place of another would route an image by its neighbour's features."""
+    handle = manifest.task("disk").handle("train")
+
+    def features(folder: str) -> FeatureStore:
+        return FeatureStore(Folder.of(tmp_path / folder))
+
+    images, texts = GrounderFeatures(grounder, ALONE, 5, 1, features("alone")).of(handle, TEXTS)
+    assert (len(images), len(texts)) == (12, 3)
+    torch.testing.assert_close(images.norm(dim=1), torch.ones(12))
+    for both in on_threads(
+        2, lambda group: GrounderFeatures(grounder, group, 5, 1, features("both")).of(handle, TEXTS)
+    ):
+        assert torch.equal(both[0], images)
+        assert torch.equal(both[1], texts)
+
+
+def test_what_was_encoded_before_is_found_again(
+    grounder: Grounder, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run of a sweep would otherwise encode the same images anew."""
+    store = FeatureStore(Folder.of(tmp_path))
+    handle = manifest.task("disk").handle("train")
+    first = GrounderFeatures(grounder, ALONE, 5, 1, store).of(handle, TEXTS)
+    monkeypatch.setattr(GrounderFeatures, "_images", lambda *_: pytest.fail("encoded again"))
+    again = GrounderFeatures(grounder, ALONE, 5, 1, store).of(handle, TEXTS)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
