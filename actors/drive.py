@@ -17,7 +17,6 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from actors.failures import GROUP_FAILURES, Retries, cause
-from system.engine.repeating import repeating
 from system.errors import PromptideError, QuarantinedError, StorageError
 from system.loggers.points import Curves
 from system.loggers.run_loggers import RunLoggers
@@ -151,13 +150,13 @@ def drive(run: Run, watch: Watch, learned: Learned) -> None:
     loses its storage, is started again: see `Retries`. Raises the worker's own PromptideError, or
     StreamFailedError with its traceback.
     """
-    told = 0
+    reported = 0
 
     def tell() -> None:
-        nonlocal told
+        nonlocal reported
         rows = run.learned()
-        if len(rows) > told:
-            told = len(rows)
+        if len(rows) > reported:
+            reported = len(rows)
             learned(rows)
 
     # What goes wrong in a look the worker group meets too, and says.
@@ -227,6 +226,31 @@ def fit(run: Run) -> None:
     )
     with own_interrupt_handler():
         trainer.fit()
+
+
+@contextmanager
+def repeating(
+    call: Callable[[], None], seconds: float, *, name: str, passing: tuple[type[Exception], ...]
+) -> Iterator[None]:
+    """Call something every so often in a thread called `name`, until the block ends.
+
+    Errors of the types in `passing` are passed over: the block's own calls meet them too, and can
+    say in what.
+    """
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(seconds):
+            with suppress(*passing):
+                call()
+
+    thread = threading.Thread(target=keep, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from system.engine.checkpoint import Checkpoint, Position
 from system.engine.optimisation import optimiser_tensors, restore_optimiser
-from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
+from system.engine.worker_log import RankLog
 from system.errors import ConfigError, PromptideError
 from system.methods.sharing import check_state
 from system.storage.adapters import prefixed, under

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
+
+import torch
 
 from system.config.parse import parse_dataclass
 from system.config.schema import (
@@ -14,11 +17,13 @@ from system.config.schema import (
     with_absolute_model_paths,
 )
 from system.data.shards.manifest import Manifest
+from system.engine.worker_group import WorkerGroup
+from system.engine.worker_log import RankLog
 from system.errors import ConfigError
 from system.registry import Registry
 from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
-from system.storage.run_directory import REPORT
+from system.storage.run_directory import REPORT, RunDirectory
 from system.uris import absolute
 
 #: What comes to the terminal: a line about what came out.
@@ -163,3 +168,15 @@ def tell_model(tell: Tell, figures: Mapping[str, str], model: Folder, run: Folde
         tell(f"{name}: {value}")
     tell(f"model: {model.uri}")
     tell(f"report: {run.file_uri(REPORT)}")
+
+
+@contextmanager
+def worker_of(experiment: ModelExperiment) -> Iterator[tuple[WorkerGroup, RankLog]]:
+    """Join the group that Ray Train started this process for; each start has a log of its own."""
+    group = WorkerGroup.join()
+    torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
+    logs = RunDirectory.of(experiment).logs
+    starts = sum(name.startswith(f"rank-{group.rank}-") for name in logs.names())
+    log = RankLog(logs, group.rank, generation=starts)
+    with log.ending():
+        yield group, log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from typing_extensions import override
+
+from system.storage.feature_store import MakeRows, TensorParts
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,22 @@ class _RayGroup(WorkerGroup):
         import ray.train
 
         ray.train.report(dict(metrics))
+
+
+def make_parts(
+    parts: TensorParts,
+    group: WorkerGroup,
+    make: MakeRows,
+    show: Callable[[int, int], None],
+) -> None:
+    """Have each rank make its share of the parts that are missing; return when all are there.
+
+    Every rank has to call this. A part's rows never depend on who makes it.
+    """
+    mine = [index for index in range(parts.parts) if index % group.size == group.rank]
+    for done, index in enumerate(mine, start=1):
+        if not parts.made(index):
+            with torch.inference_mode():
+                parts.write(index, make(parts.part(index)))
+            show(min(done * group.size, parts.parts), parts.parts)
+    group.gather_rows(torch.zeros(1))  # until the others are as far

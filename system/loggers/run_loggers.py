@@ -46,7 +46,7 @@ class RunLoggers:
     def __init__(self, experiment: LoggedConfig, curves: Curves) -> None:
         self.experiment = experiment
         self.curves = curves
-        self.told = 0  # batches: tasks or epochs
+        self.reported = 0  # batches: tasks or epochs
         self.finished = False
         self.open: dict[str, Logger] = {}
 
@@ -80,20 +80,20 @@ class RunLoggers:
 
     def learned(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Pass on what is new since the last call in all that was learned so far."""
-        for index in range(self.told, len(rows)):
+        for index in range(self.reported, len(rows)):
             self.tell(self.curves.of(rows[index], index), index)
-        self.told = max(self.told, len(rows))
+        self.reported = max(self.reported, len(rows))
 
     def final(self, metrics: Mapping[str, Any]) -> None:
         """Pass on metrics.json: the run is at its end."""
         self.learned(self.curves.rows(metrics))  # of a model that was there already
-        self.tell(self.curves.final(metrics), self.told)
+        self.tell(self.curves.final(metrics), self.reported)
         self.finished = True
 
     def tell(self, points: Iterable[Point], batch: int) -> None:
         """Pass on a batch of points; see `Logger.log`."""
-        told = list(points)
-        self._each(lambda logger: logger.log(told, batch))
+        batch_points = list(points)
+        self._each(lambda logger: logger.log(batch_points, batch))
 
     def _each(self, do: Callable[[Logger], None]) -> None:
         for name, logger in list(self.open.items()):

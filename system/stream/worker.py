@@ -14,9 +14,8 @@ from system.config.schema import ExperimentConfig
 from system.data.shards.loading import broken_images
 from system.data.shards.manifest import SplitHandle
 from system.engine.epochs import EpochLoop
-from system.engine.phase_clock import PhaseClock
-from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
+from system.engine.worker_log import PhaseClock, RankLog
 from system.errors import DataError, QuarantinedError
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import OBJECTIVES, Evaluation, Worker

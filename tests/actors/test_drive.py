@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from actors import drive
-from actors.drive import Place, Run, Watch, complete, own_interrupt_handler
+from actors.drive import Place, Run, Watch, complete, own_interrupt_handler, repeating
 from actors.failures import Retries, StreamFailedError
 from system.engine.epochs import DivergedError
 from system.errors import PromptideError, QuarantinedError, StorageError
@@ -237,3 +238,18 @@ def test_ray_trains_exit_is_ctrl_c() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run()
+
+
+def test_a_look_is_repeated_until_the_block_ends_and_over_failures() -> None:
+    calls, enough = [0], threading.Event()
+
+    def look() -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise StorageError("away")
+        if calls[0] == 3:
+            enough.set()
+
+    with repeating(look, 0.01, name="promptide-look", passing=(StorageError,)):
+        assert enough.wait(10)
+    assert not [t for t in threading.enumerate() if t.name == "promptide-look"]

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from system.engine.shared_parts import make_parts
-from system.engine.worker_group import WorkerGroup
+from system.engine.worker_group import WorkerGroup, make_parts
 from system.errors import StorageError
 from system.storage import feature_store
 from system.storage.feature_store import FeatureStore, TensorParts

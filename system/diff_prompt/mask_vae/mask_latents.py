@@ -15,8 +15,7 @@ from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import ReferredExpression, mask_pixels
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.engine.model_stage import Show
-from system.engine.shared_parts import make_parts
-from system.engine.worker_group import WorkerGroup
+from system.engine.worker_group import WorkerGroup, make_parts
 from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
 

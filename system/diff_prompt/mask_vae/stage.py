@@ -27,10 +27,9 @@ from system.diff_prompt.mask_vae.mask_vae_training import (
     reconstruction_ious,
 )
 from system.engine.epochs import EpochLoop
-from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model
-from system.engine.model_worker import worker_of
-from system.engine.rank_log import RankLog
+from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model, worker_of
 from system.engine.worker_group import WorkerGroup
+from system.engine.worker_log import RankLog
 from system.errors import DataError
 from system.report.pages.model_pages import mask_grid, mask_page
 from system.storage.data_directory import DataDirectory

@@ -17,8 +17,7 @@ from system.data.shards.split_objects import ReferredExpression
 from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
 from system.engine.encoding import Encoder
 from system.engine.model_stage import Show
-from system.engine.shared_parts import make_parts
-from system.engine.worker_group import WorkerGroup
+from system.engine.worker_group import WorkerGroup, make_parts
 from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
 

@@ -20,8 +20,7 @@ from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.sampled_masks import Sampler
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
-from system.engine.shared_parts import make_parts
-from system.engine.worker_group import WorkerGroup
+from system.engine.worker_group import WorkerGroup, make_parts
 from system.errors import AdapterMismatchError
 from system.methods.base import LatentNeeds
 from system.methods.parts import np_seed

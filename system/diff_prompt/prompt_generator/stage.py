@@ -40,10 +40,10 @@ from system.engine.model_stage import (
     show_nothing,
     started,
     tell_model,
+    worker_of,
 )
-from system.engine.model_worker import worker_of
-from system.engine.rank_log import RankLog
 from system.engine.worker_group import WorkerGroup
+from system.engine.worker_log import RankLog
 from system.errors import ConfigError
 from system.methods.base import LatentNeeds
 from system.report.pages.model_pages import generator_page
