@@ -1,4 +1,4 @@
-"""Each method's learning rate, chosen on the validation split of the first task alone."""
+"""Choice of each method's learning rate on the validation split of the first task."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from tuning.run.trial_table import TrialTable
 from tuning.search.sweep_config import LEARNING_RATE
 from tuning.search.sweep_plan import SweepPlan, Trial, TrialConfig
 
-LEARNING_RATES = "learning_rates"  # the folder of its runs; with .json, what came of them
+LEARNING_RATES = "learning_rates"  # folder of the short runs, and with .json the file of the choice
 Run = Callable[[TrialTable, str], None]  # runs a table's trials, with a title for the display
 
 
 @dataclass(frozen=True)
 class RateTrials:
-    """A method's candidates, a short run each."""
+    """The short runs of one method, by candidate rate."""
 
     base: TrialConfig
     choice: RateChoice
@@ -27,9 +27,9 @@ class RateTrials:
 
 
 def rate_trials(plan: SweepPlan) -> list[RateTrials]:
-    """The short runs of all methods that have rates to choose from and something to train.
+    """The short runs of all methods that train and have rates to choose from.
 
-    Raises ConfigError as composing them does.
+    Raises ConfigError.
     """
     seed = plan.config.seeds[0]
     found = []
@@ -51,10 +51,10 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
 def choose_learning_rates(
     plan: SweepPlan, candidates: list[RateTrials], run: Run
 ) -> list[TrialConfig]:
-    """Run the candidates and give each base its best rate; the others stay as they are.
+    """Run the candidates and set each base's best rate; bases without candidates stay unchanged.
 
-    Writes learning_rates.json: the choice, and the scores that it rests on. Raises ConfigError
-    when no rate of a method gave a score.
+    Writes learning_rates.json: the choice and its scores. Raises ConfigError when no rate of a
+    method gave a score.
     """
     if not candidates:
         return plan.bases

@@ -5,6 +5,8 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from actors.handle import SharedStreams
 from actors.model_run import ModelRun
 from system.engine.model_stage import ModelExperiment, model_experiment, stage_of
@@ -17,6 +19,7 @@ from tuning.run.trial_kind import (
     TASKS_DONE,
     RateChoice,
     Reports,
+    TrialKind,
     TrialRecord,
     complete_trial,
 )
@@ -26,34 +29,34 @@ TAKE_METHODS = ("methods", "learning_rates")  # keys of `tune` for what trains a
 SECONDS = "seconds.json"  # of its own training; null if interrupted, or found ready
 
 
-class ModelTrials:
+class ModelTrials(TrialKind[ModelExperiment]):
     """Trainings of one model, scored by a metric that the stage writes into metrics.json."""
 
     name = "model"
     leases_tasks = False
 
-    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
-        """By the stage's own names."""
+    @override
+    def score_name(self, metric: Sequence[str]) -> tuple[str, str]:
         return ("" if len(metric) == 1 else "mean of ") + ", ".join(metric), ""
 
+    @override
     def parse(self, values: Mapping[str, Any]) -> ModelExperiment:
-        """The experiment of composed values."""
         return model_experiment(values)
 
+    @override
     def label(self, experiment: ModelExperiment) -> str:
-        """The stage's name."""
         return str(experiment.stage["name"])
 
+    @override
     def rate_choice(self, experiment: ModelExperiment) -> RateChoice | None:
-        """None: a stage's model has no method whose rate could be chosen."""
-        return None
+        return None  # there is no method whose rate could be chosen
 
+    @override
     def recalls(self, experiment: ModelExperiment) -> tuple[str, ...]:
-        """None: a model has the metrics of its stage."""
-        return ()
+        return ()  # a model has the metrics of its stage
 
+    @override
     def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
-        """Raises ConfigError for a metric the stage has not, and for what only streams have."""
         name, known = self.label(experiment), stage_of(experiment).figures
         for metric in config.metric:
             if metric not in known:
@@ -64,7 +67,7 @@ class ModelTrials:
         if config.scheduler != "none":
             raise ConfigError(
                 f"tune.scheduler={config.scheduler} compares trials after each task of a stream; "
-                f"stage {name!r} is judged once, at its end: use tune.scheduler=none"
+                f"stage {name!r} is evaluated once, at its end: use tune.scheduler=none"
             )
         for key in TAKE_METHODS:
             if getattr(config, key):
@@ -73,14 +76,14 @@ class ModelTrials:
                     "tune.space"
                 )
 
+    @override
     def check(self, experiment: ModelExperiment) -> tuple[str, ...]:
-        """The stage's name, for all of its training; whether the model is there does not matter."""
         check_loggers(experiment)
-        stage_of(experiment).finished(experiment)
+        stage_of(experiment).finished(experiment)  # checks config and data, whatever it returns
         return (self.label(experiment),)
 
+    @override
     def record(self, experiment: ModelExperiment, metric: Sequence[str]) -> TrialRecord:
-        """From the trial's metrics.json."""
         folder = RunDirectory.of(experiment).folder
         if folder.exists(METRICS):
             metrics = folder.read_json(METRICS)
@@ -88,6 +91,7 @@ class ModelTrials:
         failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
         return TrialRecord([], None, failure)
 
+    @override
     def run(
         self,
         experiment: ModelExperiment,
@@ -96,10 +100,7 @@ class ModelTrials:
         reports: Reports,
         streams: SharedStreams | None,
     ) -> None:
-        """Train the model, unless it is there for the same settings and data, and judge it.
-
-        It is all of its `tasks`, which are one.
-        """
+        """Train and evaluate the model; one with the same config and data is not trained again."""
         folder = RunDirectory.of(experiment).folder
         fresh = not folder.exists(SECONDS)
         folder.write_json(SECONDS, {"seconds": None})
@@ -113,8 +114,8 @@ class ModelTrials:
         reported = float("nan") if score is None else score
         reports.put({SCORE: reported, TASKS_DONE: 1, "done": True})
 
+    @override
     def columns(self, experiment: ModelExperiment, record: TrialRecord) -> dict[str, Any]:
-        """Numbers trained and seconds, where they are known."""
         row: dict[str, Any] = {"method": self.label(experiment)}
         folder = RunDirectory.of(experiment).folder
         if record.metrics is None:
@@ -124,8 +125,8 @@ class ModelTrials:
             row["seconds"] = folder.read_json(SECONDS)["seconds"]
         return row
 
+    @override
     def evaluated_with(self, experiment: ModelExperiment) -> str:
-        """The stage says itself what it holds out."""
         return f"stage: {self.label(experiment)}"
 
 

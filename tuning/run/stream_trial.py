@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from actors.handle import SharedStreams
 from actors.settings import StreamSettings
 from actors.stream_run import StreamRun
-from system.config.compose import experiment_of, override
+from system.config.compose import experiment_of
+from system.config.compose import override as written
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import stage_of
 from system.errors import ConfigError
@@ -21,6 +24,7 @@ from tuning.run.trial_kind import (
     TASKS_DONE,
     RateChoice,
     Reports,
+    TrialKind,
     TrialRecord,
     complete_trial,
 )
@@ -29,49 +33,49 @@ from tuning.search.sweep_config import TuneConfig
 PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
 
 
-class StreamTrials:
-    """See `TrialKind`; the figure is the average recall over the tasks learned so far."""
+class StreamTrials(TrialKind[ExperimentConfig]):
+    """Trials that are streams, scored by the average recall over the tasks learned so far."""
 
     name = "stream"
     leases_tasks = True
 
-    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
-        """The page names the metrics whose mean it is."""
+    @override
+    def score_name(self, metric: Sequence[str]) -> tuple[str, str]:
         return "average recall", "%"
 
+    @override
     def parse(self, values: Mapping[str, Any]) -> ExperimentConfig:
-        """The experiment of composed values."""
         return experiment_of(values)
 
+    @override
     def label(self, experiment: ExperimentConfig) -> str:
-        """The method's name."""
         return str(experiment.method["name"])
 
+    @override
     def recalls(self, experiment: ExperimentConfig) -> tuple[str, ...]:
-        """Those of the stream's objective."""
         return _objective(experiment).recalls
 
+    @override
     def check_tune(self, experiment: ExperimentConfig, config: TuneConfig) -> None:
-        """Raises ConfigError for a metric that streams have not."""
         for metric in config.metric:
             if metric not in (known := self.recalls(experiment)):
                 raise ConfigError(
                     f"tune.metric={list(config.metric)}: {metric!r} is not one of "
                     f"{', '.join(known)}, which a stream of stage.objective="
-                    f"{experiment.stage.objective} is judged by"
+                    f"{experiment.stage.objective} is evaluated with"
                 )
 
+    @override
     def check(self, experiment: ExperimentConfig) -> tuple[str, ...]:
-        """The tasks of the stream, in order."""
         if experiment.stream.live:
             raise ConfigError("stream.live=true: a trial would wait for tasks; set it to false")
         tasks = check_experiment(experiment).tasks
         for earlier in _objective(experiment).before(experiment):
-            stage_of(earlier).finished(earlier)  # checks its settings and data
+            stage_of(earlier).finished(earlier)  # checks its config and data
         return tasks
 
+    @override
     def record(self, experiment: ExperimentConfig, metric: Sequence[str]) -> TrialRecord:
-        """From the trial's metrics and matrix, or from its stream's journal."""
         directory = RunDirectory.of(experiment)
         folder = directory.folder
         if folder.exists(METRICS):
@@ -86,6 +90,7 @@ class StreamTrials:
         rows = [row for payload in committed for row in payload["rows"]]
         return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
 
+    @override
     def run(
         self,
         experiment: ExperimentConfig,
@@ -94,38 +99,33 @@ class StreamTrials:
         reports: Reports,
         streams: SharedStreams | None,
     ) -> None:
-        """Learn the stream, and at its end write the figures.
-
-        Raises StreamHaltedError when the sweep stopped it.
-        """
-        told = TaskReports(metric, tasks, reports)
+        """Raises StreamHaltedError when the sweep stopped it."""
+        task_reports = TaskReports(metric, tasks, reports)
         run = StreamRun(experiment, streams, tasks)
         run.check()
-        complete_trial(run, told.learned)
-        told.learned(run.left.committed, done=True)
+        complete_trial(run, task_reports.learned)
+        task_reports.learned(run.left.committed, done=True)
 
+    @override
     def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
-        """By the recall on the first task's validation split.
-
-        Of joined tasks it takes as many expressions of the first one as of all together, so that
-        the short run is as long as the experiment itself.
-        """
         if not _trains(experiment):
             return None
         checked = check_experiment(experiment)
         members = [entry.name for entry in checked.manifest.task(checked.tasks[0]).parts]
+        # Of joined tasks as many expressions of the first one as of all together, so that the short
+        # run is as long as the experiment itself.
         more = []
         for key, count in (
             ("stage.train_expressions", experiment.stage.train_expressions),
             ("evaluation.expressions", experiment.evaluation.expressions),
         ):
             if members and count is not None:
-                more.append(override(key, count * len(members)))
+                more.append(written(key, count * len(members)))
         task = members[0] if members else checked.tasks[0]
         return RateChoice(task, ("evaluation.split=val", *more))
 
+    @override
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
-        """Averages, forgetting and zero-shot recall, numbers trained, seconds of work."""
         metrics = record.metrics or {}
         rate = experiment.stage.optimiser.learning_rate if _trains(experiment) else None
         row: dict[str, Any] = {"method": self.label(experiment), "learning_rate": rate}
@@ -151,8 +151,8 @@ class StreamTrials:
             row["shown"] = json.dumps(found)
         return row
 
+    @override
     def evaluated_with(self, experiment: ExperimentConfig) -> str:
-        """The split and the gallery."""
         evaluation = experiment.evaluation
         splits = ", ".join(evaluation.splits)
         if experiment.stream.joined:
@@ -188,23 +188,23 @@ class TaskReports:
         self.metric = metric
         self.tasks = tasks
         self.reports = reports
-        self.told = 0
+        self.reported = 0
 
     def learned(self, committed: Sequence[Mapping[str, Any]], done: bool = False) -> None:
-        """Tell what is new in what the stream committed; the last task once all files are there."""
+        """Report newly committed tasks; the last task only when all files are written (`done`)."""
         rows = [row for payload in committed for row in payload["rows"]]
         upto = len(committed) if done else min(len(committed), self.tasks - 1)
-        figures = recall_so_far(rows, self.metric, upto)
-        for task in range(self.told, upto):
-            figure = figures[task]
+        scores = recall_so_far(rows, self.metric, upto)
+        for task in range(self.reported, upto):
+            score = scores[task]
             self.reports.put(
                 {
-                    SCORE: float("nan") if figure is None else figure,
+                    SCORE: float("nan") if score is None else score,
                     TASKS_DONE: task + 1,
                     "done": task + 1 == self.tasks,
                 }
             )
-        self.told = max(self.told, upto)
+        self.reported = max(self.reported, upto)
 
 
 def _objective(experiment: ExperimentConfig) -> StreamObjective:

@@ -63,7 +63,7 @@ class TrialKind(Protocol[E]):
     name: str
     leases_tasks: bool  # if so, the sweep starts one task stream actor for all its trials
 
-    def measure(self, metric: Sequence[str]) -> tuple[str, str]:
+    def score_name(self, metric: Sequence[str]) -> tuple[str, str]:
         """Name and unit of the score that trials are compared by."""
         ...
 

@@ -107,7 +107,7 @@ class SweepPlan:
 
     def metric(self, tasks: Sequence[str]) -> SweepMetric:
         """The metric of trials that learn `tasks`."""
-        return SweepMetric(self.kind.name, *self.kind.measure(self.config.metric), len(tasks))
+        return SweepMetric(self.kind.name, *self.kind.score_name(self.config.metric), len(tasks))
 
     @cached_property
     def bases(self) -> list[TrialConfig]:

@@ -60,7 +60,7 @@ def experiment(sweep: SweepPlan) -> ModelExperiment:
     ("override", "message"),
     [
         ("tune.metric=[t2i_r1]", "stage 'mask_vae' goes by held_out_iou"),
-        ("tune.scheduler=asha", "judged once, at its end: use tune.scheduler=none"),
+        ("tune.scheduler=asha", "evaluated once, at its end: use tune.scheduler=none"),
         ("tune.methods={lpi:[]}", r"tune\.methods is for sweeps over streams"),
         ("tune.learning_rates={default:[0.1]}", r"tune\.learning_rates is for sweeps over"),
     ],
