@@ -1,4 +1,4 @@
-"""Any method on a grounder as a method of a stream: a task's prompts for each sample by itself."""
+"""Any method as a stream learns it: a task's own parameters for each sample, shared, or frozen."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.grounders.grounder import Grounder, GroundingBatch, ScoredBoxes
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, ScoredBoxes
 from system.methods.base import GroundingSetting
-from system.methods.sharing import StreamMethod, build_method, check_state
+from system.methods.sharing import StreamMethod, build_method, check_state, method_kind
 from tests.grounders.small_glip import IMAGE_SIZE, TEXTS, loaded, write_small_glip
+from tests.methods.method_parts import backbone, build, images, tokens
 
 #: Methods whose entries are of all kinds: layers' prompts, a context, functions at the ends.
 METHODS: dict[str, dict[str, Any]] = {
@@ -134,3 +136,111 @@ def test_a_state_is_compared_strictly(state: dict[str, torch.Tensor], message: s
     check_state({"a": torch.zeros(2, 3), "b": torch.zeros(1)}, expected)
     with pytest.raises(AdapterMismatchError, match=message):
         check_state(state, expected)
+
+
+#: Retrieval methods of all kinds: prompts, pools, objects that grow, weights.
+RETRIEVAL = ["lpi", "maple", "l2p", "dualprompt", "coda_prompt", "fine_tune", "lora", "ewc"]
+SIZES: dict[str, dict[str, Any]] = {
+    "lpi": {"task_start": "own"},
+    "l2p": {"pool_size": 4, "top_k": 2},
+}
+SHORT: dict[str, Any] = {"prompt_length": 2}
+
+
+def on_clip(name: str, sharing: str | None, tasks: int = 2) -> StreamMethod:
+    """A method of some tasks, each of which moved what it trains."""
+    short = {} if name in ("fine_tune", "lora", "zero_shot") else SHORT
+    section = SIZES.get(name, {}) | short | {"sharing": sharing}
+    if name == "ewc":
+        section |= {"text_prompt_length": 2}
+    method = build(name, section, protocol="corrected")
+    generator = torch.Generator().manual_seed(5)
+    for task in range(tasks):
+        method.begin_task(task, backbone())
+        with torch.no_grad():
+            for parameter in method.task_parameters(task).values():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return method
+
+
+def inputs(method: StreamMethod, modality: Modality) -> Tensor:
+    return images() if modality == "vision" else tokens(method)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_with_its_own_parameters_each_sample_gets_those_of_its_task(
+    name: str, modality: Modality
+) -> None:
+    """Chosen per batch, features would depend on which samples come together."""
+    method = on_clip(name, "own")
+    assert method.needs_router
+    given, tasks = inputs(method, modality), torch.tensor([1, 0, 1, 0, 0])
+    mixed = method.encode(backbone(), modality, given, tasks)
+    apart = [method.of(task).encode(backbone(), modality, given) for task in (0, 1)]
+    for row, task in enumerate(tasks.tolist()):
+        torch.testing.assert_close(mixed[row], apart[task][row], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(apart[0], apart[1], atol=1e-4), "the task makes no difference"
+
+
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_with_its_own_parameters_a_task_leaves_the_earlier_ones(name: str) -> None:
+    method = on_clip(name, "own")
+    first, second = (method.task_parameters(task) for task in (0, 1))
+    assert not any(p.requires_grad for p in first.values())
+    assert all(p.requires_grad for p in second.values())
+    assert method.parameters_in_all() == 2 * method.parameters_per_task() > 0
+
+
+@pytest.mark.parametrize("name", ["lpi", "s_prompts"])
+def test_a_method_of_a_task_s_own_can_go_on_from_task_to_task(name: str) -> None:
+    """What sharing is worth can be told only where nothing else differs."""
+    method = on_clip(name, "shared")
+    assert method.shares_parameters
+    assert not method.needs_router
+    assert method.parameters_in_all() == method.parameters_per_task() > 0
+    given, last = images(), torch.ones(5, dtype=torch.long)
+    features = method.encode(backbone(), "vision", given, last)
+    assert torch.equal(method.encode(backbone(), "vision", given, last - 1), features)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*RETRIEVAL, "zero_shot"])
+def test_frozen_is_the_frozen_backbone(name: str) -> None:
+    method = on_clip(name, "frozen")
+    assert method.trains_on == "nothing"
+    assert not method.learns_at(1, 2)
+    assert (method.parameters_in_all(), method.placeholders) == (0, 0)
+    for modality in MODALITIES:
+        given = inputs(method, modality)
+        features = method.encode(backbone(), modality, given, torch.zeros(5, dtype=torch.long))
+        assert torch.equal(features, backbone()(modality, given, None))
+
+
+def test_frozen_is_the_frozen_grounder(small: Grounder) -> None:
+    section = {"name": "vpt", "prompt_length": 2, "sharing": "frozen"}
+    method = build_method(section, GroundingSetting(small.shape, 0))
+    method.begin_task(0, small)
+    found = method.entries(small, small.tokenize(TEXTS[:1]), torch.zeros(1), None)
+    assert found == Entries()
+
+
+def test_null_is_the_method_s_own_default() -> None:
+    """Results of every run so far rest on it."""
+    for name, sharing in (("lpi", "own"), ("maple", "shared"), ("zero_shot", "frozen")):
+        for section in ({"name": name}, {"name": name, "sharing": None}):
+            assert method_kind(section, "retrieval").sharing == sharing
+            assert method_kind(section, "grounding").sharing == sharing
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"name": "lpi", "sharing": "each"}, "'each' is not one of: own, shared, frozen, or null"),
+        ({"name": "joint", "sharing": "own"}, "method=joint learns all tasks at once"),
+    ],
+)
+def test_a_sharing_that_cannot_be_is_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        method_kind(section, "retrieval")
