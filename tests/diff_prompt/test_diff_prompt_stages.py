@@ -37,7 +37,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(root: Path, name: str, *more: str, **method: Any) -> ExperimentConfig:
-    run = compose(joined_overrides(root, name, "cluster.workers=0", "stage.epochs=2", *more))
+    # Three test expressions of each task fill a block: none is drawn twice.
+    sizes = ("cluster.workers=0", "stage.epochs=2", "evaluation.batch_size=3")
+    run = compose(joined_overrides(root, name, *sizes, *more))
     return replace(run, method={**METHOD, **method})
 
 
