@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from system.backbones.dual_encoder import BackboneShape, Modality
 from system.errors import ConfigError
@@ -20,6 +20,19 @@ def np_seed(*numbers: int) -> int:
 
     (word,) = np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)
     return int(word >> np.uint64(1))
+
+
+def sample_noise(shape: tuple[int, ...], seed: int, samples: list[int]) -> Tensor:
+    """Standard normal noise (B, *shape), each row from the seed and its sample's number alone.
+
+    So a sample starts from the same noise in whatever batch, epoch or trial it is drawn.
+    """
+    rows = []
+    for sample in samples:
+        # hashed by NumPy's seed sequence, since neighbouring seeds of PyTorch are not independent
+        entropy = np_seed(seed, sample)
+        rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(entropy)))
+    return torch.stack(rows) if rows else torch.empty(0, *shape)
 
 
 def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:

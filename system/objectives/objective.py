@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 from torch import Tensor
 
+from system.backbones.dual_encoder import DualEncoder, Modality
+from system.grounders.grounder import Grounder
 from system.registry import Registry
 
 if TYPE_CHECKING:
-    from system.backbones.dual_encoder import Modality
     from system.config.schema import ExperimentConfig
     from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from system.objectives.task_training import TaskTraining
     from system.results.accuracy_matrix import MatrixRow
     from system.storage.adapters import AdapterHeader
-    from system.stream.given_similarity import GivenSimilarity
-    from system.stream.learned_state import LearnedState
-    from system.stream.task_similarity import NameFeatures
-    from system.stream.task_source import Lease
 
 
 class OpenTest(Protocol):
@@ -40,14 +37,23 @@ class OpenTest(Protocol):
         ...
 
 
-class FrozenModel(Protocol):
-    """What the loop asks of a frozen model."""
+#: What methods learn on.
+FrozenModel = DualEncoder | Grounder
+#: Unit features (n, P) of names by a frozen model's text tower.
+NameFeatures = Callable[[Sequence[str]], Tensor]
 
-    name: str
+
+class LeasedTask(Protocol):
+    """The task that is trained now."""
 
     @property
-    def fingerprint(self) -> str:
-        """A digest of all that outputs depend on."""
+    def task(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its place in the stream."""
         ...
 
 
@@ -114,8 +120,8 @@ class StreamWork(ABC):
     examples_file: str
 
     @abstractmethod
-    def learned(self, header: AdapterHeader, given: GivenSimilarity | None) -> LearnedState[Any]:
-        """The state of nothing learned yet."""
+    def build_method(self, header: AdapterHeader) -> StreamMethod:
+        """The method of a run on this frozen model, with nothing learned yet."""
 
     @abstractmethod
     def add_tests(self, count: int) -> None:
@@ -128,7 +134,7 @@ class StreamWork(ABC):
     @abstractmethod
     def training(
         self,
-        lease: Lease,
+        lease: LeasedTask,
         method: StreamMethod,
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],

@@ -16,7 +16,7 @@ from system.engine.optimisation import build_optimiser, set_rate
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
-from system.stream.task_source import Lease
+from system.objectives.objective import LeasedTask
 
 #: Similarities times the backbone's scale stay below a few hundred.
 EXPLODED = 1e6
@@ -31,7 +31,7 @@ class TaskTraining(Training):
     def __init__(
         self,
         experiment: ExperimentConfig,
-        lease: Lease,
+        lease: LeasedTask,
         method: StreamMethod,
         group: WorkerGroup,
         show: Callable[[dict[str, Any]], None],

@@ -12,6 +12,7 @@ from system.results.accuracy_matrix import AccuracyMatrix
 from system.storage.adapters import AdapterFolder, require_same_backbone
 from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
+from system.stream.learned_state import LearnedState
 
 
 def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> AccuracyMatrix:
@@ -43,7 +44,7 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     objective = OBJECTIVES.get(experiment.stage.objective)
     work = objective.work(Worker(experiment, header.protocol, group, open_test, show_nothing))
     require_same_backbone(header, work.model.name, work.model.fingerprint)
-    learned = work.learned(header, None)
+    learned = LearnedState(header, work.model, work.build_method(header))
     learned.load(adapters, adapters.count())
     learned.method.to(group.device)
     count = learned.known_tasks

@@ -10,7 +10,7 @@ from system.backbones.dual_encoder import DualEncoder
 from system.errors import AdapterMismatchError
 from system.grounders.grounder import Grounder
 from system.methods.base import DecodesMasks, MethodSetting
-from system.methods.sharing import build_method
+from system.methods.sharing import StreamMethod, build_method
 from system.storage.adapters import (
     AdapterFolder,
     AdapterHeader,
@@ -38,14 +38,13 @@ class LearnedState(Generic[Frozen]):
         self,
         header: AdapterHeader,
         model: Frozen,
+        method: StreamMethod | None = None,
         given: GivenSimilarity | None = None,
-        masks: DecodesMasks | None = None,
     ) -> None:
-        """`masks` are for a method whose prompts come from latents."""
+        """`method` None stands for the header's on this model, without masks."""
         self.header = header
         self.model = model
-        setting = MethodSetting(model.shape, header.seed, header.protocol, masks)
-        self.method = build_method(header.method, setting)
+        self.method = method or _method(header, model)
         self.router = (
             Router(
                 centers_per_task=header.router["centers"], seed=header.seed, modalities=model.routed
@@ -61,13 +60,15 @@ class LearnedState(Generic[Frozen]):
     ) -> "LearnedState[Frozen]":
         """Load adapters for the frozen model they were learned on.
 
+        `masks` are for a method whose prompts come from latents.
+
         Raises StorageError when the directory holds none or a file is damaged,
         AdapterMismatchError for another model or tensors that do not fit.
         """
         adapters = AdapterFolder(Folder.of(directory))
         header = adapters.header()
         require_same_backbone(header, model.name, model.fingerprint)
-        learned = cls(header, model, masks=masks)
+        learned = cls(header, model, _method(header, model, masks))
         learned.load(adapters, adapters.count())
         return learned
 
@@ -127,3 +128,11 @@ class LearnedState(Generic[Frozen]):
         """Whether a task's entry has parameters of the method that are still of use."""
         learned = self.method.learns_at(task, len(self.header.tasks))
         return learned and (newest or not self.method.shares_parameters)
+
+
+def _method(
+    header: AdapterHeader, model: DualEncoder | Grounder, masks: DecodesMasks | None = None
+) -> StreamMethod:
+    """The method that a header names, with nothing learned yet."""
+    setting = MethodSetting(model.shape, header.seed, header.protocol, masks)
+    return build_method(header.method, setting)

@@ -5,17 +5,16 @@ A task's entry is made when the task comes, from nothing of later ones.
 Legend: K tasks so far, I images, T captions, P feature width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from system.errors import AdapterMismatchError
 from system.methods.base import SimilaritySource
+from system.objectives.objective import NameFeatures
 from system.stream.given_similarity import GivenSimilarity
 
-#: Unit features (n, P) of names by the frozen model's text tower.
-NameFeatures = Callable[[Sequence[str]], Tensor]
 #: Under which name a task's entry is saved.
 ENTRY: dict[SimilaritySource, str] = {
     "captions": "task_text",

@@ -23,6 +23,7 @@ from system.results.accuracy_matrix import MatrixRow
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.run_directory import OUTCOME, RunDirectory
 from system.stream.given_similarity import given_similarity
+from system.stream.learned_state import LearnedState
 from system.stream.router import Router
 from system.stream.task_source import Lease, TaskSource
 
@@ -100,7 +101,12 @@ class StreamWorker:
             tasks=self.tasks,
             router={} if self.joined else {"centers": experiment.evaluation.router_centers},
         )
-        self.learned = self.work.learned(header, given_similarity(experiment.benchmark))
+        self.learned = LearnedState(
+            header,
+            self.work.model,
+            self.work.build_method(header),
+            given_similarity(experiment.benchmark),
+        )
         with self.clock.phase("features"):
             self.work.add_tests(len(self.tasks))  # a live stream's come with its tasks
 

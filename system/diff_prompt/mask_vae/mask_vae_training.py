@@ -22,13 +22,12 @@ from system.diff_prompt.mask_vae.mask_vae_network import (
     mask_iou,
     mask_vae_loss,
 )
-from system.diff_prompt.prompt_generator.sampling import sample_noise
 from system.engine.epochs import Progress, Training, epoch_order
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError
-from system.methods.parts import np_seed
+from system.methods.parts import np_seed, sample_noise
 
 # Branches of the seed.
 _WEIGHTS, _ORDER, _NOISE = 1, 2, 3

@@ -19,13 +19,9 @@ from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import mask_iou
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule
-from system.diff_prompt.prompt_generator.sampling import (
-    conditioned,
-    ddim_path,
-    sample_noise,
-)
+from system.diff_prompt.prompt_generator.sampling import conditioned, ddim_path
 from system.engine.worker_group import WorkerGroup
-from system.methods.parts import np_seed
+from system.methods.parts import np_seed, sample_noise
 
 BLOCK = 64  # samples drawn at once
 _NOISE, _SHUFFLE = 6, 7  # branches of the seed

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule
 from system.errors import ConfigError
-from system.methods.parts import np_seed
 
 #: Predicted noise (B, C, h, w) from latents (B, C, h, w) and one timestep for all of them (B,).
 NoiseModel = Callable[[Tensor, Tensor], Tensor]
@@ -80,16 +79,3 @@ def conditioned(
         return untold + guidance * (told - untold)
 
     return predict
-
-
-def sample_noise(shape: tuple[int, ...], seed: int, samples: list[int]) -> Tensor:
-    """Standard normal noise (B, *shape), each row from the seed and its sample's number alone.
-
-    So a sample starts from the same noise in whatever batch, epoch or trial it is drawn.
-    """
-    rows = []
-    for sample in samples:
-        # hashed by NumPy's seed sequence, since neighbouring seeds of PyTorch are not independent
-        entropy = np_seed(seed, sample)
-        rows.append(torch.randn(shape, generator=torch.Generator().manual_seed(entropy)))
-    return torch.stack(rows) if rows else torch.empty(0, *shape)

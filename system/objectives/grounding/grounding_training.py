@@ -30,8 +30,8 @@ from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens,
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
+from system.objectives.objective import LeasedTask
 from system.objectives.task_training import TaskTraining
-from system.stream.task_source import Lease
 
 #: The latents of a task's training expressions, for a method that needs them.
 LatentsOf = Callable[[ChosenExpressions], SplitLatents | None]
@@ -66,7 +66,7 @@ class GroundingTraining(TaskTraining):
     def __init__(
         self,
         experiment: ExperimentConfig,
-        lease: Lease,
+        lease: LeasedTask,
         method: StreamMethod,
         grounder: Grounder,
         group: WorkerGroup,

@@ -14,12 +14,12 @@ from system.config.schema import ExperimentConfig, GrounderConfig
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.data.shards.split_objects import read_expressions, subsample
-from system.diff_prompt.latent_source import latent_source
+from system.diff_prompt.latent_source import LatentSource, latent_source
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import Grounder, load_grounder
-from system.methods.base import GroundingSetting
+from system.methods.base import GroundingSetting, MethodSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
@@ -30,17 +30,21 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
-from system.objectives.objective import OpenTest, StreamObjective, StreamWork, TaskRouter, Worker
+from system.objectives.objective import (
+    LeasedTask,
+    NameFeatures,
+    OpenTest,
+    StreamObjective,
+    StreamWork,
+    TaskRouter,
+    Worker,
+)
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
 from system.results.rec_figures import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import BOX_EXAMPLES
-from system.stream.given_similarity import GivenSimilarity
-from system.stream.learned_state import LearnedState
-from system.stream.task_similarity import NameFeatures
-from system.stream.task_source import Lease
 
 BOX = pa.list_(pa.float64())  # left, top, right, bottom in shares; null: none was found
 
@@ -88,28 +92,25 @@ class GroundingWork(StreamWork):
             latents_of=self._latents_of,
             epoch=stage.epochs,  # that no training has
         )
-        self._learned: LearnedState[Grounder] | None = None
+        self._method: StreamMethod | None = None
+        self._latent_source: LatentSource | None = None
         self._latents: PromptLatents | None = None
 
     @override
-    def learned(
-        self, header: AdapterHeader, given: GivenSimilarity | None
-    ) -> LearnedState[Grounder]:
-        masks = None
-        source = latent_source(self.worker.experiment, header.method)
-        if source is not None:
-            masks = source.stage.masks(source.generator)
-        self._learned = LearnedState(header, self.model, given, masks)
-        return self._learned
+    def build_method(self, header: AdapterHeader) -> StreamMethod:
+        source = self._latent_source = latent_source(self.worker.experiment, header.method)
+        masks = None if source is None else source.stage.masks(source.generator)
+        setting = MethodSetting(self.model.shape, header.seed, header.protocol, masks)
+        self._method = build_method(header.method, setting)
+        return self._method
 
     def _latents_of(self, chosen: ChosenExpressions) -> SplitLatents | None:
         """The latents of a split's expressions, where the method needs any."""
-        assert self._learned is not None, "the method comes before its latents"
-        needs = self._learned.method.latent_needs
+        assert self._method is not None, "the method comes before its latents"
+        needs, source = self._method.latent_needs, self._latent_source
         if needs is None:
             return None
         if self._latents is None:
-            source = latent_source(self.worker.experiment, self._learned.header.method)
             assert source is not None
             self._latents = source.stage.latents(
                 source.generator, needs, self.worker.group, self.worker.show
@@ -130,7 +131,7 @@ class GroundingWork(StreamWork):
     @override
     def training(
         self,
-        lease: Lease,
+        lease: LeasedTask,
         method: StreamMethod,
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],

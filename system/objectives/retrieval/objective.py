@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 from torch import Tensor
+from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig
@@ -14,9 +15,15 @@ from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.errors import ConfigError, DataError
-from system.methods.base import RetrievalSetting
+from system.methods.base import MethodSetting, RetrievalSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
-from system.objectives.objective import StreamObjective, StreamWork, Worker
+from system.objectives.objective import (
+    LeasedTask,
+    NameFeatures,
+    StreamObjective,
+    StreamWork,
+    Worker,
+)
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
 from system.objectives.retrieval.retrieval_training import RetrievalTraining
@@ -25,10 +32,6 @@ from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import EXAMPLES
-from system.stream.given_similarity import GivenSimilarity
-from system.stream.learned_state import LearnedState
-from system.stream.task_similarity import NameFeatures
-from system.stream.task_source import Lease
 
 
 class RetrievalWork(StreamWork):
@@ -67,14 +70,15 @@ class RetrievalWork(StreamWork):
             open_test,
         )
 
-    def learned(
-        self, header: AdapterHeader, given: GivenSimilarity | None
-    ) -> LearnedState[DualEncoder]:
-        """See `StreamWork.learned`."""
-        return LearnedState(header, self.model, given)
+    @override
+    def build_method(self, header: AdapterHeader) -> StreamMethod:
+        return build_method(
+            header.method, MethodSetting(self.model.shape, header.seed, header.protocol)
+        )
 
+    @override
     def add_tests(self, count: int) -> None:
-        """See `StreamWork.add_tests`; those of a whole stream have one entry in the store."""
+        # Those of a whole stream have one entry in the store.
         if self.evaluation.tasks == 0 and count > 1:
             self.evaluation = self._evaluation(count)
             self.evaluation.prepare(self.store, self._key(self.evaluation.tests.handles))
@@ -82,8 +86,9 @@ class RetrievalWork(StreamWork):
         for _ in range(count):
             self.evaluation.add_task(self.store, self._key)
 
+    @override
     def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:
-        """See `StreamWork.training_features`; texts are the captions."""
+        # The texts are the captions.
         key = self._key([handle])
         group, store = self.worker.group, self.store
         if group.broadcast(store.find(key) is not None if group.leads else None):
@@ -97,15 +102,15 @@ class RetrievalWork(StreamWork):
             store.put(key, {"vision": images, "text": texts})
         return images, texts
 
+    @override
     def training(
         self,
-        lease: Lease,
+        lease: LeasedTask,
         method: StreamMethod,
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
     ) -> RetrievalTraining:
-        """See `StreamWork.training`."""
         group, experiment = self.worker.group, self.worker.experiment
         similarity = similarity.to(group.device)
         return RetrievalTraining(
@@ -121,16 +126,16 @@ class RetrievalWork(StreamWork):
 
 
 class RetrievalObjective(StreamObjective):
-    """See `StreamObjective`."""
+    """Image-text retrieval on a dual encoder."""
 
     recalls = METRICS
 
+    @override
     def method_kind(self, experiment: ExperimentConfig) -> MethodKind:
-        """See `StreamObjective.method_kind`."""
         return method_kind(experiment.method, "retrieval")
 
+    @override
     def check(self, experiment: ExperimentConfig) -> tuple[DualEncoder, StreamMethod]:
-        """See `StreamObjective.check`."""
         if experiment.stream.joined or len(experiment.evaluation.splits) > 1:
             raise ConfigError(
                 "stream.joined=true and several splits under evaluation.split are for "
@@ -143,10 +148,10 @@ class RetrievalObjective(StreamObjective):
         backbone.tokenize(["a"], method.placeholders)
         return backbone, method
 
+    @override
     def check_training(
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
     ) -> None:
-        """See `StreamObjective.check_training`."""
         trains_on = self.method_kind(experiment).trains_on
         rows = {name: manifest.task(name).handle("train").rows for name in tasks}
         if trains_on == "all":
@@ -155,21 +160,21 @@ class RetrievalObjective(StreamObjective):
         for name, count in rows.items() if trains_on != "nothing" else ():
             steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
 
+    @override
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
-        """See `StreamObjective.check_test`."""
         if handle.rows == 0:
             raise DataError(
                 f"task {handle.task!r} has no image in split {handle.split!r}; choose "
                 "another evaluation.split or prepare the benchmark again"
             )
 
+    @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
-        """See `StreamObjective.names`."""
         backbone = load_backbone(experiment.backbone)
         return backbone.name_features
 
+    @override
     def work(self, worker: Worker) -> RetrievalWork:
-        """See `StreamObjective.work`."""
         return RetrievalWork(worker)
 
 

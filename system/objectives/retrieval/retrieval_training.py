@@ -14,8 +14,8 @@ from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_g
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
+from system.objectives.objective import LeasedTask
 from system.objectives.task_training import TaskTraining
-from system.stream.task_source import Lease
 
 
 class RetrievalTraining(TaskTraining):
@@ -24,7 +24,7 @@ class RetrievalTraining(TaskTraining):
     def __init__(
         self,
         experiment: ExperimentConfig,
-        lease: Lease,
+        lease: LeasedTask,
         method: StreamMethod,
         backbone: DualEncoder,
         group: WorkerGroup,

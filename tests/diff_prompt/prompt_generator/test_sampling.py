@@ -5,12 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining, NoiseSchedule
-from system.diff_prompt.prompt_generator.sampling import (
-    conditioned,
-    ddim_path,
-    sample_noise,
-)
+from system.diff_prompt.prompt_generator.sampling import conditioned, ddim_path
 from system.errors import ConfigError
+from system.methods.parts import sample_noise
 
 
 @pytest.mark.parametrize("steps", [5, 10, 25, 50, 100])
