@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.worker_group import WorkerGroup
     from system.methods.sharing import MethodKind, StreamMethod
-    from system.objectives.task_training import TaskTraining
+    from system.objectives.task_training import LeasedTask, TaskTraining
     from system.results.accuracy_matrix import MatrixRow
     from system.storage.adapters import AdapterHeader
 
@@ -41,20 +41,6 @@ class OpenTest(Protocol):
 FrozenModel = DualEncoder | Grounder
 #: Unit features (n, P) of names by a frozen model's text tower.
 NameFeatures = Callable[[Sequence[str]], Tensor]
-
-
-class LeasedTask(Protocol):
-    """The task that is trained now."""
-
-    @property
-    def task(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def index(self) -> int:
-        """Its place in the stream."""
-        ...
 
 
 class TaskRouter(Protocol):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,23 @@ from system.engine.optimisation import build_optimiser, set_rate
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
-from system.objectives.objective import LeasedTask
 
 #: Similarities times the backbone's scale stay below a few hundred.
 EXPLODED = 1e6
+
+
+class LeasedTask(Protocol):
+    """The task that is trained now."""
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its place in the stream."""
+        ...
 
 
 class TaskTraining(Training):

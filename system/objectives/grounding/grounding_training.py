@@ -30,8 +30,7 @@ from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens,
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
-from system.objectives.objective import LeasedTask
-from system.objectives.task_training import TaskTraining
+from system.objectives.task_training import LeasedTask, TaskTraining
 
 #: The latents of a task's training expressions, for a method that needs them.
 LatentsOf = Callable[[ChosenExpressions], SplitLatents | None]

@@ -31,7 +31,6 @@ from system.objectives.grounding.rec_scoring import (
     chosen_expressions,
 )
 from system.objectives.objective import (
-    LeasedTask,
     NameFeatures,
     OpenTest,
     StreamObjective,
@@ -40,6 +39,7 @@ from system.objectives.objective import (
     Worker,
 )
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
+from system.objectives.task_training import LeasedTask
 from system.results.rec_figures import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory

@@ -17,16 +17,11 @@ from system.engine.encoding import Encoder
 from system.errors import ConfigError, DataError
 from system.methods.base import MethodSetting, RetrievalSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
-from system.objectives.objective import (
-    LeasedTask,
-    NameFeatures,
-    StreamObjective,
-    StreamWork,
-    Worker,
-)
+from system.objectives.objective import NameFeatures, StreamObjective, StreamWork, Worker
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
 from system.objectives.retrieval.retrieval_training import RetrievalTraining
+from system.objectives.task_training import LeasedTask
 from system.results.recall import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory

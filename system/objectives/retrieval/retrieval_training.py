@@ -14,8 +14,7 @@ from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_g
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
-from system.objectives.objective import LeasedTask
-from system.objectives.task_training import TaskTraining
+from system.objectives.task_training import LeasedTask, TaskTraining
 
 
 class RetrievalTraining(TaskTraining):
