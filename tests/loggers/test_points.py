@@ -1,0 +1,19 @@
+"""Points of curves, from what a stream commits."""
+
+from system.loggers.points import Point, task_points
+from tests.loggers.logged_stream import EPOCHS, payload, row
+
+
+def test_curves_by_epoch_and_means_over_the_tasks_so_far() -> None:
+    first = list(task_points(payload(0), 0, EPOCHS))
+    assert Point("train/loss_contrastive", 0.5, 2) in first
+    assert Point("train/images_per_second", 100.0, 1) in first
+    assert Point("eval/t2i_r1", 2.0, 0) in first  # zero-shot: both tasks
+    assert Point("eval/t2i_r1", 10.0, 1) in first  # the learned task alone
+    assert Point("eval/t2i_r1", 15.0, 2) in list(task_points(payload(1), 1, EPOCHS))
+
+
+def test_an_undefined_value_has_no_point() -> None:
+    """A mean over what is left would look better than it is."""
+    rows = [row(1, 0, 5.0), row(1, 1, None)]
+    assert list(task_points({"log": [], "rows": rows}, 1, EPOCHS)) == []
