@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from actors.failures import GROUP_FAILURES, Retries, cause
+from system.config.schema import BaseExperiment
 from system.errors import PromptideError, QuarantinedError, StorageError
 from system.loggers.points import Curves
 from system.loggers.run_loggers import RunLoggers
@@ -38,7 +39,7 @@ class Run(ABC):
     In this order: `check`, then the runs of `before`, then `complete`, then `report`.
     """
 
-    experiment: Any  # ExperimentConfig or ModelExperiment
+    experiment: BaseExperiment
     #: What loggers draw of it.
     curves: Curves
     #: Whether the results were there already when `check` looked.

@@ -28,10 +28,11 @@ Standing = tuple[str, int, int, str]  # as `Show` in system/engine/model_stage.p
 class ModelRun(Run):
     """Trains a stage's model, unless it is there from the same settings and data."""
 
+    experiment: ModelExperiment
     seconds_between_reads = 10.0  # of the log, which is on storage
 
     def __init__(self, experiment: ModelExperiment) -> None:
-        self.experiment: ModelExperiment = experiment
+        self.experiment = experiment
         self.stage = stage_of(experiment)
         self.curves = ModelCurves(self.stage.logged)
         #: Of the training alone; None for a model that was there.

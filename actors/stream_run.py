@@ -56,6 +56,7 @@ class StreamRun(Run):
     its end, or after `until` tasks, from where a later run goes on.
     """
 
+    experiment: ExperimentConfig
     checked: Checked
     stream: TaskSource
     left: LearnedTasks
@@ -66,7 +67,7 @@ class StreamRun(Run):
         shared: SharedStreams | None = None,
         until: int | None = None,
     ) -> None:
-        self.experiment: ExperimentConfig = experiment
+        self.experiment = experiment
         self.shared = shared
         self.until = until
         self.curves = StreamCurves(experiment.stage.epochs)

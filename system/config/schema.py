@@ -215,27 +215,40 @@ def check_seed(seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
-    """Everything a run depends on."""
+class BaseExperiment:
+    """What the config of every run says: of a stream, or of the training of a model."""
 
     run_name: str
     storage_path: str
     data_path: str
     seed: int
-    protocol: Literal["corrected", "published"]
     benchmark: BenchmarkConfig
+    cluster: ClusterConfig
+    loggers: tuple[str, ...] = field(default=(), kw_only=True)  # beside TensorBoard
+
+    def __post_init__(self) -> None:
+        check_name_and_seed(self.run_name, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict that gives the same experiment again: for workers and for config.yaml."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig(BaseExperiment):
+    """Everything that learning a stream of tasks depends on."""
+
+    protocol: Literal["corrected", "published"]
     backbone: BackboneConfig
     method: dict[str, Any]
     stage: StageConfig
     evaluation: EvaluationConfig
-    cluster: ClusterConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
-    loggers: tuple[str, ...] = ()  # beside TensorBoard: see system/loggers
     grounder: GrounderConfig | None = None  # what a grounding stream learns on, or `pretrain` makes
 
     def __post_init__(self) -> None:
-        check_name_and_seed(self.run_name, self.seed)
+        super().__post_init__()
         pieces = self.stage.micro_batches_for(self.cluster.workers)
         if self.stage.batch_size % pieces:
             raise ConfigError(
@@ -255,10 +268,6 @@ class ExperimentConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "ExperimentConfig":
         """Parse a plain mapping. Raises ConfigError naming the field."""
         return parse_dataclass(cls, values, "config")
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dict that `from_dict` takes: for Ray workers and for config.yaml."""
-        return asdict(self)
 
     def with_absolute_paths(self) -> "ExperimentConfig":
         """The same with local paths made absolute: a Ray worker has another working directory."""

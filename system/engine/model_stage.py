@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
 from system.config.parse import parse_dataclass
-from system.config.schema import (
-    BenchmarkConfig,
-    ClusterConfig,
-    check_name_and_seed,
-    with_absolute_model_paths,
-)
+from system.config.schema import BaseExperiment, with_absolute_model_paths
 from system.data.shards.manifest import Manifest
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
@@ -38,20 +33,13 @@ def show_nothing(phase: str, done: int, total: int, figures: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelExperiment:
+class ModelExperiment(BaseExperiment):
     """Everything that the training of a model depends on."""
 
-    run_name: str
-    storage_path: str
-    data_path: str
-    seed: int
-    benchmark: BenchmarkConfig
     stage: dict[str, Any]  # name: a registered model stage; the rest are its own settings
-    cluster: ClusterConfig
-    loggers: tuple[str, ...] = field(default=(), kw_only=True)  # beside TensorBoard
 
     def __post_init__(self) -> None:
-        check_name_and_seed(self.run_name, self.seed)
+        super().__post_init__()
         for name, unset in (("order", "given"), ("similarity", None)):
             if getattr(self.benchmark, name) != unset:
                 raise ConfigError(
@@ -72,10 +60,6 @@ class ModelExperiment:
             storage_path=absolute(parsed.storage_path),
             data_path=absolute(parsed.data_path),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dict that `from_values` takes: for Ray workers and for config.yaml."""
-        return asdict(self)
 
     def manifest(self) -> Manifest:
         """The manifest of the prepared benchmark; see `Manifest.prepared`."""
