@@ -30,7 +30,7 @@ from system.objectives.grounding.rec_scoring import (
 from system.objectives.objective import OpenTest, TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import MetricValue, routing_accuracy
-from system.results.rec_figures import METRICS, TaskRanks, recalls, split_recalls
+from system.results.rec_recalls import METRICS, TaskRanks, recalls, split_recalls
 from system.storage.feature_store import FeatureStore
 
 UNROUTED = -1

@@ -40,7 +40,7 @@ from system.objectives.objective import (
 )
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
 from system.objectives.task_training import LeasedTask
-from system.results.rec_figures import METRICS
+from system.results.rec_recalls import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore

@@ -25,7 +25,7 @@ from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
 from system.results.rec import best_hits
-from system.results.rec_figures import OVERLAPS
+from system.results.rec_recalls import OVERLAPS
 from system.storage.feature_store import FeatureStore
 
 ZERO_SHOT_FOLDER = "rec_zero_shot"  # of the data path: what frozen grounders found, for all runs

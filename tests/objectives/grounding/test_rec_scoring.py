@@ -20,7 +20,7 @@ from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import GroundingSetting, Method, build_task_method
 from system.objectives.grounding.rec_scoring import ChosenExpressions, Found, RecScorer
 from system.results.rec import box_overlap
-from system.results.rec_figures import OVERLAPS
+from system.results.rec_recalls import OVERLAPS
 from tests.diff_prompt.mask_files import prepare_shapes
 from tests.engine.thread_group import ALONE, on_threads
 from tests.grounders.small_grounding_dino import write_small_grounding_dino

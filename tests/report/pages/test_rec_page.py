@@ -5,7 +5,7 @@ from typing import Any
 from system.report.formatting import DASH, Footnotes
 from system.report.metrics_view import MetricsView
 from system.report.pages.rec_page import COLUMNS, split_lines, split_tables
-from system.results.rec_figures import METRICS
+from system.results.rec_recalls import METRICS
 
 
 def recalls(value: float | None) -> dict[str, float | None]:

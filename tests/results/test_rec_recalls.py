@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from system.results.rec_figures import METRICS, TaskRanks, split_recalls
+from system.results.rec_recalls import METRICS, TaskRanks, split_recalls
 
 # rank of the first hit by IoU, and by GIoU, which is never better
 FOOD = TaskRanks(
