@@ -122,7 +122,7 @@ class Place:
 def complete(run: Run, at: Place, learned: Learned | None = None) -> Mapping[str, Any] | None:
     """Carry out a run that was checked, or go on with it; its metrics, None if it goes on later.
 
-    `learned` is told what the loggers are. Raises what `drive` and `Run.finish` raise.
+    `learned` gets what the loggers get. Raises what `drive` and `Run.finish` raise.
     """
     # Only now, after the runs before this one: W&B ends all logs of a process with the first.
     with RunLoggers(run.experiment, run.curves) as loggers:
@@ -200,7 +200,7 @@ def _until_done(run: Run) -> None:
         try:
             done = len(run.learned())
         except (PromptideError, RayError):
-            done = 0  # it cannot be told at the moment
+            done = 0  # unknown at the moment
         retries.wait_after(failure, done)
 
 

@@ -1,4 +1,4 @@
-"""What ended a worker group, and whether and when to try again."""
+"""Why a worker group ended, and whether and when to try again."""
 
 import time
 from collections.abc import Callable

@@ -118,11 +118,11 @@ class _Board:
         self._standing = standing
 
     def get(self) -> Standing | None:
-        """What was posted last."""
+        """The values that were posted last."""
         return self._standing
 
 
-# It may forget what it was told: the next step says it again.
+# It may lose what was posted: the next step posts again.
 _BoardActor = ray.remote(num_cpus=0, max_restarts=-1)(_Board)
 
 
@@ -138,13 +138,13 @@ class ProgressBoard:
         """A board of this cluster, on which nothing stands yet."""
         return cls(cast("ActorHandle[_Board]", _BoardActor.remote()))
 
-    def __call__(self, phase: str, done: int, total: int, figures: str) -> None:
+    def __call__(self, phase: str, done: int, total: int, values: str) -> None:
         """Post where the work stands, unless it was posted a moment ago; never waits."""
         now = time.monotonic()
         if done < total and now - self._posted < SECONDS_BETWEEN_POSTS:
             return
         self._posted = now
-        self.actor.put.remote((phase, done, total, figures))
+        self.actor.put.remote((phase, done, total, values))
 
     def standing(self) -> Standing | None:
         """What was posted last, None while nothing was."""

@@ -31,7 +31,7 @@ from system.stream.worker import continual_loop
 
 @dataclass(frozen=True)
 class LearnedTasks:
-    """What a run left in its stream's journal, whichever of its starts did it."""
+    """Results that a run left in its stream's journal, whichever of its starts did it."""
 
     tasks: tuple[str, ...]  # all of the stream, those appended on the way too
     committed: list[dict[str, Any]]  # payloads in task order
@@ -40,7 +40,7 @@ class LearnedTasks:
 
     @classmethod
     def of(cls, stream: TaskSource, consumer: str) -> LearnedTasks:
-        """What a consumer of the stream has learned."""
+        """The results of a consumer of the stream."""
         return cls(
             tuple(stream.status()["tasks"]),
             stream.committed(consumer),

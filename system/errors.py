@@ -4,7 +4,7 @@ from typing import Literal
 
 DEFAULT_KIND = "annotation"  # of a DataError that names none
 
-#: At a broken row: the first one ends the work, or each is put aside by name.
+#: At a broken row: the first one ends the work, or each is quarantined by name.
 OnError = Literal["stop", "quarantine"]
 
 
@@ -28,7 +28,7 @@ class DataError(PromptideError):
 
 
 class QuarantinedError(PromptideError):
-    """Rows were put aside: what read them starts again without them."""
+    """Rows were quarantined: what read them starts again without them."""
 
 
 class StorageError(PromptideError):

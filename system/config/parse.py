@@ -103,7 +103,7 @@ def _convert_to_one(value: Any, options: list[Any], where: str) -> Any:
 
 
 def _named(hint: Any) -> str:
-    """What a field takes, in words."""
+    """The kinds of values that a field takes, in words."""
     if typing.get_origin(hint) is tuple:
         return f"a list of {typing.get_args(hint)[0].__name__}"
     return f"a {hint.__name__}"

@@ -101,7 +101,7 @@ class StageConfig:
     objective: str = "retrieval"  # what is learned: a registered StreamObjective
     augmentation: str = "none"
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
-    train_expressions: int | None = None  # of grounding: of each task, spread; null: all
+    train_expressions: int | None = None  # of grounding: a subsample of each task; null: all
     on_error: OnError = "stop"  # at a training image that does not decode
     checkpoint_steps: int | None = None  # inside an epoch; null: a checkpoint after each alone
 
@@ -136,7 +136,7 @@ class EvaluationConfig:
     gallery: Gallery
     batch_size: int
     router_centers: int
-    expressions: int | None = None  # of grounding: of each task, spread over its split; null: all
+    expressions: int | None = None  # of grounding: a subsample of each task; null: all
 
     def __post_init__(self) -> None:
         if "train" in self.splits:
@@ -216,7 +216,7 @@ def check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class BaseExperiment:
-    """What the config of every run says: of a stream, or of the training of a model."""
+    """The part of the config that all runs have: of a stream, or of a model's training."""
 
     run_name: str
     storage_path: str

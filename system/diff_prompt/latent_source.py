@@ -22,7 +22,7 @@ class LatentSource:
 
 
 def latent_source(experiment: ExperimentConfig, method: Mapping[str, Any]) -> LatentSource | None:
-    """What makes the latents of the method; None for a method without.
+    """The stage that makes the latents of the method; None for a method without.
 
     The model is that of all the benchmark's tasks, so that streams of any tasks share it; a joined
     stream's is that of the tasks which it joins. Raises ConfigError if the method names no stage

@@ -23,12 +23,12 @@ from system.uris import absolute
 
 #: What comes to the terminal: a line about what came out.
 Tell = Callable[[str], None]
-#: Where a stage stands: the phase, how much of it is done, of how much, and its figures in words.
+#: Where a stage stands: the phase, how much of it is done, of how much, and its metrics in words.
 #: Workers call it; it has to survive pickling, and must be cheap enough for every step.
 Show = Callable[[str, int, int, str], None]
 
 
-def show_nothing(phase: str, done: int, total: int, figures: str) -> None:
+def show_nothing(phase: str, done: int, total: int, values: str) -> None:
     """For a stage that nobody watches."""
 
 
@@ -80,17 +80,17 @@ class ModelStage(Protocol):
 
     @property
     def experiment(self) -> type[ModelExperiment]:
-        """What describes its runs: a class of more sections if it needs more."""
+        """The class that describes its runs, with more sections if it needs more."""
         ...
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[str, ...]:
         """Keys of metrics.json, dotted, that a sweep may go by; larger is better."""
         ...
 
     @property
     def logged(self) -> tuple[str, ...]:
-        """Keys of metrics.json, figures or sections of them, that loggers are told."""
+        """Keys of metrics.json, metrics or sections of them, that loggers get."""
         ...
 
     def place(self, experiment: ModelExperiment) -> Folder:
@@ -110,7 +110,7 @@ class ModelStage(Protocol):
         ...
 
     def report(self, experiment: ModelExperiment, tell: Tell) -> None:
-        """Write the finished model's figures into the run directory and tell the main ones."""
+        """Write the finished model's metrics into the run directory and report the main ones."""
         ...
 
 
@@ -146,9 +146,9 @@ def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
     return model_experiment(config["experiment"]), config["show"]
 
 
-def tell_model(tell: Tell, figures: Mapping[str, str], model: Folder, run: Folder) -> None:
-    """Tell a model's figures, where it lies, and where its page is."""
-    for name, value in figures.items():
+def tell_model(tell: Tell, values: Mapping[str, str], model: Folder, run: Folder) -> None:
+    """Report a model's metrics, where it lies, and where its page is."""
+    for name, value in values.items():
         tell(f"{name}: {value}")
     tell(f"model: {model.uri}")
     tell(f"report: {run.file_uri(REPORT)}")

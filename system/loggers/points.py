@@ -1,14 +1,16 @@
-"""What loggers are told: curves by epoch and by task, and the final figures."""
+"""The points that loggers get: curves by epoch and by task, and the final metrics."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from system.results.accuracy_matrix import ZERO_SHOT
 from system.storage.run_directory import MODEL_LOG
 
-#: Sections of metrics.json that hold one figure a metric.
+#: Sections of metrics.json that hold one value per metric.
 SECTIONS = ("average", "forgetting", "forward_transfer", "zero_shot", "oracle")
 NUMBERS = ("trainable_parameters", "replayed_rows")
 COUNTS = ("epoch", "steps")  # what says where a row of a model's log stands
@@ -35,7 +37,7 @@ class Curves(Protocol):
         ...
 
     def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The rows that metrics.json holds, for a run whose rows were told to nobody before."""
+        """The rows that metrics.json holds, for a run whose rows nobody got before."""
         ...
 
     def final(self, metrics: Mapping[str, Any]) -> Iterator[Point]:
@@ -44,48 +46,50 @@ class Curves(Protocol):
 
 
 @dataclass(frozen=True)
-class StreamCurves:
+class StreamCurves(Curves):
     """Each task is a batch; a row is what was committed for it."""
 
     epochs: int  # of each task
 
+    @override
     def of(self, row: Mapping[str, Any], index: int) -> Iterator[Point]:
-        """See `Curves.of`."""
         return task_points(row, index, self.epochs)
 
+    @override
     def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """None: they are in the stream's journal."""
         return ()
 
+    @override
     def final(self, metrics: Mapping[str, Any]) -> Iterator[Point]:
-        """See `final_points`."""
         return final_points(metrics)
 
 
 @dataclass(frozen=True)
-class ModelCurves:
+class ModelCurves(Curves):
     """Each epoch is a batch; a row is one of the training's log."""
 
     metrics: Sequence[str]  # keys of metrics.json that are logged
 
+    @override
     def of(self, row: Mapping[str, Any], index: int) -> Iterator[Point]:
-        """See `epoch_points`."""
         return epoch_points(row)
 
+    @override
     def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The training's log."""
         log: Sequence[Mapping[str, Any]] = metrics[MODEL_LOG]
         return log
 
+    @override
     def final(self, metrics: Mapping[str, Any]) -> Iterator[Point]:
-        """See `metric_points`."""
         return metric_points(metrics, self.metrics)
 
 
 def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator[Point]:
     """The curves of one task, from what was committed for it.
 
-    `epochs` is how many a task has. Figures are means over the tasks learned so far; one that is
+    `epochs` is how many a task has. Values are means over the tasks learned so far; one that is
     undefined for any of them has no point.
     """
     for row in payload["log"]:
@@ -94,16 +98,16 @@ def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator
             if name.startswith("loss") or name == "images_per_second":
                 yield Point(f"train/{name}", float(value), step)
     for trained, step in ((ZERO_SHOT, 0), (index, index + 1)):
-        for metric, figure in _means(payload["rows"], trained, index):
-            yield Point(f"eval/{metric}", figure, step)
+        for metric, value in _means(payload["rows"], trained, index):
+            yield Point(f"eval/{metric}", value, step)
 
 
 def final_points(metrics: Mapping[str, Any]) -> Iterator[Point]:
-    """The figures of metrics.json."""
+    """The metrics of metrics.json."""
     last = len(metrics["tasks"])
     for section in SECTIONS:
-        figures = metrics[section]
-        for metric, value in figures.get("average", figures).items():
+        found = metrics[section]
+        for metric, value in found.get("average", found).items():
             if value is not None:
                 yield Point(f"final/{section}_{metric}", float(value), last)
     for name in NUMBERS:

@@ -1,1 +1,1 @@
-"""What is trained: one file a method, which assigns `METHOD`."""
+"""Methods, which are what is trained: one file each, which assigns `METHOD`."""

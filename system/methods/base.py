@@ -51,7 +51,7 @@ class DecodesMasks(Protocol):
 
 @dataclass(frozen=True)
 class MethodSetting(Generic[Shape]):
-    """What a method is built from, beside its own section of the config."""
+    """The parts that a method is built from, beside its own section of the config."""
 
     shape: Shape
     seed: int
@@ -61,7 +61,7 @@ class MethodSetting(Generic[Shape]):
 
     @property
     def objective(self) -> Objective:
-        """What a model of this shape learns."""
+        """The objective of a model of this shape."""
         return "grounding" if isinstance(self.shape, GrounderShape) else "retrieval"
 
     def generator(self) -> torch.Generator:
@@ -165,7 +165,7 @@ class Method(nn.Module):
     def encode_training(
         self, backbone: DualEncoder, modality: Modality, inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What `encode` gives, and weighted loss terms of each sample, (B,) by name.
+        """The features that `encode` gives, and weighted loss terms of each sample, (B,) by name.
 
         A term's mean over the global batch, and over the modalities that have it, is added to the
         loss.
@@ -173,7 +173,7 @@ class Method(nn.Module):
         return self.encode(backbone, modality, inputs), {}
 
     def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """What enters the grounder for a batch of expressions.
+        """Prompts and functions that enter the grounder for a batch of expressions.
 
         `latents` (B, L, C, h, w), one a prompted layer, come for methods that need them; they are
         None for all others.

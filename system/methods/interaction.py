@@ -83,13 +83,13 @@ class LowRankInteraction(nn.Module):
         depth: int,
         widths: Mapping[Modality, int],
         std: float,
-        spread: float,
+        scale: float,
         generator: torch.Generator,
     ) -> None:
         """For `depth` layers, whatever `config.depth` says; factors normal with `std`.
 
-        `spread` is the norms' weight at the start. With the usual 1, prompts would leave many times
-        larger than they come: from their own spread, interaction begins near what is learned
+        `scale` is the norms' weight at the start. With the usual 1, prompts would leave many times
+        larger than they come: from their own scale, interaction begins near what is learned
         without it.
         """
         super().__init__()
@@ -104,7 +104,7 @@ class LowRankInteraction(nn.Module):
         self.source = nn.ParameterDict({m: factor(widths[OTHER[m]] + 1) for m in MODALITIES})
         self.target = nn.ParameterDict({m: factor(widths[m]) for m in MODALITIES})
         self.norm_weight = nn.ParameterDict(
-            {m: nn.Parameter(torch.full((widths[m],), spread)) for m in MODALITIES}
+            {m: nn.Parameter(torch.full((widths[m],), scale)) for m in MODALITIES}
         )
         self.norm_bias = nn.ParameterDict(
             {m: nn.Parameter(torch.zeros(widths[m])) for m in MODALITIES}

@@ -102,17 +102,17 @@ class StreamMethod(nn.Module):
 
     @property
     def trains_on(self) -> TrainsOn:
-        """What a task's training reads."""
+        """The data that a task's training reads."""
         return self.kind.trains_on
 
     @property
     def needs_router(self) -> bool:
-        """See `MethodKind.needs_router`."""
+        """Whether the router must name a task for each test sample."""
         return self.kind.needs_router
 
     @property
     def shares_parameters(self) -> bool:
-        """See `MethodKind.shares_parameters`."""
+        """Whether every task trains the same parameters."""
         return self.kind.shares_parameters
 
     def learns_at(self, task: int, tasks: int) -> bool:
@@ -130,7 +130,7 @@ class StreamMethod(nn.Module):
         return self.of(task).task_parameters(self._within(task)) if self.tasks else {}
 
     def task_state(self, task: int) -> dict[str, Tensor]:
-        """What a task's adapter file holds of the method."""
+        """The tensors that a task's adapter file holds of the method."""
         return self.of(task).task_state(self._within(task)) if self.tasks else {}
 
     def _within(self, task: int) -> int:
@@ -147,7 +147,7 @@ class StreamMethod(nn.Module):
             parameter.requires_grad_(True)
 
     def end_task(self, features: Mapping[Modality, Tensor], batches: Iterable[TaskBatch]) -> None:
-        """See `Method.end_task`; of the current task."""
+        """Let the current task's object take in that its training is over."""
         if self.tasks:
             self.of(self.current).end_task(features, batches)
 
@@ -207,13 +207,13 @@ class StreamMethod(nn.Module):
     def encode_training(
         self, backbone: DualEncoder, modality: Modality, inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Method.encode_training`; under the current task's parameters."""
+        """Features and loss terms of samples under the current task's parameters."""
         return self.of(self.current).encode_training(backbone, modality, inputs)
 
     def entries(
         self, grounder: Grounder, tokens: Tokens, tasks: Tensor, latents: Tensor | None
     ) -> Entries:
-        """What enters for expressions of which each has its task, (B,); see `Method.entries`."""
+        """Entries for expressions of which each has its task, (B,); see `Method.entries`."""
         if not self.tasks:
             return Entries()
         if not self.needs_router:
@@ -223,14 +223,14 @@ class StreamMethod(nn.Module):
         return found[0] if len(found) == 1 else chosen_entries(found, place)
 
     def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
-        """See `Method.regularisers`; those of the current task."""
+        """Weighted loss terms of the current task's parameters alone."""
         if not self.tasks:
             return {}
         earlier = [self.of(task) for task in range(self.current if self.needs_router else 0)]
         return self.of(self.current).regularisers(earlier, similarity)
 
     def loss_terms(self, batch: Any, features: Mapping[Modality, Tensor]) -> dict[str, Tensor]:
-        """See `Method.loss_terms`; those of the current task."""
+        """Weighted loss terms of the current task that see both towers."""
         return self.of(self.current).loss_terms(batch, features) if self.tasks else {}
 
     @property

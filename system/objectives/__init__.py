@@ -1,1 +1,1 @@
-"""What a stream of tasks learns: one objective a folder, whose `objective` assigns `OBJECTIVE`."""
+"""Objectives of a stream: one per folder, whose module `objective` assigns `OBJECTIVE`."""

@@ -1,4 +1,4 @@
-"""What a stream learns, as the worker's loop sees it: retrieval on a dual encoder, boxes, ...
+"""Objectives of a stream, as the worker's loop sees them: retrieval on a dual encoder, boxes, ...
 
 The loop leases, commits and evaluates; an objective knows the frozen model, how a task is trained
 and what its test splits are judged by. One file adds one; `stage.objective` names it.
@@ -80,13 +80,13 @@ class Evaluation(Protocol):
         ...
 
     def described(self) -> dict[str, Any]:
-        """What the figures rest on, for the run's outcome."""
+        """How the metrics were computed, for the run's outcome."""
         ...
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What an objective's work is made from: the run, its workers, and how splits are opened."""
+    """Parts that an objective's work is made from: the run, its workers, how splits are opened."""
 
     experiment: ExperimentConfig
     protocol: str  # the run's, or the one that saved adapters were learned with
@@ -173,7 +173,7 @@ class StreamObjective(ABC):
 
     @abstractmethod
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
-        """What makes features of tasks' names; it loads the frozen model."""
+        """Makes features of tasks' names; it loads the frozen model."""
 
     @abstractmethod
     def work(self, worker: Worker) -> StreamWork:

@@ -1,8 +1,8 @@
-"""The accuracy matrix R and the figures drawn from it.
+"""The accuracy matrix R and the metrics drawn from it.
 
 R[i, j] is a metric on task j after training on task i, in percent, higher is better. The matrix is
 full: tasks are also evaluated before they are learned. Row -1 is the frozen backbone (zero-shot).
-An undefined figure is NaN with a reason, never 0.
+An undefined value is NaN with a reason, never 0.
 
 Legend: K tasks, T the last task learned.
 """
@@ -38,29 +38,29 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A figure drawn from the matrix, or NaN with the reason why there is none."""
+    """A metric drawn from the matrix, or NaN with the reason why there is none."""
 
     value: float
     reason: str | None = None
 
 
 class _UndefinedError(Exception):
-    """An entry that a figure needs is undefined; the text is the reason."""
+    """An entry that a metric needs is undefined; the text is the reason."""
 
 
 def matrix_rows(
-    trained_index: int, figures: Mapping[str, Mapping[int, MetricValue]]
+    trained_index: int, values: Mapping[str, Mapping[int, MetricValue]]
 ) -> list[MatrixRow]:
-    """The rows of one evaluation: metric -> evaluated task -> figure, after `trained_index`."""
+    """The rows of one evaluation: metric -> evaluated task -> value, after `trained_index`."""
     return [
-        MatrixRow(trained_index, task, metric, figure.value, figure.queries, figure.reason)
-        for metric, per_task in figures.items()
-        for task, figure in per_task.items()
+        MatrixRow(trained_index, task, metric, value.value, value.queries, value.reason)
+        for metric, per_task in values.items()
+        for task, value in per_task.items()
     ]
 
 
 class AccuracyMatrix:
-    """All entries of a run, for every metric, and the figures of the field and of the paper.
+    """All entries of a run, for every metric, and the summaries of the field and of the paper.
 
     Args:
         tasks: names of the K tasks in order.
@@ -125,7 +125,7 @@ class AccuracyMatrix:
         return self._summary(metric, compute, needs_two="forgetting")
 
     def forward_transfer(self, metric: str) -> Summary:
-        """Mean over j >= 1 of R[j-1, j] less the zero-shot figure; positive is good."""
+        """Mean over j >= 1 of R[j-1, j] less the zero-shot value; positive is good."""
 
         def compute(last: int) -> float:
             return _mean(
@@ -218,7 +218,7 @@ class AccuracyMatrix:
         return math.nan if row is None else row.value
 
     def _need(self, metric: str, trained: int, evaluated: int) -> float:
-        """An entry that a figure cannot do without."""
+        """An entry that a summary cannot do without."""
         value = self._value(metric, trained, evaluated)
         if math.isnan(value):
             row = self._entries.get((metric, trained, evaluated))

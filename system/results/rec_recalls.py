@@ -22,7 +22,7 @@ Recalls = dict[str, float]  # by metric, in percent, NaN where undefined
 
 @dataclass(frozen=True)
 class TaskRanks:
-    """What was found for the expressions of one task's split."""
+    """The ranks found for the expressions of one task's split."""
 
     ranks: Tensor  # (n, 2) rank of the first hit by each of OVERLAPS, from 0; -1: none
     super_categories: Sequence[str]  # n of them
@@ -30,7 +30,7 @@ class TaskRanks:
 
 @dataclass(frozen=True)
 class SplitRecalls:
-    """A split's recalls, and why one is undefined (by its path among the figures)."""
+    """A split's recalls, and why one is undefined (by its path among the values)."""
 
     all: Recalls  # over all expressions
     average: Recalls  # over tasks, each counting alike
@@ -62,7 +62,7 @@ def recalls(ranks: Tensor) -> Recalls:
 
 
 def split_recalls(tasks: Mapping[str, TaskRanks], split: str) -> SplitRecalls:
-    """The figures of a split from those of its tasks, in their order."""
+    """The recalls of a split from those of its tasks, in their order."""
     undefined = {}
     for task, found in tasks.items():
         if not len(found.ranks):

@@ -173,7 +173,7 @@ def retrieval_recalls(
         tie_tolerance: see `ranks_from_scores`.
 
     Returns:
-        Metric (t2i_r1, t2i_r5, t2i_r10, i2t_r1, i2t_r5, i2t_r10) -> task -> figure.
+        Metric (t2i_r1, t2i_r5, t2i_r10, i2t_r1, i2t_r5, i2t_r10) -> task -> value.
 
     Raises:
         ConfigError: an unknown gallery.
@@ -195,7 +195,7 @@ def retrieval_recalls(
         within = [task, *seen] if gallery == "seen" else [task]
         return torch.isin(owner_task, torch.tensor(within, device=owner_task.device))
 
-    figures: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
+    values: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
     directions = (  # name, queries, their images, may they search; candidates, their images
         (
             "t2i",
@@ -219,11 +219,11 @@ def retrieval_recalls(
             right = torch.bincount(owner, minlength=len(images))[asker]  # [Q]
             worst = int((1 + len(owner) - right).max()) if len(asker) else 0
             for k, value in recall_at_k(ranks, KS).items():
-                figures[f"{direction}_r{k}"][task] = _figure(value, k, len(asker), worst)
-    return figures
+                values[f"{direction}_r{k}"][task] = _value(value, k, len(asker), worst)
+    return values
 
 
-def _figure(value: float, k: int, queries: int, worst_rank: int) -> MetricValue:
+def _value(value: float, k: int, queries: int, worst_rank: int) -> MetricValue:
     """A recall with the reason where it is undefined; `worst_rank`: the worst any query can get."""
     if queries == 0:
         return MetricValue(float("nan"), 0, "no queries")

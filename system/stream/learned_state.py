@@ -1,4 +1,4 @@
-"""What a stream has learned so far: the method's parameters, the router, the tasks' texts."""
+"""What a stream has learned so far: the method's parameters, router, tasks' texts."""
 
 from collections.abc import Mapping
 from pathlib import Path

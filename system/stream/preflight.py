@@ -17,7 +17,7 @@ from system.stream.task_order import TaskOrder
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks found: the prepared benchmark and the order of the tasks."""
+    """Result of the checks: the prepared benchmark and the order of the tasks."""
 
     manifest: Manifest
     tasks: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From what the stream committed to the figures of a run: metrics.json and its tables."""
+"""From what the stream committed to the metrics of a run: metrics.json and its tables."""
 
 import importlib.metadata
 import platform
@@ -69,14 +69,14 @@ class RunRecord:
 
 
 def assemble_metrics(record: RunRecord) -> dict[str, Any]:
-    """The content of metrics.json. An undefined figure is null, its reason under `undefined`."""
+    """The content of metrics.json. An undefined value is null, its reason under `undefined`."""
     experiment, matrix = record.experiment, record.matrix
     split = experiment.evaluation.split
     undefined: dict[str, str] = {}
 
-    def summary(section: str, figure: Any) -> dict[str, float | None]:
+    def summary(section: str, of: Any) -> dict[str, float | None]:
         return {
-            metric: _value(figure(metric), f"{section}.{metric}", undefined)
+            metric: _value(of(metric), f"{section}.{metric}", undefined)
             for metric in matrix.recalls
         }
 
@@ -168,13 +168,13 @@ def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
 def _per_task(
     matrix: AccuracyMatrix, trained: int, section: str, undefined: dict[str, str]
 ) -> dict[str, dict[str, float | None]]:
-    figures: dict[str, dict[str, float | None]] = {task: {} for task in matrix.tasks}
+    found: dict[str, dict[str, float | None]] = {task: {} for task in matrix.tasks}
     for row in matrix.rows:
         if row.trained_index == trained and row.metric in matrix.recalls:
             task = matrix.tasks[row.evaluated_index]
             name = f"{section}.per_task.{task}.{row.metric}"
-            figures[task][row.metric] = _value(Summary(row.value, row.reason), name, undefined)
-    return figures
+            found[task][row.metric] = _value(Summary(row.value, row.reason), name, undefined)
+    return found
 
 
 def _router(record: RunRecord) -> str:
@@ -188,18 +188,18 @@ def _router(record: RunRecord) -> str:
 
 def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
     matrix, last = record.matrix, len(record.tasks) - 1
-    figures: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, metric in (ROUTED[modality] for modality in record.outcome["routed"]):
-        figures[name] = {
+        found[name] = {
             task: _value(Summary(row.value, row.reason), f"routing.{name}.{task}", undefined)
             for row in matrix.rows
             if row.metric == metric and row.trained_index == last
             for task in [matrix.tasks[row.evaluated_index]]
         }
-        figures[f"{name}_average"] = _value(
+        found[f"{name}_average"] = _value(
             matrix.average(metric), f"routing.{name}_average", undefined
         )
-    return figures
+    return found
 
 
 def _similarity(record: RunRecord) -> list[list[float | None]]:

@@ -30,7 +30,7 @@ def _interaction(fixture: Fixture) -> Outputs:
         layers,
         {m: arrays[f"{m}_in"].shape[-1] for m in MODALITIES},
         std=1.0,
-        spread=1.0,
+        scale=1.0,
         generator=torch.Generator(),
     )
     state: dict[str, Tensor] = {}

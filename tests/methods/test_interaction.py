@@ -75,7 +75,7 @@ def test_both_sides_read_what_the_other_was_before() -> None:
     """In turn, the second side would read the first one's own words again."""
     config = InteractionConfig(rank=2, mix=0.3)
     generator = torch.Generator().manual_seed(1)
-    module = LowRankInteraction(config, 2, WIDTHS, std=1.0, spread=2.0, generator=generator)
+    module = LowRankInteraction(config, 2, WIDTHS, std=1.0, scale=2.0, generator=generator)
     prompts = {m: drawn(2, 3, WIDTHS[m], seed=i) for i, m in enumerate(MODALITIES)}
     found = module(prompts)
     for m in MODALITIES:

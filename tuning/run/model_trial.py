@@ -57,7 +57,7 @@ class ModelTrials(TrialKind[ModelExperiment]):
 
     @override
     def check_tune(self, experiment: ModelExperiment, config: TuneConfig) -> None:
-        name, known = self.label(experiment), stage_of(experiment).figures
+        name, known = self.label(experiment), stage_of(experiment).metrics
         for metric in config.metric:
             if metric not in known:
                 raise ConfigError(

@@ -71,7 +71,7 @@ class MaskVaePlan:
 
     @property
     def seed(self) -> int:
-        """What weights, order and noise are drawn from."""
+        """The seed of weights, order and noise."""
         own = self.settings.seed
         return self.experiment.seed if own is None else own
 
@@ -106,7 +106,7 @@ class MaskVaeStage:
     """What a run of `stage=mask_vae` does."""
 
     experiment = ModelExperiment
-    figures = ("held_out_iou",)
+    metrics = ("held_out_iou",)
     logged = ("held_out_iou", "trainable_parameters")
 
     def place(self, experiment: ModelExperiment) -> Folder:
@@ -136,7 +136,7 @@ class MaskVaeStage:
             _train(plan, group, log, show)
 
     def report(self, experiment: ModelExperiment, tell: Tell) -> None:
-        """Write figures, grid and page into the run directory and tell the main figures."""
+        """Write metrics, grid and page into the run directory and report the main metrics."""
         plan = MaskVaePlan.of(experiment)
         vae, header = load_mask_vae(plan.folder)
         folder = RunDirectory.of(experiment).folder
@@ -149,10 +149,10 @@ class MaskVaeStage:
         metrics = asdict(header)
         metrics[MODEL_LOG] = metrics.pop("log")
         folder.write_json(METRICS, {"run": experiment.run_name, "stage": KIND, **metrics})
-        figures = _figures(header, plan)
-        page = mask_page(experiment.run_name, figures, header.held_out_iou_per_task, grid)
+        values = _main_values(header, plan)
+        page = mask_page(experiment.run_name, values, header.held_out_iou_per_task, grid)
         folder.write(REPORT, page.encode())
-        tell_model(tell, figures, plan.folder, folder)
+        tell_model(tell, values, plan.folder, folder)
 
 
 STAGE = MaskVaeStage()
@@ -191,7 +191,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
         save_mask_vae(plan.folder, training.vae, header)
 
 
-def _figures(header: MaskVaeHeader, plan: MaskVaePlan) -> dict[str, str]:
+def _main_values(header: MaskVaeHeader, plan: MaskVaePlan) -> dict[str, str]:
     channels, side, _ = header.vae.latent_shape
     split = plan.settings.held_out
     return {

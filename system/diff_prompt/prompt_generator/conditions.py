@@ -1,4 +1,4 @@
-"""What conditions the prompt generator: a dual encoder's embeddings, computed once.
+"""Conditions of the prompt generator: a dual encoder's embeddings, computed once.
 
 Legend: n expressions, R images, U different texts, P width of the embeddings.
 """

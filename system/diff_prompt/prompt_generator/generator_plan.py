@@ -77,7 +77,7 @@ class GeneratorPlan:
 
     @property
     def seed(self) -> int:
-        """What weights, order and noise of the training are drawn from."""
+        """The seed of weights, order and noise of the training."""
         own = self.settings.seed
         return self.experiment.seed if own is None else own
 

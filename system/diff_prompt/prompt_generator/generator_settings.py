@@ -64,7 +64,7 @@ class PromptGeneratorSettings:
     ema_decay: float = 0.9999
     condition_dropout: float = 0.0  # share of samples trained without a condition
     held_out: str = "val"  # the split whose masks are sampled
-    evaluated: int = 512  # expressions of it, spread evenly
+    evaluated: int = 512  # expressions of it, an even subsample
     sampling_steps: int = 25
     guidance: float = 1.0
     seed: int | None = None  # None: the run's; a number: runs of other seeds share the model

@@ -1,4 +1,4 @@
-"""The Mask-DiT: a diffusion transformer over mask latents, told by CLIP's image and text features.
+"""The Mask-DiT: a diffusion transformer of mask latents, given CLIP's image and text features.
 
 A DiT (arXiv 2212.09748) whose adaLN-Zero condition is, as in Diff-Prompt (arXiv 2504.21423), the
 image embedding and the text embedding side by side, the timestep's embedding added to each. Modules

@@ -57,7 +57,7 @@ def ddim_path(
 def conditioned(
     network: nn.Module, image: Tensor, text: Tensor, *, guidance: float = 1.0
 ) -> NoiseModel:
-    """The noise model of a Mask-DiT told by image and text embeddings (B, D).
+    """The noise model of a Mask-DiT conditioned on image and text embeddings (B, D).
 
     With a guidance g other than 1 the network is asked twice, with its condition and with none
     (zeros), and the prediction is none + g (with - none). Source: arXiv 2207.12598. It needs a
@@ -67,15 +67,15 @@ def conditioned(
     def predict(latent: Tensor, timestep: Tensor) -> Tensor:
         channels = latent.shape[1]
         if guidance == 1.0:
-            told: Tensor = network(latent, timestep, image, text)
-            return told[:, :channels]
+            conditional: Tensor = network(latent, timestep, image, text)
+            return conditional[:, :channels]
         both: Tensor = network(
             torch.cat([latent, latent]),
             torch.cat([timestep, timestep]),
             torch.cat([image, torch.zeros_like(image)]),
             torch.cat([text, torch.zeros_like(text)]),
         )
-        told, untold = both[:, :channels].chunk(2)
-        return untold + guidance * (told - untold)
+        conditional, unconditional = both[:, :channels].chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
 
     return predict

@@ -57,7 +57,7 @@ SHOWN_STEPS = 6  # of the denoising path
 
 @dataclass(frozen=True)
 class GeneratorOutcome:
-    """What a generator draws on held-out expressions."""
+    """Metrics of a generator on held-out expressions."""
 
     digest: str
     benchmark: str
@@ -76,7 +76,7 @@ class PromptGeneratorStage:
     """What a run of `stage=prompt_generator` does, and the latents that its models make."""
 
     experiment = ModelExperiment
-    figures = ("iou.sampled",)
+    metrics = ("iou.sampled",)
     logged = ("iou", "trainable_parameters")
 
     def masks(self, experiment: ModelExperiment) -> MaskDecoder:
@@ -127,7 +127,7 @@ class PromptGeneratorStage:
             _train(plan, group, log, show)
 
     def report(self, experiment: ModelExperiment, tell: Tell) -> None:
-        """Write figures and page into the run directory and tell the main figures."""
+        """Write metrics and page into the run directory and report the main metrics."""
         plan = GeneratorPlan.of(experiment)
         _, header = load_generator(plan.folder, schedule=plan.settings.schedule)
         outcome = parse_dataclass(
@@ -137,7 +137,7 @@ class PromptGeneratorStage:
         )
         shown = FeatureStore(plan.folder).find(_shown(plan))
         folder = RunDirectory.of(experiment).folder
-        figures = _figures(outcome, header)
+        values = _main_values(outcome, header)
         generator = asdict(header)
         trained_on = {
             "train_expressions": generator.pop("train_expressions"),
@@ -148,9 +148,9 @@ class PromptGeneratorStage:
             METRICS, {**head, **asdict(outcome), **trained_on, "generator": generator}
         )
         paths = None if shown is None else shown["paths"]
-        page = generator_page(experiment.run_name, figures, outcome.iou, outcome.shown, paths)
+        page = generator_page(experiment.run_name, values, outcome.iou, outcome.shown, paths)
         folder.write(REPORT, page.encode())
-        tell_model(tell, figures, plan.folder, folder)
+        tell_model(tell, values, plan.folder, folder)
 
 
 STAGE = PromptGeneratorStage()
@@ -266,7 +266,7 @@ def _paths(
     return torch.cat([true[:, None], masks.cpu()], dim=1)
 
 
-def _figures(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str, str]:
+def _main_values(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str, str]:
     sizes = header.network
     return {
         "IoU of sampled masks": f"{outcome.iou['sampled']:.3f} on {outcome.held_out_expressions} "

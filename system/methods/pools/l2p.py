@@ -66,7 +66,7 @@ class L2PConfig:
     """The settings of L2P; `text_prompt_length` null means `prompt_length` for both towers.
 
     `selection`: "per_sample", or "batchwise_leaking" as released, which leaks across the samples of
-    a micro-batch: figures then depend on batch sizes and order. `protocol: published` implies it.
+    a micro-batch: metrics then depend on batch sizes and order. `protocol: published` implies it.
     """
 
     pool_size: int = 10

@@ -129,10 +129,10 @@ class TaskFactors(nn.Module):
         self.feature = nn.ParameterDict({m: factor(widths[m]) for m in MODALITIES})
         self.interaction: LowRankInteraction | None = None
         if interacting:
-            # The spread of a mean over the rank of products of three normal numbers.
-            spread = std**3 / config.rank**0.5
+            # The standard deviation of a mean over the rank of products of three normal numbers.
+            scale = std**3 / config.rank**0.5
             self.interaction = LowRankInteraction(
-                config.interaction, interacting, widths, std, spread, generator
+                config.interaction, interacting, widths, std, scale, generator
             )
 
 

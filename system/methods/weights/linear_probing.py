@@ -1,6 +1,6 @@
 """Linear probing of a grounder: linear maps of what leaves its two towers.
 
-They start as the identity, so that training starts at the frozen grounder's own figures.
+They start as the identity, so that training starts at the frozen grounder's own scores.
 Trainable parameters: sum over the levels of P (P + 1), and D (D + 1) of the text.
 
 Legend: B batch, P width of a level, D width of the text tower, T tokens.

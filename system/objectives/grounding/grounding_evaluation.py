@@ -39,7 +39,7 @@ LatentsOf = Callable[[ChosenExpressions], SplitLatents | None]
 
 
 @dataclass
-class JudgedSplit:
+class EvaluatedSplit:
     """Test expressions of one task, and what was found for them.
 
     `index` is the place of the stream's task that they belong to; a joined task has several.
@@ -65,7 +65,7 @@ class JudgedSplit:
 class GroundingEvaluation:
     """Holds what the frozen grounder found, and what was found under the learned prompts.
 
-    `judged` are the leading split's expressions of all tasks so far.
+    `evaluated` are the leading split's expressions of all tasks so far.
     """
 
     def __init__(
@@ -94,32 +94,32 @@ class GroundingEvaluation:
         self.epoch = epoch
         self.tasks = 0
         self.joined = False  # whether a task joins several
-        self.judged: list[JudgedSplit] = []
+        self.evaluated: list[EvaluatedSplit] = []
 
     def add_task(self) -> None:
         """Take in the leading test split of one more task."""
         handle = self.open_test(self.tasks)
         self.joined = self.joined or bool(handle.parts)
-        self.judged += self._opened(self.tasks, handle)
+        self.evaluated += self._opened(self.tasks, handle)
         self.tasks += 1
 
     def zero_shot(self) -> list[MatrixRow]:
         """Matrix rows of the frozen grounder."""
-        return self._rows(ZERO_SHOT, [judged.plain for judged in self.judged])
+        return self._rows(ZERO_SHOT, [evaluated.plain for evaluated in self.evaluated])
 
     def after_task(
         self, trained: int, method: StreamMethod, router: TaskRouter | None
     ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each expression's route, routing accuracy."""
-        routes = self._find_all(self.judged, trained, method, router)
-        rows = self._rows(trained, [judged.prompted for judged in self.judged])
+        routes = self._find_all(self.evaluated, trained, method, router)
+        rows = self._rows(trained, [evaluated.prompted for evaluated in self.evaluated])
         if router is not None:
             accuracy = routing_accuracy(
                 torch.cat(routes),
                 torch.cat(
                     [
-                        torch.full_like(r, judged.index)
-                        for r, judged in zip(routes, self.judged, strict=True)
+                        torch.full_like(r, evaluated.index)
+                        for r, evaluated in zip(routes, self.evaluated, strict=True)
                     ]
                 ),
                 tasks=range(self.tasks),
@@ -134,23 +134,23 @@ class GroundingEvaluation:
         To a method without a router a task's name tells nothing: its rows are those of inference.
         """
         if not method.needs_router:
-            return self._rows(trained, [judged.prompted for judged in self.judged])
-        found = [self._found(j, method, j.everywhere(j.index)) for j in self.judged]
+            return self._rows(trained, [evaluated.prompted for evaluated in self.evaluated])
+        found = [self._found(j, method, j.everywhere(j.index)) for j in self.evaluated]
         return self._rows(trained, found)
 
     def all_rows(self, method: StreamMethod, router: TaskRouter | None) -> list[MatrixRow]:
         """The whole matrix anew, for tasks that came while the others were learned."""
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
-        for judged in self.judged:
-            judged.forget()
+        for evaluated in self.evaluated:
+            evaluated.forget()
         rows = self.zero_shot()
         for task in range(self.tasks):
             rows += self.after_task(task, method, router.upto(task + 1) if router else None)
         return rows
 
     def described(self) -> dict[str, Any]:
-        """What the metrics are computed from, for the run's outcome."""
-        return {"expressions": sum(len(judged.chosen) for judged in self.judged)}
+        """How the metrics were computed, for the run's outcome."""
+        return {"expressions": sum(len(evaluated.chosen) for evaluated in self.evaluated)}
 
     def by_split(
         self, splits: Sequence[str], method: StreamMethod, router: TaskRouter | None
@@ -163,18 +163,18 @@ class GroundingEvaluation:
         """
         found: dict[str, Any] = {"zero_shot": {}, "trained": {}, "undefined": {}}
         for place, split in enumerate(splits):
-            judged = self.judged
+            evaluated = self.evaluated
             if place:
                 opened = [self.open_test(task, split) for task in range(self.tasks)]
-                judged = [one for task, g in enumerate(opened) for one in self._opened(task, g)]
-                self._find_all(judged, self.tasks - 1, method, router)
+                evaluated = [one for task, g in enumerate(opened) for one in self._opened(task, g)]
+                self._find_all(evaluated, self.tasks - 1, method, router)
             for phase, path in (("zero_shot", "zero_shot.splits"), ("trained", "splits")):
                 ranks = {
                     one.chosen.handle.task: TaskRanks(
                         (one.plain if phase == "zero_shot" else one.prompted).ranks,
                         [expression.super_category for expression in one.chosen.expressions],
                     )
-                    for one in judged
+                    for one in evaluated
                 }
                 recalls_of = split_recalls(ranks, split)
                 found[phase][split] = recalls_of.to_json()
@@ -183,44 +183,46 @@ class GroundingEvaluation:
                 }
         return found
 
-    def _opened(self, index: int, handle: SplitHandle) -> list[JudgedSplit]:
+    def _opened(self, index: int, handle: SplitHandle) -> list[EvaluatedSplit]:
         """A split as the frozen grounder sees it, by the tasks that it joins."""
         opened = []
         for part in handle.members:
             chosen = chosen_expressions(part, self.most)
             plain = self.scorer.frozen(chosen, self.zero_shot_store, self.show)
             unrouted = torch.full((len(chosen),), UNROUTED, dtype=torch.long)
-            opened.append(JudgedSplit(index, chosen, plain, plain, unrouted))
+            opened.append(EvaluatedSplit(index, chosen, plain, plain, unrouted))
         return opened
 
     def _find_all(
         self,
-        judged: Sequence[JudgedSplit],
+        evaluated: Sequence[EvaluatedSplit],
         trained: int,
         method: StreamMethod,
         router: TaskRouter | None,
     ) -> list[Tensor]:
         """Find again what goes another way after a task; the routes (rows,) of all images."""
-        image_routes = [self._image_routes(one, router, trained) for one in judged]
+        image_routes = [self._image_routes(one, router, trained) for one in evaluated]
         if method.trains_on != "nothing":
-            for one, routes in zip(judged, image_routes, strict=True):
+            for one, routes in zip(evaluated, image_routes, strict=True):
                 rows = torch.tensor([e.row for e in one.chosen.expressions], dtype=torch.long)
                 one.prompted = self._found(one, method, routes[rows])
                 one.found_for = routes[rows]
         return image_routes
 
-    def _image_routes(self, judged: JudgedSplit, router: TaskRouter | None, trained: int) -> Tensor:
+    def _image_routes(
+        self, evaluated: EvaluatedSplit, router: TaskRouter | None, trained: int
+    ) -> Tensor:
         """The task (rows,) whose prompts each image's expressions get."""
         if router is None:
-            return torch.full((judged.chosen.handle.rows,), trained, dtype=torch.long)
-        if judged.images is None:
-            judged.images, _ = self.features.of(judged.chosen.handle, [])
-        return router.route("vision", judged.images)
+            return torch.full((evaluated.chosen.handle.rows,), trained, dtype=torch.long)
+        if evaluated.images is None:
+            evaluated.images, _ = self.features.of(evaluated.chosen.handle, [])
+        return router.route("vision", evaluated.images)
 
-    def _found(self, judged: JudgedSplit, method: StreamMethod, routes: Tensor) -> Found:
-        """What is found under routes (n,): known where they are as before."""
-        chosen, known = judged.chosen, judged.prompted
-        stale = judged.found_for != routes
+    def _found(self, evaluated: EvaluatedSplit, method: StreamMethod, routes: Tensor) -> Found:
+        """The boxes found under routes (n,): known where they are as before."""
+        chosen, known = evaluated.chosen, evaluated.prompted
+        stale = evaluated.found_for != routes
         blocks = [b for b in self.scorer.blocks(len(chosen)) if stale[b.start : b.stop].any()]
         if not blocks:
             return known
@@ -244,11 +246,11 @@ class GroundingEvaluation:
         return Found(ranks, best)
 
     def _rows(self, trained: int, found: Sequence[Found]) -> list[MatrixRow]:
-        """Matrix rows from what was found for each of `judged`."""
+        """Matrix rows from what was found for each of `evaluated`."""
         values: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
         for task in range(self.tasks):
             ranks = torch.cat(
-                [f.ranks for f, j in zip(found, self.judged, strict=True) if j.index == task]
+                [f.ranks for f, j in zip(found, self.evaluated, strict=True) if j.index == task]
             )
             reason = None if len(ranks) else "no expression"
             for metric, value in recalls(ranks).items():

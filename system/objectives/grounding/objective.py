@@ -253,21 +253,21 @@ def box_examples(evaluation: GroundingEvaluation, open_test: OpenTest) -> pa.Tab
     """
     records: list[dict[str, Any]] = []
     opened = [part for task in range(evaluation.tasks) for part in open_test(task).members]
-    for judged, handle in zip(evaluation.judged, opened, strict=True):
-        expressions = judged.chosen.expressions
+    for evaluated, handle in zip(evaluation.evaluated, opened, strict=True):
+        expressions = evaluated.chosen.expressions
         places = subsample(len(expressions), QUERIES_PER_TASK)
         images = read_images(handle, [expressions[place].row for place in places])
         for number, (place, image) in enumerate(zip(places, images, strict=True)):
             expression = expressions[place]
             records.append(
                 {
-                    "evaluated_index": judged.index,
+                    "evaluated_index": evaluated.index,
                     "task": handle.task,
                     "query_index": number,
                     "query": expression.text,
                     "true_box": list(expression.box),
-                    "before_box": _box(judged.plain.best[place]),
-                    "after_box": _box(judged.prompted.best[place]),
+                    "before_box": _box(evaluated.plain.best[place]),
+                    "after_box": _box(evaluated.prompted.best[place]),
                     "image": image.image,
                 }
             )

@@ -1,4 +1,4 @@
-"""What a grounder finds for a split's expressions, the same for any number of workers.
+"""The boxes that a grounder finds for a split's expressions, the same for any number of workers.
 
 Expressions go through the grounder in blocks of one fixed size, the last one filled up, each block
 on one worker: neither the order of the work nor who does it changes what is found.
@@ -55,7 +55,7 @@ def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressio
 
 @dataclass(frozen=True)
 class Found:
-    """What was found for n expressions."""
+    """Ranks and boxes found for n expressions."""
 
     ranks: Tensor  # (n, 2) of the first hit by IoU and by GIoU, from 0; -1: none
     best: Tensor  # (n, 4) the box scored highest; NaN where none was found
@@ -124,7 +124,7 @@ class RecScorer:
         )
 
     def frozen(self, chosen: ChosenExpressions, store: FeatureStore, show: Show) -> Found:
-        """What the frozen grounder finds, or found before in any run; every rank calls this."""
+        """Boxes that the frozen grounder finds, or found before in any run; all ranks call this."""
         grounder, handle = self.grounder, chosen.handle
         key = FeatureStore.key(
             grounder=grounder.fingerprint,

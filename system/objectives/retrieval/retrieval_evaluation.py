@@ -105,7 +105,7 @@ class StreamEvaluation:
         return len(self.tests.handles)
 
     def described(self) -> dict[str, Any]:
-        """What the figures rest on, for the run's outcome."""
+        """How the metrics were computed, for the run's outcome."""
         return {
             "gallery": self.gallery,
             "captions_per_image": self.tests.captions_per_image,
@@ -245,7 +245,7 @@ class StreamEvaluation:
     def _rows(
         self, trained: int, images: Tensor, texts: Tensor, seen: Sequence[int]
     ) -> list[MatrixRow]:
-        figures = retrieval_recalls(
+        values = retrieval_recalls(
             images,
             texts,
             self.tests.image_of_text,
@@ -254,4 +254,4 @@ class StreamEvaluation:
             gallery=self.gallery,
             seen=seen,
         )
-        return matrix_rows(trained, figures)
+        return matrix_rows(trained, values)

@@ -99,14 +99,14 @@ def router_of(evaluation: GroundingEvaluation, tasks: int = 2) -> Router:
     """Centres from every other test image: some images go to either task."""
     router = Router(centers_per_task=3, seed=0, modalities=("vision",))
     for task in range(tasks):
-        images, _ = evaluation.features.of(evaluation.judged[task].chosen.handle, [])
+        images, _ = evaluation.features.of(evaluation.evaluated[task].chosen.handle, [])
         images = images[::2]
         router.add_task(task, images, images)
     return router
 
 
 def prompted(evaluation: GroundingEvaluation) -> list[Found]:
-    return [judged.prompted for judged in evaluation.judged]
+    return [judged.prompted for judged in evaluation.evaluated]
 
 
 def figures(rows: Sequence[MatrixRow]) -> dict[tuple[int, int, str], float]:
@@ -130,7 +130,7 @@ def test_figures_do_not_depend_on_the_test_batch(
     assert figures(every_row(evaluation, method)) == figures(every_row(reference, method))
     for found, expected in zip(prompted(evaluation), prompted(reference), strict=True):
         torch.testing.assert_close(found.best, expected.best, rtol=1e-3, atol=1e-3, equal_nan=True)
-    plain = torch.cat([judged.plain.best for judged in evaluation.judged])
+    plain = torch.cat([judged.plain.best for judged in evaluation.evaluated])
     learned = torch.cat([found.best for found in prompted(evaluation)])
     assert not torch.equal(plain, learned), "prompts change nothing: the test would see nothing"
 
@@ -162,12 +162,12 @@ def test_only_what_goes_another_way_is_run_again(
     evaluation = evaluation_of(grounder, manifest, tmp_path, 1)
     router = router_of(evaluation)
     evaluation.after_task(0, Counted(method), router.upto(1))  # type: ignore[arg-type]
-    before = [judged.found_for.clone() for judged in evaluation.judged]
+    before = [judged.found_for.clone() for judged in evaluation.evaluated]
     counted = Counted(method)
     rows = evaluation.after_task(1, counted, router)  # type: ignore[arg-type]
     moved = sum(
         int((old != judged.found_for).sum())
-        for old, judged in zip(before, evaluation.judged, strict=True)
+        for old, judged in zip(before, evaluation.evaluated, strict=True)
     )
     assert 0 < counted.asked == moved < 24
     again = Counted(method)
@@ -197,7 +197,7 @@ def test_the_true_task_is_given_to_the_oracle(
     everything_to_0 = router_of(evaluation, tasks=1)
     evaluation.after_task(1, method, everything_to_0)
     perfect = evaluation.oracle(1, method)
-    for judged in evaluation.judged:
+    for judged in evaluation.evaluated:
         judged.forget()
         judged.prompted = evaluation._found(judged, method, judged.everywhere(judged.index))
     assert evaluation._rows(1, prompted(evaluation)) == perfect
