@@ -78,7 +78,7 @@ def test_one_command_trains_the_generator_once_and_learns_the_stream(
         ({"depth": 9}, "layers"),
         ({"steps": 2}, "at least 3"),
         ({"steps": 8}, r"method\.steps=8 must divide .*schedule\.steps=20"),
-        ({"generator": STAGE | {"name": "alignment"}}, "makes no latents"),
+        ({"generator": STAGE | {"name": "mask_vae"}}, "makes no latents"),
         ({"generator": {}}, "method.generator"),
     ],
 )
