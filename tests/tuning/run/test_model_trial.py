@@ -97,7 +97,7 @@ def test_missing_data_is_reported_before_the_first_trial(tmp_path: Path) -> None
 class Stage:
     """A stage whose training takes no time."""
 
-    figures = ("a", "b.c")
+    metrics = ("a", "b.c")
     logged = ("a", "b")
 
     def __init__(self) -> None:
