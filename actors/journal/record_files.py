@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from system.errors import BrokenStorageError
-from system.storage.files import Folder, TakenError
+from system.storage.files import Folder, TakenStorageError
 
 _REMOVERS = 16  # an object store takes tens of ms for each
 
@@ -98,20 +98,20 @@ class RecordFiles:
     def write(self, name: str, content: bytes, after: str | None = None) -> None:
         """Write a new file; when this returns, it is on storage.
 
-        Raises TakenError when another process has written the file already, or removed the one that
-        it comes `after`.
+        Raises TakenStorageError when another process has written the file already, or removed the
+        one that it comes `after`.
         """
         with ThreadPoolExecutor(_REMOVERS) as removers:
             list(removers.map(self.folder.delete, self._leftovers))
         self._leftovers.clear()
         if after is not None and not self.folder.exists(after):
-            raise TakenError(self.path(name))
+            raise TakenStorageError.at(self.path(name))
         # A write that fails may have left the file behind, say when only its sync failed: then it
         # was not acknowledged, and must not be met by a later reader.
         self._leftovers.add(name)
         try:
             self.folder.write(name, content, new=True)
-        except TakenError:
+        except TakenStorageError:
             self._leftovers.discard(name)  # it is another process's
             raise
         self._leftovers.discard(name)

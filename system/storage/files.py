@@ -20,11 +20,13 @@ if TYPE_CHECKING:  # imported where it is used: adapters are also read where the
     from pyarrow.fs import FileSystem
 
 
-class TakenError(StorageError):
+class TakenStorageError(StorageError):
     """A file that should be new is there already, or the one that it follows is gone."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(
+    @classmethod
+    def at(cls, place: str) -> TakenStorageError:
+        """The error for the file at `place`."""
+        return cls(
             f"{place}: written by another process; only one run may use a directory: stop the "
             "other or choose another run name"
         )
@@ -192,12 +194,12 @@ class Folder:
     def write(self, name: str, data: bytes, *, new: bool = False) -> None:
         """Write a file whole: readers see the old bytes or the new ones, also after a crash.
 
-        A `new` file must not be there yet (TakenError), in a folder that is; the look and the write
-        are two steps, so that one process at a time may write new files.
+        A `new` file must not be there yet (TakenStorageError), in a folder that is; the look and
+        the write are two steps, so that one process at a time may write new files.
         """
         target = f"{self.path}/{name}"
         if new and self.exists(name):
-            raise TakenError(self._place(name))
+            raise TakenStorageError.at(self._place(name))
         with self._errors(name, "written"):
             if not new:
                 self.filesystem.create_dir(os.path.dirname(target), recursive=True)

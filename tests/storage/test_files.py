@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from system.errors import StorageError
-from system.storage.files import Folder, TakenError, WholeFile
+from system.storage.files import Folder, TakenStorageError, WholeFile
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -123,7 +123,7 @@ def test_a_new_file_replaces_none(folder: Folder) -> None:
         folder.write("a", b"1", new=True)  # its folder was taken away
     folder.make()
     folder.write("a", b"1", new=True)
-    with pytest.raises(TakenError, match=r"/a: written by another process"):
+    with pytest.raises(TakenStorageError, match=r"/a: written by another process"):
         folder.write("a", b"2", new=True)
     assert folder.read("a") == b"1"
 
@@ -232,3 +232,9 @@ def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         Folder.of(tmp_path).write_json("a", {"x": float("nan")})
     assert Folder.of(tmp_path).names() == []
+
+
+def test_an_error_keeps_its_message_on_its_way_from_the_actor() -> None:
+    """Ray pickles errors: one that writes its message anew would say it twice."""
+    error = TakenStorageError.at("runs/demo/stream/1")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

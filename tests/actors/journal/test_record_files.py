@@ -8,7 +8,7 @@ import pytest
 
 from actors.journal.record_files import BrokenRecordError, RecordFiles, decode, encode
 from system.errors import StorageError
-from system.storage.files import Folder, TakenError
+from system.storage.files import Folder, TakenStorageError
 
 BODY = {"sequence": 3, "kind": "note", "at": "2026-01-02T03:04:05+00:00", "payload": {"x": 0.1}}
 
@@ -45,9 +45,9 @@ def test_another_process_s_file_is_neither_replaced_nor_removed(files: RecordFil
     """It holds a record that was acknowledged to somebody else."""
     files.folder.write("1", b"theirs")
     for _ in range(2):
-        with pytest.raises(TakenError, match="/1: written by another process"):
+        with pytest.raises(TakenStorageError, match="/1: written by another process"):
             files.write("1", b"ours")
-    with pytest.raises(TakenError, match="/3: written by another process"):
+    with pytest.raises(TakenStorageError, match="/3: written by another process"):
         files.write("3", b"ours", after="2")  # another one compacted the journal meanwhile
     files.write("2", b"ours", after="1")
     assert files.read("1") == b"theirs"
