@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any, TypeVar
 
 import torch
@@ -51,7 +51,7 @@ class ThreadGroup(WorkerGroup):
 
 
 def on_threads(size: int, work: Callable[[WorkerGroup], Result]) -> list[Result]:
-    """What `work` returns on each rank; an error on one rank ends the others."""
+    """What `work` returns on each rank; an error on one rank ends the others, and is raised."""
     exchange = _Exchange(Barrier(size))
 
     def run(rank: int) -> Result:
@@ -62,4 +62,9 @@ def on_threads(size: int, work: Callable[[WorkerGroup], Result]) -> list[Result]
             raise
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))
+        ranks = [pool.submit(run, rank) for rank in range(size)]
+    errors = [error for rank in ranks if (error := rank.exception()) is not None]
+    # A rank that waited for the one that failed has only the broken barrier to tell of.
+    for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
+        raise error
+    return [rank.result() for rank in ranks]
