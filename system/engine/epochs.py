@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from system.engine.checkpoint import Checkpoint, Position
 from system.engine.optimisation import optimiser_tensors, restore_optimiser
@@ -140,6 +141,29 @@ class Training(ABC):
     def show(self, progress: Progress) -> None:
         """Show where the training stands; called on rank 0, now and then."""
         return
+
+
+class ModelTraining(Training):
+    """The training of a model: a loss of named parts, computed by a module that all ranks share."""
+
+    remedy = "Lower stage.learning_rate"
+    local_terms = True
+    #: Called with a batch; its gradients are averaged between the workers.
+    model: nn.Module
+
+    @override
+    def begin(self) -> None:
+        self.model = self.group.distribute(self.model)
+
+    @override
+    def loss(self, terms: Mapping[str, float]) -> float:
+        return terms["loss"]  # the others are its parts
+
+    @override
+    def row(
+        self, epoch: int, steps: int, terms: Mapping[str, float], steps_per_second: float
+    ) -> dict[str, Any]:
+        return {"epoch": epoch, "steps": steps, **terms}
 
 
 class EpochLoop:

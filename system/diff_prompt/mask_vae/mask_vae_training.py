@@ -5,7 +5,7 @@ Legend: B global batch, H mask side, C latent channels, h latent side.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from system.diff_prompt.mask_vae.mask_vae_network import (
     mask_iou,
     mask_vae_loss,
 )
-from system.engine.epochs import Progress, Training, epoch_order
+from system.engine.epochs import ModelTraining, Progress, epoch_order
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
@@ -83,12 +83,10 @@ def check_batch(settings: MaskVaeSettings, workers: int, masks: int) -> None:
         )
 
 
-class MaskVaeTraining(Training):
+class MaskVaeTraining(ModelTraining):
     """The autoencoder, its optimiser, and the epochs."""
 
     subject = "the Mask-VAE"
-    remedy = "Lower stage.learning_rate"
-    local_terms = True
 
     def __init__(
         self,
@@ -112,11 +110,7 @@ class MaskVaeTraining(Training):
             OptimiserConfig("adam", settings.learning_rate), self.parameters
         )
         self._show = show
-        self._model: nn.Module = _Reconstruction(self.vae, settings.kl_weight)
-
-    @override
-    def begin(self) -> None:
-        self._model = self.group.distribute(self._model)
+        self.model = _Reconstruction(self.vae, settings.kl_weight)
 
     @override
     def batches(self, epoch: int, start: int) -> tuple[int, Generator[_Batch, None, None]]:
@@ -142,20 +136,10 @@ class MaskVaeTraining(Training):
         # drawn for each mask and not for the batch, so that the share does not matter
         noise = sample_noise(shape, np_seed(self.seed, _NOISE, batch.epoch), batch.masks)
         device = self.group.device
-        terms = self._model(self._pixels(batch.masks).to(device), noise.to(device))
+        terms = self.model(self._pixels(batch.masks).to(device), noise.to(device))
         terms[0].backward()
         found = torch.stack([term.detach() for term in terms]).double()
         return dict(zip(("loss", "mse", "kl"), found.tolist(), strict=True))
-
-    @override
-    def loss(self, terms: Mapping[str, float]) -> float:
-        return terms["loss"]
-
-    @override
-    def row(
-        self, epoch: int, steps: int, terms: Mapping[str, float], steps_per_second: float
-    ) -> dict[str, Any]:
-        return {"epoch": epoch, "steps": steps, **terms}
 
     @override
     def show(self, progress: Progress) -> None:

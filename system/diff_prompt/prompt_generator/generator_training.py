@@ -6,10 +6,10 @@ width, P width of the embeddings, T steps of the noise schedule.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from system.config.schema import OptimiserConfig
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining
-from system.engine.epochs import Progress, Training, epoch_order, trained
+from system.engine.epochs import ModelTraining, Progress, epoch_order, trained
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
@@ -50,7 +50,7 @@ class GeneratorSamples:
         return self.latents[latent], self.images[image], self.texts[text]
 
 
-class PromptGeneratorTraining(Training):
+class PromptGeneratorTraining(ModelTraining):
     """The transformer, its moving average, its optimiser, and the epochs.
 
     What a sample meets in an epoch (noise, timestep, whether its condition is dropped) is drawn for
@@ -59,8 +59,6 @@ class PromptGeneratorTraining(Training):
     """
 
     subject = "the prompt generator"
-    remedy = "Lower stage.learning_rate"
-    local_terms = True
 
     def __init__(
         self,
@@ -87,17 +85,13 @@ class PromptGeneratorTraining(Training):
             self.parameters,
         )
         self._show = show
-        self._model: nn.Module = _NoisePrediction(
+        self.model = _NoisePrediction(
             self.network, DiffusionTraining(settings.schedule), settings.variational_weight
         )
 
     @override
     def state(self) -> dict[str, Tensor]:
         return super().state() | prefixed("average", self.average)
-
-    @override
-    def begin(self) -> None:
-        self._model = self.group.distribute(self._model)
 
     def averaged(self) -> MaskDiT:
         """A network with the moving average of the weights: what samples are drawn with."""
@@ -134,7 +128,7 @@ class PromptGeneratorTraining(Training):
             times = torch.from_numpy(batch.times[chosen])
             inputs = (latent, noise, times, image * kept, text * kept)
             with self._gathering(last=place == len(batch.parts)):
-                terms = self._model(*(part.to(device) for part in inputs))
+                terms = self.model(*(part.to(device) for part in inputs))
                 (terms[0] / len(batch.parts)).backward()
             found.append(torch.stack([term.detach() for term in terms]))
         if self.settings.gradient_norm is not None:
@@ -151,24 +145,14 @@ class PromptGeneratorTraining(Training):
             average.lerp_(self.parameters[name], 1 - decay)
 
     @override
-    def loss(self, terms: Mapping[str, float]) -> float:
-        return terms["loss"]
-
-    @override
-    def row(
-        self, epoch: int, steps: int, terms: Mapping[str, float], steps_per_second: float
-    ) -> dict[str, Any]:
-        return {"epoch": epoch, "steps": steps, **terms}
-
-    @override
     def show(self, progress: Progress) -> None:
         self._show("prompt generator", progress.done, progress.total, f"loss {progress.loss:.4f}")
 
     def _gathering(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients go between workers once a step, with the last micro-batch."""
-        if last or not isinstance(self._model, DistributedDataParallel):
+        if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
-        return self._model.no_sync()
+        return self.model.no_sync()
 
 
 class _Batch(NamedTuple):
