@@ -22,6 +22,7 @@ from system.diff_prompt.mask_vae.mask_vae_network import (
     mask_iou,
     mask_vae_loss,
 )
+from system.engine.encoding import dealt_blocks, in_order
 from system.engine.epochs import ModelTraining, Progress, epoch_order
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
@@ -193,17 +194,11 @@ def reconstruct(vae: Any, pixels: Tensor) -> Tensor:
 def reconstruction_ious(
     vae: Any, masks: Sequence[Mask], image_size: int, group: WorkerGroup
 ) -> Tensor:
-    """IoU (n,) of each mask with its reconstruction, spread over the workers, on every rank."""
-    starts = range(group.rank * BLOCK, len(masks), group.size * BLOCK)
-    mine = [i for start in starts for i in range(start, min(start + BLOCK, len(masks)))]
+    """IoU (n,) of each mask with its reconstruction, computed by all workers, on every rank."""
+    mine = dealt_blocks(group, len(masks), BLOCK)
     parts = [torch.zeros(0)]
-    for start in range(0, len(mine), BLOCK):
-        chosen = mine[start : start + BLOCK]
-        pixels = torch.stack([mask_pixels(masks[i], image_size) for i in chosen])
+    for block in mine:
+        pixels = torch.stack([mask_pixels(masks[i], image_size) for i in block])
         pixels = pixels.to(group.device)
         parts.append(mask_iou(reconstruct(vae, pixels), pixels).float().cpu())
-    found = group.gather_rows(torch.cat(parts))
-    order = group.gather_rows(torch.tensor(mine, dtype=torch.long))
-    result = torch.empty(len(masks))
-    result[order] = found
-    return result
+    return in_order(group, torch.cat(parts), [i for block in mine for i in block])

@@ -20,6 +20,7 @@ from system.diff_prompt.mask_vae.mask_vae_network import mask_iou
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule
 from system.diff_prompt.prompt_generator.sampling import conditioned, ddim_path
+from system.engine.encoding import dealt_blocks, in_order
 from system.engine.worker_group import WorkerGroup
 from system.methods.parts import np_seed, sample_noise
 
@@ -81,18 +82,16 @@ def sampled_ious(
     average: Tensor,
     group: WorkerGroup,
 ) -> SampledIous:
-    """IoUs of n samples with their masks, spread over the workers, on every rank.
+    """IoUs of n samples with their masks, computed by all workers, on every rank.
 
     `conditions` are image and text embeddings (n, P), `average` a mask (1, H, H).
     """
     image, text = conditions
     count = len(masks)
     shuffle = np.random.default_rng([sampler.seed, _SHUFFLE]).permutation(count)
-    starts = range(group.rank * BLOCK, count, group.size * BLOCK)
-    mine: list[int] = []
+    mine = [list(block) for block in dealt_blocks(group, count, BLOCK)]
     parts = [torch.zeros(0, 4)]
-    for start in starts:
-        block = list(range(start, min(start + BLOCK, count)))
+    for block in mine:
         true = torch.stack([mask_pixels(masks[i], vae.image_size) for i in block])
         own = sampler.path(image[block], text[block], block)[:, -1]
         other = sampler.path(image[block], text[shuffle[block]], block)[:, -1]
@@ -109,12 +108,8 @@ def sampled_ious(
                 dim=1,
             ).float()
         )
-        mine += block
-    found = group.gather_rows(torch.cat(parts))
-    order = group.gather_rows(torch.tensor(mine, dtype=torch.long))
-    result = torch.empty(count, 4)
-    result[order] = found
-    return SampledIous(*result.unbind(dim=1))
+    found = in_order(group, torch.cat(parts), [i for block in mine for i in block])
+    return SampledIous(*found.unbind(dim=1))
 
 
 def best_mean_mask(masks: Sequence[Mask], size: int) -> Tensor:
