@@ -16,6 +16,8 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.grounders.grounder import Grounder
+from system.methods.base import DecodesMasks, MethodSetting
+from system.methods.sharing import StreamMethod, build_method
 from system.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.worker_group import WorkerGroup
-    from system.methods.sharing import MethodKind, StreamMethod
+    from system.methods.sharing import MethodKind
     from system.objectives.task_training import LeasedTask, TaskTraining
     from system.results.accuracy_matrix import MatrixRow
     from system.storage.adapters import AdapterHeader
@@ -178,6 +180,17 @@ class StreamObjective(ABC):
     @abstractmethod
     def work(self, worker: Worker) -> StreamWork:
         """The work of one worker, its model loaded."""
+
+
+def saved_method(
+    header: AdapterHeader, model: FrozenModel, masks: DecodesMasks | None = None
+) -> StreamMethod:
+    """The method that a header names, on its frozen model, with nothing learned yet.
+
+    `masks` are for a method whose prompts come from latents.
+    """
+    setting = MethodSetting(model.shape, header.seed, header.protocol, masks)
+    return build_method(header.method, setting)
 
 
 OBJECTIVES: Registry[StreamObjective] = Registry(

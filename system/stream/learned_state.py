@@ -9,8 +9,9 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder
 from system.errors import AdapterMismatchError
 from system.grounders.grounder import Grounder
-from system.methods.base import DecodesMasks, MethodSetting
-from system.methods.sharing import StreamMethod, build_method
+from system.methods.base import DecodesMasks
+from system.methods.sharing import StreamMethod
+from system.objectives.objective import saved_method
 from system.storage.adapters import (
     AdapterFolder,
     AdapterHeader,
@@ -44,7 +45,7 @@ class LearnedState(Generic[Frozen]):
         """`method` None stands for the header's on this model, without masks."""
         self.header = header
         self.model = model
-        self.method = method or _method(header, model)
+        self.method = method or saved_method(header, model)
         self.router = (
             Router(
                 centers_per_task=header.router["centers"], seed=header.seed, modalities=model.routed
@@ -68,7 +69,7 @@ class LearnedState(Generic[Frozen]):
         adapters = AdapterFolder(Folder.of(directory))
         header = adapters.header()
         require_same_backbone(header, model.name, model.fingerprint)
-        learned = cls(header, model, _method(header, model, masks))
+        learned = cls(header, model, saved_method(header, model, masks))
         learned.load(adapters, adapters.count())
         return learned
 
@@ -128,11 +129,3 @@ class LearnedState(Generic[Frozen]):
         """Whether a task's entry has parameters of the method that are still of use."""
         learned = self.method.learns_at(task, len(self.header.tasks))
         return learned and (newest or not self.method.shares_parameters)
-
-
-def _method(
-    header: AdapterHeader, model: DualEncoder | Grounder, masks: DecodesMasks | None = None
-) -> StreamMethod:
-    """The method that a header names, with nothing learned yet."""
-    setting = MethodSetting(model.shape, header.seed, header.protocol, masks)
-    return build_method(header.method, setting)

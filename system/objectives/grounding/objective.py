@@ -19,7 +19,7 @@ from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import Grounder, load_grounder
-from system.methods.base import GroundingSetting, MethodSetting
+from system.methods.base import GroundingSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
@@ -37,6 +37,7 @@ from system.objectives.objective import (
     StreamWork,
     TaskRouter,
     Worker,
+    saved_method,
 )
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
 from system.objectives.task_training import LeasedTask
@@ -100,8 +101,7 @@ class GroundingWork(StreamWork):
     def build_method(self, header: AdapterHeader) -> StreamMethod:
         source = self._latent_source = latent_source(self.worker.experiment, header.method)
         masks = None if source is None else source.stage.masks(source.generator)
-        setting = MethodSetting(self.model.shape, header.seed, header.protocol, masks)
-        self._method = build_method(header.method, setting)
+        self._method = saved_method(header, self.model, masks)
         return self._method
 
     def _latents_of(self, chosen: ChosenExpressions) -> SplitLatents | None:

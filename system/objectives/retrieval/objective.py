@@ -15,9 +15,15 @@ from system.data.shards.loading import read_texts, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.errors import ConfigError, DataError
-from system.methods.base import MethodSetting, RetrievalSetting
+from system.methods.base import RetrievalSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
-from system.objectives.objective import NameFeatures, StreamObjective, StreamWork, Worker
+from system.objectives.objective import (
+    NameFeatures,
+    StreamObjective,
+    StreamWork,
+    Worker,
+    saved_method,
+)
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
 from system.objectives.retrieval.retrieval_training import RetrievalTraining
@@ -67,9 +73,7 @@ class RetrievalWork(StreamWork):
 
     @override
     def build_method(self, header: AdapterHeader) -> StreamMethod:
-        return build_method(
-            header.method, MethodSetting(self.model.shape, header.seed, header.protocol)
-        )
+        return saved_method(header, self.model)
 
     @override
     def add_tests(self, count: int) -> None:
@@ -112,8 +116,8 @@ class RetrievalWork(StreamWork):
             experiment, lease, method, self.model, group, similarity, open_train, show
         )
 
+    @override
     def examples(self, tasks: Sequence[str]) -> pa.Table:
-        """The best images for a few captions a task."""
         return retrieval_examples(self.evaluation, tasks, self.worker.open_test)
 
     def _key(self, handles: Sequence[SplitHandle]) -> str:
