@@ -35,20 +35,9 @@ from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import ImageRecord, records_to_table
 from system.data.shards.shard_reader import ShardRow, SplitReader
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import prepare_coco, read_rows, train_handles, write_coco
+from tests.data.coco_files import train_handles
+from tests.data.shards.conftest import Prepared
 from tests.data.spoilt_shard import spoil_images
-
-Prepared = tuple[SplitHandle, list[ImageRecord]]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """A split of 37 rows in three shards of row groups of 4, and its records as the reader gave."""
-    root = tmp_path_factory.mktemp("loading")
-    source = write_coco(root / "raw", {"train": 37}, size=(12, 10))
-    manifest = prepare_coco(source, str(root / "shards"), row_group_rows=4, shard_rows=16)
-    records = [r for r in read_rows(source, "train") if r.task == "food"]
-    return manifest.task("food").handle("train"), records
 
 
 def to_tensor(image: Image.Image, rng: np.random.Generator | None) -> torch.Tensor:

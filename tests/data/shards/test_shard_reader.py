@@ -11,9 +11,10 @@ from system.data.shards.loading import (
     read_texts,
 )
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.schema import ImageRecord, records_to_table
+from system.data.shards.schema import records_to_table
 from system.errors import DataError
-from tests.data.coco_files import prepare_coco, read_rows, train_handles, write_coco
+from tests.data.coco_files import train_handles
+from tests.data.shards.conftest import Prepared
 
 
 def image_ids(handle: SplitHandle) -> list[int]:
@@ -32,19 +33,6 @@ def test_the_other_rows_are_read_whole(tmp_path: Path) -> None:
     assert image_ids(less) == [every[row] for row in kept]
     assert read_texts(less) == [texts[row] for row in kept]
     assert [row.stored for row in read_images(less, range(less.rows))] == kept
-
-
-Prepared = tuple[SplitHandle, list[ImageRecord]]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """A split of 37 rows in three shards of row groups of 4, and its records as the reader gave."""
-    root = tmp_path_factory.mktemp("loading")
-    source = write_coco(root / "raw", {"train": 37}, size=(12, 10))
-    manifest = prepare_coco(source, str(root / "shards"), row_group_rows=4, shard_rows=16)
-    records = [r for r in read_rows(source, "train") if r.task == "food"]
-    return manifest.task("food").handle("train"), records
 
 
 def test_shard_that_changed_since_prepare_is_named(prepared: Prepared, tmp_path: Path) -> None:

@@ -12,26 +12,9 @@ from system.grounders.grounder import Grounder
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
-from tests.diff_prompt.mask_files import prepare_shapes
 from tests.engine.thread_group import ALONE, on_threads
-from tests.grounders.small_glip import loaded, write_small_glip
 
 TEXTS = ["the disk", "the square", "the"]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_glip(tmp_path_factory.mktemp("glip"), ["the", "disk", "square"])
-
-
-@pytest.fixture(scope="module")
-def grounder(directory: Path) -> Grounder:
-    return loaded(directory)
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return prepare_shapes(tmp_path_factory.mktemp("shapes"))
 
 
 def test_one_worker_and_two_give_the_same_rows_to_the_bit(

@@ -23,9 +23,8 @@ from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.stream.router import Router
-from tests.diff_prompt.mask_files import prepare_shapes
 from tests.engine.thread_group import ALONE, on_threads
-from tests.grounders.small_glip import loaded, write_small_glip
+from tests.grounders.small_glip import loaded
 
 
 class Counted:
@@ -46,21 +45,6 @@ class Counted:
 
 #: The library loads a model under switches of the whole process, which these threads share.
 ONE_AT_A_TIME = Lock()
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_glip(tmp_path_factory.mktemp("glip"), ["the", "disk", "square"])
-
-
-@pytest.fixture(scope="module")
-def grounder(directory: Path) -> Grounder:
-    return loaded(directory)
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return prepare_shapes(tmp_path_factory.mktemp("shapes"))
 
 
 def method_of(grounder: Grounder, name: str = "lpi") -> StreamMethod:

@@ -20,7 +20,7 @@ from system.loggers.run_loggers import RunLoggers, destinations
 from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, RunDirectory
-from tests.diff_prompt.mask_files import SIDE, prepare_shapes
+from tests.diff_prompt.mask_files import mask_vae_sweep, prepare_shapes
 from tests.loggers.event_files import scalars
 from tuning.report.analysis import BEST, write_analysis, write_description
 from tuning.report.sweep_page import write_sweep_page
@@ -34,19 +34,7 @@ from tuning.search.sweep_plan import SweepPlan, Trial
 
 
 def plan(root: Path, *more: str) -> SweepPlan:
-    return SweepPlan.compose(
-        [
-            "tune=mask_vae",
-            "benchmark.name=shapes",
-            f"storage_path={root / 'runs'}",
-            f"data_path={root}",
-            f"stage.vae.image_size={SIDE}",
-            "stage.batch_size=8",
-            "tune.space.stage.vae.channels.grid=[[4,8]]",
-            "tune.space.stage.vae.latent_channels.grid=[4]",
-            *more,
-        ]
-    )
+    return SweepPlan.compose(mask_vae_sweep(root, *more))
 
 
 def experiment(sweep: SweepPlan) -> ModelExperiment:
