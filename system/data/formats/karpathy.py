@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import ijson
-
-from system.data.prepare.annotations import Entry
+from system.data.prepare.annotations import Entry, read_items
 from system.data.shards.faults import Faults
 from system.errors import DataError
 
@@ -43,10 +41,11 @@ def read_karpathy(path: Path, field: str, faults: Faults | None = None) -> Itera
     ids: set[int] = set()
     names: set[tuple[str, str]] = set()
     faults = faults or Faults("stop")
-    for entry in _stream_images(path, field):
+    number = None
+    for number, (where, content) in enumerate(read_items(path, field, "images")):
         images: list[KarpathyImage] = []
-        with faults.row(str(entry.raw("split")), str(entry.raw("filename"))):
-            images.append(_image(entry))
+        with faults.row(*_name(content, number)):
+            images.append(_image(Entry(content, where)))
         for image in images:  # none, if it was broken
             if image.id in ids:
                 raise DataError(f"{image.where}: image {image.id} is there twice")
@@ -57,28 +56,17 @@ def read_karpathy(path: Path, field: str, faults: Faults | None = None) -> Itera
             ids.add(image.id)
             names.add((image.folder, image.file_name))
             yield image
-
-
-def _stream_images(path: Path, field: str) -> Iterator[Entry]:
-    index = -1
-    try:
-        with path.open("rb") as stream:
-            for index, content in enumerate(ijson.items(stream, "images.item", use_float=True)):
-                yield Entry(content, f"{path}: images[{index}]")
-    except FileNotFoundError as error:
+    if number is None:
         raise DataError(
-            f"{field}: the file {path} does not exist: fetch Karpathy's caption_datasets or "
-            "correct this field"
-        ) from error
-    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as JSON ({error}): fetch the file again"
-        ) from error
-    if index < 0:
-        raise DataError(
-            f"{path}: has no list 'images' or an empty one: {field} must name a file of "
-            "Karpathy's caption_datasets"
+            f"{path}: its list 'images' is empty: {field} must name a file of Karpathy's "
+            "caption_datasets"
         )
+
+
+def _name(content: object, number: int) -> tuple[str, str]:
+    """Name the split and the image of an entry that may be broken."""
+    fields = content if isinstance(content, dict) else {}
+    return str(fields.get("split")), str(fields.get("filename", f"images[{number}]"))
 
 
 def _image(entry: Entry) -> KarpathyImage:

@@ -1,13 +1,12 @@
 """Checked access to JSON annotation files: every error names the file and the field."""
 
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
-import ijson
-
+from system.data.prepare.json_text import JsonError, JsonText, Unreadable
 from system.errors import DataError
 
 Value = TypeVar("Value")
@@ -20,13 +19,13 @@ def load_annotation_json(path: Path, field: str) -> Any:
 
     Raises: DataError if the file is missing, unreadable or not JSON.
     """
-    try:
-        with path.open("rb") as stream:
-            return json.load(stream)
-    except FileNotFoundError as error:
-        raise _missing(path, field) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+    with _opened(path, field) as stream:
+        text = JsonText(stream, chunk_bytes=path.stat().st_size + 1)
+        value = text.value()
+        text.finish()
+    if isinstance(value, Unreadable):
+        raise DataError(f"{path}: {value.reason}")
+    return value
 
 
 def read_items(
@@ -34,53 +33,91 @@ def read_items(
 ) -> Iterator[tuple[str, object]]:
     """Go through a list of a JSON file, one item in memory at a time: its place, its content.
 
-    `field` is the config field that names the file; `listing` is the list's field in the file's
-    object, or "" for a file that is a list. `progress` gets megabytes read and of the file.
-    Raises: DataError if the file is missing, unreadable, damaged or has no such list.
+    As `read_lists`, for one list.
     """
-    size, reported, number = 0, 0, -1
+    for _, where, content in read_lists(path, field, (listing,), progress):
+        yield where, content
+
+
+def read_lists(
+    path: Path,
+    field: str,
+    listings: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[str, str, object]]:
+    """Go through lists of a JSON file in its order, one item in memory at a time.
+
+    `field` is the config field that names the file; `listings` are the lists' fields in the file's
+    object, or one "" for a file that is a list. `progress` gets megabytes read and of the file.
+    Returns: for each item its list, its place and its content, of which `Entry` is made.
+    Raises: DataError if the file is missing, unreadable, damaged or lacks one of the lists.
+    """
+    reported = 0
+    missing = dict.fromkeys(listings)
+    with _opened(path, field) as stream:
+        text, size = JsonText(stream), path.stat().st_size // _MEGABYTE
+        for listing in _fields(path, text, listings):
+            if listing not in missing:
+                if listing in listings:
+                    raise DataError(f"{path}: field {listing!r} is there twice")
+                _pass_over(text)
+                continue
+            del missing[listing]
+            if text.peek() != "[":
+                text.value()  # what is no JSON at all is said first
+                if listing:
+                    raise DataError(f"{path}: field {listing!r} is not a list")
+                text.finish()
+                raise DataError(f"{path}: the file is not a list")
+            for number, _ in enumerate(text.items()):
+                where = f"{path}: {listing}[{number}]"
+                try:
+                    content = text.value()
+                except JsonError as error:
+                    raise JsonError(f"{error}, in {listing}[{number}]", error.remedy) from error
+                yield listing, where, content
+                if progress is not None and text.bytes_read // _MEGABYTE > reported:
+                    reported = text.bytes_read // _MEGABYTE
+                    progress(reported, size)
+        text.finish()
+    for listing in missing:
+        raise DataError(f"{path} has no field {listing!r}")
+
+
+def _fields(path: Path, text: JsonText, listings: Sequence[str]) -> Iterator[str]:
+    """Go through the fields of the file's object; a file that is to be a list is one, "\"\""."""
+    if "" in listings:
+        yield ""
+    elif text.peek() == "{":
+        yield from text.fields()
+    else:
+        text.value()  # as above
+        raise DataError(f"{path} has no field {listings[0]!r}: it is not an object")
+
+
+def _pass_over(text: JsonText) -> None:
+    """Go behind a value, a list item by item, as it may be the larger part of the file."""
+    if text.peek() == "[":
+        for _ in text.items():
+            text.value()
+    else:
+        text.value()
+
+
+@contextmanager
+def _opened(path: Path, field: str) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as stream:
-            size = path.stat().st_size // _MEGABYTE
-            prefix = f"{listing}.item" if listing else "item"
-            items = ijson.items(stream, prefix, use_float=True)
-            for number, content in enumerate(items):
-                yield f"{path}: {listing}[{number}]", content
-                done = stream.tell() // _MEGABYTE
-                if progress is not None and done > reported:
-                    progress(done, size)
-                    reported = done
-            if number < 0:
-                stream.seek(0)
-                _require_list(path, stream, listing)
+            yield stream
     except FileNotFoundError as error:
-        raise _missing(path, field) from error
-    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
-        # Of several lines the first says what is wrong, the others draw the place.
-        reason = str(error).strip().partition("\n")[0]
-        place = f" after {listing}[{number}]" if number >= 0 else ""
-        raise _damaged(path, f"{reason}{place}") from error
-
-
-def _require_list(path: Path, stream: IO[bytes], listing: str) -> None:
-    for prefix, event, _ in ijson.parse(stream):
-        if prefix == listing:
-            if event != "start_array":
-                name = f"field {listing!r}" if listing else "the file"
-                raise DataError(f"{path}: {name} is not a list")
-            return
-    raise DataError(f"{path} has no field {listing!r}")
-
-
-def _missing(path: Path, field: str) -> DataError:
-    return DataError(
-        f"{field}: the file {path} does not exist: fetch the dataset's annotations or correct this "
-        "field"
-    )
-
-
-def _damaged(path: Path, reason: object) -> DataError:
-    return DataError(f"{path}: cannot be read as JSON ({reason}): fetch the file again")
+        raise DataError(
+            f"{field}: the file {path} does not exist: fetch the dataset's annotations or correct "
+            "this field"
+        ) from error
+    except JsonError as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}): {error.remedy}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}): fetch the file again") from error
 
 
 class Entry:
@@ -90,6 +127,8 @@ class Entry:
 
     def __init__(self, content: object, where: str) -> None:
         self.where = where
+        if isinstance(content, Unreadable):
+            raise DataError(f"{where}: {content.reason}", "unreadable entry")
         if not isinstance(content, dict):
             raise DataError(f"{where} is not an object but {type(content).__name__}")
         self._content: dict[str, Any] = content

@@ -156,7 +156,7 @@ BAD_FILES = [
     (
         "instances",
         put("annotations", 0, "bbox", value=[0, 0, 5, float("nan")]),
-        r"cannot be read as JSON \(lexical error.* after images\[5\]",
+        r"annotations\[0\]: field 'bbox' is not four numbers",
     ),
     (
         "instances",

@@ -81,8 +81,8 @@ def test_ambiguous_file_is_refused_even_under_quarantine(
     [
         (b'{"images": [{"imgid": 0', "cannot be read as JSON"),
         (b"", "cannot be read as JSON"),
-        (b'{"images": []}', "has no list 'images'"),
-        (b'{"annotations": [{}]}', "has no list 'images'"),
+        (b'{"images": []}', "its list 'images' is empty"),
+        (b'{"annotations": [{}]}', "has no field 'images'"),
         (b'{"images": [3]}', r"images\[0\] is not an object but int"),
         (b'{"images": ["\xff"]}', "cannot be read as JSON"),
     ],

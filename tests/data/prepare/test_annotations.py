@@ -8,6 +8,7 @@ from system.data.prepare.annotations import (
     Entry,
     load_annotation_json,
     read_items,
+    read_lists,
     safe_image_path,
 )
 from system.errors import DataError
@@ -60,6 +61,44 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         path.write_text("[1, ")
         with pytest.raises(DataError, match=r"a\.json: cannot be read as JSON \(.*\): fetch the"):
             read()
+
+
+def test_several_lists_come_in_one_pass_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"b": [1], "other": [{"a": [7]}], "more": {"a": 1}, "a": [2, 3], "last": 0}')
+    found = list(read_lists(path, FIELD, ("a", "b")))
+    assert [(listing, content) for listing, _, content in found] == [("b", 1), ("a", 2), ("a", 3)]
+    assert found[2][1] == f"{path}: a[1]"
+    with pytest.raises(DataError, match="has no field 'c'"):
+        list(read_lists(path, FIELD, ("a", "c")))
+    path.write_text('{"a": [1], "a": [2]}')
+    with pytest.raises(DataError, match="field 'a' is there twice"):
+        list(read_lists(path, FIELD, ("a",)))
+    path.write_text("[1]")
+    with pytest.raises(DataError, match="has no field 'a': it is not an object"):
+        list(read_lists(path, FIELD, ("a",)))
+
+
+def test_an_entry_that_cannot_be_taken_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    """One odd entry would cost the whole file."""
+    path = tmp_path / "a.json"
+    deep = "[" * 5000 + '"]["' + "]" * 5000
+    path.write_text(f'[{{"a": 1, "a": 2}}, {{"a": {deep}}}, {{"a": {"9" * 5000}}}, {{"a": 3}}]')
+    found = list(read_items(path, FIELD, ""))
+    messages = []
+    for where, content in found[:3]:
+        with pytest.raises(DataError) as caught:
+            Entry(content, where)
+        messages.append(str(caught.value).removeprefix(f"{path}: "))
+    assert messages == [
+        "[0]: field 'a' is there twice, with different values",
+        "[1]: it is nested too deeply",
+        "[2]: it holds a number of too many digits",
+    ]
+    assert found[3][1] == {"a": 3}
+    path.write_text('{"a": 1, "a": 2}')
+    with pytest.raises(DataError, match=r"a\.json: field 'a' is there twice"):
+        load_annotation_json(path, FIELD)
 
 
 def test_a_field_of_another_type_is_named() -> None:
