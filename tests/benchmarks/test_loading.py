@@ -44,7 +44,7 @@ class Photographs:
     def load(self, index: int) -> ImageRecord:
         mask = Mask(480, 640, b"0")
         return ImageRecord(
-            image_id=index,
+            image_id=str(index),
             file_name=self.name(index),
             image=self._images[index % 8],
             width=640,

@@ -47,7 +47,7 @@ class Generated:
         size = (64, 48) if self._large else (8, 6)
         mask = Mask(size[1], size[0], b"0")
         return ImageRecord(
-            image_id=index,
+            image_id=str(index),
             file_name=self.name(index),
             image=self._damaged.get(index, png(size, index)),
             width=size[0],

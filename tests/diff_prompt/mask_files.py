@@ -59,7 +59,7 @@ class _Shapes:
         covered = shape(task, number) * np.uint8(index != self._empty)
         side = 0.0 if index == self._boxless else 4.0
         return ImageRecord(
-            image_id=number,
+            image_id=str(number),
             file_name=self.name(index),
             image=png((SIDE, SIDE), number),
             width=SIDE,

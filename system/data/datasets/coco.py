@@ -6,8 +6,8 @@ from pathlib import Path
 
 from system.data.formats.coco_store import CocoStore
 from system.data.formats.coco_tasks import TaskRule, coco_record
-from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -124,7 +124,7 @@ def _index_split(
                 path = safe_image_path(folder, image.file_name, image.where)
                 captions, expressions = store.captions(image), store.expressions(image)
                 builder.add(
-                    path,
+                    StoredImage(path),
                     coco_record(image, task, instances, captions, expressions, source.caption_rule),
                 )
     return {name: builder.build() for name, builder in builders.items()}

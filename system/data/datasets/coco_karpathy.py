@@ -7,8 +7,8 @@ from system.data.formats.coco_entries import ImageEntry
 from system.data.formats.coco_store import CocoStore
 from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
-from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.dataset import Progress, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -74,7 +74,7 @@ def read_coco_karpathy(
                 record = coco_record(
                     found, task, instances, image.captions, (), source.caption_rule
                 )
-                builders[split].add(path, record)
+                builders[split].add(StoredImage(path), record)
     return CheckedDataset(
         {split: builder.build() for split, builder in builders.items()},
         source.tasks,

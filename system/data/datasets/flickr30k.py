@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
-from system.data.prepare.annotations import load_annotation_json, safe_image_path
+from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -62,7 +63,7 @@ def read_flickr30k(
             continue
         with faults.row(split, image.file_name):
             path = safe_image_path(folder, image.file_name, image.where)
-            builders[split].add(path, _record(image, task, source.caption_rule))
+            builders[split].add(StoredImage(path), _record(image, task, source.caption_rule))
     return CheckedDataset(
         {split: builder.build() for split, builder in builders.items()},
         tasks,
@@ -79,7 +80,7 @@ def read_flickr30k(
 def _record(image: KarpathyImage, task: str, rule: str) -> ImageRecord:
     # The file gives no size: it is taken from the image.
     captions = tuple(checked_caption(text, rule, where) for text, where in image.captions)
-    return ImageRecord(image.id, image.file_name, b"", 0, 0, captions, task, (), ())
+    return ImageRecord(str(image.id), image.file_name, b"", 0, 0, captions, task, (), ())
 
 
 def _read_tasks(root: Path, source: Flickr30kSource) -> dict[str, str] | None:

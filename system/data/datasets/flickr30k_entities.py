@@ -13,9 +13,9 @@ from system.data.formats.entities_files import (
     read_boxes,
     read_sentences,
 )
-from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -105,14 +105,14 @@ def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults)
     builder = SplitIndexBuilder(split, source.task_names, faults)
     for name, where in _listed(root / source.splits[split], f"benchmark.options.splits.{split}"):
         with faults.row(split, f"{name}.jpg"):
-            path = safe_image_path(images, f"{name}.jpg", where)
+            image = StoredImage(safe_image_path(images, f"{name}.jpg", where))
             captions, phrases = read_sentences(sentences / f"{name}.txt")
             boxes = read_boxes(annotations / f"{name}.xml")
             rows = list(_rows(source, name, captions, phrases, boxes))
             if not rows:
                 builder.skip("without_boxes")
             for row in rows:
-                builder.add(path, row)
+                builder.add(image, row)
     return builder.build()
 
 
@@ -176,7 +176,7 @@ def _rows(
         )
         if expressions:
             yield ImageRecord(
-                int(name),
+                name,
                 f"{name}.jpg",
                 b"",
                 boxes.width,

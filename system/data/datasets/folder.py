@@ -6,8 +6,8 @@ from pathlib import Path
 
 from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroups
 from system.data.formats.folder_rows import SPLITS, Columns, FolderRows, FolderSource
-from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.pipeline import CheckedDataset, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -70,21 +70,22 @@ def _index_splits(
     reader: FolderRows, groups: ImageGroups, folder: Path, tasks: Sequence[str], faults: Faults
 ) -> dict[str, SplitIndex]:
     builders = {split: SplitIndexBuilder(split, tasks, faults) for split in SPLITS}
-    ids: set[int] = set()
+    ids: set[tuple[str, str]] = set()
     for group in groups:
         images: list[tuple[str, ImageRecord]] = []
         with faults.row(reader.split_of(group), group.file_name):
             images.append(reader.image(group))
         for split, record in images:  # none, if it was broken
             where = group.rows[0][0]
-            if record.image_id in ids:
+            if (split, record.image_id) in ids:
                 raise DataError(f"{where}: image id {record.image_id} is that of another image too")
-            ids.add(record.image_id)
+            ids.add((split, record.image_id))
             if record.task not in tasks:
                 builders[split].skip("other_task")
                 continue
             with faults.row(split, group.file_name):
-                builders[split].add(safe_image_path(folder, group.file_name, where), record)
+                path = safe_image_path(folder, group.file_name, where)
+                builders[split].add(StoredImage(path), record)
     return {split: builder.build() for split, builder in builders.items()}
 
 

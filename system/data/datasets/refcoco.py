@@ -12,9 +12,9 @@ from typing import Literal
 from system.data.formats.mdetr_refs import MdetrRelease, mdetr_image_ids
 from system.data.formats.referred_objects import ReferredObject, ReferredObjects
 from system.data.formats.unc_refs import UncRelease, unc_image_ids
-from system.data.prepare.annotations import safe_image_path
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -145,7 +145,7 @@ def _index_split(
                 continue  # each is in the list of faults
             captions = dict.fromkeys(expression.text for expression in expressions)
             record = ImageRecord(
-                image.id,
+                str(image.id),
                 image.file_name,
                 b"",
                 image.width,
@@ -155,7 +155,7 @@ def _index_split(
                 tuple(instances),
                 tuple(expressions),
             )
-            builder.add(path, record)
+            builder.add(StoredImage(path), record)
     return builder.build()
 
 

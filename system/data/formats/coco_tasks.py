@@ -97,7 +97,7 @@ def coco_record(
             )
         referring.append(Expression(place[identifier], checked_caption(text, rule, where)))
     return ImageRecord(
-        image.id,
+        str(image.id),
         image.file_name,
         b"",
         image.width,

@@ -1,13 +1,13 @@
 """A user's own data set: its options, and the checked rows and images of its captions file."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroup
+from system.data.prepare.annotations import identifier
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.pipeline import ReaderOptions
 from system.data.shards.schema import ImageRecord
@@ -105,7 +105,7 @@ class CaptionRow:
     captions: tuple[str, ...]
     task: str | None
     split: str | None
-    image_id: int | None
+    image_id: str | None
 
 
 class FolderRows:
@@ -147,16 +147,15 @@ class FolderRows:
         task = _text(values, columns.task, where)
         if columns.task is None:
             task = self._task_of(file_name, where)
-        image_id = _text(values, columns.image_id, where)
-        # Eighteen digits always fit into 64 bits.
-        if image_id is not None and not re.fullmatch(r"[0-9]{1,18}", image_id):
-            raise DataError(f"{where}: column {columns.image_id!r} is {image_id!r}, not a number")
+        image_id = None if columns.image_id is None else values.get(columns.image_id)
+        if image_id not in (None, ""):
+            image_id = identifier(image_id, where, columns.image_id or "")
         where = f"{where}: column {columns.caption!r}"
         return CaptionRow(
             tuple(checked_caption(text, self._source.caption_rule, where) for text in texts),
             task,
             split,
-            None if image_id is None else int(image_id),
+            image_id or None,
         )
 
     def image(self, group: ImageGroup) -> tuple[str, ImageRecord]:
@@ -178,7 +177,7 @@ class FolderRows:
         )
         captions = tuple(text for _, values in group.rows for text in values["captions"])
         return self.split_of(group) if split is None else split, ImageRecord(
-            group.number if image_id is None else image_id,
+            str(group.number) if image_id is None else image_id,
             group.file_name,
             b"",
             0,

@@ -1,9 +1,8 @@
 """Checked access to JSON annotation files: every error names the file and the field."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from system.data.prepare.json_text import JsonError, JsonText, Unreadable
@@ -120,6 +119,23 @@ def _opened(path: Path, field: str) -> Iterator[IO[bytes]]:
         raise DataError(f"{path}: cannot be read ({error}): fetch the file again") from error
 
 
+def identifier(value: object, where: str, field: str) -> str:
+    """Return an id as text: a whole number from 0 on, of any size, or a text that is not empty.
+
+    A whole number may be written with a fraction of 0, as tables with gaps have it.
+    Raises: DataError naming the field of the entry at `where`.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    raise DataError(
+        f"{where}: field {field!r} is {value!r}, neither a whole number from 0 on nor a text"
+    )
+
+
 class Entry:
     """One JSON object of an annotation file; `where` is its place, for error messages."""
 
@@ -147,6 +163,15 @@ class Entry:
             )
         return value
 
+    def identifier(self, field: str) -> str:
+        """Return a field that must be there and an id, as text.
+
+        Raises: DataError naming file, entry and field.
+        """
+        if field not in self._content:
+            raise DataError(f"{self.where} has no field {field!r}")
+        return identifier(self._content[field], self.where, field)
+
     def raw(self, field: str) -> object:
         """Return a field of any type, None if it is not there."""
         return self._content.get(field)
@@ -162,31 +187,3 @@ class Entry:
         """
         for index, content in enumerate(self.get(field, list)):
             yield Entry(content, f"{self.where}: {field}[{index}]")
-
-
-def safe_image_path(folder: Path, file_name: str, where: str) -> Path:
-    """Return the path of an annotated image inside its folder.
-
-    Raises: DataError naming the annotation if the name is absolute, climbs out of the folder
-    (`..`, a symbolic link) or no file of that name exists.
-    """
-    parts = PurePosixPath(file_name).parts
-    if not parts or PurePosixPath(file_name).is_absolute() or ".." in parts or "\0" in file_name:
-        raise DataError(
-            f"{where}: field 'file_name' {file_name!r} leaves the image folder {folder}",
-            "path",
-        )
-    path = folder.joinpath(*parts)
-    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
-        raise DataError(
-            f"{where}: the image {path} does not exist: fetch the dataset's images or correct the "
-            "image folder",
-            "missing image",
-        )
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{where}: field 'file_name' {file_name!r} is a link that leaves the image folder "
-            f"{folder}",
-            "path",
-        )
-    return path

@@ -1,25 +1,35 @@
 """Preparing a benchmark: from its options through checked splits to task shards."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from system.config.parse import parse_dataclass
 from system.data.prepare.captions import clean_caption
 from system.data.prepare.dataset import Preparer, Progress
-from system.data.prepare.shard_writer import ROW_GROUP_ROWS, SHARD_ROWS, check_tasks, write_shards
+from system.data.prepare.shard_writer import (
+    ROW_GROUP_ROWS,
+    SHARD_ROWS,
+    check_tasks,
+    default_threads,
+    write_shards,
+)
 from system.data.prepare.split_index import SplitIndex
 from system.data.prepare.temporary_files import temporary_database, temporary_space
 from system.data.shards.faults import Faults, write_quarantine
 from system.data.shards.manifest import Manifest
+from system.data.shards.parallel import bounded_map
 from system.errors import DataError, OnError
 
-# image id, file name and task of each row
-Listing = Iterable[tuple[int, str, str]]
-
+_SAME_SIZE = """
+SELECT split, number FROM rows
+WHERE size IN (SELECT size FROM rows GROUP BY size HAVING count(DISTINCT split) > 1)
+ORDER BY split, number
+"""
 _SAME_IMAGE = """
-SELECT a.image_id, a.file_name, a.split, b.split FROM rows a JOIN rows b
-ON a.{key} = b.{key} WHERE a.rowid > b.rowid AND a.split != b.split ORDER BY a.rowid LIMIT 1
+SELECT a.split, a.number, b.split, b.number FROM digests a JOIN digests b ON a.digest = b.digest
+WHERE a.split != b.split AND a.rowid > b.rowid ORDER BY a.rowid LIMIT 1
 """
 
 
@@ -83,8 +93,8 @@ def write_dataset(
     Raises: DataError for an image in two splits, a task without rows or, under "stop", a broken
     row; ConfigError, StorageError.
     """
-    check_disjoint({split: index.images for split, index in dataset.splits.items()})
     check_tasks({split: index.counts for split, index in dataset.splits.items()}, dataset.tasks)
+    check_disjoint(dataset.splits)
     skipped = {split: index.skipped for split, index in dataset.splits.items()}
     manifest = write_shards(
         dataset.splits,
@@ -101,25 +111,39 @@ def write_dataset(
     return manifest
 
 
-def check_disjoint(splits: Mapping[str, Listing]) -> None:
-    """Check that no image is in two splits, by id and by file name.
+def check_disjoint(splits: Mapping[str, SplitIndex]) -> None:
+    """Check that no image is in two splits, by its bytes: ids may start again in each split.
 
+    Only images of a size that another split has too are read.
     Raises: DataError naming the image and both splits.
     """
+    indexes = list(splits.values())
     with temporary_database() as database, temporary_space():
-        database.execute("CREATE TABLE rows (image_id INTEGER, file_name TEXT, split TEXT)")
-        for split, listing in splits.items():
+        database.execute("CREATE TABLE rows (split INTEGER, number INTEGER, size INTEGER)")
+        database.execute("CREATE TABLE digests (digest BLOB, split INTEGER, number INTEGER)")
+        for place, index in enumerate(indexes):
             database.executemany(
                 "INSERT INTO rows VALUES (?, ?, ?)",
-                ((image_id, file_name, split) for image_id, file_name, _ in listing),
+                ((place, number, size) for number, size in enumerate(index.sizes())),
             )
-        for key, name in (("image_id", "id"), ("file_name", "file name")):
-            database.execute(f"CREATE INDEX {key}s ON rows ({key})")
-            found = database.execute(_SAME_IMAGE.format(key=key)).fetchone()
-            if found is not None:
-                image_id, file_name, split, other = found
-                raise DataError(
-                    f"image {file_name!r} (id {image_id}) is in split {split!r} and shares its "
-                    f"{name} with one of split {other!r}: correct benchmark.options.splits or the "
-                    "annotations"
-                )
+        database.execute("CREATE INDEX sizes ON rows (size, split)")
+        found = database.execute(_SAME_SIZE)
+
+        def digest(row: tuple[int, int]) -> tuple[bytes, int, int]:
+            place, number = row
+            return hashlib.sha256(indexes[place].load(number).image).digest(), place, number
+
+        database.executemany(
+            "INSERT INTO digests VALUES (?, ?, ?)",
+            bounded_map(digest, found, threads=default_threads()),
+        )
+        database.execute("CREATE INDEX by_digest ON digests (digest, split)")
+        same = database.execute(_SAME_IMAGE).fetchone()
+    if same is not None:
+        place, number, other_place, other_number = same
+        index, other = indexes[place], indexes[other_place]
+        raise DataError(
+            f"image {index.name(number)!r} of split {index.split!r} is the same picture, byte "
+            f"for byte, as image {other.name(other_number)!r} of split {other.split!r}, so what "
+            "is tested would be trained on: take one of the two out of its split"
+        )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -22,6 +23,7 @@ ROW_GROUP_ROWS = 64  # about 10 MB of MSCOCO photographs: what a worker holds pe
 SHARD_ROWS = 2048  # about 350 MB of them: what one object store request or copy moves
 
 _SHARD_FOLDER = "shards"
+_SLUG_LENGTH = 80
 
 
 def default_threads() -> int:
@@ -109,14 +111,23 @@ def check_tasks(splits: Mapping[str, Mapping[str, int]], tasks: Sequence[str]) -
 
 
 def _task_slugs(tasks: Sequence[str]) -> dict[str, str]:
-    """Map task names to distinct names that are safe in any file system."""
-    slugs = {task: re.sub(r"[^A-Za-z0-9_-]+", "_", task) for task in tasks}
-    if not tasks or len(set(slugs.values())) != len(tasks) or not all(slugs.values()):
+    """Map task names to names that are safe, and distinct, in any file system."""
+    if not tasks or len(set(tasks)) != len(tasks) or not all(tasks):
         raise ConfigError(
-            f"benchmark.options.tasks: {list(tasks)}: at least one task is needed and "
-            "their names must differ in letters or digits"
+            f"benchmark.options.tasks: {list(tasks)}: at least one task is needed, and each once "
+            "by a name"
         )
-    return slugs
+    lower = Counter(task.lower() for task in tasks)  # some systems do not tell cases apart
+    return {task: _slug(task, unique=lower[task.lower()] == 1) for task in tasks}
+
+
+def _slug(task: str, *, unique: bool) -> str:
+    """Keep a plain name as it is; of others, what is plain and a hash."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", task)[:_SLUG_LENGTH]
+    if plain == task and unique:
+        return plain
+    digest = hashlib.sha256(task.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{plain}-{digest[:8]}"
 
 
 def _remove_superseded(root: str, manifest: Manifest) -> None:

@@ -6,13 +6,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock
 
+from system.data.prepare.image_files import FILES, ImageReader, StoredImage
 from system.data.prepare.temporary_files import LocatedRecord, TemporaryRecords
 from system.data.shards.faults import Faults
 from system.data.shards.images import MAX_PIXELS
-from system.data.shards.schema import ImageRecord, record_from_row
+from system.data.shards.schema import ImageRecord
 from system.errors import DataError
 
 _BATCH_ROWS = 64
@@ -31,6 +31,7 @@ class SplitIndex:
         self,
         split: str,
         records: TemporaryRecords,
+        images: ImageReader,
         batches: Sequence[int],
         counts: dict[str, int],
         skipped: dict[str, int],
@@ -38,7 +39,8 @@ class SplitIndex:
         faults: Faults,
     ) -> None:
         self.split, self.counts, self.skipped, self.faults = split, counts, skipped, faults
-        self._records, self._batches, self._fingerprint = records, batches, fingerprint
+        self._records, self._images = records, images
+        self._batches, self._fingerprint = batches, fingerprint
         self._starts = [0, *accumulate(records.sizes[batch] for batch in batches)]
         self._held: OrderedDict[int, list[LocatedRecord]] = OrderedDict()
         self._lock = Lock()
@@ -62,27 +64,25 @@ class SplitIndex:
         """
         row = self._row(index)
         try:
-            return replace(row.record, image=row.path.read_bytes())
+            return replace(row.record, image=self._images.read(row.image))
         except OSError as error:
-            raise DataError(f"{row.path}: cannot be read ({error})", "missing image") from error
+            raise _unreadable(row.image, error) from error
 
-    @property
-    def images(self) -> Iterator[tuple[int, str, str]]:
-        """Go through (image id, file name, task)."""
+    def sizes(self) -> Iterator[int]:
+        """Go through the sizes of all encoded images, in bytes."""
         for batch in self._batches:
-            columns = self._records.read(batch).select(["image_id", "file_name", "task"])
-            for row in columns.to_pylist():
-                yield row["image_id"], row["file_name"], row["task"]
+            for row in self._records.read(batch):
+                try:
+                    yield self._images.stamp(row.image)[0]
+                except OSError as error:
+                    raise _unreadable(row.image, error) from error
 
     def _row(self, index: int) -> LocatedRecord:
         place = bisect_right(self._starts, index) - 1
         with self._lock:
             rows = self._held.get(place)
             if rows is None:
-                rows = [
-                    LocatedRecord(Path(row["path"]), record_from_row({**row, "image": b""}))
-                    for row in self._records.read(self._batches[place]).to_pylist()
-                ]
+                rows = self._records.read(self._batches[place])
                 self._held[place] = rows
                 if len(self._held) > _BATCHES_HELD:
                     self._held.popitem(last=False)
@@ -96,8 +96,10 @@ class SplitIndexBuilder:
     taken where the system keeps temporary files (TMPDIR).
     """
 
-    def __init__(self, split: str, tasks: Sequence[str], faults: Faults) -> None:
-        self._split, self._faults = split, faults
+    def __init__(
+        self, split: str, tasks: Sequence[str], faults: Faults, images: ImageReader = FILES
+    ) -> None:
+        self._split, self._faults, self._images = split, faults, images
         self._records = TemporaryRecords()
         self._waiting: dict[str, list[LocatedRecord]] = {task: [] for task in tasks}
         self._batches: dict[str, list[int]] = {task: [] for task in tasks}
@@ -105,8 +107,8 @@ class SplitIndexBuilder:
         self._skipped: Counter[str] = Counter()
         self._digest = hashlib.sha256(repr(tuple(tasks)).encode())
 
-    def add(self, path: Path, record: ImageRecord) -> None:
-        """Add one record, its `image` empty and `path` that of the image's file.
+    def add(self, image: StoredImage, record: ImageRecord) -> None:
+        """Add one record, its `image` empty, and the place of the image.
 
         `width` and `height` are as annotated, or 0 x 0 if the format gives no size: then it is
         taken from the image when that is decoded. The task must be one of the builder's.
@@ -117,13 +119,13 @@ class SplitIndexBuilder:
             _check_size(record)
             _check_text(record)
             try:
-                status = path.stat()
+                size, changed = self._images.stamp(image)
             except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error})", "missing image") from error
-            self._digest.update(repr((record, status.st_size, status.st_mtime_ns)).encode())
+                raise _unreadable(image, error) from error
+            self._digest.update(repr((record, size, changed)).encode())
             self._counts[record.task] += 1
             waiting = self._waiting[record.task]
-            waiting.append(LocatedRecord(path, record))
+            waiting.append(LocatedRecord(image, record))
             if len(waiting) == _BATCH_ROWS:
                 self._flush(record.task)
 
@@ -140,6 +142,7 @@ class SplitIndexBuilder:
         return SplitIndex(
             self._split,
             self._records,
+            self._images,
             [batch for of_task in self._batches.values() for batch in of_task],
             self._counts,
             dict(self._skipped),
@@ -150,6 +153,10 @@ class SplitIndexBuilder:
     def _flush(self, task: str) -> None:
         self._batches[task].append(self._records.write(self._waiting[task]))
         self._waiting[task].clear()
+
+
+def _unreadable(image: StoredImage, error: OSError) -> DataError:
+    return DataError(f"{image.path}: cannot be read ({error})", "missing image")
 
 
 def _check_size(record: ImageRecord) -> None:

@@ -11,7 +11,13 @@ from threading import Lock
 
 import pyarrow as pa
 
-from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
+from system.data.prepare.image_files import StoredImage
+from system.data.shards.schema import (
+    SHARD_SCHEMA,
+    ImageRecord,
+    record_from_row,
+    records_to_table,
+)
 from system.errors import StorageError
 
 _CACHE_KB = 16_000
@@ -52,19 +58,23 @@ def temporary_database() -> Iterator[sqlite3.Connection]:
 class LocatedRecord:
     """A record without its image, and where the image lies."""
 
-    path: Path
+    image: StoredImage
     record: ImageRecord
 
 
 class TemporaryRecords:
     """Batches of rows in a nameless temporary file, which ends with the process or this object.
 
-    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, and the image's path.
+    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, and the image's place.
     """
 
     _schema = pa.schema(
         [field for field in SHARD_SCHEMA if field.name != "image"]
-        + [pa.field("path", pa.string(), nullable=False)]
+        + [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("start", pa.int64(), nullable=False),
+            pa.field("length", pa.int64()),
+        ]
     )
 
     def __init__(self) -> None:
@@ -79,9 +89,12 @@ class TemporaryRecords:
     def write(self, rows: Sequence[LocatedRecord]) -> int:
         """Append a batch and return its number."""
         table = records_to_table([row.record for row in rows]).drop_columns(["image"])
-        table = table.append_column(
-            self._schema.field("path"), pa.array([str(row.path) for row in rows], pa.string())
-        )
+        places = [(str(row.image.path), row.image.start, row.image.length) for row in rows]
+        for field, values in zip(
+            ("path", "start", "length"), zip(*places, strict=True), strict=True
+        ):
+            column = self._schema.field(field)
+            table = table.append_column(column, pa.array(values, column.type))
         with temporary_space():
             self._writer.write_table(table, max_chunksize=len(rows))
         self.sizes.append(len(rows))
@@ -93,8 +106,15 @@ class TemporaryRecords:
             self._writer.close()
         self._reader = pa.ipc.open_file(pa.PythonFile(self._file, "r"))
 
-    def read(self, batch: int) -> pa.RecordBatch:
+    def read(self, batch: int) -> list[LocatedRecord]:
         """Read one batch; several threads may."""
         assert self._reader is not None
         with self._lock:
-            return self._reader.get_batch(batch)
+            rows = self._reader.get_batch(batch).to_pylist()
+        return [
+            LocatedRecord(
+                StoredImage(Path(row["path"]), row["start"], row["length"]),
+                record_from_row({**row, "image": b""}),
+            )
+            for row in rows
+        ]

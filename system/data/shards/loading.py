@@ -36,7 +36,7 @@ class MicroBatch:
     slot: int
     images: torch.Tensor  # [B/S, 3, H, W]
     captions: list[str]
-    image_ids: list[int]
+    image_ids: list[str]
     rows: list[int]  # row numbers in the split's file order
 
 
@@ -46,7 +46,7 @@ class Chunk:
 
     images: torch.Tensor  # [rows, 3, H, W]
     captions: list[list[str]]
-    image_ids: list[int]
+    image_ids: list[str]
     rows: list[int]  # row numbers in the split's file order
 
 

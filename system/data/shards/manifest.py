@@ -11,7 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from system.data.shards.schema import SCHEMA_VERSION
+from system.data.shards.schema import READ_VERSIONS, SCHEMA_VERSION
 from system.errors import ConfigError, DataError
 from system.storage.files import Folder, filesystem_of
 from system.uris import absolute, join, relative
@@ -272,7 +272,7 @@ class Manifest:
         root = absolute(root)
         uri = join(root, MANIFEST_NAME)
         content = read_json(uri)
-        if not isinstance(content, dict) or content.get("version") != SCHEMA_VERSION:
+        if not isinstance(content, dict) or content.get("version") not in READ_VERSIONS:
             found = content.get("version") if isinstance(content, dict) else None
             raise DataError(
                 f"{uri}: field version is {found!r}, this promptide reads {SCHEMA_VERSION}: "

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)  # version 1 has the image's id as a number
 
 _MASK = pa.struct(
     [
@@ -27,8 +28,8 @@ _EXPRESSION = pa.struct(
 
 SHARD_SCHEMA = pa.schema(
     [
-        # the dataset's own number of the image; no two splits share one, and no two rows of a task
-        pa.field("image_id", pa.int64(), nullable=False),
+        # the dataset's own id of the image, as text; no two images of a split share one
+        pa.field("image_id", pa.string(), nullable=False),
         # name relative to the split's image folder, as the annotations give it
         pa.field("file_name", pa.string(), nullable=False),
         # the encoded bytes as distributed (JPEG, PNG, ...), never re-encoded
@@ -50,6 +51,11 @@ SHARD_SCHEMA = pa.schema(
         # referring expressions; `instance` indexes `boxes`
         pa.field("expressions", pa.list_(_EXPRESSION), nullable=False),
     ]
+)
+
+SHARD_SCHEMAS = (
+    SHARD_SCHEMA.set(0, pa.field("image_id", pa.int64(), nullable=False)),  # of version 1
+    SHARD_SCHEMA,
 )
 
 
@@ -84,7 +90,7 @@ class Expression:
 class ImageRecord:
     """One row of a task shard, see `SHARD_SCHEMA` for the meaning of each field."""
 
-    image_id: int
+    image_id: str
     file_name: str
     image: bytes
     width: int
@@ -133,7 +139,7 @@ def record_from_row(row: Mapping[str, Any]) -> ImageRecord:
         row["boxes"], row["categories"], row["super_categories"], row["masks"], strict=True
     )
     return ImageRecord(
-        row["image_id"],
+        str(row["image_id"]),
         row["file_name"],
         row["image"],
         row["width"],

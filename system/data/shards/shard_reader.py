@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.schema import SHARD_SCHEMA
+from system.data.shards.schema import SHARD_SCHEMAS
 from system.errors import DataError
 from system.storage.files import filesystem_of
 
@@ -27,7 +27,7 @@ class ShardRow:
 
     row: int
     stored: int
-    image_id: int
+    image_id: str
     file_name: str
     image: bytes
     captions: tuple[str, ...]
@@ -108,7 +108,7 @@ class SplitReader:
             yield ShardRow(
                 number,
                 self._kept[group][at],
-                columns["image_id"][at].as_py(),
+                str(columns["image_id"][at].as_py()),
                 columns["file_name"][at].as_py(),
                 columns["image"][at].as_py(),
                 tuple(columns["captions"][at].as_py()),
@@ -133,7 +133,7 @@ class SplitReader:
                 file.metadata.row_group(group).num_rows
                 for group in range(file.metadata.num_row_groups)
             )
-            if groups != shard.row_groups or not file.schema_arrow.equals(SHARD_SCHEMA):
+            if groups != shard.row_groups or file.schema_arrow not in SHARD_SCHEMAS:
                 raise DataError(
                     f"shard {shard.uri}: its rows or columns are not those of the manifest: run "
                     "`promptide prepare` again"

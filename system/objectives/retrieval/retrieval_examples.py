@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
         ("query", pa.string()),
         ("phase", pa.string()),  # "before" or "after" learning
         ("rank", pa.int32()),
-        ("image_id", pa.int64()),
+        ("image_id", pa.string()),
         ("score", pa.float64()),
         ("is_target", pa.bool_()),
         ("target_rank", pa.int32()),  # of the query's own image in the gallery

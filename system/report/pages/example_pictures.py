@@ -18,7 +18,7 @@ class Hit:
     """One retrieved image; `source` is a data URI, None when the picture does not decode."""
 
     rank: int
-    image_id: int
+    image_id: str
     score: float
     is_target: bool
     source: str | None
@@ -83,10 +83,9 @@ def _ranking(rows: list[dict[str, object]]) -> Ranking:
     for row in rows:
         rank, image_id, score, content = (row[k] for k in ("rank", "image_id", "score", "image"))
         assert isinstance(rank, int)
-        assert isinstance(image_id, int)
         assert isinstance(score, float)
         assert isinstance(content, bytes)
-        hits.append(Hit(rank, image_id, score, bool(row["is_target"]), data_uri(content)))
+        hits.append(Hit(rank, str(image_id), score, bool(row["is_target"]), data_uri(content)))
     target_rank = rows[0]["target_rank"]
     assert isinstance(target_rank, int)
     return Ranking(target_rank, tuple(hits))

@@ -35,7 +35,7 @@ def prepare(root: Path, **settings: Any) -> Manifest:
 
 def ids(manifest: Manifest, split: str) -> list[int]:
     shards = [shard for task in manifest.tasks for shard in task.handle(split).shards]
-    return [n for shard in shards for n in pq.read_table(shard.uri)["image_id"].to_pylist()]
+    return [int(n) for shard in shards for n in pq.read_table(shard.uri)["image_id"].to_pylist()]
 
 
 def test_splits_captions_and_objects_come_from_their_files(root: Path) -> None:
@@ -44,7 +44,7 @@ def test_splits_captions_and_objects_come_from_their_files(root: Path) -> None:
     assert sorted(ids(manifest, "val")) == [13, 14, 15, 16]
     assert sorted(ids(manifest, "test")) == [17, 18, 19, 20]
     shard = manifest.task("animal").handle("train").shards[0]
-    rows = {row["image_id"]: row for row in pq.read_table(shard.uri).to_pylist()}
+    rows = {int(row["image_id"]): row for row in pq.read_table(shard.uri).to_pylist()}
     for number, folder in ((1, "train2014"), (9, "val2014")):
         name = f"{folder}_{number:06d}.png"
         assert rows[number]["file_name"] == name

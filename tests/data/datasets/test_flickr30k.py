@@ -27,7 +27,7 @@ def test_rows_are_karpathys_images_with_five_cleaned_captions(tmp_path: Path) ->
     rows = stored_rows(manifest, "flickr30k", "train")
     assert [row["file_name"] for row in rows] == [image["filename"] for image in images[:4]]
     assert rows[1]["captions"] == [f"a dog no 1 runs {k}" for k in range(5)]
-    assert (rows[1]["image_id"], rows[1]["width"], rows[1]["height"]) == (1, 20, 16)
+    assert (rows[1]["image_id"], rows[1]["width"], rows[1]["height"]) == ("1", 20, 16)
     assert rows[1]["boxes"] == rows[1]["expressions"] == []
     assert rows[1]["image"] == (tmp_path / "flickr30k-images" / "1001.jpg").read_bytes()
 

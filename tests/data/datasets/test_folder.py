@@ -66,7 +66,7 @@ def test_rows_of_one_image_come_together(tmp_path: Path, suffix: str) -> None:
     counts = {"train": 2, "val": 1, "test": 1}
     assert manifest.counts == {"cats": counts, "dogs": counts}
     first, second = stored_rows(manifest, "dogs", "train")
-    assert (first["image_id"], first["file_name"]) == (4, "dogs/0.png")
+    assert (first["image_id"], first["file_name"]) == ("4", "dogs/0.png")
     assert first["captions"] == ["dogs 0a", "dogs 0b"]
     assert (first["width"], first["height"]) == (20, 16)
     assert first["image"] == (tmp_path / "dogs/0.png").read_bytes()
@@ -84,7 +84,7 @@ def test_captions_may_be_a_list_and_columns_have_other_names(tmp_path: Path, suf
         suffix,
     )
     columns = {"caption": "texts", "task": "kind", "image_id": "id"}
-    with pytest.raises(DataError, match=r"column 'id' is '-1', not a number"):
+    with pytest.raises(DataError, match=r"field 'id' is -1, neither a whole number"):
         prepare(tmp_path, suffix, columns=columns)
     manifest = prepare(
         tmp_path, suffix, columns={**columns, "image_id": None}, tasks=["b"], caption_rule="lpi"
@@ -146,8 +146,8 @@ BROKEN: list[tuple[Rows, str]] = [
     ([{**row, "split": ""} if i % 8 == 0 else row for i, row in enumerate(ROWS)], "is empty"),
     (change(0, file_name="a.png"), r"line 1: file name 'a\.png' has no directory that could be"),
     ([*TASKS[:8], {**TASKS[8], "task": "b"}, *TASKS[9:]], r"column 'task' of image .* contradict"),
-    (change(0, image_id="x7"), r"line 1: column 'image_id' is 'x7', not a number"),
-    (change(0, image_id=10**30), r"line 1: column 'image_id' is '10+', not a number"),
+    (change(0, image_id=-7), r"line 1: field 'image_id' is -7, neither a whole number from 0 on"),
+    (change(0, image_id=[7]), r"line 1: field 'image_id' is \[7\], neither a whole number from 0"),
     (change(0, caption="\ud800"), r"image 'cats/0\.png': the text .* is no Unicode"),
 ]
 
@@ -199,8 +199,8 @@ def test_image_outside_the_folder_or_missing_is_refused(tmp_path: Path, name: st
 
 
 def test_two_images_of_one_id_are_refused_even_under_quarantine(tmp_path: Path) -> None:
-    write(tmp_path, [{**row, "image_id": i % 8 % 7} for i, row in enumerate(ROWS)])
-    with pytest.raises(DataError, match=r"line 8: image id 0 is that of another image too"):
+    write(tmp_path, [{**row, "image_id": 0} for i, row in enumerate(ROWS)])
+    with pytest.raises(DataError, match=r"line \d+: image id 0 is that of another image too"):
         prepare(tmp_path, on_error="quarantine")
 
 

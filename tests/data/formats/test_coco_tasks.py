@@ -35,7 +35,7 @@ def test_equal_areas_go_to_the_first_task(source: CocoSource) -> None:
     edit_json(instances_file(source), equal_halves)
     for tasks in [("animal", "food"), ("food", "animal")]:
         rows = {row.image_id: row for row in read_rows(replace(source, tasks=tasks), "train")}
-        assert rows[1].task == tasks[0]
+        assert rows["1"].task == tasks[0]
 
 
 def test_crowds_count_for_the_task_as_plain_run_lengths(source: CocoSource) -> None:
@@ -45,7 +45,7 @@ def test_crowds_count_for_the_task_as_plain_run_lengths(source: CocoSource) -> N
         )
 
     edit_json(instances_file(source), crowd)
-    assert {row.image_id: row.task for row in read_rows(source, "train")}[1] == "food"
+    assert {row.image_id: row.task for row in read_rows(source, "train")}["1"] == "food"
 
 
 def test_overrides_win_by_file_name_or_id(source: CocoSource) -> None:
@@ -53,7 +53,7 @@ def test_overrides_win_by_file_name_or_id(source: CocoSource) -> None:
     overrides.write_text(json.dumps({"train_000001.png": "food", "2": "animal"}))
     forced = replace(source, task_overrides="tasks.json")
     rows = {row.image_id: row.task for row in read_rows(forced, "train")}
-    assert (rows[1], rows[2], rows[3]) == ("food", "animal", "animal")
+    assert (rows["1"], rows["2"], rows["3"]) == ("food", "animal", "animal")
     overrides.write_text(json.dumps({"1": "cars"}))
     with pytest.raises(DataError, match=r"tasks\.json: field '1' names the task 'cars'"):
         strict_index(forced, "train")

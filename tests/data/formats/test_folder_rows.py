@@ -33,7 +33,7 @@ def test_one_image_has_one_file_name() -> None:
 def test_a_row_has_cleaned_captions_and_its_images_fields() -> None:
     values = {"caption": ["A  cat.", "two"], "task": 7, "split": "val", "image_id": "12"}
     row = rows_of(caption_rule="lpi").row("a/b", values, "row 1")
-    assert row == CaptionRow(("a cat", "two"), "7", "val", 12)
+    assert row == CaptionRow(("a cat", "two"), "7", "val", "12")
     bare = FolderRows(FolderSource(root="/"), Columns(task=None, split=None, image_id=None))
     assert bare.row("pets/b", {"caption": "x"}, "row 1") == CaptionRow(("x",), "pets", None, None)
 
@@ -46,7 +46,7 @@ def group(*rows: dict[str, Any]) -> ImageGroup:
 def test_rows_of_one_image_must_agree() -> None:
     reader = FolderRows(FolderSource(root="/"), Columns(image_id=None))
     split, record = reader.image(group({}, {"captions": ["y"], "task": None}))
-    assert (split, record.task, record.image_id, record.captions) == ("val", "a", 4, ("x", "y"))
+    assert (split, record.task, record.image_id, record.captions) == ("val", "a", "4", ("x", "y"))
     with pytest.raises(DataError, match=r"row 1: column 'task' .* is 'b', but 'a' in row 0"):
         reader.image(group({}, {"task": "b"}))
     with pytest.raises(DataError, match="column 'split' of image 'a/b' is empty"):

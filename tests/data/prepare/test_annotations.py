@@ -1,4 +1,4 @@
-"""Images outside of the dataset are read, or a bad file is not named, if these fail."""
+"""A bad file is not named, or ids of a data set are lost, if these fail."""
 
 from pathlib import Path
 
@@ -6,36 +6,14 @@ import pytest
 
 from system.data.prepare.annotations import (
     Entry,
+    identifier,
     load_annotation_json,
     read_items,
     read_lists,
-    safe_image_path,
 )
 from system.errors import DataError
 
 FIELD = "benchmark.options.captions"
-
-
-@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/hostname", "..", ""])
-def test_image_name_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "secret.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"^images\[0\]: .*'file_name'.*leaves the image folder"):
-        safe_image_path(tmp_path / "images", name, "images[0]")
-
-
-def test_link_out_of_the_folder_and_missing_image_are_refused(tmp_path: Path) -> None:
-    folder, outside = tmp_path / "images", tmp_path / "outside.png"
-    (folder / "a").mkdir(parents=True)
-    (folder / "a/b.png").write_bytes(b"")
-    outside.write_bytes(b"")
-    assert safe_image_path(folder, "a/b.png", "x") == folder / "a/b.png"
-    for name in ("c.png", "c" * 5000):
-        with pytest.raises(DataError, match=r"x: the image .* does not exist"):
-            safe_image_path(folder, name, "x")
-    (folder / "c.png").symlink_to(outside)
-    with pytest.raises(DataError, match=r"is a link that leaves the image folder"):
-        safe_image_path(folder, "c.png", "x")
 
 
 def test_items_come_one_by_one_with_their_places(tmp_path: Path) -> None:
@@ -109,3 +87,19 @@ def test_a_field_of_another_type_is_named() -> None:
         entry.get("name", str)
     with pytest.raises(DataError, match=r"file: \[0\]: parts\[1\] is not an object but int"):
         list(entry.entries("parts"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1 << 64, str(1 << 64)), (7.0, "7"), ("coco_0", "coco_0")]
+)
+def test_ids_of_any_size_or_text_are_kept(value: object, text: str) -> None:
+    assert identifier(value, "row 1", "id") == text
+    assert Entry({"id": value}, "row 1").identifier("id") == text
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.5, float("nan"), "", "  ", None, [1]])
+def test_what_is_no_id_is_named(value: object) -> None:
+    with pytest.raises(DataError, match=r"row 1: field 'id' is .*, neither a whole number"):
+        identifier(value, "row 1", "id")
+    with pytest.raises(DataError, match="row 1 has no field 'id'"):
+        Entry({}, "row 1").identifier("id")

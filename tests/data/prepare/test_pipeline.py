@@ -7,29 +7,40 @@ from typing import Any
 import pytest
 
 from system.data.prepare.dataset import DATASETS
-from system.data.prepare.pipeline import check_disjoint
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import edit_json, prepare_coco, write_coco
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [((1, "b.png", "food"), "its id with one"), ((2, "a.png", "food"), "its file name with one")],
-)
-def test_image_in_two_splits_is_refused(other: tuple[int, str, str], message: str) -> None:
-    check_disjoint({"train": [(1, "a.png", "food")], "test": [(2, "b.png", "food")]})
-    with pytest.raises(DataError, match=rf"split 'test' and shares {message} of split 'train'"):
-        check_disjoint({"train": [(1, "a.png", "food")], "test": [other]})
+def test_same_picture_in_two_splits_is_refused_before_writing(tmp_path: Path) -> None:
+    source = write_coco(tmp_path / "raw", {"train": 2, "test": 2})
+    first, last = (sorted((tmp_path / "raw" / split).iterdir()) for split in ("train", "test"))
+    prepare_coco(source, str(tmp_path / "shards"))
+    last[1].write_bytes(first[0].read_bytes())
+    with pytest.raises(DataError, match=rf"{first[0].name}.* of split 'train'") as raised:
+        prepare_coco(source, str(tmp_path / "again"))
+    assert last[1].name in str(raised.value)
+    assert not (tmp_path / "again").exists()
 
 
-def test_one_annotation_file_for_two_splits_is_refused_before_writing(tmp_path: Path) -> None:
-    source = write_coco(tmp_path / "raw", {"train": 2})
-    twice = replace(
-        source, splits={**source.splits, "test": replace(source.splits["train"], refs=None)}
-    )
-    with pytest.raises(DataError, match="shares its id"):
-        prepare_coco(twice, str(tmp_path / "shards"))
-    assert not (tmp_path / "shards").exists()
+def test_ids_and_names_may_start_again_in_each_split(tmp_path: Path) -> None:
+    """Exports of annotation tools number each split from 0; that is no leak."""
+    source = write_coco(tmp_path / "raw", {"train": 2, "test": 2})
+    for split in ("train", "test"):
+        for number, path in enumerate(sorted((tmp_path / "raw" / split).iterdir())):
+            path.rename(path.with_name(f"{number}.png"))
+        for kind in ("captions", "instances"):
+            edit_json(tmp_path / f"raw/annotations/{kind}_{split}.json", _from_0)
+    splits = {name: replace(files, refs=None) for name, files in source.splits.items()}
+    manifest = prepare_coco(replace(source, splits=splits), str(tmp_path / "shards"))
+    assert [sum(rows.values()) for rows in manifest.counts.values()] == [4, 4]
+
+
+def _from_0(content: Any) -> None:
+    numbers = {image["id"]: number for number, image in enumerate(content["images"])}
+    for image in content["images"]:
+        image["id"], image["file_name"] = numbers[image["id"]], f"{numbers[image['id']]}.png"
+    for entry in content["annotations"]:
+        entry["image_id"] = numbers[entry["image_id"]]
 
 
 def test_task_without_images_is_named_before_writing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from system.data.prepare.image_files import StoredImage
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.schema import Expression, ImageRecord, Instance, Mask
@@ -19,7 +20,7 @@ TASKS = ("a", "b", "c")
 def record(number: int, task: str) -> ImageRecord:
     mask = Mask(16, 20, f"{number}".encode())
     return ImageRecord(
-        number,
+        str(number),
         f"{number}.png",
         b"",
         20,
@@ -41,7 +42,7 @@ def image(tmp_path: Path) -> Path:
 def build(image: Path, numbers: range, faults: Faults | None = None) -> SplitIndex:
     builder = SplitIndexBuilder("train", TASKS, faults or Faults("stop"))
     for number in numbers:
-        builder.add(image, record(number, TASKS[number % 3]))
+        builder.add(StoredImage(image), record(number, TASKS[number % 3]))
     return builder.build()
 
 
@@ -50,7 +51,6 @@ def test_rows_come_back_by_task_and_as_added(image: Path) -> None:
     expected = [record(n, TASKS[n % 3]) for k in range(3) for n in range(k, 500, 3)]
     assert len(index) == 500
     assert index.counts == {"a": 167, "b": 167, "c": 166}
-    assert list(index.images) == [(r.image_id, r.file_name, r.task) for r in expected]
     assert [index.name(place) for place in range(500)] == [r.file_name for r in expected]
     loaded = [index.load(place) for place in range(500)]
     assert loaded == [replace(r, image=image.read_bytes()) for r in expected]
@@ -62,7 +62,7 @@ def test_threads_may_read_in_any_order(image: Path) -> None:
     order = [place * 7 % 600 for place in range(600)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda place: index.load(place).image_id, order))
-    listed = [image_id for image_id, _, _ in index.images]
+    listed = [index.load(place).image_id for place in range(600)]
     assert found == [listed[place] for place in order]
 
 
@@ -100,14 +100,14 @@ def test_record_that_no_shard_can_hold_is_the_rows_fault(
 ) -> None:
     faults = Faults("quarantine")
     builder = SplitIndexBuilder("train", TASKS, faults)
-    builder.add(image, replace(record(1, "a"), **changed))  # type: ignore[arg-type]
-    builder.add(image.with_name("gone.png"), record(2, "a"))
-    builder.add(image, record(3, "a"))
+    builder.add(StoredImage(image), replace(record(1, "a"), **changed))  # type: ignore[arg-type]
+    builder.add(StoredImage(image.with_name("gone.png")), record(2, "a"))
+    builder.add(StoredImage(image), record(3, "a"))
     assert [fault.kind for fault in faults.found] == [kind, "missing image"]
     assert builder.build().counts["a"] == 1
     with pytest.raises(DataError):
         SplitIndexBuilder("train", TASKS, Faults("stop")).add(
-            image,
+            StoredImage(image),
             replace(record(1, "a"), **changed),  # type: ignore[arg-type]
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from system.data.prepare.image_files import StoredImage
 from system.data.prepare.temporary_files import (
     LocatedRecord,
     TemporaryRecords,
@@ -17,7 +18,10 @@ from system.errors import DataError, StorageError
 from tests.data.coco_files import prepare_coco, write_coco
 from tests.data.generated_splits import Generated, file_size_limit
 
-ROWS = [LocatedRecord(Path(f"/images/{n}.png"), Generated(64).load(n)) for n in range(64)]
+ROWS = [
+    LocatedRecord(StoredImage(Path(f"/images/{n}.png"), n), Generated(64).load(n))
+    for n in range(64)
+]
 
 
 def test_batches_come_back_by_their_numbers() -> None:
@@ -27,10 +31,11 @@ def test_batches_come_back_by_their_numbers() -> None:
     records.finish()
     assert records.sizes == [2, 3]
     for batch, numbers in ((1, [2, 3, 4]), (0, [0, 1])):
-        rows = records.read(batch).to_pylist()
-        assert [row["image_id"] for row in rows] == numbers
-        assert [row["path"] for row in rows] == [f"/images/{n}.png" for n in numbers]
-        assert "image" not in rows[0]
+        expected = [replace(ROWS[n].record, image=b"") for n in numbers]
+        assert records.read(batch) == [
+            LocatedRecord(ROWS[n].image, record)
+            for n, record in zip(numbers, expected, strict=True)
+        ]
 
 
 def test_full_temporary_disk_is_a_storage_error_with_the_remedy() -> None:

@@ -339,7 +339,7 @@ def test_training_never_meets_them(tmp_path: Path) -> None:
     names = spoil_images(handle, spoilt)
     settings: dict[str, Any] = {"batch_size": 4, "micro_batches": 2, "slots": (0, 1), "threads": 1}
 
-    def read(some: SplitHandle) -> set[int]:
+    def read(some: SplitHandle) -> set[str]:
         batches = training_batches(some, seed=(1,), transform=pixels, shuffle_buffer=8, **settings)
         return {image for step in batches for part in step for image in part.image_ids}
 

@@ -63,7 +63,7 @@ def change_checksum(content: Any) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (set_version, "field version is 99, this promptide reads 1"),
+        (set_version, "field version is 99, this promptide reads 2"),
         (drop_tasks, "a field is missing or wrong.*tasks"),
         (leave_root, "field path '../other.parquet'.*leaves"),
         (change_rows, "fields rows and row_groups"),
@@ -104,7 +104,7 @@ def test_changed_shards_are_found(prepared: Path) -> None:
         manifest.verify()
 
 
-def image_ids(handle: SplitHandle) -> list[int]:
+def image_ids(handle: SplitHandle) -> list[str]:
     return [row.image_id for row in read_images(handle, range(handle.rows))]
 
 

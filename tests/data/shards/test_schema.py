@@ -14,7 +14,7 @@ from system.data.shards.schema import (
     records_to_table,
 )
 
-BARE = ImageRecord(1 << 40, "ä/b.png", b"\0png", 20, 16, ("one", "two"), "a task", (), ())
+BARE = ImageRecord(str(1 << 70), "ä/b.png", b"\0png", 20, 16, ("one", "two"), "a task", (), ())
 CAT = Instance((0.5, 0.0, 2.25, 3.0), "cat", "animal", Mask(16, 20, b"08`9"))
 FULL = replace(BARE, instances=(CAT, CAT), expressions=(Expression(1, "the cat"),))
 

@@ -17,7 +17,7 @@ from tests.data.coco_files import train_handles
 from tests.data.shards.conftest import Prepared
 
 
-def image_ids(handle: SplitHandle) -> list[int]:
+def image_ids(handle: SplitHandle) -> list[str]:
     return [row.image_id for row in read_images(handle, range(handle.rows))]
 
 
