@@ -1,0 +1,263 @@
+"""Reader of class folders: a directory of images for each class, captions from templates.
+
+The layout of most classification data sets, and of the streams made of several of them.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from system.data.formats.class_directories import ClassDirectory, class_files, find_classes
+from system.data.formats.folder_rows import SPLITS, Shares
+from system.data.prepare.annotations import load_annotation_json
+from system.data.prepare.captions import checked_caption
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
+from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
+from system.data.shards.faults import Faults
+from system.data.shards.schema import ImageRecord
+from system.errors import ConfigError, DataError
+
+SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class ClassFolderSource(ReaderOptions):
+    """Class folders and how they become a benchmark.
+
+    `images` and `names` are relative to `root`. `splits` maps "train", "val", "test" to names of
+    directories; null: directories called so are splits, else `shares` draws them. A caption is a
+    template with the class's name for `{}`; an image has one for each template. `names` is a JSON
+    file {class: name} or a text file of lines "class name"; a class that it does not have is called
+    as its directory, with spaces for underscores.
+
+    `classes` orders the classes and leaves out others (null: sorted), then `class_seed` permutes
+    them as `numpy.random.seed` and `permutation` do, which is how the field's class orders are
+    made. `task_by` makes tasks of "classes", `classes_per_task` of them in that order; of each
+    first "directory", several data sets side by side; or of the whole "dataset", called
+    `task_name`.
+    """
+
+    images: str = "."
+    splits: dict[str, str] | None = None
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    names: str | None = None
+    classes: tuple[str, ...] | None = None
+    class_seed: int | None = None
+    task_by: Literal["classes", "directory", "dataset"] = "classes"
+    classes_per_task: int = 10
+    task_name: str = "all"
+    tasks: tuple[str, ...] | None = None
+    shares: Shares = field(default_factory=Shares)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.templates or not all("{}" in template for template in self.templates):
+            raise ValueError(
+                f"templates={list(self.templates)}: at least one is needed, each with {{}} where "
+                "the class's name goes"
+            )
+        if self.classes_per_task < 1:
+            raise ValueError(f"classes_per_task={self.classes_per_task} must be at least 1")
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must name each class once")
+        if self.class_seed is not None and not 0 <= self.class_seed < 2**32:
+            raise ValueError(f"class_seed={self.class_seed} must be from 0 to 2**32 - 1")
+        for split in self.splits or ():
+            if split not in SPLITS:
+                raise ValueError(f"splits.{split}: a split is one of {', '.join(SPLITS)}")
+        if self.splits is not None and (
+            not self.splits or len(set(self.splits.values())) != len(self.splits)
+        ):
+            raise ValueError("splits must name at least one directory, and none of them twice")
+
+
+def read_class_folder(
+    source: ClassFolderSource, faults: Faults, progress: Progress | None
+) -> CheckedDataset:
+    """Read and check class folders.
+
+    Raises: ConfigError, DataError naming directory and option, StorageError.
+    """
+    root = dataset_root(source.root)
+    folder = dataset_folder(root, source.images, "images")
+    named = source.splits is not None
+    splits = {name: split for split, name in (source.splits or {}).items()} or SPLIT_NAMES
+    found = find_classes(folder, splits, named=named, datasets=source.task_by == "directory")
+    _check_trained(found, folder)
+    order = _class_order(source, found, folder)
+    names = _class_names(source, root, order)
+    task_of = _tasks(source, order)
+    tasks = source.tasks or tuple(dict.fromkeys(task_of.values()))
+    indices = _index_splits(source, folder, found, task_of, names, tasks, faults, progress)
+    used = {split: index for split, index in indices.items() if len(index)}
+    if not used:
+        raise DataError(f"{folder}: holds no image that can be used")
+    return CheckedDataset(
+        used,
+        tasks,
+        {
+            "format": "class_folder",
+            "root": str(root),
+            "images": source.images,
+            "templates": list(source.templates),
+            "classes": {task: _classes_of(task, task_of, names) for task in tasks},
+            "shares": None if any(c.split for c in found) else asdict(source.shares),
+            "caption_rule": source.caption_rule,
+        },
+    )
+
+
+#: A class by the data set that it is of and its directory's name.
+Key = tuple[str, str]
+
+
+def _check_trained(found: Sequence[ClassDirectory], folder: Path) -> None:
+    """Refuse a class that only other splits than the one for training have.
+
+    Mostly it is no class: validation images in one directory, or a name written in two ways.
+    """
+    trained = {of.key for of in found if of.split in ("train", None)}
+    for of in found:
+        if of.key not in trained:
+            raise DataError(
+                f"{folder / of.place}: there is no class {of.name!r} among the training images: "
+                "sort the images into directories of classes, name it as there, or say which "
+                "directories are splits (benchmark.options.splits={train: ..., test: ...})"
+            )
+
+
+def _class_order(
+    source: ClassFolderSource, found: Sequence[ClassDirectory], folder: Path
+) -> tuple[Key, ...]:
+    order = sorted({of.key for of in found})
+    if source.classes is not None:
+        wanted = [unicodedata.normalize("NFC", name) for name in source.classes]
+        known = {name for _, name in order}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise ConfigError(
+                f"benchmark.options.classes: {folder} has no class {', '.join(missing)}"
+            )
+        place = {name: number for number, name in enumerate(wanted)}
+        order = sorted((k for k in order if k[1] in place), key=lambda k: (k[0], place[k[1]]))
+    if source.class_seed is not None:
+        drawn = np.random.RandomState(source.class_seed).permutation(len(order))
+        order = [order[number] for number in drawn]
+    return tuple(order)
+
+
+def _class_names(source: ClassFolderSource, root: Path, order: Sequence[Key]) -> dict[Key, str]:
+    """Name each class for its captions.
+
+    Raises: DataError for two classes of a data set with one name, or a WordNet id without a name.
+    """
+    given = {} if source.names is None else _read_names(root / source.names)
+    names: dict[Key, str] = {}
+    classes: dict[tuple[str, str], str] = {}
+    for dataset, directory in order:
+        name = given.get(f"{dataset}/{directory}", given.get(directory))
+        if name is None:
+            if _WORDNET_ID.fullmatch(directory):
+                raise DataError(
+                    f"benchmark.options.names: class {directory!r} is a WordNet id and no name: "
+                    'give a file {"'
+                    + directory
+                    + '": name, ...}, or lines "'
+                    + directory
+                    + ' name"'
+                )
+            name = directory.replace("_", " ")
+        names[dataset, directory] = name
+        other = classes.setdefault((dataset, name), directory)
+        if other != directory:
+            raise DataError(
+                f"classes {other!r} and {directory!r} are both called {name!r}, so that their "
+                "captions would be the same: tell them apart in benchmark.options.names"
+            )
+    return names
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    """Read names of classes, by directory in Unicode's composed form."""
+    field = "benchmark.options.names"
+    if path.suffix.lower() == ".json":
+        content = load_annotation_json(path, field)
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: is not an object {{class: name}}")
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{field}: {path} cannot be read ({error})") from error
+        content = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    for directory, name in content.items():
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{path}: the name of class {directory!r} is {name!r}, not a text")
+    return {unicodedata.normalize("NFC", key): name.strip() for key, name in content.items()}
+
+
+def _tasks(source: ClassFolderSource, order: Sequence[Key]) -> dict[Key, str]:
+    """Say which task each class belongs to."""
+    if source.task_by == "dataset":
+        return dict.fromkeys(order, source.task_name)
+    if source.task_by == "directory":
+        return {key: key[0] for key in order}
+    digits = len(str(len(order)))
+    task_of: dict[Key, str] = {}
+    for start in range(0, len(order), source.classes_per_task):
+        group = order[start : start + source.classes_per_task]
+        first, last = (f"{n:0{digits}d}" for n in (start + 1, start + len(group)))
+        task_of |= dict.fromkeys(group, f"classes_{first}-{last}")
+    return task_of
+
+
+def _classes_of(task: str, task_of: Mapping[Key, str], names: Mapping[Key, str]) -> list[str]:
+    return [names[key] for key, of_task in task_of.items() if of_task == task]
+
+
+def _index_splits(
+    source: ClassFolderSource,
+    folder: Path,
+    found: Sequence[ClassDirectory],
+    task_of: Mapping[Key, str],
+    names: Mapping[Key, str],
+    tasks: Sequence[str],
+    faults: Faults,
+    progress: Progress | None,
+) -> dict[str, SplitIndex]:
+    builders = {split: SplitIndexBuilder(split, tasks, faults) for split in SPLITS}
+    for done, of in enumerate(found, 1):
+        if progress is not None:
+            progress("classes", done, len(found))
+        for file_name, left_out in class_files(folder, of.place):
+            split = of.split or source.shares.split_of(file_name)
+            task = task_of.get(of.key)
+            if left_out is not None or task is None or task not in tasks:
+                builders[split].skip(left_out or ("other_task" if task else "other_class"))
+                continue
+            with faults.row(split, file_name):
+                where = str(folder / of.place)
+                captions = tuple(
+                    checked_caption(
+                        template.replace("{}", names[of.key]), source.caption_rule, where
+                    )
+                    for template in source.templates
+                )
+                # The file's name is its id: it stays when images are added.
+                builders[split].add(
+                    StoredImage(safe_image_path(folder, file_name, where)),
+                    ImageRecord(file_name, file_name, b"", 0, 0, captions, task, (), ()),
+                )
+    return {split: builder.build() for split, builder in builders.items()}
+
+
+DATASET = preparer(ClassFolderSource, read_class_folder)
