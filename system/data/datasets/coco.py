@@ -121,7 +121,9 @@ def _index_split(
                 task = rule.task_of(image, [instance for _, instance in instances], builder)
                 if task is None:
                     continue
-                path = safe_image_path(folder, image.file_name, image.where)
+                path = safe_image_path(
+                    folder, image.file_name, image.where, follow_links=source.follow_links
+                )
                 captions, expressions = store.captions(image), store.expressions(image)
                 builder.add(
                     StoredImage(path),

@@ -70,7 +70,12 @@ def read_coco_karpathy(
                 task = rule.task_of(found, [i for _, i in instances], builders[split])
                 if task is None:
                     continue
-                path = safe_image_path(root, f"{image.folder}/{image.file_name}", image.where)
+                path = safe_image_path(
+                    root,
+                    f"{image.folder}/{image.file_name}",
+                    image.where,
+                    follow_links=source.follow_links,
+                )
                 record = coco_record(
                     found, task, instances, image.captions, (), source.caption_rule
                 )

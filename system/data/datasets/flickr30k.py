@@ -62,7 +62,9 @@ def read_flickr30k(
             builders[split].skip("without_task" if task is None else "other_task")
             continue
         with faults.row(split, image.file_name):
-            path = safe_image_path(folder, image.file_name, image.where)
+            path = safe_image_path(
+                folder, image.file_name, image.where, follow_links=source.follow_links
+            )
             builders[split].add(StoredImage(path), _record(image, task, source.caption_rule))
     return CheckedDataset(
         {split: builder.build() for split, builder in builders.items()},

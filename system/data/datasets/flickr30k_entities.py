@@ -105,7 +105,9 @@ def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults)
     builder = SplitIndexBuilder(split, source.task_names, faults)
     for name, where in _listed(root / source.splits[split], f"benchmark.options.splits.{split}"):
         with faults.row(split, f"{name}.jpg"):
-            image = StoredImage(safe_image_path(images, f"{name}.jpg", where))
+            links = source.follow_links
+            path = safe_image_path(images, f"{name}.jpg", where, follow_links=links)
+            image = StoredImage(path)
             captions, phrases = read_sentences(sentences / f"{name}.txt")
             boxes = read_boxes(annotations / f"{name}.xml")
             rows = list(_rows(source, name, captions, phrases, boxes))

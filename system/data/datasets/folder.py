@@ -28,7 +28,7 @@ def read_folder(source: FolderSource, faults: Faults, progress: Progress | None)
     with ImageGroups() as groups:
         found = _collect(file, columns, reader, groups, faults)
         tasks = source.tasks or found
-        splits = _index_splits(reader, groups, folder, tasks, faults)
+        splits = _index_splits(reader, groups, folder, tasks, faults, source.follow_links)
     splits = _checked_splits(splits, source, columns, tasks, file)
     return CheckedDataset(
         splits,
@@ -67,7 +67,12 @@ def _collect(
 
 
 def _index_splits(
-    reader: FolderRows, groups: ImageGroups, folder: Path, tasks: Sequence[str], faults: Faults
+    reader: FolderRows,
+    groups: ImageGroups,
+    folder: Path,
+    tasks: Sequence[str],
+    faults: Faults,
+    follow_links: bool,
 ) -> dict[str, SplitIndex]:
     builders = {split: SplitIndexBuilder(split, tasks, faults) for split in SPLITS}
     ids: set[tuple[str, str]] = set()
@@ -84,7 +89,7 @@ def _index_splits(
                 builders[split].skip("other_task")
                 continue
             with faults.row(split, group.file_name):
-                path = safe_image_path(folder, group.file_name, where)
+                path = safe_image_path(folder, group.file_name, where, follow_links=follow_links)
                 builders[split].add(StoredImage(path), record)
     return {split: builder.build() for split, builder in builders.items()}
 

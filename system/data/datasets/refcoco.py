@@ -139,7 +139,9 @@ def _index_split(
             continue
         image = of_row[0].image
         with faults.row(split, image.file_name):
-            path = safe_image_path(images, image.file_name, image.where)
+            path = safe_image_path(
+                images, image.file_name, image.where, follow_links=source.follow_links
+            )
             instances, expressions = _clean_row(of_row, source.caption_rule, split, faults)
             if not expressions:
                 continue  # each is in the list of faults

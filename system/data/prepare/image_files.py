@@ -1,7 +1,9 @@
 """Where the images of a data set lie, and how their encoded bytes are read."""
 
 import os
+import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -55,29 +57,88 @@ class _Files:
 FILES: ImageReader = _Files()
 
 
-def safe_image_path(folder: Path, file_name: str, where: str) -> Path:
+def safe_image_path(
+    folder: Path, file_name: str, where: str, *, follow_links: bool = False
+) -> Path:
     """Return the path of an annotated image inside its folder.
 
+    A name composed in Unicode finds a file whose name is decomposed, as macOS has them, and the
+    other way round. With `follow_links` a symbolic link may lead out of the folder.
     Raises: DataError naming the annotation if the name is absolute, climbs out of the folder
     (`..`, a symbolic link) or no file of that name exists.
     """
     parts = PurePosixPath(file_name).parts
     if not parts or PurePosixPath(file_name).is_absolute() or ".." in parts or "\0" in file_name:
         raise DataError(
-            f"{where}: field 'file_name' {file_name!r} leaves the image folder {folder}",
+            f"{where}: field 'file_name' {file_name!r} leaves the image folder {folder}: give "
+            "names relative to it",
             "path",
         )
     path = folder.joinpath(*parts)
     if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
-        raise DataError(
-            f"{where}: the image {path} does not exist: fetch the dataset's images or correct the "
-            "image folder",
-            "missing image",
-        )
-    if not path.resolve().is_relative_to(folder.resolve()):
+        path = _of_other_form(folder, parts)
+        if not os.path.isfile(path):
+            raise DataError(
+                f"{where}: the image {folder.joinpath(*parts)} does not exist: "
+                f"{_near(folder, parts) or 'fetch the images or correct the image folder'}",
+                "missing image",
+            )
+    if not follow_links and not _resolved(path).is_relative_to(_resolved_folder(folder)):
         raise DataError(
             f"{where}: field 'file_name' {file_name!r} is a link that leaves the image folder "
-            f"{folder}",
+            f"{folder}: set benchmark.options.follow_links=true to follow such links",
             "path",
         )
     return path
+
+
+def _of_other_form(folder: Path, parts: tuple[str, ...]) -> Path:
+    """Find names that differ in Unicode form only; the path as given where there are none."""
+    path = folder
+    for part in parts:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        path = next((path / form for form in forms if os.path.lexists(path / form)), path / part)
+    return path
+
+
+def _near(folder: Path, parts: tuple[str, ...]) -> str | None:
+    """Say what is there instead of a missing image, such as its name in another case."""
+    path = folder
+    for part in parts:
+        if os.path.lexists(path / part):
+            path /= part
+            continue
+        try:
+            there = _names(path, path.stat().st_mtime_ns).get(_folded(part))
+        except OSError:
+            return None
+        if there is None:
+            return None
+        path /= there
+    name = path.relative_to(folder).as_posix()
+    if path.is_symlink():
+        return f"{name!r} is a link to {os.readlink(path)}, which is not there"
+    if not os.path.isfile(path):
+        return f"{name!r} is no file"
+    return f"it is there as {name!r}: write upper and lower case as the file's name has them"
+
+
+@lru_cache(maxsize=8)
+def _names(folder: Path, changed: int) -> dict[str, str]:
+    """List a folder's names by their folded form; `changed` tells a folder that is another now."""
+    return {_folded(name): name for name in os.listdir(folder)}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _resolved(path: Path) -> Path:
+    # All images of a folder share its own resolution, which takes several system calls.
+    folder = _resolved_folder(path.parent)
+    return path.resolve() if path.is_symlink() else folder / path.name
+
+
+@lru_cache(maxsize=1024)
+def _resolved_folder(folder: Path) -> Path:
+    return folder.resolve()

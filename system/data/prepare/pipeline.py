@@ -35,11 +35,17 @@ WHERE a.split != b.split AND a.rowid > b.rowid ORDER BY a.rowid LIMIT 1
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderOptions:
-    """Options of every reader: the dataset's folder, its caption rule, and what broken rows do."""
+    """Options of every reader.
+
+    `root` is the dataset's folder, `caption_rule` how captions are cleaned, `on_error` what broken
+    rows do; with `follow_links` an image may be a symbolic link to a file outside of `root`, as in
+    the cache of the Hugging Face Hub.
+    """
 
     root: str
     caption_rule: str = "none"
     on_error: OnError = "stop"
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         clean_caption("", self.caption_rule)  # refuses an unknown rule before any file is read

@@ -1,11 +1,15 @@
 """Images outside of the data set, or other bytes than the image's, are read if these fail."""
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from system.data.prepare.image_files import FILES, StoredImage, safe_image_path
 from system.errors import DataError
+
+Form = Literal["NFC", "NFD"]
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/hostname", "..", ""])
@@ -26,8 +30,47 @@ def test_link_out_of_the_folder_and_missing_image_are_refused(tmp_path: Path) ->
         with pytest.raises(DataError, match=r"x: the image .* does not exist"):
             safe_image_path(folder, name, "x")
     (folder / "c.png").symlink_to(outside)
-    with pytest.raises(DataError, match=r"is a link that leaves the image folder"):
+    with pytest.raises(DataError, match=r"is a link that leaves .*options\.follow_links=true"):
         safe_image_path(folder, "c.png", "x")
+    assert safe_image_path(folder, "c.png", "x", follow_links=True) == folder / "c.png"
+    with pytest.raises(DataError, match="leaves the image folder"):
+        safe_image_path(folder, "../outside.png", "x", follow_links=True)
+    outside.unlink()
+    with pytest.raises(DataError, match=r"'c\.png' is a link to .*, which is not there"):
+        safe_image_path(folder, "c.png", "x", follow_links=True)
+
+
+def test_link_in_a_directory_above_the_image_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/a.png").write_bytes(b"")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "cats").symlink_to(tmp_path / "outside")
+    with pytest.raises(DataError, match=r"is a link that leaves the image folder"):
+        safe_image_path(folder, "cats/a.png", "x")
+    (tmp_path / "other").symlink_to(folder)  # the image folder may itself be one
+    (folder / "b.png").write_bytes(b"")
+    assert safe_image_path(tmp_path / "other", "b.png", "x") == tmp_path / "other/b.png"
+
+
+@pytest.mark.parametrize(("disk", "table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_may_differ_in_unicode_form(tmp_path: Path, disk: Form, table: Form) -> None:
+    """macOS writes decomposed names; a name that looks the same is the same."""
+    place, name = (unicodedata.normalize(form, "café/ñandú é.png") for form in (disk, table))
+    (tmp_path / place).parent.mkdir()
+    (tmp_path / place).write_bytes(b"")
+    assert safe_image_path(tmp_path, name, "x") == tmp_path / place
+    same = tmp_path / name  # an exact name comes first
+    same.parent.mkdir(exist_ok=True)
+    same.write_bytes(b"")
+    assert safe_image_path(tmp_path, name, "x") == same
+
+
+def test_name_in_other_case_is_named(tmp_path: Path) -> None:
+    (tmp_path / "Cats").mkdir()
+    (tmp_path / "Cats/001.PNG").write_bytes(b"")
+    with pytest.raises(DataError, match=r"does not exist: it is there as 'Cats/001\.PNG'"):
+        safe_image_path(tmp_path, "cats/001.png", "x")
 
 
 def test_an_image_may_be_a_stretch_of_a_file(tmp_path: Path) -> None:
