@@ -12,6 +12,7 @@ from system.submission.job_environment import hear_stop, unseal
 
 USAGE = """promptide COMMAND [key=value ...]
 
+  doctor     what is missing of a benchmark's files   promptide doctor benchmark=lpi_coco
   prepare    write a benchmark's task shards          promptide prepare benchmark=openmoji
   pretrain   make a small backbone or grounder        promptide pretrain grounder=tiny_grounder
   run        learn a stream of tasks on Ray           promptide run experiment=demo

@@ -2,6 +2,7 @@
 
 #: Each is a function in the file of its name.
 COMMANDS = (
+    "doctor",
     "prepare",
     "pretrain",
     "run",

@@ -1,9 +1,11 @@
 """Data sets as other tools lay them out, through the command line."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cases.conftest import Prepared
+from tests.cases.conftest import Ended, Prepared
 from tests.data.coco_files import png
 
 
@@ -21,3 +23,44 @@ def test_directories_of_classes_go_in(prepare: Callable[..., Prepared], tmp_path
     (root / "test" / "dogs").mkdir()
     (root / "test" / "dogs" / "1.png").write_bytes(png((20, 16), 9))
     assert "no class 'dogs' among the training images" in prepare("class_folder", root).refused()
+
+
+def test_doctor_says_what_is_missing_and_where_it_is(
+    promptide: Callable[..., Ended], tmp_path: Path
+) -> None:
+    data = f"data_path={tmp_path / 'data'}"
+    ended = promptide("doctor", "benchmark=lpi_coco", data)
+    assert ended.refused() == (
+        "benchmark 'lpi_coco': 6 of 6 files and folders are missing or incomplete: benchmark."
+        "options.root is not set"
+    )
+    assert "http://images.cocodataset.org/zips/train2014.zip" in ended.output
+    assert "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775" in ended.output
+    assert "not prepared yet" in ended.output
+
+
+def test_doctor_shows_paths_as_they_are(promptide: Callable[..., Ended], tmp_path: Path) -> None:
+    """Square brackets are markup to the terminal's library, and may be part of a path."""
+    root = tmp_path / "[red]mine[/]"
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "1.png").write_bytes(png((20, 16)))
+    words = ["benchmark=folder", f'benchmark.options.root="{root}"', f"data_path={tmp_path}/data"]
+    ended = promptide("doctor", *words, "benchmark.options.images=images")
+    assert "1 of 2 files and folders are missing" in ended.refused()
+    (root / "captions.csv").write_text("file_name,caption\n1.png,one\n")
+    shown = promptide("doctor", *words, "benchmark.options.images=images").passed()
+    assert "[red]mine[/]" in shown.replace("\n", "").replace(" ", "")
+
+
+def test_doctor_waits_for_nothing_heavy() -> None:
+    """It is what one types first, and what is typed where the rest is not installed yet."""
+    program = """
+import sys
+from system.app import main
+code = main(["doctor", "benchmark=openmoji", "data_path=nowhere"])
+heavy = {"ray", "torch", "transformers", "datasets", "webdataset", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

@@ -18,6 +18,7 @@ from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -260,4 +261,11 @@ def _index_splits(
     return {split: builder.build() for split, builder in builders.items()}
 
 
+def class_folder_files(source: ClassFolderSource) -> list[NeededFile]:
+    """List the files that the options name."""
+    files = [NeededFile("images", source.images, images=True)]
+    return files if source.names is None else [*files, NeededFile("names", source.names)]
+
+
 DATASET = preparer(ClassFolderSource, read_class_folder)
+NEEDED = needs(ClassFolderSource, class_folder_files)

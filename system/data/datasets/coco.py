@@ -1,13 +1,14 @@
 """Reader of MSCOCO's own files: captions, instances, images and, if there are, expressions."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from system.data.formats.coco_store import CocoStore
 from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import NeededFile, coco_archive, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -132,4 +133,18 @@ def _index_split(
     return {name: builder.build() for name, builder in builders.items()}
 
 
+def coco_files(source: CocoSource) -> list[NeededFile]:
+    """List the files that the options name."""
+    files: list[NeededFile] = []
+    for split, of in source.splits.items():
+        for kind, path in asdict(of).items():
+            if path is not None:
+                option = f"splits.{split}.{kind}"
+                files.append(NeededFile(option, path, coco_archive(path), images=kind == "images"))
+    if source.task_overrides is not None:
+        files.append(NeededFile("task_overrides", source.task_overrides))
+    return files
+
+
 DATASET = preparer(CocoSource, read_coco)
+NEEDED = needs(CocoSource, coco_files)

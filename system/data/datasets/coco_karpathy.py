@@ -9,6 +9,7 @@ from system.data.formats.coco_tasks import TaskRule, coco_record
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
 from system.data.prepare.dataset import Progress, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import COCO, KARPATHY, NeededFile, coco_archive, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -101,4 +102,20 @@ def _check_same(listed: KarpathyImage, image: ImageEntry) -> None:
         )
 
 
+def coco_karpathy_files(source: CocoKarpathySource) -> list[NeededFile]:
+    """List the files that the options name, and the folders that the captions file names."""
+    files = [NeededFile("captions", source.captions, KARPATHY)]
+    files += [
+        NeededFile(f"instances[{number}]", path, coco_archive(path))
+        for number, path in enumerate(source.instances)
+    ]
+    files += [
+        NeededFile("root", folder, COCO[folder], images=True) for folder in ("train2014", "val2014")
+    ]
+    if source.task_overrides is not None:
+        files.append(NeededFile("task_overrides", source.task_overrides))
+    return files
+
+
 DATASET = preparer(CocoKarpathySource, read_coco_karpathy)
+NEEDED = needs(CocoKarpathySource, coco_karpathy_files)

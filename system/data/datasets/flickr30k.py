@@ -8,6 +8,7 @@ from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import FLICKR30K_IMAGES, KARPATHY, NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -98,4 +99,16 @@ def _read_tasks(root: Path, source: Flickr30kSource) -> dict[str, str] | None:
     return content
 
 
+def flickr30k_files(source: Flickr30kSource) -> list[NeededFile]:
+    """List the files that the options name."""
+    files = [
+        NeededFile("captions", source.captions, KARPATHY),
+        NeededFile("images", source.images, FLICKR30K_IMAGES, images=True),
+    ]
+    if source.task_overrides is not None:
+        files.append(NeededFile("task_overrides", source.task_overrides))
+    return files
+
+
 DATASET = preparer(Flickr30kSource, read_flickr30k)
+NEEDED = needs(Flickr30kSource, flickr30k_files)

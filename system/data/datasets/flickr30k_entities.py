@@ -16,6 +16,7 @@ from system.data.formats.entities_files import (
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import FLICKR30K_ENTITIES, FLICKR30K_IMAGES, NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -197,4 +198,18 @@ def _enclosing(boxes: Sequence[Box]) -> Box:
     return left, top, right - left, bottom - top
 
 
+def flickr30k_entities_files(source: EntitiesSource) -> list[NeededFile]:
+    """List the files that the options name."""
+    return [
+        NeededFile("sentences", source.sentences, FLICKR30K_ENTITIES),
+        NeededFile("annotations", source.annotations, FLICKR30K_ENTITIES),
+        *(
+            NeededFile(f"splits.{split}", path, FLICKR30K_ENTITIES)
+            for split, path in source.splits.items()
+        ),
+        NeededFile("images", source.images, FLICKR30K_IMAGES, images=True),
+    ]
+
+
 DATASET = preparer(EntitiesSource, read_flickr30k_entities)
+NEEDED = needs(EntitiesSource, flickr30k_entities_files)

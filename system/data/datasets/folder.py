@@ -8,6 +8,7 @@ from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, Image
 from system.data.formats.folder_rows import SPLITS, Columns, FolderRows, FolderSource
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -119,4 +120,13 @@ def _checked_splits(
     return {split: splits[split] for split in drawn}
 
 
+def folder_files(source: FolderSource) -> list[NeededFile]:
+    """List the files that the options name."""
+    return [
+        NeededFile("captions", source.captions),
+        NeededFile("images", source.images, images=True),
+    ]
+
+
 DATASET = preparer(FolderSource, read_folder)
+NEEDED = needs(FolderSource, folder_files)

@@ -15,6 +15,14 @@ from system.data.formats.unc_refs import UncRelease, unc_image_ids
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
+from system.data.prepare.needed_files import (
+    COCO,
+    MDETR_REFS,
+    UNC_REFS,
+    NeededFile,
+    coco_archive,
+    needs,
+)
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
@@ -248,4 +256,24 @@ def check_tasks_there(
     )
 
 
+def refcoco_files(source: RefCocoSource) -> list[NeededFile]:
+    """List the files that the options name, and those of the release's folder."""
+    folder = source.annotations
+    if source.format == "unc":
+        archive, names = UNC_REFS[source.release], [f"refs({source.split_by}).p"]
+        if source.instances is None:
+            names.append("instances.json")
+    else:
+        archive = MDETR_REFS
+        theirs = [name for joined in source.splits.values() for name in joined]
+        names = [f"finetune_{source.release}_{name}.json" for name in theirs]
+    files = [NeededFile("annotations", f"{folder}/{name}", archive) for name in names]
+    if source.instances is not None:
+        files.append(NeededFile("instances", source.instances, coco_archive(source.instances)))
+    files.append(NeededFile("images", source.images, COCO["train2014"], images=True))
+    files += [NeededFile("other_releases", path) for path in source.other_releases]
+    return files
+
+
 DATASET = preparer(RefCocoSource, read_refcoco)
+NEEDED = needs(RefCocoSource, refcoco_files)

@@ -40,6 +40,7 @@ from system.data.embedded.scenes import (
 )
 from system.data.embedded.web_scenes import crowd, other_pictograms
 from system.data.prepare.dataset import Progress
+from system.data.prepare.needed_files import no_files
 from system.data.prepare.pipeline import write_dataset
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
@@ -317,3 +318,4 @@ def prepare_openmoji(
 
 
 DATASET = prepare_openmoji
+NEEDED = no_files
