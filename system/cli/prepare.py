@@ -27,7 +27,13 @@ def prepare_benchmark(experiment: ExperimentConfig | ModelExperiment, console: C
         manifest = DATASETS.get(benchmark.dataset)(
             benchmark.name, folder.uri, benchmark.options, progress.update
         )
-        progress.finish(manifest.counts, manifest.skipped, manifest.quarantined)
+        progress.finish(
+            manifest.counts,
+            manifest.skipped,
+            manifest.quarantined,
+            manifest.unoriented,
+            manifest.in_two_splits,
+        )
     if manifest.quarantined:
         console.print(f"broken rows: {folder.file_uri(QUARANTINE_NAME)}", soft_wrap=True)
     console.print(f"task shards: {folder.uri}")

@@ -177,13 +177,13 @@ def write_karpathy(root: Path, splits: Mapping[int, str]) -> None:
 
 
 def prepare_coco(
-    source: CocoSource, output: str | Path, progress: Progress | None = None, **sizes: int
+    source: CocoSource, output: str | Path, progress: Progress | None = None, **settings: Any
 ) -> Manifest:
-    """Prepare a benchmark called "small"; `sizes` are those of row groups and shards."""
+    """Prepare a benchmark called "small"; `settings` are those of `write_dataset`."""
     faults = Faults(source.on_error)
     dataset = read_coco(source, faults, progress)
     return write_dataset(
-        dataset, str(output), benchmark="small", faults=faults, progress=progress, **sizes
+        dataset, str(output), benchmark="small", faults=faults, progress=progress, **settings
     )
 
 

@@ -114,6 +114,8 @@ def read_class_folder(
             "shares": None if any(c.split for c in found) else asdict(source.shares),
             "caption_rule": source.caption_rule,
         },
+        orient=True,
+        drawn=() if any(c.split for c in found) else used,
     )
 
 

@@ -86,7 +86,8 @@ def read_coco(
     }
     if source.val_share:
         description |= {"val_share": source.val_share, "val_seed": source.val_seed}
-    return CheckedDataset(splits, source.tasks, description)
+    drawn = ("train", "val") if source.val_share else ()
+    return CheckedDataset(splits, source.tasks, description, drawn=drawn)
 
 
 def _index_split(

@@ -77,6 +77,7 @@ def read_flickr30k(
             "caption_rule": source.caption_rule,
             "task_overrides": source.task_overrides,
         },
+        orient=True,
     )
 
 

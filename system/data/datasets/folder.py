@@ -42,6 +42,8 @@ def read_folder(source: FolderSource, faults: Faults, progress: Progress | None)
             "shares": asdict(source.shares) if columns.split is None else None,
             "caption_rule": source.caption_rule,
         },
+        orient=True,
+        drawn=splits if columns.split is None else (),
     )
 
 

@@ -1,7 +1,9 @@
 """Preparing a benchmark: from its options through checked splits to task shards."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,19 +19,27 @@ from system.data.prepare.shard_writer import (
 )
 from system.data.prepare.split_index import SplitIndex
 from system.data.prepare.temporary_files import temporary_database, temporary_space
-from system.data.shards.faults import Faults, write_quarantine
+from system.data.shards.faults import Faults, put_aside, write_quarantine
+from system.data.shards.images import PLAIN, Decoding, background_colour
 from system.data.shards.manifest import Manifest
 from system.data.shards.parallel import bounded_map
-from system.errors import DataError, OnError
+from system.errors import DataError, OnError, PromptideError, StorageError
 
 _SAME_SIZE = """
-SELECT split, number FROM rows
-WHERE size IN (SELECT size FROM rows GROUP BY size HAVING count(DISTINCT split) > 1)
-ORDER BY split, number
+SELECT rank, number FROM rows
+WHERE size IN (SELECT size FROM rows GROUP BY size HAVING min(rank) < max(rank))
+ORDER BY rank, number
 """
+# Rows whose picture is also in a split of a lower rank, that rank, and the first row of it there.
 _SAME_IMAGE = """
-SELECT a.split, a.number, b.split, b.number FROM digests a JOIN digests b ON a.digest = b.digest
-WHERE a.split != b.split AND a.rowid > b.rowid ORDER BY a.rowid LIMIT 1
+WITH kept AS (
+    SELECT digest, min(rank) AS rank FROM digests WHERE digest IS NOT NULL
+    GROUP BY digest HAVING min(rank) < max(rank)
+)
+SELECT a.rank, a.number, kept.rank,
+    (SELECT min(b.number) FROM digests b WHERE b.digest = a.digest AND b.rank = kept.rank)
+FROM digests a JOIN kept ON a.digest = kept.digest AND a.rank > kept.rank
+ORDER BY a.rank, a.number
 """
 
 
@@ -40,27 +50,36 @@ class ReaderOptions:
     `root` is the dataset's folder, `caption_rule` how captions are cleaned, `on_error` what broken
     rows do; with `follow_links` an image may be a symbolic link to a file outside of `root`, as in
     the cache of the Hugging Face Hub.
+    `background` is the colour that transparent pixels are composed over: a name, or #rrggbb.
     """
 
     root: str
     caption_rule: str = "none"
     on_error: OnError = "stop"
     follow_links: bool = False
+    background: str = "white"
 
     def __post_init__(self) -> None:
-        clean_caption("", self.caption_rule)  # refuses an unknown rule before any file is read
+        # An unknown rule or colour is refused before any file is read.
+        clean_caption("", self.caption_rule)
+        background_colour(self.background)
 
 
 @dataclass(frozen=True)
 class CheckedDataset:
     """A dataset whose annotations are read and checked; its images are not read yet.
 
-    `tasks` are in stream order; `source` describes the dataset in the manifest.
+    `tasks` are in stream order; `source` describes the dataset in the manifest. `orient` says that
+    images are turned as their orientation tags have it: for data sets without boxes and masks,
+    whose coordinates are those of the image as it is stored. `drawn` are the splits that the reader
+    divided one pool into: that two of them have the same picture is nobody's mistake.
     """
 
     splits: Mapping[str, SplitIndex]
     tasks: Sequence[str]
     source: Mapping[str, object]
+    orient: bool = False
+    drawn: Collection[str] = ()
 
 
 Options = TypeVar("Options", bound=ReaderOptions)
@@ -75,10 +94,31 @@ def preparer(options_class: type[Options], read: Reader[Options]) -> Preparer:
     ) -> Manifest:
         source = parse_dataclass(options_class, options, "benchmark.options")
         faults = Faults(source.on_error)
-        dataset = read(source, faults, progress)
-        return write_dataset(dataset, output, benchmark=benchmark, faults=faults, progress=progress)
+        with _quarantine(output, faults):
+            dataset = read(source, faults, progress)
+        return write_dataset(
+            dataset,
+            output,
+            benchmark=benchmark,
+            faults=faults,
+            background=background_colour(source.background),
+            progress=progress,
+        )
 
     return prepare
+
+
+@contextmanager
+def _quarantine(output: str, faults: Faults) -> Iterator[None]:
+    """Write what was put aside also if the block ends with an error, which then says so."""
+    try:
+        yield
+    except PromptideError as error:
+        if faults.found:
+            with suppress(StorageError):  # the first error is the one to show
+                write_quarantine(output, faults.found)
+            error.args = (f"{error}; {put_aside(output, faults.found)}",)
+        raise
 
 
 def write_dataset(
@@ -88,68 +128,98 @@ def write_dataset(
     benchmark: str,
     faults: Faults,
     progress: Progress | None,
+    background: tuple[int, int, int] = PLAIN.background,
     row_group_rows: int = ROW_GROUP_ROWS,
     shard_rows: int = SHARD_ROWS,
 ) -> Manifest:
     """Turn checked splits into task shards under `output` (path or URI).
 
     Images that do not decode or have another size than annotated are broken rows, as `faults` says.
-    All broken rows are written to `quarantine.parquet` under `output`. The manifest's `source` is
-    the dataset's and what was left out: by split in "skipped", by kind of fault in "quarantined".
+    All broken rows are written to `quarantine.parquet` under `output`, also if there is an error in
+    the end. The manifest's `source` is the dataset's, what was left out ("skipped" by split,
+    "quarantined" by kind of fault), what `write_shards` says of the images and, in "in_two_splits",
+    how many of a drawn split are in another one too.
     Raises: DataError for an image in two splits, a task without rows or, under "stop", a broken
     row; ConfigError, StorageError.
     """
-    check_tasks({split: index.counts for split, index in dataset.splits.items()}, dataset.tasks)
-    check_disjoint(dataset.splits)
     skipped = {split: index.skipped for split, index in dataset.splits.items()}
-    manifest = write_shards(
-        dataset.splits,
-        output,
-        benchmark=benchmark,
-        tasks=dataset.tasks,
-        source={**dataset.source, "skipped": skipped},
-        faults=faults,
-        row_group_rows=row_group_rows,
-        shard_rows=shard_rows,
-        progress=progress,
-    )
+    with _quarantine(output, faults):
+        counts = {split: index.counts for split, index in dataset.splits.items()}
+        check_tasks(counts, dataset.tasks)
+        twice = check_disjoint(dataset.splits, faults, dataset.drawn)
+        check_tasks(counts, dataset.tasks)  # without the rows that this put aside
+        manifest = write_shards(
+            dataset.splits,
+            output,
+            benchmark=benchmark,
+            tasks=dataset.tasks,
+            source={**dataset.source, "skipped": skipped, "in_two_splits": twice},
+            faults=faults,
+            decoding=Decoding(background, dataset.orient),
+            row_group_rows=row_group_rows,
+            shard_rows=shard_rows,
+            progress=progress,
+        )
     write_quarantine(output, faults.found)
     return manifest
 
 
-def check_disjoint(splits: Mapping[str, SplitIndex]) -> None:
+def check_disjoint(
+    splits: Mapping[str, SplitIndex], faults: Faults, drawn: Collection[str] = ()
+) -> dict[str, int]:
     """Check that no image is in two splits, by its bytes: ids may start again in each split.
 
-    Only images of a size that another split has too are read.
+    Only images of a size that another split has too are read. Under "quarantine" a picture stays
+    in one split, of test, val and train the first that has it; rows of other splits are broken.
+    Under "stop" it is allowed in two `drawn` splits.
+    Returns: how many images of a split are allowed in it although another split has them too.
     Raises: DataError naming the image and both splits.
     """
-    indexes = list(splits.values())
+    allowed: Counter[str] = Counter()
+    ranked = [splits[split] for split in sorted(splits, key=_rank)]
     with temporary_database() as database, temporary_space():
-        database.execute("CREATE TABLE rows (split INTEGER, number INTEGER, size INTEGER)")
-        database.execute("CREATE TABLE digests (digest BLOB, split INTEGER, number INTEGER)")
-        for place, index in enumerate(indexes):
+        database.execute("CREATE TABLE rows (rank INTEGER, number INTEGER, size INTEGER)")
+        database.execute("CREATE TABLE digests (digest BLOB, rank INTEGER, number INTEGER)")
+        for rank, index in enumerate(ranked):
             database.executemany(
                 "INSERT INTO rows VALUES (?, ?, ?)",
-                ((place, number, size) for number, size in enumerate(index.sizes())),
+                ((rank, number, size) for number, size in enumerate(index.sizes())),
             )
-        database.execute("CREATE INDEX sizes ON rows (size, split)")
-        found = database.execute(_SAME_SIZE)
+        database.execute("CREATE INDEX sizes ON rows (size, rank)")
+        same_size = database.execute(_SAME_SIZE)
 
-        def digest(row: tuple[int, int]) -> tuple[bytes, int, int]:
-            place, number = row
-            return hashlib.sha256(indexes[place].load(number).image).digest(), place, number
+        def digest(row: tuple[int, int]) -> tuple[bytes | None, int, int]:
+            rank, number = row
+            try:
+                image = ranked[rank].load(number).image
+            except DataError:  # which is said when the row is written
+                return None, rank, number
+            return hashlib.sha256(image).digest(), rank, number
 
         database.executemany(
             "INSERT INTO digests VALUES (?, ?, ?)",
-            bounded_map(digest, found, threads=default_threads()),
+            bounded_map(digest, same_size, threads=default_threads()),
         )
-        database.execute("CREATE INDEX by_digest ON digests (digest, split)")
-        same = database.execute(_SAME_IMAGE).fetchone()
-    if same is not None:
-        place, number, other_place, other_number = same
-        index, other = indexes[place], indexes[other_place]
-        raise DataError(
-            f"image {index.name(number)!r} of split {index.split!r} is the same picture, byte "
-            f"for byte, as image {other.name(other_number)!r} of split {other.split!r}, so what "
-            "is tested would be trained on: take one of the two out of its split"
-        )
+        database.execute("CREATE INDEX by_digest ON digests (digest, rank, number)")
+        for rank, number, other_rank, other_number in database.execute(_SAME_IMAGE):
+            index, other = ranked[rank], ranked[other_rank]
+            if faults.on_error == "stop" and {index.split, other.split} <= {*drawn}:
+                allowed[index.split] += 1
+                continue
+            error = DataError(
+                f"image {index.name(number)!r} of split {index.split!r} is the same picture, byte "
+                f"for byte, as image {other.name(other_number)!r} of split {other.split!r}, so "
+                "what is tested would be trained on: take one of the two out of its split, or put "
+                f"the one of {index.split!r} aside with benchmark.options.on_error=quarantine",
+                "image in two splits",
+            )
+            if faults.on_error == "stop":
+                raise error
+            index.refuse(number, error)
+    return dict(allowed)
+
+
+def _rank(split: str) -> tuple[int, str]:
+    """Order splits: of one picture in several, the first keeps it. What is tested is not lost."""
+    kinds = ("test", "val")
+    return next((i for i, kind in enumerate(kinds) if split.startswith(kind)), len(kinds)), split

@@ -8,6 +8,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from system.data.shards.images import PLAIN, Decoding
 from system.data.shards.manifest import Shard
 from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
 from system.storage.files import WholeFile, filesystem_of, storage_errors
@@ -17,15 +18,22 @@ from system.uris import join
 class TaskShardWriter:
     """Collects one task's records into row groups and row groups into Parquet files.
 
-    Files are named `<folder>/<name>-00000.parquet` and so on, from number `first` on. At most
-    `row_group_rows` records are held.
+    Files are named `<folder>/<name>-00000.parquet` and so on, from number `first` on, and say how
+    their images are decoded. At most `row_group_rows` records are held.
     Raises: StorageError from every method but `abandon` if the place cannot be written.
     """
 
     def __init__(
-        self, folder: str, name: str, first: int, row_group_rows: int, shard_rows: int
+        self,
+        folder: str,
+        name: str,
+        first: int,
+        row_group_rows: int,
+        shard_rows: int,
+        decoding: Decoding = PLAIN,
     ) -> None:
         self._folder, self._name, self._number = folder, name, first
+        self._schema = SHARD_SCHEMA.with_metadata(decoding.metadata)
         self._row_group_rows = row_group_rows
         self._groups_per_shard = shard_rows // row_group_rows
         self._buffer: list[ImageRecord] = []
@@ -53,7 +61,8 @@ class TaskShardWriter:
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = _ShardFile(join(self._folder, f"{self._name}-{self._number:05d}.parquet"))
+            uri = join(self._folder, f"{self._name}-{self._number:05d}.parquet")
+            self._file = _ShardFile(uri, self._schema)
         self._file.append(records_to_table(self._buffer))
         self._buffer = []
 
@@ -67,7 +76,7 @@ class TaskShardWriter:
 class _ShardFile:
     """One Parquet file, which is under its name only once it is whole."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
         self._uri = uri
         self.row_groups: list[int] = []
         with storage_errors(uri, "open for writing"):
@@ -75,7 +84,7 @@ class _ShardFile:
             self._sink = _HashingSink(self._file.stream)
             self._writer = pq.ParquetWriter(
                 pa.PythonFile(self._sink, mode="w"),
-                SHARD_SCHEMA,
+                schema,
                 compression="zstd",
                 use_dictionary=["task"],  # of no use elsewhere, and it would copy each image
                 write_statistics=["image_id"],

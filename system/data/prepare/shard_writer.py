@@ -4,15 +4,18 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pyarrow import fs
 
+from system.config.compose import override
 from system.data.prepare.dataset import Progress
 from system.data.prepare.split_writer import SplitSource, write_split
 from system.data.shards.faults import Faults, summarise
+from system.data.shards.images import PLAIN, Decoding
 from system.data.shards.manifest import Manifest, Shard, TaskEntry
 from system.data.shards.schema import SCHEMA_VERSION
 from system.errors import ConfigError, DataError
@@ -39,6 +42,7 @@ def write_shards(
     tasks: Sequence[str],
     source: Mapping[str, object],
     faults: Faults,
+    decoding: Decoding = PLAIN,
     row_group_rows: int = ROW_GROUP_ROWS,
     shard_rows: int = SHARD_ROWS,
     threads: int | None = None,
@@ -50,7 +54,8 @@ def write_shards(
     and must have its annotated size. At most `row_group_rows` images are in memory. Whole shards
     that an earlier call wrote from the same source are kept; a shard appears under its name only
     when it is whole; shards of an older manifest stay until the new one is in place. The manifest's
-    `source` is `source` and, in "quarantined", the broken rows by kind.
+    `source` is `source`, in "quarantined" the broken rows by kind, in "decoding" how images become
+    RGB, and in "unoriented" how many of each split have an orientation tag that is not applied.
     Raises: DataError for a task without images in a split and, as `faults` says, for a broken
     image; ConfigError for sizes that cannot be; StorageError if the place cannot be written.
     """
@@ -62,8 +67,9 @@ def write_shards(
     slugs = _task_slugs(tasks)
     root = absolute(root)
     written: dict[str, dict[str, list[Shard]]] = {}
+    unoriented: dict[str, int] = {}
     for split, records in splits.items():
-        settings = [list(tasks), faults.on_error, row_group_rows, shard_rows]
+        settings = [list(tasks), faults.on_error, row_group_rows, shard_rows, decoding.to_json()]
         key = json.dumps([SCHEMA_VERSION, records.fingerprint, *settings])
         folder = join(
             root, _SHARD_FOLDER, f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -74,18 +80,32 @@ def write_shards(
             root,
             split=split,
             tasks=slugs,
+            decoding=decoding,
             faults=faults,
             row_group_rows=row_group_rows,
             shard_rows=shard_rows,
             threads=threads or default_threads(),
             progress=None if progress is None else partial(progress, split),
         )
-        check_tasks({split: {task: len(of) for task, of in record.shards.items()}}, tasks)
         written[split] = record.shards
+        if record.unoriented:
+            unoriented[split] = record.unoriented
+    check_tasks(
+        {
+            split: {task: sum(shard.rows for shard in of) for task, of in shards.items()}
+            for split, shards in written.items()
+        },
+        tasks,
+    )
     manifest = Manifest(
         SCHEMA_VERSION,
         benchmark,
-        {**source, "quarantined": summarise(faults.found)},
+        {
+            **source,
+            "quarantined": summarise(faults.found),
+            "decoding": decoding.to_json(),
+            "unoriented": unoriented,
+        },
         tuple(
             TaskEntry(task, {split: tuple(written[split][task]) for split in splits})
             for task in tasks
@@ -99,15 +119,34 @@ def write_shards(
 def check_tasks(splits: Mapping[str, Mapping[str, int]], tasks: Sequence[str]) -> None:
     """Check that each task has a row in each split; `splits` is {split: {task: rows}}.
 
-    Raises: DataError naming split and tasks.
+    Raises: DataError naming all splits and tasks without one, and the tasks that would do.
     """
-    for split, counts in splits.items():
-        missing = [task for task in tasks if not counts.get(task)]
-        if missing:
-            raise DataError(
-                f"split {split!r} has no image of task {', '.join(map(repr, missing))}: take it "
-                "out of benchmark.options.tasks or complete the annotations"
-            )
+    missing = {
+        split: [task for task in tasks if not counts.get(task)] for split, counts in splits.items()
+    }
+    lacking = [
+        f"split {split!r} has no image of "
+        + (f"task {', '.join(map(repr, of))}" if len(of) < len(tasks) else "any task")
+        for split, of in missing.items()
+        if of
+    ]
+    if not lacking:
+        return
+    empty = [split for split, of in missing.items() if len(of) == len(tasks)]
+    complete = [
+        task
+        for task in tasks
+        if all(task not in of for split, of in missing.items() if split not in empty)
+    ]
+    ways = []
+    if empty:
+        ways.append(f"take {', '.join(map(repr, empty))} out of benchmark.options.splits")
+    if complete and len(complete) < len(tasks):
+        ways.append(f"set {shlex.quote(override('benchmark.options.tasks', complete))}")
+    raise DataError(
+        f"{'; '.join(lacking)}: {' and '.join(ways)}{' or ' if ways else ''}complete the "
+        "annotations"
+    )
 
 
 def _task_slugs(tasks: Sequence[str]) -> dict[str, str]:

@@ -42,13 +42,17 @@ class SplitIndex:
         self._records, self._images = records, images
         self._batches, self._fingerprint = batches, fingerprint
         self._starts = [0, *accumulate(records.sizes[batch] for batch in batches)]
+        self._refused: dict[int, DataError] = {}
         self._held: OrderedDict[int, list[LocatedRecord]] = OrderedDict()
         self._lock = Lock()
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over rows and the size and time of each image file."""
-        return self._fingerprint
+        """SHA-256 over rows, the size and time of each image file, and what is put aside."""
+        if not self._refused:
+            return self._fingerprint
+        aside = f"{self._fingerprint} {sorted(self._refused)}"
+        return hashlib.sha256(aside.encode()).hexdigest()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -57,11 +61,19 @@ class SplitIndex:
         """Name one image: its file name as the annotations give it."""
         return self._row(index).record.file_name
 
+    def refuse(self, index: int, error: DataError) -> None:
+        """Make a row a broken one, which `load` answers with this error."""
+        if index not in self._refused:
+            self.counts[self._row(index).record.task] -= 1
+            self._refused[index] = error
+
     def load(self, index: int) -> ImageRecord:
         """Read one image's bytes.
 
-        Raises: DataError naming a file that cannot be read any more.
+        Raises: DataError naming a file that cannot be read any more, or why the row is put aside.
         """
+        if index in self._refused:
+            raise self._refused[index]
         row = self._row(index)
         try:
             return replace(row.record, image=self._images.read(row.image))

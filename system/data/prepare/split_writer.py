@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from system.data.prepare.shard_files import TaskShardWriter
 from system.data.shards.faults import Fault, Faults
-from system.data.shards.images import check_image
+from system.data.shards.images import Decoding, check_image
 from system.data.shards.manifest import Shard, read_json, shard_from_json, shard_to_json
 from system.data.shards.parallel import bounded_map
 from system.data.shards.schema import ImageRecord
@@ -43,18 +43,21 @@ class SplitSource(Protocol):
 class SplitRecord:
     """Progress of a split's writing: `split.json` beside its shards.
 
-    `shards` hold what is left of the first `rows` images after those in `faults`.
+    `shards` hold what is left of the first `rows` images after those in `faults`; `unoriented` of
+    these have an orientation tag that is not applied.
     """
 
     shards: dict[str, list[Shard]]
     faults: list[Fault] = field(default_factory=list)
     rows: int = 0
+    unoriented: int = 0
     finished: bool = False
 
     def save(self, folder: str, root: str) -> None:
         """Write the record in one step. Raises: StorageError."""
         content = {
             "rows": self.rows,
+            "unoriented": self.unoriented,
             "finished": self.finished,
             "shards": {
                 task: [shard_to_json(shard, root) for shard in shards]
@@ -81,6 +84,7 @@ class SplitRecord:
                 },
                 [Fault(**fault) for fault in content["faults"]],
                 int(content["rows"]),
+                int(content["unoriented"]),
                 bool(content["finished"]),
             )
             for shard in (shard for shards in record.shards.values() for shard in shards):
@@ -97,6 +101,7 @@ def write_split(
     *,
     split: str,
     tasks: Mapping[str, str],
+    decoding: Decoding,
     faults: Faults,
     row_group_rows: int,
     shard_rows: int,
@@ -121,14 +126,14 @@ def write_split(
     if record.finished:
         return record
 
-    def load_checked(index: int) -> ImageRecord | DataError:
+    def load_checked(index: int) -> tuple[ImageRecord, bool] | DataError:
         try:
             row = records.load(index)
             name = f"image {row.file_name!r} of split {split!r}"
-            width, height = check_image(row.image, name, row.width, row.height)
+            found = check_image(row.image, name, row.width, row.height, decoding)
         except DataError as error:
             return error  # handled by the consumer, so that faults are in the images' order
-        return replace(row, width=width, height=height)
+        return replace(row, width=found.width, height=found.height), found.unoriented
 
     found = len(faults.found) - len(record.faults)  # where this split's faults begin
 
@@ -141,21 +146,25 @@ def write_split(
     task = ""
     try:
         indices = range(record.rows, total)
-        for index, row in zip(
+        for index, loaded in zip(
             indices, bounded_map(load_checked, indices, threads=threads), strict=True
         ):
-            if isinstance(row, DataError):
+            if isinstance(loaded, DataError):
                 with faults.row(split, records.name(index)):
-                    raise row
+                    raise loaded
             else:
+                row, unoriented = loaded
                 if writer is None or row.task != task:
                     if writer is not None:
                         record.shards[task] += writer.close()
                         save(index)
                     task = row.task
                     first = len(record.shards[task])
-                    writer = TaskShardWriter(folder, tasks[task], first, row_group_rows, shard_rows)
+                    writer = TaskShardWriter(
+                        folder, tasks[task], first, row_group_rows, shard_rows, decoding
+                    )
                 shard = writer.append(row)
+                record.unoriented += unoriented
                 if shard is not None:
                     record.shards[task].append(shard)
                     save(index + 1)

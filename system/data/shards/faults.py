@@ -4,7 +4,8 @@ A row is broken if its own annotation or image cannot be used. What concerns a w
 missing, it is not JSON, two entries share an id) is no row's fault and always ends the preparation.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from system.errors import DEFAULT_KIND, DataError, OnError
 from system.storage.files import Folder
+from system.uris import join
 
 QUARANTINE_NAME = "quarantine.parquet"
 
@@ -80,6 +82,14 @@ def summarise(faults: Iterable[Fault]) -> dict[str, dict[str, object]]:
         kind: {"rows": len(of_kind), "first": of_kind[:_FIRST_NAMES]}
         for kind, of_kind in sorted(names.items())
     }
+
+
+def put_aside(root: str, faults: Sequence[Fault]) -> str:
+    """Say how many rows were quarantined, of which kinds, and where they are listed."""
+    kinds = Counter(fault.kind for fault in faults)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+    rows = "1 row was" if len(faults) == 1 else f"{len(faults):,} rows were"
+    return f"{rows} put aside ({counts}; see {join(root, QUARANTINE_NAME)})"
 
 
 def write_quarantine(root: str, faults: Iterable[Fault]) -> None:

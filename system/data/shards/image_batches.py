@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from system.data.shards.images import decode_image
+from system.data.shards.images import Decoding, decode_image
 from system.data.shards.loading import Transform
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
@@ -38,9 +38,9 @@ def image_batches(
     of an image that does not decode.
     """
 
-    def decode(item: tuple[str, str, bytes]) -> Tensor:
-        where, name, data = item
-        return transform(decode_image(data, f"{name} in {where}"), None)
+    def decode(item: tuple[str, bytes, Decoding]) -> Tensor:
+        name, data, decoding = item
+        return transform(decode_image(data, name, decoding), None)
 
     def produce() -> Generator[Tensor, None, None]:
         with _Images(handles) as images:
@@ -77,7 +77,7 @@ class _Images:
         self._readers: dict[int, SplitReader] = {}
         self._firsts: dict[int, list[int]] = {}
         self._groups = [group_of_rows(handle) for handle in handles]
-        self._held: OrderedDict[Place, list[tuple[str, bytes]]] = OrderedDict()
+        self._held: OrderedDict[Place, tuple[list[tuple[str, bytes]], Decoding]] = OrderedDict()
 
     def __enter__(self) -> "_Images":
         return self
@@ -85,8 +85,8 @@ class _Images:
     def __exit__(self, *error: object) -> None:
         self._opened.close()
 
-    def read(self, place: Place) -> tuple[str, str, bytes]:
-        """Return task and split, file name and encoded bytes."""
+    def read(self, place: Place) -> tuple[str, bytes, Decoding]:
+        """Return the image's file name with task and split, its encoded bytes, how to decode."""
         split, row = place
         group = self._groups[split][row]
         if split not in self._readers:
@@ -94,13 +94,15 @@ class _Images:
             self._readers[split] = reader
             self._firsts[split] = [0, *accumulate(reader.group_rows)]
         if (split, group) not in self._held:
-            self._held[split, group] = list(self._rows(split, group))
+            decoding = self._readers[split].decoding(group)
+            self._held[split, group] = list(self._rows(split, group)), decoding
             while len(self._held) > HELD_GROUPS:
                 self._held.popitem(last=False)
         self._held.move_to_end((split, group))
-        name, data = self._held[split, group][row - self._firsts[split][group]]
+        rows, decoding = self._held[split, group]
+        name, data = rows[row - self._firsts[split][group]]
         handle = self._handles[split]
-        return f"task {handle.task!r}, split {handle.split!r}", name, data
+        return f"{name} in task {handle.task!r}, split {handle.split!r}", data, decoding
 
     def _rows(self, split: int, group: int) -> Iterator[tuple[str, bytes]]:
         table = self._readers[split].read_group(group, _COLUMNS)

@@ -230,7 +230,7 @@ def _decode(row: ShardRow, transform: Transform, rng: np.random.Generator | None
 
 
 def _image(row: ShardRow) -> Image.Image:
-    return decode_image(row.image, f"{row.file_name} in shard {row.shard}")
+    return decode_image(row.image, f"{row.file_name} in shard {row.shard}", row.decoding)
 
 
 def _micro_batch(

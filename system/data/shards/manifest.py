@@ -182,6 +182,16 @@ class Manifest:
         """Broken rows: {kind of fault: {"rows": how many, "first": some of their names}}."""
         return cast(dict[str, dict[str, Any]], self.source.get("quarantined", {}))
 
+    @property
+    def unoriented(self) -> dict[str, int]:
+        """Images with an orientation tag that is not applied: {split: images}."""
+        return cast(dict[str, int], self.source.get("unoriented", {}))
+
+    @property
+    def in_two_splits(self) -> dict[str, int]:
+        """Images of drawn splits whose picture is in another drawn split too: {split: images}."""
+        return cast(dict[str, int], self.source.get("in_two_splits", {}))
+
     def order(self, tasks: Sequence[str] | None, *, growing: bool = False) -> tuple[str, ...]:
         """Return the tasks that `benchmark.tasks` names, all of them for null.
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from system.data.shards.images import PLAIN, Decoding, web_picture
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import SHARD_SCHEMAS
 from system.errors import DataError
@@ -32,6 +33,11 @@ class ShardRow:
     image: bytes
     captions: tuple[str, ...]
     shard: str
+    decoding: Decoding  # of its image
+
+    def web_image(self) -> bytes:
+        """Encode the image for a page, which shows what the model sees; often as it is stored."""
+        return web_picture(self.image, f"{self.file_name} in shard {self.shard}", self.decoding)[0]
 
 
 class SplitReader:
@@ -87,6 +93,17 @@ class SplitReader:
             table = table.take(pa.array([row - self._starts[index] for row in kept], pa.int64()))
         return table
 
+    def decoding(self, index: int) -> Decoding:
+        """How the images of a row group are decoded; tasks of different sources may differ."""
+        shard, _ = self._groups[index]
+        file = self._file(shard)
+        try:
+            return Decoding.of_metadata(file.schema_arrow.metadata)
+        except DataError as error:
+            raise DataError(
+                f"shard {self._handle.shards[shard].uri}: {error}: run `promptide prepare` again"
+            ) from error
+
     def values(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Go through all rows in file order: these columns' values as plain Python."""
         for group in range(len(self.group_rows)):
@@ -97,13 +114,14 @@ class SplitReader:
 
         The last row group is kept, so each is read once if numbers of a group are adjacent.
         """
-        held = -1
+        held, decoding = -1, PLAIN
         columns: dict[str, pa.ChunkedArray] = {}
         for number in numbers:
             group = self._group_of(number)
             if group != held:
                 table = self.read_group(group, _ROW_COLUMNS)
                 columns, held = {name: table.column(name) for name in _ROW_COLUMNS}, group
+                decoding = self.decoding(group)
             at = number - self._first_rows[group]
             yield ShardRow(
                 number,
@@ -113,6 +131,7 @@ class SplitReader:
                 columns["image"][at].as_py(),
                 tuple(columns["captions"][at].as_py()),
                 self._handle.shards[self._groups[group][0]].uri,
+                decoding,
             )
 
     def _group_of(self, number: int) -> int:

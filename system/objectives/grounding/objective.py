@@ -268,7 +268,7 @@ def box_examples(evaluation: GroundingEvaluation, open_test: OpenTest) -> pa.Tab
                     "true_box": list(expression.box),
                     "before_box": _box(evaluated.plain.best[place]),
                     "after_box": _box(evaluated.prompted.best[place]),
-                    "image": image.image,
+                    "image": image.web_image(),
                 }
             )
     return pa.Table.from_pylist(records, schema=EXAMPLES)

@@ -118,4 +118,4 @@ def _add_images(
         content |= dict(zip(mine, read_images(open_test(task), rows), strict=True))
     for record in records:
         row = content[record.pop("image_index")]
-        record["image_id"], record["image"] = row.image_id, row.image
+        record["image_id"], record["image"] = row.image_id, row.web_image()

@@ -1,15 +1,15 @@
 """Example queries with their top five images, before and after learning."""
 
 import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-from PIL import Image
+
+from system.data.shards.images import web_picture
+from system.errors import DataError
 
 THUMBNAIL_SIDE = 192  # pixels; larger pictures are scaled down so that the page stays small
-WEB_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 PHASES = ("before", "after")
 
 
@@ -94,23 +94,7 @@ def _ranking(rows: list[dict[str, object]]) -> Ranking:
 def data_uri(content: bytes) -> str | None:
     """Data URI of an encoded picture, at most THUMBNAIL_SIDE pixels a side; None if broken."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            mime = WEB_FORMATS.get(picture.format or "")
-            if mime is None or max(picture.size) > THUMBNAIL_SIDE:
-                content, mime = _thumbnail(picture), "image/jpeg"
-            else:
-                picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        content, media_type = web_picture(content, "example", side=THUMBNAIL_SIDE)
+    except DataError:
         return None
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
-def _thumbnail(picture: Image.Image) -> bytes:
-    """The picture as a small JPEG on white where it is transparent."""
-    small = picture.convert("RGBA")
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    ground = Image.new("RGB", small.size, "white")
-    ground.paste(small, mask=small.getchannel("A"))
-    encoded = io.BytesIO()
-    ground.save(encoded, "JPEG", quality=85)
-    return encoded.getvalue()
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

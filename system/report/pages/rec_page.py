@@ -1,14 +1,12 @@
 """Boxes on the page: recalls split by split before and after training, and example pictures."""
 
 import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-from PIL import Image
 
-from system.data.shards.images import decode_image
+from system.data.shards.images import web_picture
 from system.report.formatting import Footnotes, Formatted
 from system.report.metrics_view import GIOU, MetricsView
 from system.storage.run_directory import BOX_EXAMPLES
@@ -96,16 +94,13 @@ def _picture(
     data: bytes, where: str, text: str, task: str, boxes: Sequence[Sequence[float] | None]
 ) -> Picture:
     """A small picture with its true box and the ones before and after learning."""
-    image = decode_image(data, where)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    encoded = base64.b64encode(stream.getvalue()).decode()
+    content, media_type = web_picture(data, where, side=SIDE)
+    encoded = base64.b64encode(content).decode()
     named = zip(("true", "before", "after"), boxes, strict=True)
     return Picture(
         text,
         task,
-        f"data:image/png;base64,{encoded}",
+        f"data:{media_type};base64,{encoded}",
         tuple((name, _percent(box)) for name, box in named if box is not None),
     )
 

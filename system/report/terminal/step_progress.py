@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -63,11 +64,15 @@ class PrepareProgress(_StepProgress):
         counts: Mapping[str, Mapping[str, int]],
         skipped: Mapping[str, Mapping[str, int]],
         quarantined: Mapping[str, Mapping[str, Any]],
+        unoriented: Mapping[str, int] = MappingProxyType({}),
+        in_two_splits: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """End the bar and print the images per task and split, and what is not among them.
 
         `counts` is {task: {split: images}}, `skipped` {split: {reason: rows left out on purpose}},
-        `quarantined` {kind of fault: {"rows": broken rows, "first": some names}}.
+        `quarantined` {kind of fault: {"rows": broken rows, "first": some names}}, `unoriented`
+        {split: images whose orientation tag is not applied}, `in_two_splits` {split: images whose
+        picture is in another split too}.
         """
         self.progress.stop()
         print_split_table(counts, self.console)
@@ -78,6 +83,17 @@ class PrepareProgress(_StepProgress):
             names = ", ".join(found["first"])
             more = ", ..." if found["rows"] > len(found["first"]) else ""
             self._note(f"quarantined: {found['rows']:,} {kind}: {names}{more}")
+        for split, images in unoriented.items():
+            self._note(
+                f"orientation tags not applied in {split}: {images:,} images, which stay as they "
+                "are stored, as boxes and masks expect"
+            )
+        for split, images in in_two_splits.items():
+            self._note(
+                f"in two splits: {images:,} images of {split} are the same pictures as images of "
+                "another split, and splits were drawn: remove them, or put them aside with "
+                "benchmark.options.on_error=quarantine"
+            )
 
     def _note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

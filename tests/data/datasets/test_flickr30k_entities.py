@@ -124,7 +124,7 @@ def test_image_in_two_split_lists_is_refused(tmp_path: Path) -> None:
     """Test images must never be trained on."""
     write_entities(tmp_path, SPLITS)
     (tmp_path / "test.txt").write_text("36979\n")
-    with pytest.raises(DataError, match=r"'36979\.jpg' of split 'test' is the same picture"):
+    with pytest.raises(DataError, match=r"'36979\.jpg' of split 'train' is the same picture"):
         prepare(tmp_path)
 
 

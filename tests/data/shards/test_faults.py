@@ -149,7 +149,7 @@ def test_quarantine_is_told_again_by_a_call_that_finds_all_shards(
     (out / QUARANTINE_NAME).unlink()
     assert prepare_coco(lenient, str(out)) == first == Manifest.load(str(out))
     assert pq.read_table(out / QUARANTINE_NAME).equals(listed)
-    with pytest.raises(DataError, match="does not decode"):
+    with pytest.raises(DataError, match="the file is empty"):
         prepare_coco(source, str(out))
     replace_image(Path(source.root), png((20, 16)))
     assert prepare_coco(lenient, str(out)).quarantined == {}
@@ -159,7 +159,7 @@ def test_quarantine_is_told_again_by_a_call_that_finds_all_shards(
 def test_task_that_loses_all_its_rows_is_an_error(source: CocoSource, tmp_path: Path) -> None:
     for image in (Path(source.root) / "test").iterdir():
         image.write_bytes(b"")
-    with pytest.raises(DataError, match="split 'test' has no image of task 'animal'"):
+    with pytest.raises(DataError, match=r"split 'test' has no image of any task.*4 empty file"):
         prepare_coco(replace(source, on_error="quarantine"), str(tmp_path / "out"))
 
 
