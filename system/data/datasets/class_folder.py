@@ -238,6 +238,7 @@ def _index_splits(
     progress: Progress | None,
 ) -> dict[str, SplitIndex]:
     builders = {split: SplitIndexBuilder(split, tasks, faults) for split in SPLITS}
+    links = source.follow_links
     for done, of in enumerate(found, 1):
         if progress is not None:
             progress("classes", done, len(found))
@@ -257,7 +258,7 @@ def _index_splits(
                 )
                 # The file's name is its id: it stays when images are added.
                 builders[split].add(
-                    StoredImage(safe_image_path(folder, file_name, where)),
+                    StoredImage(safe_image_path(folder, file_name, where, follow_links=links)),
                     ImageRecord(file_name, file_name, b"", 0, 0, captions, task, (), ()),
                 )
     return {split: builder.build() for split, builder in builders.items()}

@@ -178,3 +178,16 @@ def test_a_broken_image_is_one_row(tmp_path: Path) -> None:
         "undecodable image": 1,
     }
     assert manifest.counts["classes_1-1"]["train"] == 2
+
+
+def test_links_are_followed_on_request(tmp_path: Path) -> None:
+    """As the cache of the Hub lays images out: links to files elsewhere."""
+    root = tmp_path / "data"
+    write(root, divided("ant"))
+    blob = tmp_path / "blobs" / "x"
+    blob.parent.mkdir()
+    blob.write_bytes(png((5, 5), 99))
+    (root / "train/ant/link.png").symlink_to(blob)
+    with pytest.raises(DataError, match="follow_links=true"):
+        prepare(root)
+    assert prepare(root, follow_links=True).counts["classes_1-1"]["train"] == 3
