@@ -5,6 +5,7 @@ from dataclasses import replace
 from actors.journal.journal import begun_with
 from actors.settings import StreamSettings
 from system.config.schema import ExperimentConfig
+from system.engine.contents import contents_of
 from system.errors import StorageError
 from system.storage.adapters import AdapterFolder, task_file
 from system.storage.run_directory import RunDirectory
@@ -22,7 +23,7 @@ def fork_run(parent: ExperimentConfig, child: ExperimentConfig, tasks: int) -> N
     parent has another number of committed tasks or the storage fails.
     """
     source, target = RunDirectory.of(parent), RunDirectory.of(child)
-    target.claim(child)
+    target.claim(child, contents_of(child))
     begun = begun_with(source.stream)
     stream = StreamSettings.of(child, begun).open()
     if stream.committed(child.run_name):

@@ -15,6 +15,7 @@ from actors.handle import NAMESPACE, TaskStreamHandle, find_task_stream, stream_
 from actors.settings import StreamSettings
 from actors.state.task_stream_state import TaskStream
 from system.config.schema import ExperimentConfig
+from system.engine.contents import contents_of
 from system.errors import ConfigError, StorageError
 from system.storage.files import Folder
 from system.storage.run_directory import CLUSTER, CONFIG, RunDirectory
@@ -183,7 +184,7 @@ def _stream(experiment: ExperimentConfig) -> Iterator[TaskStream | TaskStreamHan
             yield handle
         return
     with sole_writer(directory.folder):
-        directory.claim(experiment)
+        directory.claim(experiment, contents_of(experiment))
         yield StreamSettings.begun(experiment).open()
 
 

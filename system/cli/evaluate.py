@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from system.config.compose import compose
+from system.cli.prepared_experiment import prepared_experiment
+from system.config.schema import ExperimentConfig
+from system.errors import ConfigError
 from system.report.terminal.tables import print_evaluation
 from system.stream.evaluate_adapters import evaluate_adapters
 from system.stream.preflight import prepared
@@ -12,5 +14,9 @@ from system.stream.preflight import prepared
 
 def evaluate(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Evaluate saved adapters on the test splits."""
-    experiment = compose(overrides, file)
+    experiment = prepared_experiment(overrides, file, console)
+    if not isinstance(experiment, ExperimentConfig):
+        raise ConfigError(
+            "a model's stage has no adapters to evaluate; its metrics are in its run directory"
+        )
     print_evaluation(evaluate_adapters(experiment, prepared(experiment)), console)

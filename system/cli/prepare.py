@@ -5,27 +5,44 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from system.cli.experiments import experiment_from
-from system.config.schema import ExperimentConfig
+from system.config.schema import BaseExperiment
 from system.data.prepare.dataset import DATASETS
+from system.data.prepare.origin import require_root
 from system.data.shards.faults import QUARANTINE_NAME
-from system.engine.model_stage import ModelExperiment
 from system.report.terminal.step_progress import PrepareProgress
 from system.storage.data_directory import DataDirectory
+from system.storage.writer_lock import sole_writer
+
+REPLACE = "--replace"
 
 
 def prepare(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Write the task shards of a stream's benchmark or a model's."""
-    prepare_benchmark(experiment_from(overrides, file), console)
+    words = [word for word in overrides if word != REPLACE]
+    prepare_benchmark(experiment_from(words, file), console, replace=REPLACE in overrides)
 
 
-def prepare_benchmark(experiment: ExperimentConfig | ModelExperiment, console: Console) -> None:
-    """Write the task shards of a benchmark; what is there already is not made again."""
+def prepare_benchmark(
+    experiment: BaseExperiment, console: Console, *, replace: bool = False
+) -> None:
+    """Write the task shards of a benchmark; what is there already is not made again.
+
+    Another process that prepares it is waited for. What was prepared from another source is only
+    written over with `replace`. Raises what the dataset's preparer raises.
+    """
     benchmark = experiment.benchmark
     folder = DataDirectory.of(experiment).benchmark(benchmark.name)
+    require_root(benchmark.name, benchmark.options, folder.uri)
+    preparer = DATASETS.get(benchmark.dataset)
+
+    def waiting(who: str) -> None:
+        line = f"waiting for {who}, which prepares the same benchmark: {folder.uri}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     folder.probe()
-    with PrepareProgress(console) as progress:
-        manifest = DATASETS.get(benchmark.dataset)(
-            benchmark.name, folder.uri, benchmark.options, progress.update
+    with sole_writer(folder, waiting=waiting), PrepareProgress(console) as progress:
+        manifest = preparer(
+            benchmark.name, folder.uri, benchmark.options, progress.update, replace=replace
         )
         progress.finish(
             manifest.counts,
@@ -36,4 +53,4 @@ def prepare_benchmark(experiment: ExperimentConfig | ModelExperiment, console: C
         )
     if manifest.quarantined:
         console.print(f"broken rows: {folder.file_uri(QUARANTINE_NAME)}", soft_wrap=True)
-    console.print(f"task shards: {folder.uri}")
+    console.print(f"task shards: {folder.uri}", soft_wrap=True)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from system.cli.experiments import experiment_from
+from system.cli.prepared_experiment import with_prepared_options
+from system.config.compose import given_options
 from system.engine.model_stage import ModelExperiment, stage_of
 from system.errors import ConfigError
 from system.report.pages.run_page import write_report
@@ -19,7 +21,8 @@ def report(overrides: Sequence[str], file: str | None, console: Console) -> None
     if is_sweep(folder):
         console.print(f"report: {write_sweep_page(folder)}")
     elif isinstance(experiment, ModelExperiment):
-        report_model(experiment, console)
+        given = given_options(overrides, file)
+        report_model(with_prepared_options(experiment, given), console)
     else:
         console.print(f"report: {write_report(folder.uri)}")
 

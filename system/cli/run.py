@@ -9,15 +9,16 @@ from actors.cluster import check_resources, check_storage, ray_cluster
 from actors.drive import Place, Run, complete
 from actors.model_run import ModelRun
 from actors.stream_run import StreamRun
-from system.cli.experiments import experiment_from
+from system.cli.prepared_experiment import prepared_experiment
 from system.config.schema import ExperimentConfig
+from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
 from system.storage.writer_lock import sole_writer
 
 
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Carry out a run, or go on with one that was interrupted."""
-    carry_out(experiment_from(overrides, file), console)
+    carry_out(prepared_experiment(overrides, file, console), console)
 
 
 def carry_out(experiment: ExperimentConfig | ModelExperiment, console: Console) -> None:
@@ -32,7 +33,7 @@ def _carry_out(run: Run, console: Console) -> None:
     run.check()
     folder = run.directory.folder
     with sole_writer(folder):
-        again = run.directory.claim(run.experiment)
+        again = run.directory.claim(run.experiment, contents_of(run.experiment))
         console.print(f"{'going on with' if again else 'run'} {folder.uri}")
         for earlier in () if run.finished else run.before():
             _carry_out(earlier, console)

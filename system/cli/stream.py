@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from system.config.compose import compose
+from system.cli.prepared_experiment import with_prepared_options
+from system.config.compose import compose, given_options
 from system.errors import ConfigError
 from system.report.terminal.stream_table import print_stream
 from system.storage.run_directory import RunDirectory
@@ -26,7 +27,8 @@ def stream(arguments: Sequence[str], file: str | None, console: Console) -> None
     tasks = [word for word in words if word != WAIT]
     if action not in ACTIONS or (words and action != "append"):
         raise ConfigError(f"stream {' '.join(arguments)}: write `{USAGE}`")
-    experiment = compose(overrides, file)
+    given = given_options(overrides, file)
+    experiment = with_prepared_options(compose(overrides, file), given)
     auth = RunDirectory.of(experiment).cluster().get("auth")
     if auth:
         # Ray reads it when it is imported, and would else meet the run's Ray without its token.

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from system.config.differences import differences, plain
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 
 STREAM = "stream"  # the name of all stages that are streams; others are of models
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
+_OPTIONS = "benchmark.options."
 PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra reads as a string without quotes
 
 
@@ -74,10 +76,7 @@ def composed_values(
             raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
     if file is not None:
         return _values_of_file(file, overrides)
-    # Keys that no YAML names: those of `tune` are checked by the section's own dataclass, and
-    # `sharing`, which every method takes, by `method_kind`.
-    unlisted = ("tune.", "method.sharing=")
-    overrides = [f"++{text}" if text.startswith(unlisted) else text for text in overrides]
+    overrides = _forcing_unlisted(overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose(root, overrides=list(overrides))
@@ -93,6 +92,47 @@ def composed_values(
         raise ConfigError(_explain(error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _forcing_unlisted(overrides: Sequence[str]) -> list[str]:
+    """The overrides, those of keys that no YAML names as Hydra wants them.
+
+    Keys of `tune` are checked by the section's own dataclass, and `sharing`, which every method
+    takes, by `method_kind`.
+    """
+    unlisted = ("tune.", "method.sharing=")
+    return [f"++{text}" if text.startswith(unlisted) else text for text in overrides]
+
+
+def given_options(overrides: Sequence[str], file: str | None = None) -> frozenset[str]:
+    """Return the keys in `benchmark.options` that somebody wrote, or prefixes of such keys.
+
+    That is the user, or an experiment's file: all options but those that are as the benchmark's
+    group has them. A resolved config's file gives all, which the empty prefix says.
+    """
+    if file is not None:
+        return frozenset({""})
+    written = {
+        key.removeprefix(_OPTIONS)
+        for key in (text.partition("=")[0].lstrip("+~") for text in overrides)
+        if key.startswith(_OPTIONS)
+    }
+    options = composed_values(overrides)["benchmark"]["options"]
+    of_group = differences(plain(_group_options(overrides)), plain(options))
+    return frozenset(written | of_group.keys())
+
+
+def _group_options(overrides: Sequence[str]) -> Any:
+    """The options in the file of the chosen benchmark; the overrides compose."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        composed = hydra_compose("config", _forcing_unlisted(overrides), return_hydra_config=True)
+    name = composed.hydra.runtime.choices.benchmark
+    group = OmegaConf.load(CONFIG_DIRECTORY / "benchmark" / f"{name}.yaml")
+    return OmegaConf.to_container(group)["options"]  # type: ignore[index, call-overload]
 
 
 def _values_of_file(file: str, overrides: Sequence[str]) -> dict[str, Any]:

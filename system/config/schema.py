@@ -233,6 +233,16 @@ class BaseExperiment:
         """A plain dict that gives the same experiment again: for workers and for config.yaml."""
         return asdict(self)
 
+    def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values of an earlier version's config.yaml, with the defaults of what they lack.
+
+        Values that are none of this kind of experiment come back as they are.
+        """
+        try:
+            return parse_dataclass(type(self), values, "config").to_dict()
+        except ConfigError:
+            return values
+
 
 @dataclass(frozen=True)
 class ExperimentConfig(BaseExperiment):

@@ -11,6 +11,7 @@ import torch
 
 from system.config.parse import parse_dataclass
 from system.config.schema import BaseExperiment, with_absolute_model_paths
+from system.data.prepare.origin import require_origin
 from system.data.shards.manifest import Manifest
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
@@ -62,9 +63,12 @@ class ModelExperiment(BaseExperiment):
         )
 
     def manifest(self) -> Manifest:
-        """The manifest of the prepared benchmark; see `Manifest.prepared`."""
-        name = self.benchmark.name
-        return Manifest.prepared(DataDirectory.of(self).benchmark(name), name)
+        """The manifest of the prepared benchmark; see `Manifest.prepared`, `require_origin`."""
+        benchmark = self.benchmark
+        folder = DataDirectory.of(self).benchmark(benchmark.name)
+        manifest = Manifest.prepared(folder, benchmark.name)
+        require_origin(manifest, benchmark.dataset, benchmark.options, folder.uri)
+        return manifest
 
     def with_stage(self, stage: Mapping[str, Any]) -> ModelExperiment:
         """A run of its own for another stage, named after this one.

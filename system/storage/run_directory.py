@@ -8,6 +8,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 from yaml import YAMLError  # OmegaConf raises what its parser raises
 
+from system.config.differences import differences, plain
 from system.errors import ConfigError, DataError, StorageError
 from system.storage.files import Folder
 
@@ -19,6 +20,7 @@ ACCESS_LOG = "access_log.parquet"
 TRAINING_LOG = "training_log.parquet"
 EXAMPLES = "examples.parquet"
 BOX_EXAMPLES = "box_examples.parquet"  # instead of the former where boxes are learned
+CONTENTS = "contents.json"  # digests of what lies at the places that config.yaml names
 OUTCOME = "outcome.json"  # what only the workers can tell at the end
 REPORT = "report.html"
 SWEEP = "sweep.json"  # tells a sweep's directory from a run's
@@ -59,6 +61,10 @@ class RunConfig(Protocol):
         """All of it, as plain values."""
         ...
 
+    def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values of an earlier version's config, with the defaults of what they lack."""
+        ...
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -86,12 +92,14 @@ class RunDirectory:
         """One log file per rank and start."""
         return self.folder.child("logs")
 
-    def claim(self, experiment: RunConfig) -> bool:
+    def claim(self, experiment: RunConfig, contents: Mapping[str, str]) -> bool:
         """Write `config.yaml`, or check that the run there is the same one.
 
-        Returns whether the run was begun before. Raises ConfigError naming the keys in which the
-        two differ, or for a sweep's directory, StorageError if the storage cannot be written and
-        read back.
+        `contents` are digests of what lies at the places that the config names, by dotted key (see
+        `system.engine.contents`): a place may change where its content is the same, and must not
+        hold other content. Returns whether the run was begun before. Raises ConfigError naming the
+        keys in which the two differ, or for a sweep's directory, StorageError if the storage cannot
+        be written and read back.
         """
         Folder.of(experiment.storage_path).probe()
         if self.folder.exists(SWEEP):
@@ -101,13 +109,21 @@ class RunDirectory:
             )
         values = experiment.to_dict()
         if not self.folder.exists(CONFIG):
-            self.folder.write(CONFIG, OmegaConf.to_yaml(_plain(values)).encode())
+            self.folder.write_json(CONTENTS, dict(contents))
+            self.folder.write(CONFIG, OmegaConf.to_yaml(plain(values)).encode())
             return False
-        earlier = self.config()
+        earlier = plain(experiment.completed(self.config()))
+        held = self.folder.read_json(CONTENTS) if self.folder.exists(CONTENTS) else {}
         differing = [
             f"{key}={new!r} (was {old!r})"
-            for key, (old, new) in _differences(earlier, _plain(values)).items()
+            for key, (old, new) in differences(earlier, plain(values)).items()
             if key.split(".")[0] not in FREE_SECTIONS
+            and not (key in held and held[key] == contents.get(key))
+        ]
+        differing += [
+            f"{key} holds other content than when the run began"
+            for key, digest in contents.items()
+            if held.get(key, digest) != digest
         ]
         if differing:
             raise ConfigError(
@@ -153,22 +169,3 @@ def matrix_records(table: pa.Table) -> list[dict[str, Any]]:
         )
     records: list[dict[str, Any]] = table.to_pylist()
     return records
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as YAML gives them back."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in dict.fromkeys([*old, *new]):
-            inner = f"{where}.{key}" if where else str(key)
-            found |= _differences(old.get(key), new.get(key), inner)
-        return found
-    return {} if old == new else {where: (old, new)}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from system.config.schema import ExperimentConfig
+from system.data.prepare.origin import require_origin
 from system.data.shards.manifest import JOINED, Manifest
 from system.errors import ConfigError
 from system.loggers.run_loggers import check_loggers
@@ -94,8 +95,10 @@ def prepared(experiment: ExperimentConfig) -> Manifest:
     With the joined task, if the stream is one of it. Raises DataError with the command that
     prepares it.
     """
-    name = experiment.benchmark.name
-    manifest = Manifest.prepared(DataDirectory.of(experiment).benchmark(name), name)
+    benchmark = experiment.benchmark
+    folder = DataDirectory.of(experiment).benchmark(benchmark.name)
+    manifest = Manifest.prepared(folder, benchmark.name)
+    require_origin(manifest, benchmark.dataset, benchmark.options, folder.uri)
     manifest.verify()
     return manifest.joined(experiment.benchmark.tasks) if experiment.stream.joined else manifest
 

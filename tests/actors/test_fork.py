@@ -54,7 +54,7 @@ def parent(tmp_path: Path) -> ExperimentConfig:
     make_manifest(prepared).save(str(prepared))
     parent = experiment(tmp_path, "parent")
     directory = RunDirectory.of(parent)
-    directory.claim(parent)
+    directory.claim(parent, {})
     header = AdapterHeader("b", "f", dict(parent.method), "tiny", "t", "corrected", 0, TASKS)
     AdapterFolder(directory.adapters).save_header(header)
     learn(parent, DONE)

@@ -79,7 +79,8 @@ def prepare(promptide: Callable[..., Ended], tmp_path: Path) -> Callable[..., Pr
 
     def prepared(dataset: str, root: Path, *options: str) -> Prepared:
         words = [f"benchmark={dataset}", "benchmark.name=case", f"data_path={tmp_path / 'data'}"]
-        ended = promptide("prepare", *words, f"benchmark.options.root={root}", *options)
+        root_word = f"benchmark.options.root={root}"
+        ended = promptide("prepare", *words, root_word, "--replace", *options)
         return Prepared(ended, tmp_path / "data" / "case")
 
     return prepared

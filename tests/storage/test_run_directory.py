@@ -7,7 +7,7 @@ import pytest
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError, StorageError
-from system.storage.run_directory import CONFIG, SWEEP, RunDirectory
+from system.storage.run_directory import CONFIG, CONTENTS, SWEEP, RunDirectory
 
 
 def experiment(root: Path, *overrides: str) -> ExperimentConfig:
@@ -15,7 +15,7 @@ def experiment(root: Path, *overrides: str) -> ExperimentConfig:
 
 
 def claim(config: ExperimentConfig) -> bool:
-    return RunDirectory.of(config).claim(config)
+    return RunDirectory.of(config).claim(config, {})
 
 
 def test_first_claim_writes_the_resolved_config(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_first_claim_writes_the_resolved_config(tmp_path: Path) -> None:
     directory = RunDirectory.of(config)
     assert directory.folder.path == f"{tmp_path}/runs/one"
     assert ExperimentConfig.from_dict(directory.config()) == config
-    assert directory.folder.names() == [CONFIG]
+    assert directory.folder.names() == [CONFIG, CONTENTS]
 
 
 def test_a_run_does_not_move_into_a_sweeps_directory(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from system.config.compose import override
+from system.engine.contents import contents_of
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory
 from tuning.run.pruner import PruningRule
@@ -62,7 +63,7 @@ def choose_learning_rates(
     metric = plan.config.metric
     for entry in candidates:
         for trial in entry.trials.values():
-            RunDirectory.of(trial.experiment).claim(trial.experiment)
+            RunDirectory.of(trial.experiment).claim(trial.experiment, contents_of(trial.experiment))
             table.add(trial, trial.record(metric))
     run(table, "learning rates")
     chosen: dict[str, Any] = {}

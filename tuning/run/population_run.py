@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from actors.fork import fork_run
 from system.config.schema import ExperimentConfig
+from system.engine.contents import contents_of
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory
 from tuning.run.pruner import PruningRule
@@ -58,7 +59,7 @@ class PopulationRun:
 
     def _enter(self, config: TrialConfig) -> Trial:
         (trial,) = self.plan.trials([config])
-        RunDirectory.of(trial.experiment).claim(trial.experiment)
+        RunDirectory.of(trial.experiment).claim(trial.experiment, contents_of(trial.experiment))
         self.trials[config.label] = trial
         self.living.append(config.label)
         return trial

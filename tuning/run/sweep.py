@@ -7,6 +7,7 @@ from rich.console import Console
 
 from actors.cluster import check_storage, ray_cluster
 from actors.handle import SharedStreams
+from system.engine.contents import contents_of
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.report.analysis import Outcome, write_analysis, write_description
@@ -40,7 +41,7 @@ class Sweep:
     def enter(self, trials: Sequence[Trial]) -> None:
         """Add trials to the table with their stored state, and claim their directories."""
         for trial in trials:
-            RunDirectory.of(trial.experiment).claim(trial.experiment)
+            RunDirectory.of(trial.experiment).claim(trial.experiment, contents_of(trial.experiment))
             self.table.add(trial, trial.record(self.plan.config.metric))
 
     def enter_config(self, config: TrialConfig) -> list[Trial]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from actors.drive import Learned, Place, Run, complete
 from actors.handle import SharedStreams
 from system.config.schema import ExperimentConfig
+from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
 from tuning.search.sweep_config import TuneConfig
 
@@ -134,7 +135,7 @@ def complete_trial(run: Run, learned: Learned | None = None) -> Mapping[str, Any
     for earlier in () if run.finished else run.before():
         earlier.check()
         if not earlier.finished:
-            earlier.directory.claim(earlier.experiment)
+            earlier.directory.claim(earlier.experiment, contents_of(earlier.experiment))
             complete_trial(earlier)
     # Whoever takes over the making of a model makes the same one, to the bit.
     return complete(run, Place(on_lost=lambda: None), learned)

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from system.config.compose import STREAM, composed_values, override, stage_name
+from system.config.schema import BenchmarkConfig
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tuning.run.model_trial import ModelTrials
@@ -156,8 +157,14 @@ class SweepPlan:
             storage_path=self.folder.child(folder).uri,
             data_path=self.experiment.data_path,
             cluster=self.experiment.cluster,
+            benchmark=self._prepared(experiment.benchmark),
         )
         return Trial(config, seed, experiment)
+
+    def _prepared(self, benchmark: BenchmarkConfig) -> BenchmarkConfig:
+        """A trial's benchmark, with the options of the sweep's if it is that one."""
+        own = self.experiment.benchmark
+        return replace(benchmark, options=own.options) if benchmark.name == own.name else benchmark
 
     def trials(self, configs: Sequence[TrialConfig]) -> Iterator[Trial]:
         """All trials, one seed after the other.

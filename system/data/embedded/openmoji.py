@@ -40,7 +40,9 @@ from system.data.embedded.scenes import (
 )
 from system.data.embedded.web_scenes import crowd, other_pictograms
 from system.data.prepare.dataset import Progress
+from system.data.prepare.moved_data import refuse_other_origin
 from system.data.prepare.needed_files import no_files
+from system.data.prepare.origin import Origin
 from system.data.prepare.pipeline import write_dataset
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
@@ -294,13 +296,21 @@ def coco_source(root: Path, tasks: tuple[str, ...]) -> CocoSource:
 
 
 def prepare_openmoji(
-    benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
+    benchmark: str,
+    output: str,
+    options: Mapping[str, Any],
+    progress: Progress | None,
+    *,
+    replace: bool = False,
 ) -> Manifest:
     """Make the benchmark's files, then its task shards, from a benchmark config.
 
     `options` are the fields of `OpenmojiConfig` and `root`, a local folder where MSCOCO's files
     stay; without it they are made in a temporary one. Raises ConfigError, DataError, StorageError.
     """
+    origin = Origin.of("openmoji", options)
+    if not replace:
+        refuse_other_origin(origin, benchmark, output)
     options = dict(options)
     root = options.pop("root", None)
     config = parse_dataclass(OpenmojiConfig, options, "benchmark.options")
@@ -314,7 +324,15 @@ def prepare_openmoji(
         generate(folder, config, report)
         faults = Faults("stop")
         dataset = read_coco(coco_source(folder, config.tasks), faults, progress)
-        return write_dataset(dataset, output, benchmark=benchmark, faults=faults, progress=progress)
+        return write_dataset(
+            dataset,
+            output,
+            benchmark=benchmark,
+            faults=faults,
+            progress=progress,
+            origin=origin,
+            replace=replace,
+        )
 
 
 DATASET = prepare_openmoji

@@ -16,7 +16,8 @@ Progress = Callable[[str, int, int], None]
 class Preparer(Protocol):
     """Prepares a dataset from the `options` of its benchmark config.
 
-    Writes task shards and manifest under `output` (path or URI). Raises ConfigError for unknown
+    Writes task shards and manifest under `output` (path or URI). A benchmark that is there from
+    another source is only written over with `replace`. Raises ConfigError for that and for unknown
     options, DataError naming file and field, StorageError.
     """
 
@@ -26,6 +27,8 @@ class Preparer(Protocol):
         output: str,
         options: Mapping[str, Any],
         progress: Progress | None,
+        *,
+        replace: bool = False,
     ) -> Manifest:
         """Prepare the benchmark and return its manifest."""
         ...

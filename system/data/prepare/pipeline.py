@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from system.config.parse import parse_dataclass
 from system.data.prepare.captions import clean_caption
 from system.data.prepare.dataset import Preparer, Progress
+from system.data.prepare.moved_data import moved_data, refuse_other_origin
+from system.data.prepare.origin import Origin
 from system.data.prepare.shard_writer import (
     ROW_GROUP_ROWS,
     SHARD_ROWS,
@@ -89,11 +91,21 @@ Reader = Callable[[Options, Faults, Progress | None], CheckedDataset]
 def preparer(options_class: type[Options], read: Reader[Options]) -> Preparer:
     """Make a dataset's entry in the registry from its options and its reader."""
 
+    name = read.__module__.rpartition(".")[2]  # as the registry knows it
+
     def prepare(
-        benchmark: str, output: str, options: Mapping[str, Any], progress: Progress | None
+        benchmark: str,
+        output: str,
+        options: Mapping[str, Any],
+        progress: Progress | None,
+        *,
+        replace: bool = False,
     ) -> Manifest:
         source = parse_dataclass(options_class, options, "benchmark.options")
         faults = Faults(source.on_error)
+        origin = Origin.of(name, options)
+        if not replace:
+            refuse_other_origin(origin, benchmark, output)
         with _quarantine(output, faults):
             dataset = read(source, faults, progress)
         return write_dataset(
@@ -103,6 +115,8 @@ def preparer(options_class: type[Options], read: Reader[Options]) -> Preparer:
             faults=faults,
             background=background_colour(source.background),
             progress=progress,
+            origin=origin,
+            replace=replace,
         )
 
     return prepare
@@ -129,6 +143,8 @@ def write_dataset(
     faults: Faults,
     progress: Progress | None,
     background: tuple[int, int, int] = PLAIN.background,
+    origin: Origin | None = None,
+    replace: bool = False,
     row_group_rows: int = ROW_GROUP_ROWS,
     shard_rows: int = SHARD_ROWS,
 ) -> Manifest:
@@ -136,9 +152,10 @@ def write_dataset(
 
     Images that do not decode or have another size than annotated are broken rows, as `faults` says.
     All broken rows are written to `quarantine.parquet` under `output`, also if there is an error in
-    the end. The manifest's `source` is the dataset's, what was left out ("skipped" by split,
-    "quarantined" by kind of fault), what `write_shards` says of the images and, in "in_two_splits",
-    how many of a drawn split are in another one too.
+    the end. The manifest's `source` is the dataset's, its `origin`, what was left out ("skipped" by
+    split, "quarantined" by kind of fault), what `write_shards` says of the images and, in
+    "in_two_splits", how many of a drawn split are in another one too. What is there from another
+    root is kept if it is the same data, and is only written over where `replace` says so.
     Raises: DataError for an image in two splits, a task without rows or, under "stop", a broken
     row; ConfigError, StorageError.
     """
@@ -148,12 +165,21 @@ def write_dataset(
         check_tasks(counts, dataset.tasks)
         twice = check_disjoint(dataset.splits, faults, dataset.drawn)
         check_tasks(counts, dataset.tasks)  # without the rows that this put aside
+        if origin is not None and not replace:
+            there = moved_data(dataset.splits, origin, benchmark, output, progress)
+            if there is not None:
+                return there
         manifest = write_shards(
             dataset.splits,
             output,
             benchmark=benchmark,
             tasks=dataset.tasks,
-            source={**dataset.source, "skipped": skipped, "in_two_splits": twice},
+            source={
+                **dataset.source,
+                **({} if origin is None else origin.to_source()),
+                "skipped": skipped,
+                "in_two_splits": twice,
+            },
             faults=faults,
             decoding=Decoding(background, dataset.orient),
             row_group_rows=row_group_rows,

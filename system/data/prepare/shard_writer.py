@@ -54,8 +54,9 @@ def write_shards(
     and must have its annotated size. At most `row_group_rows` images are in memory. Whole shards
     that an earlier call wrote from the same source are kept; a shard appears under its name only
     when it is whole; shards of an older manifest stay until the new one is in place. The manifest's
-    `source` is `source`, in "quarantined" the broken rows by kind, in "decoding" how images become
-    RGB, and in "unoriented" how many of each split have an orientation tag that is not applied.
+    `source` is `source`, the digest of each split's rows as read in "content", in "quarantined" the
+    broken rows by kind, in "decoding" how images become RGB, and in "unoriented" how many of each
+    split have an orientation tag that is not applied.
     Raises: DataError for a task without images in a split and, as `faults` says, for a broken
     image; ConfigError for sizes that cannot be; StorageError if the place cannot be written.
     """
@@ -68,6 +69,7 @@ def write_shards(
     root = absolute(root)
     written: dict[str, dict[str, list[Shard]]] = {}
     unoriented: dict[str, int] = {}
+    contents: dict[str, str] = {}
     for split, records in splits.items():
         settings = [list(tasks), faults.on_error, row_group_rows, shard_rows, decoding.to_json()]
         key = json.dumps([SCHEMA_VERSION, records.fingerprint, *settings])
@@ -87,6 +89,7 @@ def write_shards(
             threads=threads or default_threads(),
             progress=None if progress is None else partial(progress, split),
         )
+        contents[split] = f"{record.content:064x}"
         written[split] = record.shards
         if record.unoriented:
             unoriented[split] = record.unoriented
@@ -102,6 +105,7 @@ def write_shards(
         benchmark,
         {
             **source,
+            "content": contents,
             "quarantined": summarise(faults.found),
             "decoding": decoding.to_json(),
             "unoriented": unoriented,

@@ -1,5 +1,6 @@
 """Writing one split's shards, from where an interrupted call stopped."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
@@ -48,6 +49,7 @@ class SplitRecord:
     """
 
     shards: dict[str, list[Shard]]
+    content: int = 0  # of all rows that could be read: see `content_of`
     faults: list[Fault] = field(default_factory=list)
     rows: int = 0
     unoriented: int = 0
@@ -63,6 +65,7 @@ class SplitRecord:
                 task: [shard_to_json(shard, root) for shard in shards]
                 for task, shards in self.shards.items()
             },
+            "content": f"{self.content:064x}",
             "faults": [asdict(fault) for fault in self.faults],
         }
         Folder.of(folder).write_json(_SPLIT_RECORD, content)
@@ -82,6 +85,7 @@ class SplitRecord:
                     task: [shard_from_json(entry, root) for entry in content["shards"][task]]
                     for task in tasks
                 },
+                int(content["content"], 16),
                 [Fault(**fault) for fault in content["faults"]],
                 int(content["rows"]),
                 int(content["unoriented"]),
@@ -92,6 +96,18 @@ class SplitRecord:
         except (DataError, KeyError, TypeError, ValueError):
             return None
         return record
+
+
+def content_of(row: ImageRecord) -> int:
+    """Digest a row as read, its image's bytes too, as a number; see `add_contents`."""
+    digest = hashlib.sha256(repr(replace(row, image=b"")).encode("utf-8", "backslashreplace"))
+    digest.update(hashlib.sha256(row.image).digest())
+    return int.from_bytes(digest.digest(), "big")
+
+
+def add_contents(*contents: int) -> int:
+    """Join digests of rows to that of all of them, in whichever order."""
+    return sum(contents) % (1 << 256)
 
 
 def write_split(
@@ -126,14 +142,18 @@ def write_split(
     if record.finished:
         return record
 
-    def load_checked(index: int) -> tuple[ImageRecord, bool] | DataError:
+    def load_checked(index: int) -> tuple[ImageRecord | DataError, int, bool]:
+        content = 0
         try:
             row = records.load(index)
+            content = content_of(row)
             name = f"image {row.file_name!r} of split {split!r}"
-            found = check_image(row.image, name, row.width, row.height, decoding)
+            image = check_image(row.image, name, row.width, row.height, decoding)
         except DataError as error:
-            return error  # handled by the consumer, so that faults are in the images' order
-        return replace(row, width=found.width, height=found.height), found.unoriented
+            # Handled by the consumer, so that faults are in the images' order.
+            return error, content, False
+        row = replace(row, width=image.width, height=image.height)
+        return row, content, image.unoriented
 
     found = len(faults.found) - len(record.faults)  # where this split's faults begin
 
@@ -146,14 +166,14 @@ def write_split(
     task = ""
     try:
         indices = range(record.rows, total)
-        for index, loaded in zip(
+        for index, (row, content, unoriented) in zip(
             indices, bounded_map(load_checked, indices, threads=threads), strict=True
         ):
-            if isinstance(loaded, DataError):
+            if isinstance(row, DataError):
+                record.content = add_contents(record.content, content)
                 with faults.row(split, records.name(index)):
-                    raise loaded
+                    raise row
             else:
-                row, unoriented = loaded
                 if writer is None or row.task != task:
                     if writer is not None:
                         record.shards[task] += writer.close()
@@ -163,6 +183,7 @@ def write_split(
                     writer = TaskShardWriter(
                         folder, tasks[task], first, row_group_rows, shard_rows, decoding
                     )
+                record.content = add_contents(record.content, content)
                 shard = writer.append(row)
                 record.unoriented += unoriented
                 if shard is not None:

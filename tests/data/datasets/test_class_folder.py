@@ -24,7 +24,7 @@ def write(root: Path, names: Iterable[str], first: int = 0) -> None:
 
 def prepare(root: Path, **options: Any) -> Manifest:
     return DATASETS.get("class_folder")(
-        "mine", str(root.parent / "out"), {"root": str(root), **options}, None
+        "mine", str(root.parent / "out"), {"root": str(root), **options}, None, replace=True
     )
 
 

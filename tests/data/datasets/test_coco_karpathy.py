@@ -30,7 +30,9 @@ def root(tmp_path: Path) -> Path:
 def prepare(root: Path, **settings: Any) -> Manifest:
     overrides = ["benchmark=coco_karpathy", f"benchmark.options.root={root}"]
     options = {**compose(overrides).benchmark.options, "tasks": list(TASKS), **settings}
-    return DATASETS.get("coco_karpathy")("mine", str(root.parent / "out"), options, None)
+    return DATASETS.get("coco_karpathy")(
+        "mine", str(root.parent / "out"), options, None, replace=True
+    )
 
 
 def ids(manifest: Manifest, split: str) -> list[int]:

@@ -17,7 +17,7 @@ SPLITS = {"train": 2, "val": 1, "test": 1}
 
 def prepare(root: Path, /, **options: Any) -> Manifest:
     return DATASETS.get("flickr30k_entities")(
-        "grounding", str(root / "out"), {"root": str(root), **options}, None
+        "grounding", str(root / "out"), {"root": str(root), **options}, None, replace=True
     )
 
 

@@ -46,6 +46,7 @@ def prepare(root: Path, /, suffix: str = ".jsonl", **options: Any) -> Manifest:
         str(root / "out"),
         {"root": str(root), "captions": f"captions{suffix}", **options},
         None,
+        replace=True,
     )
 
 
