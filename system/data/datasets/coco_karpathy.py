@@ -5,7 +5,7 @@ from typing import Literal
 
 from system.data.formats.coco_entries import ImageEntry
 from system.data.formats.coco_store import CocoStore
-from system.data.formats.coco_tasks import TaskRule, coco_record
+from system.data.formats.coco_tasks import TaskFrom, TaskRule, coco_record
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
 from system.data.prepare.dataset import Progress, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
@@ -24,8 +24,8 @@ class CocoKarpathySource(ReaderOptions):
 
     `captions` (dataset_coco.json) and `instances` are relative to `root`, which holds the folders
     that the captions file names (train2014, val2014). `restval` are the images of val2014 that are
-    in neither val nor test: usually trained on. `tasks` are super-categories in stream order,
-    `task_overrides` as in `CocoSource`.
+    in neither val nor test: usually trained on. `tasks`, in stream order, are super-categories or,
+    with `task_from: category`, categories; `task_overrides` as in `CocoSource`.
     """
 
     tasks: tuple[str, ...]
@@ -35,6 +35,7 @@ class CocoKarpathySource(ReaderOptions):
         "annotations/instances_val2014.json",
     )
     restval: Literal["train", "leave_out"] = "train"
+    task_from: TaskFrom = "supercategory"
     task_overrides: str | None = None
 
 
@@ -46,7 +47,7 @@ def read_coco_karpathy(
     Raises: DataError naming file and field, StorageError.
     """
     root = dataset_root(source.root)
-    rule = TaskRule.read(source.tasks, root, source.task_overrides)
+    rule = TaskRule.read(source.tasks, root, source.task_overrides, source.task_from)
     builders = {split: SplitIndexBuilder(split, source.tasks, faults) for split in _SPLITS}
     field = "benchmark.options"
     with CocoStore.opened("all", faults, progress) as store:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from system.data.formats.coco_tasks import read_overrides
 from system.data.formats.karpathy import KarpathyImage, read_karpathy
-from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
@@ -84,20 +84,16 @@ def read_flickr30k(
 def _record(image: KarpathyImage, task: str, rule: str) -> ImageRecord:
     # The file gives no size: it is taken from the image.
     captions = tuple(checked_caption(text, rule, where) for text, where in image.captions)
-    return ImageRecord(str(image.id), image.file_name, b"", 0, 0, captions, task, (), ())
+    return ImageRecord(image.id, image.file_name, b"", 0, 0, captions, task, (), ())
 
 
 def _read_tasks(root: Path, source: Flickr30kSource) -> dict[str, str] | None:
     if source.task_overrides is None:
         return None
-    path = root / source.task_overrides
-    content = load_annotation_json(path, "benchmark.options.task_overrides")
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: is not an object {{file name: task}} with at least one entry")
-    for name, task in content.items():
-        if not isinstance(task, str) or not task:
-            raise DataError(f"{path}: field {name!r} is {task!r}, not the name of a task")
-    return content
+    tasks = read_overrides(root, source.task_overrides)
+    if not tasks:
+        raise DataError(f"{root / source.task_overrides}: names no image's task")
+    return tasks
 
 
 def flickr30k_files(source: Flickr30kSource) -> list[NeededFile]:

@@ -1,5 +1,6 @@
 """Reader of Flickr30k Entities for phrase grounding: sentences, boxes, split lists, photographs."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,9 @@ PHRASE_TYPES = (
     "scene",
     "other",
 )
+
+
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults)
     annotations = dataset_folder(root, source.annotations, "annotations")
     images = dataset_folder(root, source.images, "images")
     builder = SplitIndexBuilder(split, source.task_names, faults)
-    for name, where in _listed(root / source.splits[split], f"benchmark.options.splits.{split}"):
+    for name, where in _listed(root / source.splits[split], split, faults):
         with faults.row(split, f"{name}.jpg"):
             links = source.follow_links
             path = safe_image_path(images, f"{name}.jpg", where, follow_links=links)
@@ -119,28 +123,29 @@ def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults)
     return builder.build()
 
 
-def _listed(path: Path, field: str) -> Iterator[tuple[str, str]]:
+def _listed(path: Path, split: str, faults: Faults) -> Iterator[tuple[str, str]]:
     """Go through a split list's image ids, each with where it stands."""
     try:
-        lines = path.read_text("ascii").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DataError(
-            f"{field}: the file {path} does not exist: fetch Flickr30k Entities or correct this "
-            "field"
+            f"benchmark.options.splits.{split}: the file {path} does not exist: fetch Flickr30k "
+            "Entities or correct this field"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a list of image ids ({error})") from error
-    seen: set[int] = set()
+    seen: set[str] = set()
     for number, line in enumerate(lines, 1):
-        name = line.strip()
+        name, where = line.strip(), f"{path}, line {number}"
         if not name:
             continue
-        if not name.isdecimal() or len(name) > 18:  # no more fits into 64 bits
-            raise DataError(f"{path}, line {number}: {name!r} is not the number of an image")
-        if int(name) in seen:
-            raise DataError(f"{path}, line {number}: image {name} is there twice")
-        seen.add(int(name))
-        yield name, f"{path}, line {number}"
+        if name in seen:
+            raise DataError(f"{where}: image {name} is there twice")
+        seen.add(name)
+        with faults.row(split, where):
+            if not _NAME.fullmatch(name):  # files are called after it
+                raise DataError(f"{where}: {name!r} is not the id of an image")
+            yield name, where
 
 
 def _rows(

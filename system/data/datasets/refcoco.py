@@ -127,17 +127,18 @@ def _read_release(source: RefCocoSource, root: Path, faults: Faults) -> dict[str
     instances = None if source.instances is None else root / source.instances
     release: UncRelease | MdetrRelease
     if source.format == "unc":
-        release = UncRelease(folder, source.split_by, instances or folder / "instances.json")
+        release = UncRelease(
+            folder, source.split_by, instances or folder / "instances.json", faults
+        )
     else:
-        theirs = [name for joined in source.splits.values() for name in joined]
-        release = MdetrRelease(folder, source.release, theirs, instances)
+        release = MdetrRelease(folder, source.release, source.splits, instances, faults)
     return {split: release.objects(split, names, faults) for split, names in source.splits.items()}
 
 
 def _index_split(
     source: RefCocoSource, images: Path, split: str, objects: ReferredObjects, faults: Faults
 ) -> SplitIndex:
-    rows: dict[tuple[int, str], list[ReferredObject]] = {}
+    rows: dict[tuple[str, str], list[ReferredObject]] = {}
     for referred in objects:
         rows.setdefault((referred.image.id, source.task_of(referred)), []).append(referred)
     builder = SplitIndexBuilder(split, source.tasks, faults)
@@ -155,7 +156,7 @@ def _index_split(
                 continue  # each is in the list of faults
             captions = dict.fromkeys(expression.text for expression in expressions)
             record = ImageRecord(
-                str(image.id),
+                image.id,
                 image.file_name,
                 b"",
                 image.width,
@@ -186,7 +187,7 @@ def _clean_row(
     return instances, expressions
 
 
-def check_images_apart(release: str, image_ids: Mapping[str, set[int]]) -> None:
+def check_images_apart(release: str, image_ids: Mapping[str, set[str]]) -> None:
     """Check that no image is in two splits; `image_ids` is {split: MSCOCO's numbers}.
 
     Raises: DataError naming the splits, the number of images and what to do.
@@ -204,7 +205,7 @@ def check_images_apart(release: str, image_ids: Mapping[str, set[int]]) -> None:
                 )
 
 
-def shared_images(path: Path, image_ids: Mapping[str, set[int]]) -> dict[str, dict[str, int]]:
+def shared_images(path: Path, image_ids: Mapping[str, set[str]]) -> dict[str, dict[str, int]]:
     """Count the images that splits share with another release's: {ours: {theirs: images}}."""
     read_ids = unc_image_ids if path.suffix == ".p" else mdetr_image_ids
     theirs = read_ids(path, "benchmark.options.other_releases")

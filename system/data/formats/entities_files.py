@@ -3,6 +3,7 @@
 Source: Plummer et al. (arXiv 1505.04870), https://github.com/BryanPlummer/flickr30k_entities.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def read_sentences(path: Path) -> tuple[list[tuple[str, str]], list[Phrase]]:
     sentences: list[tuple[str, str]] = []
     phrases: list[Phrase] = []
     try:
-        lines = _read(path).decode("utf-8").splitlines()
+        lines = _read(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error}): fetch the file again") from error
     for number, line in enumerate(lines, 1):
@@ -142,9 +143,12 @@ def _chains(element: Element, where: str) -> Iterator[str]:
 def _number(element: Element, path: str, where: str) -> int:
     text = (element.findtext(path) or "").strip()
     try:
-        return int(text)
-    except ValueError as error:
-        raise DataError(f"{where}: element {path} is {text!r}, not a whole number") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise DataError(f"{where}: element {path} is {text!r}, not a whole number")
+    return int(number)
 
 
 def _box(corners: Element, width: int, height: int, where: str) -> Box:

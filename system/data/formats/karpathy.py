@@ -11,6 +11,8 @@ from system.errors import DataError
 #: MSCOCO has "restval": images of val2014 that are in neither "val" nor "test".
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
 
+_MAX_NUMBER = 2**63 - 1  # of a running number; an id, as MSCOCO's, may be any
+
 
 @dataclass(frozen=True, slots=True)
 class KarpathyImage:
@@ -19,7 +21,7 @@ class KarpathyImage:
     `captions` are pairs of a sentence as it was written and its place in the file, for messages.
     """
 
-    id: int
+    id: str
     file_name: str
     folder: str
     split: str
@@ -38,7 +40,7 @@ def read_karpathy(path: Path, field: str, faults: Faults | None = None) -> Itera
     file name that is there twice and, through `faults`, an entry with a missing field, an unknown
     split or no sentences.
     """
-    ids: set[int] = set()
+    ids: set[str] = set()
     names: set[tuple[str, str]] = set()
     faults = faults or Faults("stop")
     number = None
@@ -81,10 +83,20 @@ def _image(entry: Entry) -> KarpathyImage:
     if not captions:
         raise DataError(f"{entry.where}: field 'sentences' is empty")
     return KarpathyImage(
-        entry.get("imgid" if entry.raw("cocoid") is None else "cocoid", int),
+        _running_number(entry) if entry.raw("cocoid") is None else entry.identifier("cocoid"),
         entry.get("filename", str),
         "" if entry.raw("filepath") is None else entry.get("filepath", str),
         split,
         captions,
         entry.where,
     )
+
+
+def _running_number(entry: Entry) -> str:
+    number = entry.get("imgid", int)
+    if not 0 <= number <= _MAX_NUMBER:
+        size = "too large" if number > 0 else "negative"
+        raise DataError(
+            f"{entry.where}: field 'imgid' {number} is {size}: it counts the file's images from 0"
+        )
+    return str(number)

@@ -5,61 +5,77 @@ Source: https://github.com/ashkamath/mdetr (.github/refexp.md). MSCOCO's layout,
 image, and in an annotation that of the object.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from system.data.formats.coco_entries import (
-    ImageEntry,
+    entry_with_id,
     find_category,
+    has_outline,
     read_box,
-    read_categories,
     read_image,
     read_mask,
     unique_id,
 )
 from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
-from system.data.prepare.annotations import Entry, load_annotation_json
+from system.data.prepare.annotations import Entry, read_items, read_lists
 from system.data.shards.faults import Faults
-from system.data.shards.masks import mask_from_box
-from system.data.shards.schema import Instance, Mask
+from system.data.shards.schema import Instance
 from system.errors import DataError
 
 
 class _SplitFile:
-    """One split's expressions and their annotations."""
+    """One split's expressions and their annotations; broken rows are those of `split`, ours."""
 
-    def __init__(self, path: Path, release: str) -> None:
-        top = Entry(load_annotation_json(path, "benchmark.options.splits"), str(path))
-        self.categories = read_categories(top.entries("categories"))
-        self.expressions: dict[int, Entry] = {}
-        for entry in top.entries("images"):
-            self.expressions[unique_id(entry, "id", self.expressions)] = entry
-            if entry.raw("dataset_name") not in (None, release):
-                raise DataError(
-                    f"{entry.where}: field 'dataset_name' is {entry.raw('dataset_name')!r} but "
-                    f"benchmark.options.release is {release!r}: the file holds another data set"
-                )
-        self.annotations: dict[int, list[Entry]] = {}
-        ids: set[int] = set()
-        for entry in top.entries("annotations"):
-            ids.add(unique_id(entry, "id", ids))
-            self.annotations.setdefault(entry.get("image_id", int), []).append(entry)
+    def __init__(self, path: Path, release: str, split: str, faults: Faults) -> None:
+        self.categories: dict[str, Entry] = {}
+        self.expressions: dict[str, Entry] = {}
+        self.annotations: dict[str, list[Entry]] = {}
+        ids: set[str] = set()
+        field = "benchmark.options.splits"
+        for listing, where, content in read_lists(
+            path, field, ("images", "annotations", "categories")
+        ):
+            entry = entry_with_id(content, where, "id", split, faults)
+            if entry is None:
+                continue
+            if listing == "categories":
+                self.categories[unique_id(entry, "id", self.categories)] = entry
+            elif listing == "images":
+                self.expressions[unique_id(entry, "id", self.expressions)] = entry
+                if entry.raw("dataset_name") not in (None, release):
+                    raise DataError(
+                        f"{entry.where}: field 'dataset_name' is {entry.raw('dataset_name')!r} but "
+                        f"benchmark.options.release is {release!r}: the file holds another data set"
+                    )
+            else:
+                ids.add(unique_id(entry, "id", ids))
+                with faults.row(split, where):
+                    self.annotations.setdefault(entry.identifier("image_id"), []).append(entry)
 
 
 class MdetrRelease:
     """A release's files, one per split, and MSCOCO's instances file if there is one."""
 
     def __init__(
-        self, folder: Path, release: str, theirs: Iterable[str], instances: Path | None
+        self,
+        folder: Path,
+        release: str,
+        splits: Mapping[str, Sequence[str]],
+        instances: Path | None,
+        faults: Faults,
     ) -> None:
-        """Read `finetune_<release>_<split>.json` in `folder` for each split of `theirs`.
+        """Read `finetune_<release>_<split>.json` in `folder` for each of the release's splits.
 
-        `instances` is MSCOCO's instances file, for categories and masks that these files lack.
-        Raises: DataError for a missing file or field, a duplicated id or a file of another release.
+        `splits` maps a split of ours to those that make it up; `instances` is MSCOCO's instances
+        file, for categories and masks that these files lack.
+        Raises: DataError for a missing file, a duplicated id, a file of another release or, through
+        `faults`, an entry without an id.
         """
         self._files = {
-            split: _SplitFile(folder / f"finetune_{release}_{split}.json", release)
-            for split in theirs
+            theirs: _SplitFile(folder / f"finetune_{release}_{theirs}.json", release, ours, faults)
+            for ours, names in splits.items()
+            for theirs in names
         }
         self._objects: ObjectTable | None = None
         if instances is not None:
@@ -68,9 +84,9 @@ class MdetrRelease:
                 for file in self._files.values()
                 for entries in file.annotations.values()
                 for entry in entries
-                if isinstance(identifier := entry.raw("original_id"), int)
+                if (identifier := entry.readable_id("original_id")) is not None
             }
-            self._objects = ObjectTable(instances, "benchmark.options.instances", wanted)
+            self._objects = ObjectTable(instances, "benchmark.options.instances", wanted, faults)
 
     def objects(self, split: str, theirs: Sequence[str], faults: Faults) -> ReferredObjects:
         """Collect the objects of `theirs`, the release's splits that make up our `split`.
@@ -84,7 +100,7 @@ class MdetrRelease:
                     objects.add(self._referred(self._files[name], identifier, entry))
         return objects
 
-    def _referred(self, file: _SplitFile, expression: int, entry: Entry) -> ReferredObject:
+    def _referred(self, file: _SplitFile, expression: str, entry: Entry) -> ReferredObject:
         image = read_image(entry, "original_id")
         annotations = file.annotations.get(expression, [])
         if len(annotations) != 1:
@@ -94,7 +110,7 @@ class MdetrRelease:
                 "object count",
             )
         (annotation,) = annotations
-        identifier = annotation.get("original_id", int)
+        identifier = annotation.identifier("original_id")
         published = None
         if self._objects is not None:
             published = self._objects.find(identifier, image.id, annotation.where)
@@ -103,33 +119,23 @@ class MdetrRelease:
         else:
             category = find_category(annotation, file.categories)
         box = read_box(annotation, image)
-        instance = Instance(box, *category, _mask(annotation, published, box, image))
+        # The annotation's own outline, else the one in MSCOCO's file, else the box.
+        outlined = annotation if published is None or has_outline(annotation) else published
+        instance = Instance(box, *category, read_mask(outlined, box, image))
         return ReferredObject(
             identifier, image, instance, [(entry.get("caption", str), entry.where)]
         )
 
 
-def _mask(
-    annotation: Entry,
-    published: Entry | None,
-    box: tuple[float, float, float, float],
-    image: ImageEntry,
-) -> Mask:
-    """Take the annotation's own outline, else the one in MSCOCO's file, else the box."""
-    if annotation.raw("segmentation"):
-        return read_mask(annotation, image)
-    if published is not None:
-        return read_mask(published, image)
-    return mask_from_box(box, image.height, image.width)
-
-
-def mdetr_image_ids(path: Path, field: str) -> dict[str, set[int]]:
+def mdetr_image_ids(path: Path, field: str) -> dict[str, set[str]]:
     """Read which of MSCOCO's images a file uses: {split, the last part of its name: image ids}.
 
     `field` is the config field that names the file.
 
     Raises: DataError for a missing file or field.
     """
-    top = Entry(load_annotation_json(path, field), str(path))
-    ids = {entry.get("original_id", int) for entry in top.entries("images")}
+    ids = {
+        Entry(content, where).identifier("original_id")
+        for where, content in read_items(path, field, "images")
+    }
     return {path.stem.rpartition("_")[2]: ids}

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from system.data.formats.coco_entries import (
     ImageEntry,
+    entry_with_id,
     find_category,
     read_box,
-    read_categories,
     read_image,
     read_mask,
     unique_id,
 )
-from system.data.prepare.annotations import Entry, read_items
+from system.data.prepare.annotations import Entry, read_lists
+from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance
 from system.errors import DataError
 
@@ -22,11 +23,11 @@ from system.errors import DataError
 class ReferredObject:
     """An object of an image and the expressions that refer to it.
 
-    `id` is the number of its annotation in MSCOCO; an expression is its text as published and the
+    `id` is that of its annotation in MSCOCO; an expression is its text as published and the
     place where it stands.
     """
 
-    id: int
+    id: str
     image: ImageEntry
     instance: Instance
     expressions: list[tuple[str, str]] = field(default_factory=list)
@@ -36,8 +37,8 @@ class ReferredObjects:
     """One split's objects in the order of first mention, each once, with all expressions."""
 
     def __init__(self) -> None:
-        self._objects: dict[int, ReferredObject] = {}
-        self._images: dict[int, ImageEntry] = {}
+        self._objects: dict[str, ReferredObject] = {}
+        self._images: dict[str, ImageEntry] = {}
 
     def __iter__(self) -> Iterator[ReferredObject]:
         return iter(self._objects.values())
@@ -67,34 +68,33 @@ class ReferredObjects:
 
 
 class ObjectTable:
-    """MSCOCO's instances file: its images, and some of its annotations, by number."""
+    """MSCOCO's instances file: its images, and some of its annotations, by id."""
 
-    def __init__(self, path: Path, option: str, wanted: Collection[int]) -> None:
+    def __init__(self, path: Path, option: str, wanted: Collection[str], faults: Faults) -> None:
         """Read `instances*.json`, of which `option` is the config field.
 
-        `wanted` are the numbers of the annotations that will be asked for; only these are kept, and
-        the file, which is large, is read entry by entry.
-        Raises: DataError for a missing field or a duplicated id.
+        `wanted` are the ids of the annotations that will be asked for; only these are kept, and the
+        file, which is large, is read entry by entry. An entry without an id is a broken row of the
+        split "all".
+        Raises: DataError for a duplicated id or, through `faults`, a missing one.
         """
-
-        def entries(listing: str) -> Iterator[Entry]:
-            for where, content in read_items(path, option, listing):
-                yield Entry(content, where)
-
         self.path = path
-        self._images: dict[int, Entry] = {}
-        for entry in entries("images"):
-            self._images[unique_id(entry, "id", self._images)] = entry
-        self._categories = read_categories(entries("categories"))
-        self._entries: dict[int, Entry] = {}
-        taken: set[int] = set()
-        for entry in entries("annotations"):
-            identifier = unique_id(entry, "id", taken)
-            taken.add(identifier)
-            if identifier in wanted:
-                self._entries[identifier] = entry
+        found: dict[str, dict[str, Entry]] = {"images": {}, "categories": {}, "annotations": {}}
+        taken: set[str] = set()
+        for listing, where, content in read_lists(path, option, tuple(found)):
+            entry = entry_with_id(content, where, "id", "all", faults)
+            if entry is None:
+                continue
+            if listing == "annotations":
+                identifier = unique_id(entry, "id", taken)
+                taken.add(identifier)
+                if identifier in wanted:
+                    found[listing][identifier] = entry
+            else:
+                found[listing][unique_id(entry, "id", found[listing])] = entry
+        self._images, self._categories, self._entries = found.values()
 
-    def image(self, identifier: int, where: str) -> ImageEntry:
+    def image(self, identifier: str, where: str) -> ImageEntry:
         """Find an image; `where` is what names it, for the error.
 
         Raises: DataError if the file does not have it or its entry is broken.
@@ -106,13 +106,13 @@ class ObjectTable:
             )
         return read_image(self._images[identifier], "id")
 
-    def find(self, identifier: int, image_id: int, where: str) -> Entry:
+    def find(self, identifier: str, image_id: str, where: str) -> Entry:
         """Find an annotation of an image; `where` is what names it, for the error.
 
         Raises: DataError if the file does not have it, or has it in another image.
         """
         entry = self._entries.get(identifier)
-        if entry is None or entry.get("image_id", int) != image_id:
+        if entry is None or entry.identifier("image_id") != image_id:
             raise DataError(
                 f"{where}: {self.path} has no annotation {identifier} of image {image_id}: do the "
                 "two files belong together?",
@@ -132,4 +132,5 @@ class ObjectTable:
 
         Raises: DataError for a box outside the image or a segmentation that does not fit it.
         """
-        return Instance(read_box(entry, image), *self.category(entry), read_mask(entry, image))
+        box = read_box(entry, image)
+        return Instance(box, *self.category(entry), read_mask(entry, box, image))

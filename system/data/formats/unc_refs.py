@@ -8,7 +8,7 @@ contains an annotation's number; an image's own name is in instances.json.
 from collections.abc import Sequence
 from pathlib import Path
 
-from system.data.formats.coco_entries import unique_id
+from system.data.formats.coco_entries import entry_with_id, unique_id
 from system.data.formats.plain_pickle import load_plain_pickle
 from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
 from system.data.prepare.annotations import Entry
@@ -19,10 +19,11 @@ from system.errors import ConfigError, DataError
 class UncRelease:
     """A release's references by the release's own splits, and the objects they refer to."""
 
-    def __init__(self, folder: Path, split_by: str, instances: Path) -> None:
+    def __init__(self, folder: Path, split_by: str, instances: Path, faults: Faults) -> None:
         """Read `refs(<split_by>).p` in `folder`, and the instances file.
 
-        Raises: DataError for a missing or malicious file, a missing field or a duplicated id.
+        Raises: DataError for a missing or malicious file, a duplicated id or, through `faults`, an
+        entry without an id or a split.
         """
         self._path = folder / f"refs({split_by}).p"
         if not self._path.is_file():
@@ -31,14 +32,14 @@ class UncRelease:
                 f"benchmark.options.split_by: the file {self._path} does not exist (of its kind "
                 f"are there: {found}): correct this field or fetch the release"
             )
-        self._refs = _read_refs(self._path, "benchmark.options.split_by")
+        self._refs = _read_refs(self._path, "benchmark.options.split_by", faults)
         wanted = {
             identifier
             for refs in self._refs.values()
             for entry in refs
-            if isinstance(identifier := entry.raw("ann_id"), int)
+            if (identifier := entry.readable_id("ann_id")) is not None
         }
-        self._objects = ObjectTable(instances, "benchmark.options.instances", wanted)
+        self._objects = ObjectTable(instances, "benchmark.options.instances", wanted, faults)
 
     def objects(self, split: str, theirs: Sequence[str], faults: Faults) -> ReferredObjects:
         """Collect the objects of `theirs`, the release's splits that make up our `split`.
@@ -54,18 +55,18 @@ class UncRelease:
                     f"{', '.join(self._refs)}"
                 )
             for entry in self._refs[name]:
-                with faults.row(split, f"ref {entry.get('ref_id', int)}"):
+                with faults.row(split, f"ref {entry.identifier('ref_id')}"):
                     objects.add(self._referred(entry))
         return objects
 
     def _referred(self, entry: Entry) -> ReferredObject:
-        image_id, identifier = entry.get("image_id", int), entry.get("ann_id", int)
+        image_id, identifier = entry.identifier("image_id"), entry.identifier("ann_id")
         image = self._objects.image(image_id, entry.where)
         annotation = self._objects.find(identifier, image_id, entry.where)
-        if annotation.get("category_id", int) != entry.get("category_id", int):
+        category = entry.identifier("category_id")
+        if annotation.identifier("category_id") != category:
             raise DataError(
-                f"{entry.where}: field 'category_id' {entry.get('category_id', int)} is not that "
-                f"of {annotation.where}",
+                f"{entry.where}: field 'category_id' {category} is not that of {annotation.where}",
                 "unknown category",
             )
         expressions = [
@@ -77,17 +78,24 @@ class UncRelease:
         return ReferredObject(identifier, image, instance, expressions)
 
 
-def _read_refs(path: Path, field: str) -> dict[str, list[Entry]]:
+def _read_refs(path: Path, field: str, faults: Faults) -> dict[str, list[Entry]]:
     content = load_plain_pickle(path, field)
+    if not isinstance(content, list):
+        raise DataError(f"{path}: is not a list of references: fetch the release again")
     refs: dict[str, list[Entry]] = {}
-    ids: set[int] = set()
-    for entry in Entry({"refs": content}, str(path)).entries("refs"):
+    ids: set[str] = set()
+    for number, fields in enumerate(content):
+        where = f"{path}: refs[{number}]"
+        entry = entry_with_id(fields, where, "ref_id", "unknown", faults)
+        if entry is None:
+            continue
         ids.add(unique_id(entry, "ref_id", ids))
-        refs.setdefault(entry.get("split", str), []).append(entry)
+        with faults.row("unknown", where):
+            refs.setdefault(entry.get("split", str), []).append(entry)
     return refs
 
 
-def unc_image_ids(path: Path, field: str) -> dict[str, set[int]]:
+def unc_image_ids(path: Path, field: str) -> dict[str, set[str]]:
     """Read which images each split of a `refs(...).p` uses: {split: image ids}.
 
     `field` is the config field that names the file.
@@ -95,6 +103,6 @@ def unc_image_ids(path: Path, field: str) -> dict[str, set[int]]:
     Raises: DataError as `UncRelease`.
     """
     return {
-        split: {entry.get("image_id", int) for entry in refs}
-        for split, refs in _read_refs(path, field).items()
+        split: {entry.identifier("image_id") for entry in refs}
+        for split, refs in _read_refs(path, field, Faults("stop")).items()
     }

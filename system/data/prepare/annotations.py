@@ -1,7 +1,7 @@
 """Checked access to JSON annotation files: every error names the file and the field."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -128,12 +128,21 @@ def identifier(value: object, where: str, field: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) and value.strip():
-        return value
+        return checked_text(value, where, field)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
     raise DataError(
         f"{where}: field {field!r} is {value!r}, neither a whole number from 0 on nor a text"
     )
+
+
+def checked_text(value: str, where: str, field: str) -> str:
+    """Return a text that can be stored. Raises: DataError for one with half a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: field {field!r} is {value!r}, no Unicode", "text") from error
+    return value
 
 
 class Entry:
@@ -150,17 +159,22 @@ class Entry:
         self._content: dict[str, Any] = content
 
     def get(self, field: str, kind: type[Value]) -> Value:
-        """Return a field that must be there and of this type (bool is no int here).
+        """Return a field that must be there and of this type.
 
+        Bool is no int here; a whole number written with a fraction of 0 is one.
         Raises: DataError naming file, entry and field.
         """
         if field not in self._content:
             raise DataError(f"{self.where} has no field {field!r}")
         value = self._content[field]
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise DataError(
                 f"{self.where}: field {field!r} is {type(value).__name__}, not {kind.__name__}"
             )
+        if isinstance(value, str):
+            checked_text(value, self.where, field)
         return value
 
     def identifier(self, field: str) -> str:
@@ -171,6 +185,12 @@ class Entry:
         if field not in self._content:
             raise DataError(f"{self.where} has no field {field!r}")
         return identifier(self._content[field], self.where, field)
+
+    def readable_id(self, field: str) -> str | None:
+        """Return an id as text, None if there is none that can be read."""
+        with suppress(DataError):
+            return self.identifier(field)
+        return None
 
     def raw(self, field: str) -> object:
         """Return a field of any type, None if it is not there."""

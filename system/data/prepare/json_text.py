@@ -42,9 +42,10 @@ class JsonError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for a value that is JSON but cannot be taken, and says why."""
+    """Stands for a value that is JSON but cannot be taken, and says why; `content` is what was."""
 
     reason: str
+    content: Any = None
 
 
 class JsonText:
@@ -103,9 +104,9 @@ class JsonText:
                 if whole or end + _CUT_CHARACTERS < len(self._text):
                     self._at = end
                     if self._contradicted:
-                        return Unreadable(
-                            f"field {self._contradicted[0]!r} is there twice, with different values"
-                        )
+                        name = self._contradicted[0]
+                        reason = f"field {name!r} is there twice, with different values"
+                        return Unreadable(reason, value)
                     return value
             self._read_on()
 

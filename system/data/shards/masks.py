@@ -1,7 +1,5 @@
 """Masks: checked and built from MSCOCO's segmentations (polygons, plain or compressed runs)."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -12,6 +10,7 @@ from system.errors import DataError
 
 # A run length of up to 2^30 pixels takes this many 5-bit characters; more is no real mask.
 _MAX_CHARACTERS = 7
+_MAX_COORDINATE = 2.0**53  # an integer in JSON may be too large for a float; NaN is not below
 
 
 def mask_from_segmentation(segmentation: object, height: int, width: int) -> Mask:
@@ -120,7 +119,7 @@ def _from_polygons(polygons: list[object], height: int, width: int) -> Mask:
             not isinstance(polygon, list)
             or len(polygon) % 2
             or not {int, float}.issuperset(map(type, polygon))
-            or not all(map(math.isfinite, polygon))
+            or not all(abs(value) < _MAX_COORDINATE for value in polygon)
         ):
             raise _wrong("segmentation holds a polygon that is not a list of x, y pairs")
         if len(polygon) >= 6:

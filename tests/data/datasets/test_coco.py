@@ -19,6 +19,7 @@ from system.data.prepare.split_index import SplitIndex
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import (
+    TASKS,
     coco_source,
     drop,
     edit_json,
@@ -77,7 +78,7 @@ def naive_rows(source: CocoSource, split: str) -> list[dict[str, Any]]:
                 ],
             }
         )
-    return sorted(rows, key=lambda row: source.tasks.index(row["task"]))
+    return sorted(rows, key=lambda row: TASKS.index(row["task"]))
 
 
 def test_rows_agree_with_a_plain_reading(source: CocoSource) -> None:
@@ -149,7 +150,7 @@ BAD_FILES = [
     ("instances", put("images", 1, "id", value=1), r"images\[1\]: field 'id' 1 is there twice"),
     ("instances", put("images", 1, "file_name", value="train_000001.png"), r"is there twice"),
     ("instances", put("images", 0, "height", value=0), r"'width' and 'height' must be positive"),
-    ("instances", put("images", 0, "id", value=True), r"'id' is bool, not int"),
+    ("instances", put("images", 0, "id", value=True), r"'id' is True, neither a whole num"),
     ("instances", put("annotations", 0, "bbox", value=[0, 0, 22, 5]), r"outside the image 'train_"),
     ("instances", put("annotations", 0, "bbox", value=[-2, 0, 5, 5]), r"'bbox' .* lies outside"),
     ("instances", put("annotations", 0, "bbox", value=[0, 0, -5, 5]), r"'bbox' .* lies outside"),
@@ -164,7 +165,11 @@ BAD_FILES = [
         put("annotations", 2, "segmentation", "size", value=[20, 16]),
         r"annotations\[2\]: segmentation\.size is \[20, 16\] but",
     ),
-    ("instances", drop("annotations", 0, "segmentation"), r"annotations\[0\]: segmentation is nei"),
+    (
+        "instances",
+        put("annotations", 0, "segmentation", value=7),
+        r"annotations\[0\]: segmentation is nei",
+    ),
     (
         "refs",
         put(0, "ann_id", value=20),

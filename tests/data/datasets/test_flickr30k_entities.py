@@ -106,18 +106,32 @@ def test_broken_rows_end_it_or_are_quarantined(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("36979\n36979\n", r"train\.txt, line 2: image 36979 is there twice"),
-        ("36979\n036979\n", r"train\.txt, line 2: image 036979 is there twice"),
-        ("../36979\n", r"train\.txt, line 1: '\.\./36979' is not the number"),
-        ("9" * 30, r"train\.txt, line 1: '9+' is not the number"),
-        ("é\n", r"train\.txt: cannot be read as a list of image ids"),
+        (b"36979\n36979\n", r"train\.txt, line 2: image 36979 is there twice"),
+        (b"\xe9\n", r"train\.txt: cannot be read as a list of image ids"),
     ],
 )
-def test_split_list_that_is_not_so_is_refused(tmp_path: Path, lines: str, message: str) -> None:
+def test_split_list_that_is_not_so_is_refused(tmp_path: Path, lines: bytes, message: str) -> None:
     write_entities(tmp_path, SPLITS)
-    (tmp_path / "train.txt").write_text(lines)
+    (tmp_path / "train.txt").write_bytes(lines)
     with pytest.raises(DataError, match=message):
         prepare(tmp_path, on_error="quarantine")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("../36979", r"train\.txt, line 2: '\.\./36979' is not the id of an image"),
+        ("9" * 30, r"train\.txt, line 2: the image .*/9{30}\.jpg does not exist"),
+    ],
+)
+def test_line_of_a_split_list_that_is_no_image_costs_no_other(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    write_entities(tmp_path, SPLITS)
+    (tmp_path / "train.txt").write_text(f"\ufeff36979\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path)
+    assert prepare(tmp_path, on_error="quarantine").counts["flickr30k"]["train"] == 1
 
 
 def test_image_in_two_split_lists_is_refused(tmp_path: Path) -> None:

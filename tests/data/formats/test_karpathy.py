@@ -19,7 +19,7 @@ def test_flickr_entries_have_neither_folder_nor_coco_id(tmp_path: Path) -> None:
     where = f"{path}: images[0]"
     assert list(read_karpathy(path, FIELD)) == [
         KarpathyImage(
-            7,
+            "7",
             "1007.jpg",
             "",
             "val",
@@ -33,7 +33,7 @@ def test_coco_entries_are_known_by_their_coco_id_and_folder(tmp_path: Path) -> N
     """With `imgid` instead, no image would match MSCOCO's own annotation files."""
     entry = karpathy_image(0, "restval", ["A dog."], cocoid=391895, filepath="val2014")
     (image,) = read_karpathy(write_karpathy(tmp_path / "d.json", [entry], "coco"), FIELD)
-    assert (image.id, image.folder, image.split) == (391895, "val2014", "restval")
+    assert (image.id, image.folder, image.split) == ("391895", "val2014", "restval")
 
 
 BROKEN: list[tuple[dict[str, Any], str]] = [
@@ -41,6 +41,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"sentences": []}, r"images\[1\]: field 'sentences' is empty"),
     ({"sentences": [{"tokens": []}]}, r"images\[1\]: sentences\[0\] has no field 'raw'"),
     ({"imgid": "1"}, r"images\[1\]: field 'imgid' is str, not int"),
+    ({"imgid": -1}, r"images\[1\]: field 'imgid' -1 is negative"),
+    ({"imgid": 2**63}, r"images\[1\]: field 'imgid' 9223372036854775808 is too large"),
+    ({"imgid": float("nan")}, r"images\[1\]: field 'imgid' is float, not int"),
+    ({"cocoid": -5}, r"images\[1\]: field 'cocoid' is -5, neither a whole number"),
     ({"filename": None}, r"images\[1\]: field 'filename' is NoneType, not str"),
 ]
 
@@ -55,7 +59,7 @@ def test_broken_entry_is_named_or_quarantined(
     with pytest.raises(DataError, match=message):
         list(read_karpathy(path, FIELD))
     faults = Faults("quarantine")
-    assert [image.id for image in read_karpathy(path, FIELD, faults)] == [0, 2]
+    assert [image.id for image in read_karpathy(path, FIELD, faults)] == ["0", "2"]
     assert len(faults.found) == 1
 
 

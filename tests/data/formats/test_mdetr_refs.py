@@ -15,7 +15,7 @@ MDETR: list[tuple[Edit, str]] = [
     (put("images", 1, "width", value=41), r"image 1000 has another file name or size than in"),
     (put("images", 0, "height", value=0), r"fields 'width' and 'height' must be positive"),
     (put("annotations", 0, "category_id", value=9), r"'category_id' 9 is not in the file's cat"),
-    (put("annotations", 0, "original_id", value="x"), r"field 'original_id' is str, not int"),
+    (put("annotations", 0, "original_id", value=-1), r"field 'original_id' is -1, neither"),
     (put("images", 1, "id", value=0), r"images\[1\]: field 'id' 0 is there twice"),
     (
         put("images", 0, "dataset_name", value="refcoco+"),

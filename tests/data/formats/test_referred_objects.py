@@ -9,22 +9,23 @@ import pytest
 
 from system.data.formats.coco_entries import ImageEntry
 from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
+from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance, Mask
 from system.errors import DataError
 
-IMAGE = ImageEntry(1, "a.png", 20, 16, "refs[0]")
+IMAGE = ImageEntry("1", "a.png", 20, 16, "refs[0]")
 CAT = Instance((0.0, 0.0, 5.0, 5.0), "cat", "animal", Mask(16, 20, b"0"))
-FIRST = ReferredObject(7, IMAGE, CAT, [("the cat", "refs[0]")])
+FIRST = ReferredObject("7", IMAGE, CAT, [("the cat", "refs[0]")])
 
 
 def test_further_expressions_join_their_object() -> None:
     objects = ReferredObjects()
     objects.add(replace(FIRST, expressions=[("the cat", "refs[0]")]))
-    objects.add(replace(FIRST, id=8))
+    objects.add(replace(FIRST, id="8"))
     objects.add(replace(FIRST, expressions=[("a cat", "refs[2]")]))
     assert [(found.id, [text for text, _ in found.expressions]) for found in objects] == [
-        (7, ["the cat", "a cat"]),
-        (8, ["the cat"]),
+        ("7", ["the cat", "a cat"]),
+        ("8", ["the cat"]),
     ]
 
 
@@ -32,7 +33,7 @@ def test_further_expressions_join_their_object() -> None:
     ("other", "kind"),
     [
         (replace(FIRST, image=replace(IMAGE, width=21)), "image described twice"),
-        (replace(FIRST, image=replace(IMAGE, id=2)), "object described twice"),
+        (replace(FIRST, image=replace(IMAGE, id="2")), "object described twice"),
         (replace(FIRST, instance=replace(CAT, category="dog")), "object described twice"),
     ],
 )
@@ -54,12 +55,12 @@ def test_instances_are_looked_up_by_number(tmp_path: Path) -> None:
     }
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content))
-    table = ObjectTable(path, "benchmark.options.instances", {5})
-    image = table.image(1, "refs[0]")
-    found = table.instance(table.find(5, 1, "refs[0]"), image)
+    table = ObjectTable(path, "benchmark.options.instances", {"5"}, Faults("stop"))
+    image = table.image("1", "refs[0]")
+    found = table.instance(table.find("5", "1", "refs[0]"), image)
     assert (image.file_name, found.category, found.box) == ("a.png", "cat", (0.0, 0.0, 5.0, 5.0))
-    for identifier, image_id in ((6, 1), (5, 2)):  # not wanted; of another image
+    for identifier, image_id in (("6", "1"), ("5", "2")):  # not wanted; of another image
         with pytest.raises(DataError, match=r"^refs\[0\]: .* do the two files belong together\?"):
             table.find(identifier, image_id, "refs[0]")
     with pytest.raises(DataError, match="'image_id' 9 names an image that is not in"):
-        table.image(9, "refs[0]")
+        table.image("9", "refs[0]")

@@ -118,4 +118,6 @@ def test_what_is_wrong_with_a_file_is_said_as_it_is(data: bytes, message: str, c
 def test_a_value_that_cannot_be_taken_costs_no_other(odd: str, reason: str) -> None:
     for chunk in (100, 1 << 20):
         found = list(items(f'["before", {odd}, {{"a": 1, "a": 1}}, [5]]'.encode(), chunk))
-        assert found == ["before", Unreadable(reason), {"a": 1}, [5]]
+        assert isinstance(found[1], Unreadable)
+        assert found[1].reason == reason
+        assert found[:1] + found[2:] == ["before", {"a": 1}, [5]]

@@ -10,7 +10,7 @@ import pytest
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.faults import QUARANTINE_NAME
 from system.errors import ConfigError, DataError
-from tests.data.coco_files import edit_json, png, prepare_coco, write_coco
+from tests.data.coco_files import TASKS, edit_json, png, prepare_coco, write_coco
 
 
 def test_same_picture_in_two_splits_is_refused_before_writing(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_same_picture_leaves_the_training_split_under_quarantine(tmp_path: Path)
         path.write_bytes(png((20, 16), int(path.stem[-6:])))
     val[2].write_bytes(png((20, 16), 99))
     whole = prepare_coco(replace(source, on_error="quarantine"), out)
-    assert whole.counts == {task: dict.fromkeys(source.splits, 3) for task in source.tasks}
+    assert whole.counts == {task: dict.fromkeys(source.splits, 3) for task in TASKS}
 
 
 def test_what_was_put_aside_is_listed_when_the_preparation_ends_with_an_error(
@@ -59,7 +59,7 @@ def test_what_was_put_aside_is_listed_when_the_preparation_ends_with_an_error(
     first, second, *_ = sorted((tmp_path / "raw" / "test").iterdir())
     first.write_bytes(b"")
     second.unlink()
-    more = replace(source, tasks=(*source.tasks, "cars"), on_error="quarantine")
+    more = replace(source, tasks=(*TASKS, "cars"), on_error="quarantine")
     with pytest.raises(DataError) as raised:
         prepare_coco(more, tmp_path / "early")
     assert "1 row was put aside (1 missing image; see " in str(raised.value)
@@ -115,9 +115,7 @@ def _from_0(content: Any) -> None:
 def test_task_without_images_is_named_before_writing(tmp_path: Path) -> None:
     source = write_coco(tmp_path / "raw", {"train": 2, "test": 2})
     with pytest.raises(DataError, match=r"split 'train' has no image of task 'cars', 'sport'"):
-        prepare_coco(
-            replace(source, tasks=(*source.tasks, "cars", "sport")), str(tmp_path / "shards")
-        )
+        prepare_coco(replace(source, tasks=(*TASKS, "cars", "sport")), str(tmp_path / "shards"))
     assert not (tmp_path / "shards").exists()
 
 
