@@ -20,6 +20,7 @@ from actors.model_run import ModelRun
 from actors.settings import StreamSettings
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
+from system.engine.provenance import data_provenance
 from system.errors import ConfigError
 from system.loggers.points import StreamCurves
 from system.objectives.objective import OBJECTIVES
@@ -156,7 +157,7 @@ class StreamRun(Run):
             return None
         self._results = finish_run(
             self.experiment,
-            self.checked.manifest.fingerprint,
+            data_provenance(self.checked.manifest),
             left.tasks,
             left.committed,
             left.access_log,

@@ -1,7 +1,5 @@
 """From what the stream committed to the metrics of a run: metrics.json and its tables."""
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +8,7 @@ import pyarrow as pa
 
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault, summarise, write_quarantine
+from system.engine.provenance import code_provenance
 from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow, Summary
 from system.results.replay_audit import replayed_rows
@@ -25,7 +24,6 @@ from system.storage.run_directory import (
 
 #: By modality what a routed sample is called, and the metric of its routing accuracy.
 ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}
-VERSIONS = ("promptide", "torch", "ray", "transformers", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class RunRecord:
     """All that a finished run left in its journal and its outcome file."""
 
     experiment: ExperimentConfig
-    benchmark_fingerprint: str
+    benchmark: Mapping[str, Any]  # see `data_provenance`
     tasks: tuple[str, ...]
     committed: Sequence[Mapping[str, Any]]  # payloads in task order
     outcome: Mapping[str, Any]
@@ -89,17 +87,11 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             "name": record.outcome["backbone"],
             "fingerprint": record.outcome["backbone_fingerprint"],
         },
-        "benchmark": {
-            "name": experiment.benchmark.name,
-            "fingerprint": record.benchmark_fingerprint,
-            "order": experiment.benchmark.order,
-        },
+        "benchmark": {**record.benchmark, "order": experiment.benchmark.order},
         "seed": experiment.seed,
         "protocol": experiment.protocol,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in VERSIONS},
-        },
+        **code_provenance(),
+        "device": record.outcome.get("device"),  # of the worker that leads
         "evaluation": {
             "split": split if isinstance(split, str) else list(split),
             "tasks_known": "learned so far"
@@ -223,7 +215,7 @@ def _seconds(record: RunRecord) -> dict[str, float]:
 def write_so_far(experiment: ExperimentConfig, committed: Sequence[Mapping[str, Any]]) -> None:
     """Write the tables of a live stream that goes on, for a report of what there is."""
     tasks = tuple(payload["task"] for payload in committed)
-    _write_tables(RunRecord(experiment, "", tasks, committed, {}, pa.table({}), {}))
+    _write_tables(RunRecord(experiment, {}, tasks, committed, {}, pa.table({}), {}))
 
 
 def _write_tables(record: RunRecord) -> pa.Table:
@@ -239,7 +231,7 @@ def _write_tables(record: RunRecord) -> pa.Table:
 
 def finish_run(
     experiment: ExperimentConfig,
-    benchmark_fingerprint: str,
+    benchmark: Mapping[str, Any],
     tasks: tuple[str, ...],
     committed: Sequence[Mapping[str, Any]],
     access_log: pa.Table,
@@ -248,14 +240,15 @@ def finish_run(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Write the tables and metrics.json of a run whose stream has ended.
 
-    Returns the metrics and the accuracy matrix as a table. Raises ReplayRefusedError when the
+    `benchmark` is what `data_provenance` says of it. Returns the metrics and the accuracy matrix as
+    a table. Raises ReplayRefusedError when the
     access log shows that a past task's training rows were read by a method that does not declare
     it.
     """
     folder = RunDirectory.of(experiment).folder
     record = RunRecord(
         experiment,
-        benchmark_fingerprint,
+        benchmark,
         tasks,
         committed,
         folder.read_json(OUTCOME),

@@ -14,6 +14,7 @@ from system.config.schema import ExperimentConfig
 from system.data.shards.loading import broken_images
 from system.data.shards.manifest import SplitHandle
 from system.engine.epochs import EpochLoop
+from system.engine.provenance import device_provenance
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import PhaseClock, RankLog
 from system.errors import DataError, QuarantinedError
@@ -261,6 +262,7 @@ class StreamWorker:
                     "backbone": self.work.model.name,
                     "backbone_fingerprint": self.work.model.fingerprint,
                     "transform": self.work.transform,
+                    "device": device_provenance(self.group.device),
                     **outcome,
                     "seconds": self.clock.take(),
                 },

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def finish(
 ) -> dict[str, Any]:
     metrics, _ = finish_run(
         experiment,
-        "b" * 64,
+        {"name": "openmoji", "fingerprint": "b" * 64, "source": {"split_by": "unc"}},
         TASKS,
         payloads() if committed is None else committed,
         access_log() if log is None else log,
@@ -89,7 +90,14 @@ def test_metrics_say_under_which_conditions_they_hold(experiment: ExperimentConf
     assert (metrics["run"], metrics["method"], metrics["seed"]) == ("one", "lpi", 4)
     assert (metrics["protocol"], metrics["tasks"]) == ("corrected", list(TASKS))
     assert metrics["backbone"]["fingerprint"] == "f" * 64
-    assert metrics["benchmark"] == {"name": "openmoji", "fingerprint": "b" * 64, "order": "given"}
+    assert metrics["benchmark"] == {
+        "name": "openmoji",
+        "fingerprint": "b" * 64,
+        "source": {"split_by": "unc"},
+        "order": "given",
+    }
+    assert metrics["host"]["cores"] == os.cpu_count()
+    assert {"git", "device"} <= metrics.keys()
     assert metrics["evaluation"]["gallery"] == "all"
     assert metrics["evaluation"]["split"] == "test"
     assert (

@@ -28,6 +28,7 @@ from system.diff_prompt.mask_vae.mask_vae_training import (
 )
 from system.engine.epochs import EpochLoop
 from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model, worker_of
+from system.engine.provenance import code_provenance, data_provenance
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
 from system.errors import DataError
@@ -148,7 +149,9 @@ class MaskVaeStage:
         folder.write(GRID, grid)
         metrics = asdict(header)
         metrics[MODEL_LOG] = metrics.pop("log")
-        folder.write_json(METRICS, {"run": experiment.run_name, "stage": KIND, **metrics})
+        origin = {"benchmark": data_provenance(plan.manifest), **code_provenance()}
+        head = {"run": experiment.run_name, "stage": KIND, **origin}
+        folder.write_json(METRICS, {**head, **metrics})
         values = _main_values(header, plan)
         page = mask_page(experiment.run_name, values, header.held_out_iou_per_task, grid)
         folder.write(REPORT, page.encode())

@@ -42,6 +42,7 @@ from system.engine.model_stage import (
     tell_model,
     worker_of,
 )
+from system.engine.provenance import code_provenance, data_provenance
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
 from system.errors import ConfigError
@@ -143,7 +144,8 @@ class PromptGeneratorStage:
             "train_expressions": generator.pop("train_expressions"),
             MODEL_LOG: generator.pop("log"),
         }
-        head = {"run": experiment.run_name, "stage": KIND}
+        origin = {"benchmark": data_provenance(plan.manifest), **code_provenance()}
+        head = {"run": experiment.run_name, "stage": KIND, **origin}
         folder.write_json(
             METRICS, {**head, **asdict(outcome), **trained_on, "generator": generator}
         )
