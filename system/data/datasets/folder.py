@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroups
+from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile
 from system.data.formats.folder_rows import SPLITS, Columns, FolderRows, FolderSource
+from system.data.formats.image_groups import ImageGroups
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import NeededFile, needs

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile, ImageGroup
+from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile
+from system.data.formats.image_groups import ImageGroup
 from system.data.prepare.annotations import identifier
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.pipeline import ReaderOptions

@@ -7,10 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from system.data.formats.captions_file import CaptionsFile, ImageGroups
+from system.data.formats.captions_file import CaptionsFile
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError
 
@@ -130,16 +128,3 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
     assert row == rows - 1
     assert peak < 2_000_000
     assert largest < 10_000_000
-
-
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", "A", "ä", "a ", "a\0b", ""]), st.text())))
-def test_groups_agree_with_a_plain_dictionary(rows: list[tuple[str, str]]) -> None:
-    """File names that differ at all stay apart; rows and images keep the file's order."""
-    expected: dict[str, list[tuple[str, dict[str, str]]]] = {}
-    with ImageGroups() as groups:
-        for number, (name, text) in enumerate(rows):
-            groups.add(name, f"row {number}", {"caption": text})
-            expected.setdefault(name, []).append((f"row {number}", {"caption": text}))
-        found = list(groups)
-    assert [group.number for group in found] == list(range(len(expected)))
-    assert [(group.file_name, list(group.rows)) for group in found] == list(expected.items())

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from system.data.formats.captions_file import ImageGroup
 from system.data.formats.folder_rows import CaptionRow, Columns, FolderRows, FolderSource, Shares
+from system.data.formats.image_groups import ImageGroup
 from system.errors import DataError
 
 

@@ -1,0 +1,61 @@
+"""Rows of a table brought together by image, in a temporary database."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from system.data.prepare.temporary_files import temporary_database
+
+_TABLE = "CREATE TABLE rows (number INTEGER PRIMARY KEY, file_name TEXT, place TEXT, content TEXT)"
+# Images come in the order of their first rows.
+_GROUPED = """
+SELECT MIN(number) OVER (PARTITION BY file_name) AS first, file_name, place, content FROM rows
+ORDER BY first, number
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGroup:
+    """One image's rows in file order, each with its place; images are numbered from 0."""
+
+    number: int
+    file_name: str
+    rows: tuple[tuple[str, dict[str, Any]], ...]
+
+
+class ImageGroups:
+    """Groups rows by image, in the order of each image's first row, in a temporary database.
+
+    Values must be what JSON can hold. For use in a `with` block.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def __enter__(self) -> "ImageGroups":
+        self._database = self._open.enter_context(temporary_database())
+        self._database.execute(_TABLE)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def add(self, file_name: str, where: str, values: dict[str, Any]) -> None:
+        """Add one row."""
+        self._database.execute(
+            "INSERT INTO rows (file_name, place, content) VALUES (?, ?, ?)",
+            (file_name, where, json.dumps(values)),
+        )
+
+    def __iter__(self) -> Iterator[ImageGroup]:
+        found = self._database.execute(_GROUPED)
+        for number, (_, rows) in enumerate(groupby(found, key=lambda row: row[0])):
+            own = list(rows)
+            yield ImageGroup(
+                number,
+                own[0][1],
+                tuple((place, json.loads(content)) for _, _, place, content in own),
+            )
