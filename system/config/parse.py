@@ -16,9 +16,10 @@ T = TypeVar("T")
 def parse_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build `cls` from a mapping; `where` is the config section for the messages.
 
-    Nested dataclasses, tuples, Literals, `X | None` and `X | tuple[X, ...]` are understood. Raises
-    ConfigError for an unknown key (with the nearest one), a missing one, or a value of the wrong
-    type; a ValueError of the class's own `__post_init__` comes out as ConfigError too.
+    Nested dataclasses, tuples, Literals, `X | None`, `X | Y` and `X | tuple[X, ...]` are
+    understood. Raises ConfigError for an unknown key (with the nearest one), a missing one, or a
+    value of the wrong type; a ValueError of the class's own `__post_init__` comes out as
+    ConfigError too.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -87,17 +88,20 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _convert_to_one(value: Any, options: list[Any], where: str) -> Any:
-    """A list by the option that is one, anything else by the one that is none."""
+    """A list by the option that is one, anything else by the first other that it fits."""
     if len(options) == 1 or value is None:
         return _convert(value, options[0], where)
     listed = isinstance(value, list | tuple)
+    refused: ConfigError | None = None
     for option in options:
         if (typing.get_origin(option) is tuple) == listed:
             try:
                 return _convert(value, option, where)
             except ConfigError as error:
-                allowed = " or ".join(_named(option) for option in options)
-                raise ConfigError(f"{error}; {where} takes {allowed}") from error
+                refused = error
+    if refused is not None:
+        allowed = " or ".join(_named(option) for option in options)
+        raise ConfigError(f"{refused}; {where} takes {allowed}") from refused
     allowed = " or ".join(_named(option) for option in options)
     raise ConfigError(f"{where}={value!r} must be {allowed}")
 
@@ -106,4 +110,4 @@ def _named(hint: Any) -> str:
     """The kinds of values that a field takes, in words."""
     if typing.get_origin(hint) is tuple:
         return f"a list of {typing.get_args(hint)[0].__name__}"
-    return f"a {hint.__name__}"
+    return f"{'an' if hint.__name__[0] in 'aeiou' else 'a'} {hint.__name__}"

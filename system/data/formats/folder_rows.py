@@ -1,102 +1,73 @@
-"""A user's own data set: its options, and the checked rows and images of its captions file."""
+"""A user's own data set: its options, and the checked rows and images of its table."""
 
-import hashlib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from system.data.formats.captions_file import UNKNOWN_SPLIT, CaptionsFile
+from system.data.formats.column_names import Columns, FoundColumns
+from system.data.formats.folder_splits import (
+    KNOWN_SPLITS,
+    Division,
+    Draw,
+    Shares,
+    SplitBy,
+    TaskBy,
+    split_named,
+)
 from system.data.formats.image_groups import ImageGroup
-from system.data.prepare.annotations import identifier
+from system.data.formats.parquet_images import TableImage
+from system.data.formats.tables.layout import UNKNOWN_SPLIT, TableFormat, TableLayout
+from system.data.formats.text_lists import listed
+from system.data.prepare.annotations import identifier, shortened
 from system.data.prepare.captions import checked_caption
+from system.data.prepare.image_files import find_image
 from system.data.prepare.pipeline import ReaderOptions
 from system.data.shards.schema import ImageRecord
-from system.errors import ConfigError, DataError
+from system.errors import DataError
 
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The captions file's columns; null for an optional one ignores it.
-
-    An optional column that keeps its usual name is used if the file has it; another name must be
-    there.
-    """
-
-    file_name: str = "file_name"
-    caption: str = "caption"
-    task: str | None = "task"
-    split: str | None = "split"
-    image_id: str | None = "image_id"
-
-    def found_in(self, file: CaptionsFile) -> "Columns":
-        """Leave out optional columns that the file has not.
-
-        Raises: DataError naming a column that must be there, and those there are.
-        """
-        found: dict[str, Any] = {}
-        usual = asdict(Columns())
-        for role, name in asdict(self).items():
-            optional = name == usual[role] and role not in ("file_name", "caption")
-            if name is not None and name not in file.columns and not optional:
-                raise DataError(
-                    f"{file.path}: has no column {name!r}; it has {', '.join(file.columns)}: set "
-                    f"benchmark.options.columns.{role}"
-                )
-            found[role] = name if name in file.columns else None
-        return Columns(**found)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns that are read."""
-        return [name for name in asdict(self).values() if name is not None]
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Shares of a task's images, from 0 to 1, that become "val" and "test" without a split column.
-
-    An image's split follows from `seed` and its file name alone, so it stays when rows are added.
-    """
-
-    val: float = 0.1
-    test: float = 0.2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.val < 0 or self.test < 0 or self.val + self.test >= 1:
-            raise ConfigError(
-                f"benchmark.options.shares: val={self.val} and test={self.test} must be at least 0 "
-                "and leave something for train"
-            )
-
-    def split_of(self, file_name: str) -> str:
-        """Draw an image's split: SHA-256 of seed and name, read as a number from 0 to 1."""
-        digest = hashlib.sha256(f"{self.seed}/{file_name}".encode("utf-8", "surrogatepass"))
-        drawn = int.from_bytes(digest.digest()[:8], "big") / 2**64
-        if drawn < self.val:
-            return "val"
-        return "test" if drawn < self.val + self.test else "train"
+_NUMBER = re.compile(r"\s*-?[0-9]{1,100}(?:\.0*)?\s*")
 
 
 @dataclass(frozen=True)
 class FolderSource(ReaderOptions):
-    """A folder of images with a captions file, and how it becomes a benchmark.
+    """A folder of images with a table of captions, and how it becomes a benchmark.
 
-    `captions` and `images` are relative to `root`. Without a task column, `task_by` says what an
-    image's task is: the first "directory" of its file name, or "dataset", one task called
-    `task_name`. `tasks` orders them and leaves out others; null: as they first appear.
+    `captions` and `images` are relative to `root`; `format`, `separator`, `header` and `encoding`
+    say what the table's suffix does not. `split_by` and `task_by` say where an image's split and
+    task come from; null: a column, else what the names of all images show, else a draw by `shares`
+    and one task called `task_name`. `tasks` orders tasks and leaves out others; null: as they first
+    appear.
     """
 
     captions: str = "captions.csv"
     images: str = "."
+    format: TableFormat | None = None
+    separator: str | None = None
+    header: bool = True
+    encoding: str | None = None
     columns: Columns = field(default_factory=Columns)
-    task_by: Literal["directory", "dataset"] = "directory"
+    split_by: SplitBy | None = None
+    task_by: TaskBy | None = None
     task_name: str = "all"
     tasks: tuple[str, ...] | None = None
     shares: Shares = field(default_factory=Shares)
+
+    @property
+    def layout(self) -> TableLayout:
+        """How the table is written. Raises: ConfigError for a separator that cannot be one."""
+        return TableLayout(self.format, self.separator, self.header, self.encoding)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """An image as a row names it; `key` is the same for all of its rows, and for no other's."""
+
+    name: str
+    key: str
+    image: TableImage | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,76 +81,98 @@ class CaptionRow:
 
 
 class FolderRows:
-    """Reads rows and images by the options; `columns` are those that the file has."""
+    """Reads rows and images by the options; `columns` are those of the table.
 
-    def __init__(self, source: FolderSource, columns: Columns) -> None:
-        self._source, self._columns = source, columns
+    `embedded`: whether the images lie in the table, else in `folder`.
+    """
 
-    def file_name(self, values: Mapping[str, Any], where: str) -> str:
-        """Read a row's file name in its normal form (`./a//b` is `a/b`).
+    def __init__(
+        self, source: FolderSource, columns: FoundColumns, folder: Path, *, embedded: bool
+    ) -> None:
+        self._source, self._columns, self._folder = source, columns, folder
+        self._embedded = embedded
+
+    def image_name(self, values: Mapping[str, Any], where: str) -> ImageName:
+        """Read which image a row is about; a file name in its normal form (`./a//b` is `a/b`).
 
         Raises: DataError naming row and column if it is empty or no text.
         """
-        name = _text(values, self._columns.file_name, where)
-        if name is None:
-            raise DataError(f"{where}: column {self._columns.file_name!r} is empty")
-        return PurePosixPath(name).as_posix()
+        column = self._columns.file_name
+        if self._embedded:
+            image = values.get(column)
+            if not isinstance(image, TableImage):
+                raise DataError(
+                    f"{where}: column {column!r} holds no image, which is to lie in the table: set "
+                    "benchmark.options.columns.file_name if a column names files instead",
+                    "missing image",
+                )
+            if image.name:
+                # No file is looked for under this name, so it may be any.
+                name = "/".join(part for part in PurePosixPath(image.name).parts if part != "/")
+                return ImageName(name, f"{name}\0{image.digest}", image)
+            return ImageName(f"{Path(image.table).stem}:{image.row + 1}", image.digest, image)
+        text = _text(values, column, where)
+        if text is None or not text.strip():
+            raise DataError(f"{where}: column {column!r} is empty")
+        name = PurePosixPath(self._as_on_disk(text, where)).as_posix()
+        return ImageName(name, name, None)
 
-    def row(self, file_name: str, values: Mapping[str, Any], where: str) -> CaptionRow:
+    def row(self, values: Mapping[str, Any], where: str) -> CaptionRow:
         """Check a row.
 
-        Raises: DataError naming row and column for a value of the wrong type, an empty caption, an
-        unknown split, or a file name without a directory if that is the task.
+        Raises: DataError naming row and column for a value of the wrong type, an empty caption or
+        an unknown split.
         """
         columns = self._columns
-        captions = values.get(columns.caption)
-        texts: list[Any] = captions if isinstance(captions, list) else [captions]
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise DataError(
-                f"{where}: column {columns.caption!r} is {captions!r}, neither text nor a list of "
-                "texts",
-                "empty text" if captions in (None, []) else "annotation",
-            )
-        split = _text(values, columns.split, where)
-        if split not in (None, *SPLITS):
-            raise DataError(
-                f"{where}: column {columns.split!r} is {split!r}, not one of {', '.join(SPLITS)}"
-            )
+        captions = self._captions(values.get(columns.caption), where)
+        told = split = None
+        if columns.split is not None and self._source.split_by in (None, "column"):
+            told = _text(values, columns.split, where)
+        if told is not None:
+            split = split_named(told)
+            if split is None:
+                raise DataError(
+                    f"{where}: column {columns.split!r} is {shortened(told)}, not one of "
+                    f"{KNOWN_SPLITS}: correct it, or set benchmark.options.columns.split=null to "
+                    "ignore the column",
+                    "unknown split",
+                )
         task = _text(values, columns.task, where)
-        if columns.task is None:
-            task = self._task_of(file_name, where)
-        image_id = None if columns.image_id is None else values.get(columns.image_id)
-        if image_id not in (None, ""):
-            image_id = identifier(image_id, where, columns.image_id or "")
-        where = f"{where}: column {columns.caption!r}"
         return CaptionRow(
-            tuple(checked_caption(text, self._source.caption_rule, where) for text in texts),
-            task,
+            captions,
+            None if task is None else task.strip() or None,
             split,
-            image_id or None,
+            _identifier(values, columns.image_id, where),
         )
 
-    def image(self, group: ImageGroup) -> tuple[str, ImageRecord]:
+    def image(self, group: ImageGroup, division: Division, draw: Draw) -> tuple[str, ImageRecord]:
         """Join an image's rows to its split and its record, without size and bytes.
 
-        Raises: DataError for the first row that `row` refused, rows that contradict each other, or
-        a column that is empty in all of them.
+        Raises: DataError for the first row that `row` refused, rows that contradict each other, a
+        column that is empty in all of them, or a name without the directory that says its task.
         """
         for _, values in group.rows:
             if "fault" in values:
                 raise DataError(values["fault"], values["kind"])
-        split, task, image_id = (
-            _agreed(group, role, column)
-            for role, column in (
-                ("split", self._columns.split),
-                ("task", self._columns.task),
-                ("image_id", self._columns.image_id),
-            )
-        )
+        where, first = group.rows[0]
+        name = first["name"]
+        columns = self._columns
+        if division.split_by == "column":
+            split = _agreed(group, "split", columns.split, name)
+        elif division.split_by == "directory":
+            split = division.split_by_directory(name, where)
+        else:
+            file = "(the file's name)"
+            by_file = division.split_by == "file"
+            split = _agreed(group, "file_split", file, name) if by_file else draw.split_of(name)
+        task = _agreed(group, "task", columns.task, name)
+        if columns.task is None:
+            task = division.task_without_column(name, where)
+        image_id = _agreed(group, "image_id", columns.image_id, name)
         captions = tuple(text for _, values in group.rows for text in values["captions"])
-        return self.split_of(group) if split is None else split, ImageRecord(
+        return split, ImageRecord(
             str(group.number) if image_id is None else image_id,
-            group.file_name,
+            name,
             b"",
             0,
             0,
@@ -189,41 +182,111 @@ class FolderRows:
             (),
         )
 
-    def split_of(self, group: ImageGroup) -> str:
-        """Name the split of an image that may be broken: "unknown" if its first row has none."""
-        if self._columns.split is None:
-            return self._source.shares.split_of(group.file_name)
-        return str(group.rows[0][1].get("split") or UNKNOWN_SPLIT)
-
-    def _task_of(self, file_name: str, where: str) -> str:
-        if self._source.task_by == "dataset":
-            return self._source.task_name
-        directory, *rest = PurePosixPath(file_name).parts
-        if not rest:
+    def _captions(self, value: Any, where: str) -> tuple[str, ...]:
+        where = f"{where}: column {self._columns.caption!r}"
+        texts = value
+        if isinstance(value, str):
+            try:
+                texts = listed(value)
+            except ValueError as error:
+                raise DataError(f"{where} is {shortened(value)}, which {error}") from error
+            if texts is None:
+                texts = [value]
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            empty = texts in (None, []) or (isinstance(texts, float) and math.isnan(texts))
             raise DataError(
-                f"{where}: file name {file_name!r} has no directory that could be its task: set "
-                "benchmark.options.task_by=dataset or add a task column"
+                f"{where} is {shortened(value)}, neither text nor a list of texts",
+                "empty text" if empty else "annotation",
             )
-        return directory
+        return tuple(checked_caption(text, self._source.caption_rule, where) for text in texts)
+
+    def _as_on_disk(self, name: str, where: str) -> str:
+        """Take backslashes of Windows for slashes and leave out spaces around a name.
+
+        Unless a file is called so.
+        """
+        bare = name.strip()
+        slashed = bare.replace("\\", "/")
+        if name == slashed:
+            return name
+        for form in (name, bare, slashed):
+            if find_image(self._folder, form) is not None:
+                return form
+        if slashed == bare:
+            return bare
+        raise DataError(
+            f"{where}: column {self._columns.file_name!r} is {shortened(name)}, with backslashes, "
+            f"and neither that file nor {shortened(slashed)} is there: write names relative to "
+            f"{self._folder} with slashes, such as cats/001.jpg",
+            "missing image",
+        )
+
+
+def split_of_broken(group: ImageGroup, division: Division, draw: Draw) -> str:
+    """Name the split of an image that may be broken: "unknown" if its first row has none."""
+    _, first = group.rows[0]
+    if division.split_by == "draw":
+        return draw.split_of(first["name"])
+    if division.split_by == "directory":
+        return split_named(PurePosixPath(first["name"]).parts[0]) or UNKNOWN_SPLIT
+    return str(first.get("file_split" if division.split_by == "file" else "split") or UNKNOWN_SPLIT)
+
+
+def row_values(name: ImageName, row: CaptionRow, file_split: str | None) -> dict[str, Any]:
+    """Return a checked row as JSON can hold it."""
+    image = None if name.image is None else asdict(name.image)
+    return {"name": name.name, "image": image, "file_split": file_split, **asdict(row)}
+
+
+def broken_values(name: ImageName, error: DataError, file_split: str | None) -> dict[str, Any]:
+    """Return a broken row as JSON can hold it; it breaks its image when that one's turn comes."""
+    return {
+        "name": name.name,
+        "file_split": file_split,
+        "fault": str(error),
+        "kind": error.kind,
+    }
 
 
 def _text(values: Mapping[str, Any], column: str | None, where: str) -> str | None:
     """Return a value as text, None if it is empty or there is no such column."""
     value = None if column is None else values.get(column)
-    if value is None or value == "":
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{where}: column {column!r} is {value!r}, not a text")
+        raise DataError(f"{where}: column {column!r} is {shortened(value)}, not a text")
     text = str(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: column {column!r} is {text!r}, no Unicode", "text") from error
+        raise DataError(
+            f"{where}: column {column!r} is {shortened(text)}, no Unicode", "text"
+        ) from error
     return text
 
 
-def _agreed(group: ImageGroup, role: str, column: str | None) -> Any:
-    """Return the value that an image's rows agree on, None if none of them has one."""
+def _identifier(values: Mapping[str, Any], column: str | None, where: str) -> str | None:
+    """Return an image's id, None if it is empty or there is no such column."""
+    value = None if column is None else values.get(column)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        # Delimited text has numbers as text; a data frame with gaps wrote 7 as 7.0.
+        number, point, _ = value.strip().partition(".")
+        value = int(number) if point or number.startswith("-") else number
+    try:
+        return identifier(value, where, str(column))
+    except DataError as error:
+        raise DataError(
+            f"{error}: correct it, or number images instead with "
+            "benchmark.options.columns.image_id=null"
+        ) from error
+
+
+def _agreed(group: ImageGroup, role: str, column: str | None, name: str) -> Any:
+    """Return the value that an image's rows agree on, None if there is no such column."""
     said: dict[Any, str] = {}
     for where, values in group.rows:
         if values[role] is not None:
@@ -231,12 +294,10 @@ def _agreed(group: ImageGroup, role: str, column: str | None) -> Any:
     if len(said) > 1:
         (first, there), (second, here), *_ = said.items()
         raise DataError(
-            f"{here}: column {column!r} of image {group.file_name!r} is {second!r}, but {first!r} "
+            f"{here}: column {column!r} of image {name!r} is {second!r}, but {first!r} "
             f"in {there}: the rows contradict each other",
             "contradiction",
         )
     if column is not None and not said:
-        raise DataError(
-            f"{group.rows[0][0]}: column {column!r} of image {group.file_name!r} is empty"
-        )
+        raise DataError(f"{group.rows[0][0]}: column {column!r} of image {name!r} is empty")
     return next(iter(said), None)

@@ -9,20 +9,20 @@ from typing import Any
 
 from system.data.prepare.temporary_files import temporary_database
 
-_TABLE = "CREATE TABLE rows (number INTEGER PRIMARY KEY, file_name TEXT, place TEXT, content TEXT)"
+_TABLE = "CREATE TABLE rows (number INTEGER PRIMARY KEY, image TEXT, place TEXT, content TEXT)"
 # Images come in the order of their first rows.
 _GROUPED = """
-SELECT MIN(number) OVER (PARTITION BY file_name) AS first, file_name, place, content FROM rows
+SELECT MIN(number) OVER (PARTITION BY image) AS first, image, place, content FROM rows
 ORDER BY first, number
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ImageGroup:
-    """One image's rows in file order, each with its place; images are numbered from 0."""
+    """One image's rows in their order, each with its place; images are numbered from 0."""
 
     number: int
-    file_name: str
+    key: str
     rows: tuple[tuple[str, dict[str, Any]], ...]
 
 
@@ -43,11 +43,11 @@ class ImageGroups:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def add(self, file_name: str, where: str, values: dict[str, Any]) -> None:
-        """Add one row."""
+    def add(self, key: str, where: str, values: dict[str, Any]) -> None:
+        """Add one row of the image of that key."""
         self._database.execute(
-            "INSERT INTO rows (file_name, place, content) VALUES (?, ?, ?)",
-            (file_name, where, json.dumps(values)),
+            "INSERT INTO rows (image, place, content) VALUES (?, ?, ?)",
+            (key, where, json.dumps(values)),
         )
 
     def __iter__(self) -> Iterator[ImageGroup]:

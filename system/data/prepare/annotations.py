@@ -119,6 +119,17 @@ def _opened(path: Path, field: str) -> Iterator[IO[bytes]]:
         raise DataError(f"{path}: cannot be read ({error}): fetch the file again") from error
 
 
+def shortened(value: object, length: int = 80) -> str:
+    """Show a value in a message: a long one without its middle, bytes by their number."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{key!r}: {shortened(item)}" for key, item in value.items())
+        return f"{{{inside}}}"
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 10]} ... {text[-5:]}"
+
+
 def identifier(value: object, where: str, field: str) -> str:
     """Return an id as text: a whole number from 0 on, of any size, or a text that is not empty.
 
@@ -132,7 +143,8 @@ def identifier(value: object, where: str, field: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
     raise DataError(
-        f"{where}: field {field!r} is {value!r}, neither a whole number from 0 on nor a text"
+        f"{where}: field {field!r} is {shortened(value)}, neither a whole number from 0 on nor a "
+        "text"
     )
 
 

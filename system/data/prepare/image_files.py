@@ -67,22 +67,20 @@ def safe_image_path(
     Raises: DataError naming the annotation if the name is absolute, climbs out of the folder
     (`..`, a symbolic link) or no file of that name exists.
     """
-    parts = PurePosixPath(file_name).parts
-    if not parts or PurePosixPath(file_name).is_absolute() or ".." in parts or "\0" in file_name:
+    parts = _inside(file_name)
+    if parts is None:
         raise DataError(
             f"{where}: field 'file_name' {file_name!r} leaves the image folder {folder}: give "
             "names relative to it",
             "path",
         )
-    path = folder.joinpath(*parts)
-    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
-        path = _of_other_form(folder, parts)
-        if not os.path.isfile(path):
-            raise DataError(
-                f"{where}: the image {folder.joinpath(*parts)} does not exist: "
-                f"{_near(folder, parts) or 'fetch the images or correct the image folder'}",
-                "missing image",
-            )
+    path = find_image(folder, file_name)
+    if path is None:
+        raise DataError(
+            f"{where}: the image {folder.joinpath(*parts)} does not exist: "
+            f"{_near(folder, parts) or 'fetch the images or correct the image folder'}",
+            "missing image",
+        )
     if not follow_links and not _resolved(path).is_relative_to(_resolved_folder(folder)):
         raise DataError(
             f"{where}: field 'file_name' {file_name!r} is a link that leaves the image folder "
@@ -90,6 +88,25 @@ def safe_image_path(
             "path",
         )
     return path
+
+
+def find_image(folder: Path, file_name: str) -> Path | None:
+    """Return the file of a name in either Unicode form, None if it is not there or not inside."""
+    parts = _inside(file_name)
+    if parts is None:
+        return None
+    path = folder.joinpath(*parts)
+    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
+        path = _of_other_form(folder, parts)
+    return path if os.path.isfile(path) else None
+
+
+def _inside(file_name: str) -> tuple[str, ...] | None:
+    """Return the parts of a relative name, None for one that leaves the folder it starts in."""
+    path = PurePosixPath(file_name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file_name:
+        return None
+    return path.parts
 
 
 def _of_other_form(folder: Path, parts: tuple[str, ...]) -> Path:

@@ -114,7 +114,7 @@ def test_drawn_splits_stay_when_images_are_added(tmp_path: Path) -> None:
 
 def test_a_task_too_small_for_its_shares_is_named(tmp_path: Path) -> None:
     write(tmp_path, [{"file_name": "cats/a.png", "caption": "x"}])
-    with pytest.raises(DataError, match=r"task 'cats' was drawn for split 'val': raise"):
+    with pytest.raises(DataError, match=r"task 'cats' has 1 image, but a draw of train,"):
         prepare(tmp_path)
 
 
@@ -134,7 +134,7 @@ BROKEN: list[tuple[Rows, str]] = [
     (change(0, caption=None), r"line 1: column 'caption' is None, neither text nor a list"),
     (change(0, caption=["a", 3]), r"line 1: column 'caption' is \['a', 3\], neither text nor"),
     (change(0, caption=[]), r"line 1: column 'caption' is \[\], neither"),
-    (change(0, split="testA"), r"line 1: column 'split' is 'testA', not one of train, val, test"),
+    (change(0, split="testA"), r"line 1: column 'split' is 'testA', not one of train, training,"),
     (change(0, split=True), r"line 1: column 'split' is True, not a text"),
     (
         change(0, split="val"),
@@ -201,7 +201,7 @@ def test_image_outside_the_folder_or_missing_is_refused(tmp_path: Path, name: st
 
 def test_two_images_of_one_id_are_refused_even_under_quarantine(tmp_path: Path) -> None:
     write(tmp_path, [{**row, "image_id": 0} for i, row in enumerate(ROWS)])
-    with pytest.raises(DataError, match=r"line \d+: image id 0 is that of another image too"):
+    with pytest.raises(DataError, match=r"line \d+: image id 0 is that of another image of split"):
         prepare(tmp_path, on_error="quarantine")
 
 

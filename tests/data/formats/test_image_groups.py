@@ -16,4 +16,4 @@ def test_groups_agree_with_a_plain_dictionary(rows: list[tuple[str, str]]) -> No
             expected.setdefault(name, []).append((f"row {number}", {"caption": text}))
         found = list(groups)
     assert [group.number for group in found] == list(range(len(expected)))
-    assert [(group.file_name, list(group.rows)) for group in found] == list(expected.items())
+    assert [(group.key, list(group.rows)) for group in found] == list(expected.items())

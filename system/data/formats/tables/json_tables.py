@@ -1,0 +1,127 @@
+"""JSON as tables: an object per line, or a list of objects, one in memory at a time."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from system.data.formats.tables.layout import CSV_EXAMPLE, UNKNOWN_SPLIT, Row, TableLayout
+from system.data.formats.tables.text_lines import (
+    BrokenLineError,
+    Lines,
+    encoding_of,
+    first_line,
+    opened,
+)
+from system.data.prepare.annotations import read_items
+from system.data.prepare.json_text import Unreadable
+from system.data.shards.faults import Faults
+from system.errors import DataError
+
+
+class JsonLinesTable:
+    """One object per line; its columns are the fields of any, its values keep their types."""
+
+    images: Sequence[str] = ()
+    advice = ""
+
+    def __init__(self, path: Path, layout: TableLayout) -> None:
+        """Find the columns. Raises: DataError if the file is one JSON object over several lines."""
+        self._path, self._encoding = path, encoding_of(path, layout.encoding)
+        self.columns: Sequence[str] = _fields(self.rows((), Faults("quarantine")))
+        if not self.columns:
+            # `rows` reports broken lines; this is about a file without any other.
+            for _ in self.rows((), Faults("stop")):
+                pass
+            raise DataError(f"{path}: has no row. {CSV_EXAMPLE}")
+
+    def rows(self, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
+        """Go through the lines; one that is no JSON object is a broken row."""
+        with opened(self._path, self._encoding) as stream:
+            lines = Lines(stream, self._encoding)
+            while True:
+                where = f"{self._path}, line {lines.begin()}"
+                values: dict[str, Any] | None = None
+                with faults.row(UNKNOWN_SPLIT, where):
+                    try:
+                        line = next(lines)
+                    except StopIteration:
+                        return
+                    except BrokenLineError as error:
+                        raise DataError(f"{where}: {error}", "broken row") from error
+                    if line.strip():
+                        values = _object(line, lines.fault(), where)
+                if values is not None:
+                    yield where, values
+
+
+class JsonListTable:
+    """One list of objects; its columns are the fields of any, its values keep their types."""
+
+    images: Sequence[str] = ()
+    advice = ""
+
+    def __init__(self, path: Path, field: str) -> None:
+        """Find the columns; `field` is the config field that names the file.
+
+        Raises: DataError if the file is no JSON list.
+        """
+        self._path, self._field = path, field
+        self.columns: Sequence[str] = _fields(self.rows((), Faults("quarantine")))
+
+    def rows(self, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
+        """Go through the items; one that is no object is a broken row."""
+        for where, content in read_items(self._path, self._field, ""):
+            if isinstance(content, dict):
+                yield where, content
+                continue
+            with faults.row(UNKNOWN_SPLIT, where):
+                if isinstance(content, Unreadable):
+                    raise DataError(f"{where}: {content.reason}", "broken row")
+                raise DataError(
+                    f"{where} is not an object but {type(content).__name__}", "broken row"
+                )
+
+
+def json_table(path: Path, field: str, layout: TableLayout) -> JsonLinesTable | JsonListTable:
+    """Open a JSON file by what it begins with: a list of objects, or an object per line.
+
+    Raises: DataError for one object over several lines, which has no rows.
+    """
+    begin = first_line(path, layout.encoding).lstrip("\ufeff").lstrip()
+    if begin.startswith("["):
+        return JsonListTable(path, field)
+    if begin.startswith("{") and not _is_whole(begin):
+        raise DataError(
+            f"{path}: is one JSON object, not a list of rows such as "
+            '[{"file_name": "cats/001.jpg", "caption": "a cat"}, ...]; annotations in MSCOCO\'s '
+            f"form are read by benchmark=coco. {CSV_EXAMPLE}"
+        )
+    return JsonLinesTable(path, layout)
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        # A long line was cut; pretty-printed objects have short ones.
+        return len(line) > 1000
+
+
+def _fields(rows: Iterator[Row]) -> list[str]:
+    names: dict[str, None] = {}
+    for _, values in rows:
+        names.update(dict.fromkeys(values))
+    return list(names)
+
+
+def _object(line: str, fault: str | None, where: str) -> dict[str, Any]:
+    if fault is not None:
+        raise DataError(f"{where}: {fault}", "broken row")
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is not JSON ({error})", "broken row") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: is not an object but {type(values).__name__}", "broken row")
+    return values
