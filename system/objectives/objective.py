@@ -95,6 +95,7 @@ class Worker:
     group: WorkerGroup
     open_test: OpenTest
     show: Show
+    note: Callable[[str], None] = lambda _: None  # adds a line to the worker's log
 
 
 class StreamWork(ABC):

@@ -79,6 +79,8 @@ class StreamWorker:
         self.objective = OBJECTIVES.get(experiment.stage.objective)
         self.generation: int = self.group.broadcast(self._register() if self.group.leads else None)
         self.leased: Lease | None = None
+        self.directory = RunDirectory.of(experiment)
+        self.log = RankLog(self.directory.logs, self.group.rank, self.generation)
         self.work = self.objective.work(
             Worker(
                 experiment,
@@ -86,10 +88,9 @@ class StreamWorker:
                 self.group,
                 self._open_test,
                 self._show_evaluation,
+                self.log.add,
             )
         )
-        self.directory = RunDirectory.of(experiment)
-        self.log = RankLog(self.directory.logs, self.group.rank, self.generation)
         self.adapters = AdapterFolder(self.directory.adapters)
         header = AdapterHeader(
             backbone=self.work.model.name,

@@ -14,6 +14,8 @@ from PIL import Image
 from system.data.shards.images import decode_image
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle
+from system.data.shards.shard_reader import SplitReader
+from system.data.shards.split_objects import LeftOut, read_object_masks
 from tests.cases.conftest import Prepared
 
 Case = Callable[[str], Path]
@@ -195,3 +197,17 @@ def test_a_picture_in_two_splits_is_refused_or_leaves_the_training_split(
     ended = prepare("folder", root, ONE_TASK, "benchmark.options.on_error=quarantine")
     assert ended.manifest().counts == {"all": {"train": 1, "val": 2, "test": 2}}
     assert "quarantined: 1 image in two splits: x.png" in ended.ended.output
+
+
+def test_objects_without_area_go_in_and_are_left_out_of_the_masks(
+    case: Case, prepare: Prepare
+) -> None:
+    """MSCOCO's own training annotations have two of them."""
+    manifest = prepare("coco", case("coco-zero-area"), *SPLITS).manifest()
+    apples = manifest.task("apple").handle("train")
+    with SplitReader(apples) as reader:
+        stored = [len(row["masks"]) for row in reader.values(["masks"])]
+    left_out = LeftOut()
+    masks = list(read_object_masks(apples, left_out))
+    assert (sum(stored), len(masks), left_out.count) == (3, 2, 1)
+    assert "train_0.jpg: instance 1" in str(left_out)

@@ -1,7 +1,7 @@
 """Objects of a split, read without its images: referring expressions and masks."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,25 @@ from system.errors import DataError
 _COLUMNS = ("file_name", "width", "height", "boxes", "masks", "super_categories", "expressions")
 _MASK_COLUMNS = ("file_name", "masks")
 _HALF = 127  # of 255: a pixel of which more than half is covered
+_FIRST_NAMES = 3
+
+
+@dataclass
+class LeftOut:
+    """Objects or expressions that cannot be used, as they cover no area; the first few by name."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.first) < _FIRST_NAMES:
+            self.first.append(name)
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.first) else ""
+        return f"left out {self.count:,} without area: {'; '.join(self.first)}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +54,14 @@ class ReferredExpression:
     super_category: str
 
 
-def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
-    """Read every expression of a split in file order, each row's in the annotations' order.
+def read_expressions(
+    handle: SplitHandle, left_out: LeftOut | None = None
+) -> Iterator[ReferredExpression]:
+    """Read the expressions of a split in file order, each row's in the annotations' order.
 
-    Raises: DataError naming the image and the expression whose object has no box or no area.
+    One whose object's box has no area can be neither found nor learned: it is left out, and
+    counted in `left_out`.
+    Raises: DataError naming the image and the expression whose object has no box.
     """
     with SplitReader(handle) as reader:
         for row, values in enumerate(reader.values(_COLUMNS)):
@@ -56,10 +79,9 @@ def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
                     )
                 left, top, width, height = values["boxes"][instance]
                 if not (width > 0 and height > 0):
-                    raise DataError(
-                        f"{where} refers to a box without area; correct or remove it",
-                        "expression without a box",
-                    )
+                    if left_out is not None:
+                        left_out.add(where)
+                    continue
                 box = (
                     left / values["width"],
                     top / values["height"],
@@ -71,6 +93,22 @@ def read_expressions(handle: SplitHandle) -> Iterator[ReferredExpression]:
                 yield ReferredExpression(row, instance, text, box, mask, category)
 
 
+def with_masks(
+    handle: SplitHandle, expressions: Iterable[ReferredExpression], left_out: LeftOut
+) -> list[ReferredExpression]:
+    """The expressions of a split whose object's mask covers a pixel; the others are counted."""
+    kept = []
+    for entry in expressions:
+        if mask_area(entry.mask):
+            kept.append(entry)
+        else:
+            left_out.add(
+                f"task {handle.task!r}, split {handle.split!r}, row {entry.row}: the expression "
+                f"{entry.text!r}"
+            )
+    return kept
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectMask:
     """One instance's mask; `row` counts from 0 in the split's file order."""
@@ -80,23 +118,23 @@ class ObjectMask:
     mask: Mask
 
 
-def read_object_masks(handle: SplitHandle) -> Iterator[ObjectMask]:
-    """Read every instance's mask of a split, in file order, still compressed.
+def read_object_masks(handle: SplitHandle, left_out: LeftOut | None = None) -> Iterator[ObjectMask]:
+    """Read the instances' masks of a split, in file order, still compressed.
 
-    Raises: DataError naming the image and the instance whose mask covers nothing.
+    One that covers no pixel (an outline of no area, a box smaller than a pixel) is left out, and
+    counted in `left_out`.
     """
     with SplitReader(handle) as reader:
         for row, values in enumerate(reader.values(_MASK_COLUMNS)):
             for instance, fields in enumerate(values["masks"]):
                 mask = Mask(**fields)
-                if mask_area(mask) == 0:
-                    raise DataError(
-                        f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
-                        f"mask of instance {instance} is empty; remove the instance from the "
-                        "annotations, or prepare with on_error=quarantine",
-                        "segmentation",
+                if mask_area(mask):
+                    yield ObjectMask(row, instance, mask)
+                elif left_out is not None:
+                    left_out.add(
+                        f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: "
+                        f"instance {instance}"
                     )
-                yield ObjectMask(row, instance, mask)
 
 
 def mask_pixels(mask: Mask, size: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class MaskVaeHeader:
     latent_scale: float  # times a latent: what stage 2 works with
     trainable_parameters: int
     log: tuple[dict[str, float], ...]  # one row an epoch
+    left_out: dict[str, int] = field(default_factory=dict)  # objects without area, by split
     format_version: int = FORMAT_VERSION
 
 

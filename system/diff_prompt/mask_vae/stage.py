@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
 from system.data.shards.schema import Mask
-from system.data.shards.split_objects import mask_pixels, read_object_masks
+from system.data.shards.split_objects import LeftOut, mask_pixels, read_object_masks
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_files import (
     MaskVaeHeader,
@@ -86,15 +86,15 @@ class MaskVaePlan:
         """The finished model, loaded when it is first used."""
         return MaskDecoder.at(self.folder, self.settings.vae, self.digest)
 
-    def masks(self, split: str) -> dict[str, list[Mask]]:
-        """The object masks of a split, by task.
+    def masks(self, split: str, left_out: LeftOut | None = None) -> dict[str, list[Mask]]:
+        """The object masks of a split, by task; empty ones are counted in `left_out`.
 
-        Raises DataError naming a task whose split holds no object, or an empty mask.
+        Raises DataError naming a task whose split holds no object with a mask.
         """
         found = {}
         for task in self.tasks:
             handle = self.manifest.task(task).handle(split)
-            found[task] = [entry.mask for entry in read_object_masks(handle)]
+            found[task] = [entry.mask for entry in read_object_masks(handle, left_out)]
             if not found[task]:
                 raise DataError(
                     f"task {task!r} has no object mask in split {split!r}; leave it out of "
@@ -163,12 +163,16 @@ STAGE = MaskVaeStage()
 
 def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
     settings, experiment = plan.settings, plan.experiment
-    masks = _all(plan.masks("train"))
+    left_out = {split: LeftOut() for split in ("train", settings.held_out)}
+    masks = _all(plan.masks("train", left_out["train"]))
     training = MaskVaeTraining(
         settings, masks, group, seed=plan.seed, digest=plan.digest, show=show
     )
     rows = EpochLoop(training, RunDirectory.of(experiment).folder, log).run()
-    held_out = plan.masks(settings.held_out)
+    held_out = plan.masks(settings.held_out, left_out[settings.held_out])
+    for objects in left_out.values():
+        if objects.count:
+            log.add(f"masks: {objects}")
     ious = reconstruction_ious(training.vae, _all(held_out), settings.vae.image_size, group)
     if group.leads:
         per_task = torch.split(ious, [len(found) for found in held_out.values()])
@@ -182,6 +186,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
             seed=plan.seed,
             train_masks=len(masks),
             held_out_masks=len(ious),
+            left_out={split: objects.count for split, objects in left_out.items()},
             held_out_iou=float(ious.double().mean()),
             held_out_iou_per_task={
                 task: float(part.double().mean())
@@ -200,13 +205,20 @@ def _main_values(header: MaskVaeHeader, plan: MaskVaePlan) -> dict[str, str]:
     return {
         "reconstruction IoU": f"{header.held_out_iou:.3f} on {header.held_out_masks} masks of the "
         f"{split} split",
-        "masks": f"{header.vae.image_size} pixels, {header.train_masks} for training",
+        "masks": f"{header.vae.image_size} pixels, {header.train_masks} for training"
+        + left_out_text(header.left_out),
         "latent": f"{channels} x {side} x {side}",
         "trainable parameters": f"{header.trainable_parameters:,}",
         "benchmark": header.benchmark,
         "seed": str(header.seed),
         "epochs": str(len(header.log)),
     }
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """How many of which split were left out for want of an area; nothing if none were."""
+    counts = ", ".join(f"{count:,} of {split}" for split, count in left_out.items() if count)
+    return f"; without area: {counts}" if counts else ""
 
 
 def _all(masks: dict[str, list[Mask]]) -> list[Mask]:

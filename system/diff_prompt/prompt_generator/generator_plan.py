@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
-from system.data.shards.split_objects import ReferredExpression, read_expressions
+from system.data.shards.split_objects import (
+    LeftOut,
+    ReferredExpression,
+    read_expressions,
+    with_masks,
+)
 from system.diff_prompt.mask_vae.stage import MaskVaePlan
 from system.diff_prompt.prompt_generator.conditions import ConditionEncoder
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
@@ -96,14 +101,19 @@ class GeneratorPlan:
         place = DataDirectory.of(self.experiment).store("embeddings")
         return ConditionEncoder(self.encoder, self.settings.text_embedding, group, place, show)
 
-    def expressions(self, split: str) -> dict[str, list[ReferredExpression]]:
-        """The expressions of a split, by task.
+    def expressions(
+        self, split: str, left_out: LeftOut | None = None
+    ) -> dict[str, list[ReferredExpression]]:
+        """The expressions of a split whose objects have a box and a mask, by task.
 
-        Raises DataError naming a task whose split has none, or an expression without a box.
+        Others are counted in `left_out`.
+        Raises DataError naming a task whose split has none.
         """
         found = {}
+        left_out = LeftOut() if left_out is None else left_out
         for task in self.tasks:
-            found[task] = list(read_expressions(self.manifest.task(task).handle(split)))
+            handle = self.manifest.task(task).handle(split)
+            found[task] = with_masks(handle, read_expressions(handle, left_out), left_out)
             if not found[task]:
                 raise DataError(
                     f"task {task!r} has no referring expression in split {split!r}; leave it out "
@@ -114,7 +124,7 @@ class GeneratorPlan:
     def check_data(self) -> None:
         """Raises DataError for what cannot be learned from, before anything is computed."""
         self.manifest.verify()
-        self.vae.masks("train")  # names an empty mask
+        self.vae.masks("train")
         self.vae.masks(self.settings.held_out)
         self.expressions(self.settings.held_out)
         count = sum(map(len, self.expressions("train").values()))

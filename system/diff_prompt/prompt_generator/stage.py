@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from system.config.parse import parse_dataclass
-from system.data.shards.split_objects import ReferredExpression, mask_pixels, subsample
+from system.data.shards.split_objects import LeftOut, ReferredExpression, mask_pixels, subsample
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.stage import left_out_text
 from system.diff_prompt.prompt_generator.generator_data import GeneratorData
 from system.diff_prompt.prompt_generator.generator_files import (
     HEADER,
@@ -71,6 +72,7 @@ class GeneratorOutcome:
     iou: dict[str, float]  # sampled, random_caption, mean_mask, reconstruction
     trainable_parameters: int
     shown: tuple[str, ...]  # expressions of the masks along the denoising path
+    left_out: dict[str, int] = field(default_factory=dict)  # expressions without area, by split
 
 
 class PromptGeneratorStage:
@@ -185,7 +187,13 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     )
     watched("sampling held-out masks", 0, 1, "")
     held_out = data.samples(settings.held_out)
-    train_masks = [entry.mask for task in plan.expressions("train").values() for entry in task]
+    left_out = {split: LeftOut() for split in ("train", settings.held_out)}
+    train = plan.expressions("train", left_out["train"])
+    train_masks = [entry.mask for task in train.values() for entry in task]
+    plan.expressions(settings.held_out, left_out[settings.held_out])
+    for expressions in left_out.values():
+        if expressions.count:
+            log.add(f"expressions: {expressions}")
     ious, chosen = _judge(plan, sampler, vae, held_out, train_masks, group)
     watched("sampling held-out masks", 1, 1, f"IoU {float(ious.sampled.mean()):.3f}")
     if not group.leads:
@@ -204,6 +212,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
         iou=ious.means(),
         trainable_parameters=trainable,
         shown=tuple(held_out[1][sample].text for sample in shown),
+        left_out={split: expressions.count for split, expressions in left_out.items()},
     )
     plan.folder.write_json(_outcome(plan), asdict(outcome))
 
@@ -280,7 +289,8 @@ def _main_values(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str
         "schedule": f"{header.schedule.name}, {header.schedule.steps} steps, "
         f"{outcome.sampling_steps} in sampling",
         "trainable parameters": f"{outcome.trainable_parameters:,}",
-        "expressions for training": f"{header.train_expressions:,}",
+        "expressions for training": f"{header.train_expressions:,}"
+        + left_out_text(outcome.left_out),
         "benchmark": outcome.benchmark,
         "seed": str(outcome.seed),
         "epochs": str(len(header.log)),

@@ -150,7 +150,9 @@ class GroundingEvaluation:
 
     def described(self) -> dict[str, Any]:
         """How the metrics were computed, for the run's outcome."""
-        return {"expressions": sum(len(evaluated.chosen) for evaluated in self.evaluated)}
+        described = {"expressions": sum(len(evaluated.chosen) for evaluated in self.evaluated)}
+        left_out = sum(evaluated.chosen.left_out.count for evaluated in self.evaluated)
+        return described | ({"expressions_without_area": left_out} if left_out else {})
 
     def by_split(
         self, splits: Sequence[str], method: StreamMethod, router: TaskRouter | None

@@ -73,18 +73,24 @@ class GroundingTraining(TaskTraining):
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
         latents_of: LatentsOf = lambda _: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`note` takes lines for the worker's log."""
         super().__init__(experiment, lease, method, group, show, grounder.fingerprint)
         self.grounder = grounder
         self.similarity = similarity
         self.open_train = open_train
         self.latents_of = latents_of
+        self.note = note
 
     @override
     def batches(self, epoch: int, start: int) -> tuple[int, Generator[_Step, None, None]]:
         stage = self.stage
         handle = self.open_train()
         tasks = [chosen_expressions(part, stage.train_expressions) for part in handle.members]
+        for chosen in tasks:
+            if chosen.left_out.count and not epoch:
+                self.note(f"expressions: {chosen.left_out}")
         require_batch(self.lease.task, sum(map(len, tasks)), stage.batch_size)
         batches = expression_batches(
             tasks,

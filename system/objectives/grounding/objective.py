@@ -149,6 +149,7 @@ class GroundingWork(StreamWork):
             open_train,
             show,
             self._latents_of,
+            self.worker.note,
         )
 
     @override

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -18,7 +18,12 @@ from torch import Tensor
 
 from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.split_objects import ReferredExpression, read_expressions, subsample
+from system.data.shards.split_objects import (
+    LeftOut,
+    ReferredExpression,
+    read_expressions,
+    subsample,
+)
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled, in_order
 from system.engine.model_stage import Show
@@ -33,11 +38,15 @@ ZERO_SHOT_FOLDER = "rec_zero_shot"  # of the data path: what frozen grounders fo
 
 @dataclass(frozen=True)
 class ChosenExpressions:
-    """Expressions of one split; `samples` are their places in `read_expressions`."""
+    """Expressions of one split; `samples` are their places in `read_expressions`.
+
+    `left_out` are those of the whole split that refer to a box without area.
+    """
 
     handle: SplitHandle
     samples: Sequence[int]
     expressions: Sequence[ReferredExpression]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,9 +57,10 @@ def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressio
 
     Raises DataError for an expression without a box.
     """
-    every = list(read_expressions(handle))
+    left_out = LeftOut()
+    every = list(read_expressions(handle, left_out))
     samples = subsample(len(every), most)
-    return ChosenExpressions(handle, samples, [every[sample] for sample in samples])
+    return ChosenExpressions(handle, samples, [every[sample] for sample in samples], left_out)
 
 
 @dataclass(frozen=True)

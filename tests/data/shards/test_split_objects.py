@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from system.data.shards.split_objects import (
+    LeftOut,
     mask_pixels,
     read_expressions,
     read_object_masks,
     subsample,
+    with_masks,
 )
-from system.errors import DataError
 from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
 
 
@@ -28,10 +29,14 @@ def test_expressions_come_with_their_own_objects_in_file_order(tmp_path: Path) -
         np.testing.assert_array_equal(mask_pixels(entry.mask, SIDE)[0].numpy(), expected)
 
 
-def test_an_expression_without_a_box_is_named(tmp_path: Path) -> None:
+def test_an_expression_of_a_box_without_area_is_left_out_by_name(tmp_path: Path) -> None:
+    """Published annotations have a few: none of them may end a training."""
     manifest = prepare_shapes(tmp_path, boxless=3)
-    with pytest.raises(DataError, match=r"'disk'.*3\.png.*'the disk'.*without area"):
-        list(read_expressions(manifest.task("disk").handle("train")))
+    left_out = LeftOut()
+    found = list(read_expressions(manifest.task("disk").handle("train"), left_out))
+    assert [entry.row for entry in found] == [0, 1, 2, *range(4, 12)]
+    assert left_out.count == 1
+    assert "left out 1 without area: task 'disk', split 'train', 3.png: " in str(left_out)
 
 
 def test_masks_are_read_as_they_were_annotated(tmp_path: Path) -> None:
@@ -43,11 +48,18 @@ def test_masks_are_read_as_they_were_annotated(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask_pixels(entry.mask, SIDE)[0].numpy(), expected)
 
 
-def test_an_empty_mask_is_named(tmp_path: Path) -> None:
+def test_an_empty_mask_is_left_out_by_name(tmp_path: Path) -> None:
     """A model that learns that nothing is an object would be found out much later."""
-    manifest = prepare_shapes(tmp_path, empty=3)
-    with pytest.raises(DataError, match=r"'disk'.*3\.png.*instance 0 is empty"):
-        list(read_object_masks(manifest.task("disk").handle("train")))
+    handle = prepare_shapes(tmp_path, empty=3).task("disk").handle("train")
+    left_out = LeftOut()
+    assert [entry.row for entry in read_object_masks(handle, left_out)] == [0, 1, 2, *range(4, 12)]
+    assert str(left_out) == (
+        "left out 1 without area: task 'disk', split 'train', 3.png: instance 0"
+    )
+    left_out = LeftOut()
+    found = with_masks(handle, read_expressions(handle), left_out)
+    assert [entry.row for entry in found] == [0, 1, 2, *range(4, 12)]
+    assert left_out.count == 1
 
 
 def test_resizing_keeps_half_covered_pixels_out_and_thin_objects_in() -> None:

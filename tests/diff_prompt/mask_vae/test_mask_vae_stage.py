@@ -187,7 +187,7 @@ def test_a_run_goes_on_from_its_last_epoch(tmp_path: Path, ray_local: None) -> N
 @pytest.mark.ray
 def test_the_stage_trains_reports_and_is_found_again(tmp_path: Path, ray_local: None) -> None:
     """The model must be there for the next stage, and not be made twice."""
-    prepare_shapes(tmp_path)
+    prepare_shapes(tmp_path, empty=3)
     run = experiment(tmp_path)
     stage = MODEL_STAGES.get("mask_vae")
     assert not stage.finished(run)
@@ -201,7 +201,10 @@ def test_the_stage_trains_reports_and_is_found_again(tmp_path: Path, ray_local: 
     vae, header = load_mask_vae(MaskVaePlan.of(run).folder)
     assert metrics["held_out_iou"] == header.held_out_iou
     assert set(header.held_out_iou_per_task) == {"disk", "square"}
-    assert (header.train_masks, header.held_out_masks, len(header.log)) == (24, 6, 2)
+    assert (header.train_masks, header.held_out_masks, len(header.log)) == (23, 6, 2)
+    assert metrics["left_out"] == {"train": 1, "val": 0}
+    log = (folder / "logs" / "rank-0-start-0.log").read_text()
+    assert "masks: left out 1 without area: task 'disk', split 'train', 3.png: instance 0" in log
     assert vae.config.scaling_factor == header.latent_scale > 0
     assert (folder / GRID).read_bytes().startswith(b"\x89PNG")
     assert "Reconstruction IoU" in (folder / "report.html").read_text()

@@ -15,11 +15,12 @@ from rich.console import Console
 from actors.drive import fit
 from actors.model_run import ModelRun
 from system.cli.run import carry_out
+from system.data.shards.split_objects import LeftOut
 from system.diff_prompt.mask_vae.stage import MaskVaePlan
 from system.diff_prompt.prompt_generator.generator_files import HEADER, WEIGHTS, load_generator
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.engine.model_stage import MODEL_STAGES
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import RunDirectory
 from tests.diff_prompt.generator_parts import STAGE, VAE, experiment
@@ -75,10 +76,16 @@ def test_a_relative_path_of_the_encoder_reaches_workers_whole(
     assert experiment(tmp_path).stage["encoder"]["path"] == "shipped:tiny_clip"
 
 
-def test_broken_data_is_named_before_anything_is_trained(tmp_path: Path) -> None:
-    prepare_shapes(tmp_path, boxless=2)
-    with pytest.raises(DataError, match="without area"):
-        MODEL_STAGES.get("prompt_generator").finished(experiment(tmp_path))
+def test_objects_without_area_are_left_out_and_do_not_end_the_stage(tmp_path: Path) -> None:
+    """An empty mask would be learned as one that covers all."""
+    prepare_shapes(tmp_path, empty=5, boxless=2)
+    run = experiment(tmp_path)
+    assert not MODEL_STAGES.get("prompt_generator").finished(run)
+    left_out = LeftOut()
+    train = GeneratorPlan.of(run).expressions("train", left_out)
+    assert [entry.row for entry in train["disk"]] == [0, 1, 3, 4, *range(6, 12)]
+    assert left_out.count == 2
+    assert len(GeneratorPlan.of(run).vae.masks("train")["disk"]) == 11
 
 
 @pytest.mark.ray
@@ -86,7 +93,7 @@ def test_the_stage_trains_after_stage_1_reports_and_is_found_again(
     tmp_path: Path, ray_local: None
 ) -> None:
     """One command makes both models, and neither twice."""
-    prepare_shapes(tmp_path)
+    prepare_shapes(tmp_path, empty=3)
     run = experiment(tmp_path)
     shown = io.StringIO()
     carry_out(run, Console(file=shown, width=200))
@@ -95,12 +102,13 @@ def test_the_stage_trains_after_stage_1_reports_and_is_found_again(
     assert header.mask_vae == MaskVaePlan.of(run.with_stage(VAE)).digest
     assert header.backbone_fingerprint == plan.encoder.fingerprint
     told = shown.getvalue()
-    assert told.index("Mask-VAE: 3 of 3") < told.index("sampling held-out masks: 1 of 1")
+    assert told.index("Mask-VAE: 2 of 2") < told.index("sampling held-out masks: 1 of 1")
     assert "IoU with another sample's expression" in told
     folder = tmp_path / "runs" / "generator"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["iou"]) == {"sampled", "random_caption", "mean_mask", "reconstruction"}
-    assert (metrics["train_expressions"], metrics["held_out_expressions"]) == (24, 5)
+    assert (metrics["train_expressions"], metrics["held_out_expressions"]) == (23, 5)
+    assert metrics["left_out"] == {"train": 1, "val": 0}
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png") == len(metrics["shown"]) == 5
     again = io.StringIO()
