@@ -11,7 +11,7 @@ from PIL import Image
 
 from system.data.shards.masks import mask_area
 from system.data.shards.schema import Mask
-from tests.cases.conftest import Prepared
+from tests.cases.conftest import Ended, Prepared
 
 Case = Callable[[str], Path]
 Prepare = Callable[..., Prepared]
@@ -204,6 +204,19 @@ def test_a_detection_export_needs_no_captions(case: Case, prepare: Prepare) -> N
     }
     row = rows(prepared, "train")["train_0.jpg"]
     assert (row["captions"], row["categories"], row["expressions"]) == ([], ["apple"], [])
+
+
+def test_retrieval_without_captions_is_refused_before_it_starts(
+    case: Case, prepare: Prepare, promptide: Callable[..., Ended], tmp_path: Path
+) -> None:
+    root = case("coco-bbox-only")
+    export_without_captions(root)
+    prepare("detection", root, "~benchmark.options.splits.test").manifest()
+    words = ("benchmark=detection", "benchmark.name=case", f"data_path={tmp_path / 'data'}")
+    more = ("evaluation.split=val", f"storage_path={tmp_path / 'runs'}", "stage.batch_size=2")
+    refused = promptide("run", *words, *more).refused()
+    assert "no captions in split 'train'" in refused
+    assert "benchmark.options.caption_template" in refused
 
 
 def test_a_template_makes_texts_where_an_option_says_so(case: Case, prepare: Prepare) -> None:

@@ -176,7 +176,7 @@ def _index_split(
                 captions = [] if files.captions is None else store.captions(image)
                 expressions = store.expressions(image)
                 if template is not None:
-                    captions, made = template_texts(template, instances)
+                    captions, made = template_texts(template, image, instances)
                     expressions = expressions or made
                 builder.add(
                     StoredImage(path),

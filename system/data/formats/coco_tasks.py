@@ -177,13 +177,20 @@ def coco_record(
 
 
 def template_texts(
-    template: str, instances: Sequence[tuple[str, Instance]]
+    template: str, image: ImageEntry, instances: Sequence[tuple[str, Instance]]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     """Make the texts of an image that has none: one per category, in the order of its instances.
 
     A category's only object is referred to by the same text; with several it would say nothing.
     Returns: captions and expressions, as `CocoStore` lists those of a file.
+    Raises: DataError for an image without objects.
     """
+    if not instances:
+        raise DataError(
+            f"{image.where}: image {image.file_name!r} shows no object that "
+            "benchmark.options.caption_template could name",
+            "no caption",
+        )
     of_category: dict[str, list[str]] = {}
     for identifier, instance in instances:
         of_category.setdefault(instance.category, []).append(identifier)

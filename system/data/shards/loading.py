@@ -199,6 +199,21 @@ def read_texts(handle: SplitHandle) -> list[list[str]]:
         return [row["captions"] for row in reader.values(["captions"])]
 
 
+def require_captions(handle: SplitHandle) -> None:
+    """Check that a split has captions, by its first row.
+
+    Raises: DataError naming task and split for a data set without.
+    """
+    with SplitReader(handle) as reader:
+        row = next(iter(reader.values(["captions"])), None)
+    if row is not None and not row["captions"]:
+        raise DataError(
+            f"task {handle.task!r} has no captions in split {handle.split!r}, which retrieval "
+            "learns from and is judged by: prepare it with a captions file, or with "
+            "benchmark.options.caption_template"
+        )
+
+
 def read_images(handle: SplitHandle, rows: Sequence[int]) -> list[ShardRow]:
     """Read a few rows with their encoded images, in the order asked.
 

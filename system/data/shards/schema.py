@@ -37,7 +37,8 @@ SHARD_SCHEMA = pa.schema(
         # pixels of the decoded image; boxes and masks are in this frame
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        # cleaned by the benchmark's caption rule, at least one, none empty
+        # cleaned by the benchmark's caption rule, none empty; each row of a split has at least one,
+        # or none has any, as in a detection data set: see `require_captions`
         pa.field("captions", pa.list_(pa.string()), nullable=False),
         # name of the task that the image belongs to
         pa.field("task", pa.string(), nullable=False),

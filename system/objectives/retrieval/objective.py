@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig
-from system.data.shards.loading import read_texts, steps_per_epoch
+from system.data.shards.loading import read_texts, require_captions, steps_per_epoch
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.errors import ConfigError, DataError
@@ -158,6 +158,8 @@ class RetrievalObjective(StreamObjective):
         pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
         for name, count in rows.items() if trains_on != "nothing" else ():
             steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
+        for name in tasks:
+            require_captions(manifest.task(name).handle("train"))
 
     @override
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
@@ -166,6 +168,7 @@ class RetrievalObjective(StreamObjective):
                 f"task {handle.task!r} has no image in split {handle.split!r}; choose "
                 "another evaluation.split or prepare the benchmark again"
             )
+        require_captions(handle)
 
     @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

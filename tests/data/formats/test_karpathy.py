@@ -63,6 +63,20 @@ def test_broken_entry_is_named_or_quarantined(
     assert len(faults.found) == 1
 
 
+def test_file_behind_a_mark_with_odd_entries_is_read_row_by_row(tmp_path: Path) -> None:
+    """One odd entry would cost the whole file."""
+    images: list[Any] = [karpathy_image(number, "train", ["A dog."]) for number in range(4)]
+    images[0]["cocoid"] = 2**64
+    images[1]["sentids"] = [float("nan")]  # nothing reads it
+    images[2] = None
+    path = write_karpathy(tmp_path / "d.json", images)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    faults = Faults("quarantine")
+    read = [image.id for image in read_karpathy(path, FIELD, faults)]
+    assert read == ["18446744073709551616", "1", "3"]
+    assert [fault.name for fault in faults.found] == ["images[2]"]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -1,10 +1,13 @@
 """Bad references go in unseen, or a downloaded pickle runs code, if these fail."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from system.data.shards.masks import mask_area
+from system.data.shards.schema import Mask
 from system.errors import DataError
 from tests.data.refcoco_files import SPLITS, Edit, prepare, put, rows, write_images, write_unc
 
@@ -46,6 +49,62 @@ def test_a_broken_row_stops_or_is_quarantined_by_name(
     assert len(rows(manifest, "animal", "train")) in (2, 3)
     with pytest.raises(DataError, match=message):
         raise DataError(found[0]["reason"])
+
+
+@pytest.mark.parametrize("made", [lambda number: 2**64 + number, "a{}".format, float])
+def test_ids_and_files_as_tools_write_them_are_read(
+    tmp_path: Path, made: Callable[[int], object]
+) -> None:
+    """Ids beyond 63 bits, as text or as pandas writes them, behind a byte-order mark."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs)
+    expected = prepare(tmp_path)
+    other = rows(expected, "animal", "train")[0]
+    for image in instances["images"]:
+        image["id"] = made(image["id"])
+    for annotation in instances["annotations"]:
+        annotation |= {field: made(annotation[field]) for field in ("id", "image_id")}
+    for ref in refs:
+        ref |= {field: made(ref[field]) for field in ("ref_id", "ann_id", "image_id")}
+    path = write_unc(tmp_path, instances, refs, python=3).parent / "instances.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    found = prepare(tmp_path)
+    assert found.counts == expected.counts
+    first = rows(found, "animal", "train")[0]
+    assert first["image_id"] == str(made(int(other["image_id"]))).removesuffix(".0")
+
+
+@pytest.mark.parametrize(
+    ("edit", "split"),
+    [
+        (put(0, value=3), "unknown"),
+        (put(0, "ref_id", value=None), "unknown"),
+        (put(0, "split", value=None), "unknown"),
+        (put(0, "ann_id", value=float("nan")), "train"),
+        (put("annotations", 0, "bbox", 1, value=float("nan")), "train"),
+        (put("annotations", 2, value=[]), "all"),  # that no reference needs
+        (put("images", 0, "width", value=float("inf")), "train"),
+    ],
+)
+def test_a_broken_entry_is_a_row_of_its_own(tmp_path: Path, edit: Edit, split: str) -> None:
+    instances, refs = write_images(tmp_path, SPLITS)
+    edit(refs, instances)
+    write_unc(tmp_path, instances, refs, python=3)
+    with pytest.raises(DataError):
+        prepare(tmp_path)
+    manifest = prepare(tmp_path, on_error="quarantine")
+    found = pq.read_table(tmp_path / "data" / "quarantine.parquet").to_pylist()
+    assert {row["split"] for row in found} == {split}
+    assert len(rows(manifest, "animal", "train")) in (2, 3)
+
+
+def test_the_box_is_the_outline_where_there_is_none(tmp_path: Path) -> None:
+    instances, refs = write_images(tmp_path, SPLITS)
+    for annotation in instances["annotations"]:
+        annotation["segmentation"] = []
+    write_unc(tmp_path, instances, refs)
+    row = rows(prepare(tmp_path), "animal", "train")[0]
+    assert mask_area(Mask(**row["masks"][0])) == row["boxes"][0][2] * row["boxes"][0][3]
 
 
 AMBIGUOUS: list[tuple[Edit, str]] = [
