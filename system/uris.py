@@ -14,6 +14,12 @@ def join(root: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *parts]) + mark + query
 
 
+def parent(uri: str) -> str:
+    """Return the folder of a path or URI; a URI's query stays at the end."""
+    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return base.rstrip("/").rpartition("/")[0] + mark + query
+
+
 def relative(uri: str, root: str) -> str:
     """Return the part of `uri` that `join` appended to `root`."""
     if "://" in root:

@@ -13,6 +13,7 @@ from system.errors import ConfigError
 STREAM = "stream"  # the name of all stages that are streams; others are of models
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
 _OPTIONS = "benchmark.options."
+_SOURCES = "benchmark.sources="
 PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra reads as a string without quotes
 
 
@@ -76,7 +77,8 @@ def composed_values(
             raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
     if file is not None:
         return _values_of_file(file, overrides)
-    overrides = _forcing_unlisted(overrides)
+    overrides = _forcing_unlisted(_long_form(overrides))
+    OmegaConf.register_new_resolver("joined", "+".join, replace=True)
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose(root, overrides=list(overrides))
@@ -92,6 +94,17 @@ def composed_values(
         raise ConfigError(_explain(error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _long_form(overrides: Sequence[str]) -> list[str]:
+    """The overrides, `benchmark.sources=[...]` as the group and the option that it is short for."""
+    found: list[str] = []
+    for text in overrides:
+        if text.startswith(_SOURCES):
+            found += ["benchmark=sources", text.replace(_SOURCES, f"{_OPTIONS}sources=", 1)]
+        else:
+            found.append(text)
+    return found
 
 
 def _forcing_unlisted(overrides: Sequence[str]) -> list[str]:
@@ -112,6 +125,7 @@ def given_options(overrides: Sequence[str], file: str | None = None) -> frozense
     """
     if file is not None:
         return frozenset({""})
+    overrides = _long_form(overrides)
     written = {
         key.removeprefix(_OPTIONS)
         for key in (text.partition("=")[0].lstrip("+~") for text in overrides)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from system.data.shards.schema import READ_VERSIONS, SCHEMA_VERSION
 from system.errors import ConfigError, DataError
 from system.storage.files import Folder, filesystem_of
-from system.uris import absolute, join, relative
+from system.uris import absolute, join, parent, relative
 
 MANIFEST_NAME = "manifest.json"
 JOINED = "all"  # the name of the one task that joins others
@@ -153,6 +154,29 @@ class Manifest:
     benchmark: str
     source: dict[str, object]
     tasks: tuple[TaskEntry, ...]
+    parts: tuple["Manifest", ...] = ()  # of several benchmarks as one: see `combined`
+
+    @classmethod
+    def combined(
+        cls, benchmark: str, parts: Sequence["Manifest"], source: dict[str, object]
+    ) -> "Manifest":
+        """Join prepared benchmarks to one whose tasks are all of theirs, in their order.
+
+        Tasks of one name are told apart by their benchmarks' names before theirs.
+        Raises: ConfigError for a benchmark that is there twice.
+        """
+        names = [part.benchmark for part in parts]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"benchmark.sources={names}: each benchmark once")
+        known = Counter(entry.name for part in parts for entry in part.tasks)
+        tasks = tuple(
+            replace(entry, name=f"{part.benchmark} {entry.name}")
+            if known[entry.name] > 1
+            else entry
+            for part in parts
+            for entry in part.tasks
+        )
+        return cls(SCHEMA_VERSION, benchmark, source, tasks, tuple(parts))
 
     @property
     def fingerprint(self) -> str:
@@ -260,7 +284,10 @@ class Manifest:
             "benchmark": self.benchmark,
             "fingerprint": self.fingerprint,
             "source": self.source,
-            "tasks": [
+            "parts": [{"benchmark": p.benchmark, "fingerprint": p.fingerprint} for p in self.parts],
+            "tasks": []
+            if self.parts
+            else [
                 {
                     "name": task.name,
                     "splits": {
@@ -289,6 +316,8 @@ class Manifest:
                 f"{_PREPARE}"
             )
         try:
+            if content.get("parts"):
+                return cls._load_combined(root, content)
             manifest = cls(
                 content["version"],
                 content["benchmark"],
@@ -311,6 +340,19 @@ class Manifest:
         if manifest.fingerprint != content.get("fingerprint"):
             raise DataError(f"{uri}: field fingerprint does not fit the shards: {_PREPARE}")
         return manifest
+
+    @classmethod
+    def _load_combined(cls, root: str, content: dict[str, Any]) -> "Manifest":
+        parts = []
+        for entry in content["parts"]:
+            part = cls.load(join(parent(root), entry["benchmark"]))
+            if part.fingerprint != entry["fingerprint"]:
+                raise DataError(
+                    f"{root}: benchmark {part.benchmark!r}, which it is made of, was prepared anew "
+                    "since: make it again by `promptide prepare benchmark.sources=[...] --replace`"
+                )
+            parts.append(part)
+        return cls.combined(content["benchmark"], parts, dict(content["source"]))
 
 
 def shard_to_json(shard: Shard, root: str) -> dict[str, object]:
