@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from system.data.formats.class_directories import ClassDirectory, class_files, find_classes
 from system.data.formats.folder_splits import SPLITS, Shares
+from system.data.formats.samples.class_directories import ClassDirectory, class_files, find_classes
 from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
 
-from system.data.formats.captions_file import CaptionsFile
 from system.data.formats.tables.layout import CSV_EXAMPLE
 from system.data.prepare.annotations import shortened
 from system.errors import DataError
@@ -19,6 +20,26 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "image_id": ("image_id", "img_id"),
 }
 _NEEDED = ("file_name", "caption")
+
+
+class ColumnsOfTable(Protocol):
+    """What a table tells of its columns, before any row is read."""
+
+    @property
+    def path(self) -> Path:
+        """Where the table lies, for messages."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the columns."""
+
+    @property
+    def images(self) -> Sequence[str]:
+        """Names of those that hold encoded images."""
+
+    @property
+    def advice(self) -> str:
+        """What to do if the columns are not those that were expected, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,7 @@ class Columns:
     split: str | int | None = AUTO
     image_id: str | int | None = AUTO
 
-    def found_in(self, file: CaptionsFile) -> FoundColumns:
+    def found_in(self, file: ColumnsOfTable) -> FoundColumns:
         """Find the columns in a table.
 
         Raises: DataError naming a column that must be there, or several that could be meant, and
@@ -64,7 +85,7 @@ class Columns:
         return FoundColumns(**found)  # type: ignore[arg-type]  # needed ones are not None
 
 
-def _find(file: CaptionsFile, role: str, named: str) -> str | None:
+def _find(file: ColumnsOfTable, role: str, named: str) -> str | None:
     option = f"benchmark.options.columns.{role}"
     if named != AUTO:
         if named in file.columns:
@@ -81,7 +102,7 @@ def _find(file: CaptionsFile, role: str, named: str) -> str | None:
         )
     if found or role not in _NEEDED:
         return found[0] if found else None
-    if file.columns == ("1", "2"):  # without header
+    if tuple(file.columns) == ("1", "2"):  # without header
         return file.columns[_NEEDED.index(role)]
     raise DataError(
         f"{file.path}: has no column of a name known for {role} "
@@ -90,7 +111,7 @@ def _find(file: CaptionsFile, role: str, named: str) -> str | None:
     )
 
 
-def _there_are(file: CaptionsFile) -> str:
+def _there_are(file: ColumnsOfTable) -> str:
     return f"it has {_listed(file.columns)}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from system.data.formats.tar_samples import TarSample, find_tars, tar_samples
+from system.data.formats.samples.tar_samples import TarSample, find_tars, tar_samples
 from system.data.prepare.image_files import FILES
 from system.data.shards.faults import Faults
 from system.errors import DataError, PromptideError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from system.data.formats.class_directories import class_files, find_classes
+from system.data.formats.samples.class_directories import class_files, find_classes
 from system.errors import DataError
 
 SPLITS = {"train": "train", "val": "val", "test": "test"}
