@@ -5,8 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+
 from tests.cases.conftest import Ended, Prepared
 from tests.data.coco_files import png
+from tests.data.tar_files import write_tar
 
 
 def test_directories_of_classes_go_in(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
@@ -23,6 +26,38 @@ def test_directories_of_classes_go_in(prepare: Callable[..., Prepared], tmp_path
     (root / "test" / "dogs").mkdir()
     (root / "test" / "dogs" / "1.png").write_bytes(png((20, 16), 9))
     assert "no class 'dogs' among the training images" in prepare("class_folder", root).refused()
+
+
+def test_tars_of_webdataset_go_in(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    """Read where they are, by the ranges that OpenCLIP's users write."""
+    root = tmp_path / "tars"
+    for number in range(3):
+        text = f"no {number}".encode()
+        members = [(f"{number:03d}.png", png((20, 16), number)), (f"{number:03d}.txt", text)]
+        write_tar(root / f"{number:05d}.tar", members)
+    splits = "benchmark.options.splits={train: '{00000..00001}.tar', test: 00002.tar}"
+    manifest = prepare("webdataset", root, splits).manifest()
+    assert manifest.counts == {"all": {"train": 2, "test": 1}}
+    (root / "00001.tar").write_bytes((root / "00001.tar").read_bytes()[:700])
+    line = prepare("webdataset", root, splits, "benchmark.name=other").refused()
+    assert "00001.tar" in line
+
+
+def test_a_data_set_of_the_hub_goes_in(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    """From the directory that the library wrote, without a network."""
+    root = tmp_path / "mine"
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {"image": [{"bytes": png((20, 16), n), "path": None}], "text": [f"no {n}"]},
+            features=datasets.Features(
+                {"image": datasets.Image(), "text": datasets.Value("string")}
+            ),
+        )
+        for n, split in enumerate(("train", "validation", "test"))
+    }
+    datasets.DatasetDict(splits).save_to_disk(str(root))
+    manifest = prepare("huggingface", root).manifest()
+    assert manifest.counts == {"all": {"train": 1, "val": 1, "test": 1}}
 
 
 def test_doctor_says_what_is_missing_and_where_it_is(

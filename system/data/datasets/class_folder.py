@@ -15,7 +15,7 @@ import numpy as np
 from system.data.formats.folder_splits import SPLITS, Shares
 from system.data.formats.samples.class_directories import ClassDirectory, class_files, find_classes
 from system.data.prepare.annotations import load_annotation_json
-from system.data.prepare.captions import checked_caption
+from system.data.prepare.captions import check_templates, checked_caption, class_captions
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import NeededFile, needs
@@ -61,11 +61,7 @@ class ClassFolderSource(ReaderOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.templates or not all("{}" in template for template in self.templates):
-            raise ValueError(
-                f"templates={list(self.templates)}: at least one is needed, each with {{}} where "
-                "the class's name goes"
-            )
+        check_templates(self.templates)
         if self.classes_per_task < 1:
             raise ValueError(f"classes_per_task={self.classes_per_task} must be at least 1")
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
@@ -251,10 +247,8 @@ def _index_splits(
             with faults.row(split, file_name):
                 where = str(folder / of.place)
                 captions = tuple(
-                    checked_caption(
-                        template.replace("{}", names[of.key]), source.caption_rule, where
-                    )
-                    for template in source.templates
+                    checked_caption(caption, source.caption_rule, where)
+                    for caption in class_captions(source.templates, names[of.key])
                 )
                 # The file's name is its id: it stays when images are added.
                 builders[split].add(

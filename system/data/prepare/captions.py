@@ -1,7 +1,7 @@
 """Caption cleaning by the rules of the two papers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from system.errors import ConfigError, DataError
 
@@ -68,3 +68,17 @@ def checked_caption(text: str, rule: str, where: str) -> str:
             "empty text",
         )
     return cleaned
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Check what captions of classes are made of. Raises: ConfigError."""
+    if not templates or not all("{}" in template for template in templates):
+        raise ConfigError(
+            f"benchmark.options.templates={list(templates)}: at least one is needed, each with "
+            "{} where the class's name goes"
+        )
+
+
+def class_captions(templates: Sequence[str], name: str) -> list[str]:
+    """Make a class's captions: one of each template, with its name for `{}`."""
+    return [template.replace("{}", name) for template in templates]

@@ -4,13 +4,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from system.data.prepare.needed_files import NEEDS, NeededFile
+from system.data.prepare.origin import Origin, prepared_at
 from system.data.prepare.shard_writer import ROW_GROUP_ROWS
-from system.data.shards.manifest import MANIFEST_NAME, Manifest
+from system.data.shards.manifest import Manifest
 from system.storage.files import Folder, is_local
 from system.uris import absolute
 
@@ -51,11 +52,15 @@ class Room:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found of a benchmark. `findings` is None for a data set that lists no files."""
+    """What was found of a benchmark. `findings` is None for a data set that lists no files.
+
+    `differing` are options that it was prepared with otherwise: {option: (then, now)}.
+    """
 
     findings: tuple[Finding, ...] | None
     rooms: tuple[Room, ...]
     manifest: Manifest | None
+    differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[Finding, ...]:
@@ -73,8 +78,25 @@ def examine(
     is damaged.
     """
     findings = _findings(dataset, options)
-    manifest = Manifest.load(folder.uri) if folder.exists(MANIFEST_NAME) else None
-    return Diagnosis(findings, _rooms(findings or (), folder, manifest, training), manifest)
+    manifest = prepared_at(folder)
+    rooms = _rooms(findings or (), folder, manifest, training)
+    return Diagnosis(findings, rooms, manifest, _differing(dataset, options, manifest))
+
+
+def _differing(
+    dataset: str, options: Mapping[str, Any], manifest: Manifest | None
+) -> dict[str, tuple[Any, Any]]:
+    recorded = None if manifest is None else Origin.recorded(manifest)
+    if recorded is None:
+        return {}
+    origin = Origin.of(dataset, options)
+    found = {
+        f"benchmark.options.{key}": values
+        for key, values in origin.options_differing(recorded).items()
+    }
+    if dataset != recorded.dataset:
+        found = {"benchmark.dataset": (recorded.dataset, dataset), **found}
+    return found
 
 
 def _findings(dataset: str, options: Mapping[str, Any]) -> tuple[Finding, ...] | None:
@@ -82,6 +104,8 @@ def _findings(dataset: str, options: Mapping[str, Any]) -> tuple[Finding, ...] |
         return None
     root = options.get("root")
     listed = NEEDS.get(dataset)(options if root else {**options, "root": ""})
+    if listed is None:
+        return None
     found: dict[str, Finding] = {}
     for needed in listed:
         known = found.get(needed.path)

@@ -38,20 +38,22 @@ class NeededFile:
     parts: tuple[str, ...] = ()
 
 
-#: From a benchmark's options to the files that they need.
-Needs = Callable[[Mapping[str, Any]], list[NeededFile]]
+#: From a benchmark's options to the files that they need; None if that cannot be told.
+Needs = Callable[[Mapping[str, Any]], list[NeededFile] | None]
 Options = TypeVar("Options", bound=ReaderOptions)
 
 NEEDS: Registry[Needs] = Registry("dataset", "system.data", "NEEDED")
 
 
-def needs(options_class: type[Options], listed: Callable[[Options], list[NeededFile]]) -> Needs:
+def needs(
+    options_class: type[Options], listed: Callable[[Options], list[NeededFile] | None]
+) -> Needs:
     """Make a data set's entry in `NEEDS` from its options and what lists their files.
 
     The list must not need the files themselves: `root` may not be there yet.
     """
 
-    def of(options: Mapping[str, Any]) -> list[NeededFile]:
+    def of(options: Mapping[str, Any]) -> list[NeededFile] | None:
         return listed(parse_dataclass(options_class, options, "benchmark.options"))
 
     return of

@@ -16,7 +16,7 @@ def print_diagnosis(name: str, folder: str, diagnosis: Diagnosis, console: Conso
         console.print(_files(diagnosis.findings))
         _print_sources(diagnosis, console)
     elif diagnosis.findings is None:
-        _line(console, f"{name}: its reader does not list the files that it needs")
+        _line(console, f"{name}: its reader does not tell which files it needs")
     else:
         _line(console, f"{name}: is made by promptide and needs no files")
     console.print(_rooms(diagnosis.rooms))
@@ -25,9 +25,12 @@ def print_diagnosis(name: str, folder: str, diagnosis: Diagnosis, console: Conso
     else:
         manifest = diagnosis.manifest
         images = sum(rows for of in manifest.counts.values() for rows in of.values())
-        origin = manifest.source.get("root")
-        source = "" if origin is None else f", from {origin}"
-        _line(console, f"prepared: {images:,} images, {len(manifest.tasks)} tasks{source}")
+        root = manifest.source.get("root")
+        source = "" if root is None else f", from {root}"
+        tasks = "1 task" if len(manifest.tasks) == 1 else f"{len(manifest.tasks)} tasks"
+        _line(console, f"prepared: {images:,} images, {tasks}{source}")
+        for option, (then, now) in diagnosis.differing.items():
+            _line(console, f"  with {option}={then!r}, which is {now!r} here")
         _line(console, f"task shards: {folder}")
 
 

@@ -94,6 +94,9 @@ def test_a_prepared_benchmark_is_found_and_needs_no_more_disk(tmp_path: Path) ->
     found = look(tmp_path / "data", **options)
     assert found.manifest is not None
     assert [room.what for room in found.rooms] == ["memory of a run, per worker"]
+    assert found.differing == {}
+    other = look(tmp_path / "data", images=".", task_by="dataset")
+    assert other.differing == {"benchmark.options.images": ("pictures", ".")}
 
 
 def test_an_option_that_there_is_not_is_an_error(tmp_path: Path) -> None:

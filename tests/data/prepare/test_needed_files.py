@@ -15,8 +15,10 @@ BENCHMARKS = sorted((CONFIG_DIRECTORY / "benchmark").glob("*.yaml"))
 def test_every_benchmark_lists_its_files(file: Path) -> None:
     """Before any of them is there, and each under an option that the benchmark has."""
     config = composed_values([f"benchmark={file.stem}"])["benchmark"]
+    if config["dataset"] == "sources":
+        return  # its files are other benchmarks
     listed = NEEDS.get(config["dataset"])({**config["options"], "root": "/nowhere"})
-    for needed in listed:
+    for needed in listed or ():
         value = config["options"]
         for key in re.split(r"[.\[]", needed.option):
             value = value[int(key[:-1])] if key.endswith("]") else value[key]

@@ -49,21 +49,29 @@ class TarSample:
 def find_tars(root: Path, patterns: tuple[str, ...], field: str) -> list[Path]:
     """Find the tars that patterns name: paths relative to `root`, brace ranges, `*` and `**`.
 
-    `field` is the config field of the patterns. Braces are expanded as webdataset does it.
+    `field` is the config field of the patterns; `::` parts several in one text, as in OpenCLIP.
     Raises: ConfigError for an address that is no path, unbalanced braces, a range without end, or
     a tar that is named twice; DataError for a file that does not exist.
     """
     found: dict[Path, None] = {}
-    for pattern in patterns:
-        for name in _expanded(pattern, field):
-            paths = _matching(root, name)
-            if not paths:
-                raise DataError(f"{field}: {root / name} does not exist: correct this field")
-            for path in paths:
-                if path in found:
-                    raise ConfigError(f"{field}: {path} is named twice")
-                found[path] = None
+    for path in listed_tars(root, patterns, field):
+        if not path.is_file():
+            raise DataError(f"{field}: {path} does not exist: correct this field")
+        if path in found:
+            raise ConfigError(f"{field}: {path} is named twice")
+        found[path] = None
     return list(found)
+
+
+def listed_tars(root: Path, patterns: tuple[str, ...], field: str) -> list[Path]:
+    """List the tars that patterns name, also those that are not there. Raises: ConfigError."""
+    return [
+        path
+        for pattern in patterns
+        for part in pattern.split("::")
+        for name in _expanded(part, field)
+        for path in _matching(root, name)
+    ]
 
 
 def _expanded(pattern: str, field: str) -> list[str]:
@@ -77,18 +85,16 @@ def _expanded(pattern: str, field: str) -> list[str]:
         size *= abs(int(last) - int(first)) + 1
     if size > _MAX_TARS:
         raise ConfigError(f"{field}: {pattern} names {size} tars: correct the range in braces")
-    expand_urls = _webdataset("shardlists", "expand_urls")
     try:
-        names: list[str] = expand_urls(pattern)
-    except (ValueError, AssertionError) as error:
+        # What webdataset expands braces by; that library itself imports torch.
+        return list(_library("braceexpand").braceexpand(pattern))
+    except ValueError as error:
         raise ConfigError(f"{field}: {pattern} cannot be expanded ({error})") from error
-    return names
 
 
-def _webdataset(module: str, name: str) -> Any:
-    """A function of the library, which imports torch: a second that nobody else should wait."""
+def _library(module: str) -> Any:
     try:
-        return getattr(import_module(f"webdataset.{module}"), name)
+        return import_module(module)
     except ImportError as error:
         raise ConfigError(
             f"benchmark.dataset=webdataset needs the package webdataset ({error}): "
@@ -98,12 +104,11 @@ def _webdataset(module: str, name: str) -> Any:
 
 def _matching(root: Path, name: str) -> list[Path]:
     if not any(sign in name for sign in "*?["):
-        path = root / name
-        return [path] if path.is_file() else []
+        return [root / name]
     base, relative = root, name
     if os.path.isabs(name):
         base, relative = Path(Path(name).anchor), name.lstrip("/")
-    return sorted(path for path in base.glob(relative) if path.is_file())
+    return sorted(path for path in base.glob(relative) if path.is_file()) or [root / name]
 
 
 def tar_samples(path: Path, split: str, faults: Faults) -> Iterator[TarSample]:
@@ -174,7 +179,7 @@ class _Members:
 def _samples(
     path: Path, tar: tarfile.TarFile, stream: IO[bytes], split: str, faults: Faults
 ) -> Iterator[TarSample]:
-    parted = _webdataset("tariterators", "base_plus_ext")
+    parted = _library("webdataset.tariterators").base_plus_ext
     size = os.fstat(stream.fileno()).st_size
     keys: set[str] = set()
     members: _Members | None = None
