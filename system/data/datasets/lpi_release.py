@@ -5,7 +5,7 @@
 one of MSCOCO's twelve super-categories. How an image got its category is not published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _index_split(
     return {name: builder.build() for name, builder in builders.items()}
 
 
-def _joined(group: ImageGroup, rule: str) -> tuple[str, Sequence[str]]:
+def _joined(group: ImageGroup, rule: str) -> tuple[str, tuple[str, ...]]:
     """Join the rows of an image: its id and its captions."""
     ids: dict[str, str] = {}
     captions: list[str] = []

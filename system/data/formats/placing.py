@@ -87,34 +87,40 @@ class Placing:
         builders = {
             split: SplitIndexBuilder(split, self.tasks, faults, self._images) for split in SPLITS
         }
-        ids: set[tuple[str, str]] = set()
+        owners: dict[tuple[str, str], tuple[str, str | None]] = {}
         for group in groups:
             found: list[tuple[str, ImageRecord]] = []
             name = group.rows[0][1]["name"]
             with faults.row(split_of_broken(group, self._division, self._draw), name):
                 found.append(self._reader.image(group, self._division, self._draw))
             for split, record in found:  # none, if it was broken
-                where = group.rows[0][0]
-                if (split, record.image_id) in ids:
+                where, values = group.rows[0]
+                owner = name, values["image"] and values["image"]["digest"]
+                if owners.setdefault((split, record.image_id), owner) != owner:
                     raise DataError(
                         f"{where}: image id {record.image_id} is that of another image of split "
                         f"{split!r} too: correct the column, or number images instead with "
                         "benchmark.options.columns.image_id=null"
                     )
-                ids.add((split, record.image_id))
                 if record.task not in self.tasks:
                     builders[split].skip("other_task")
                     continue
                 broken = len(faults.found)
                 with faults.row(split, record.file_name):
-                    builders[split].add(self._stored(group, record.file_name), record)
+                    links = self._source.follow_links
+                    stored = stored_image(self._folder, group, record.file_name, links)
+                    builders[split].add(stored, record)
                 if len(faults.found) == broken:
                     self._draw.note(record.task, record.file_name)
         return {split: builder.build() for split, builder in builders.items()}
 
-    def _stored(self, group: ImageGroup, name: str) -> StoredImage:
-        where, values = group.rows[0]
-        if values["image"] is not None:
-            return TableImage(**values["image"]).stored
-        links = self._source.follow_links
-        return StoredImage(safe_image_path(self._folder, name, where, follow_links=links))
+
+def stored_image(folder: Path, group: ImageGroup, name: str, follow_links: bool) -> StoredImage:
+    """Find an image's bytes: in its table, or the file of this name in the folder.
+
+    Raises: DataError for a file that is not there or outside of the folder.
+    """
+    where, values = group.rows[0]
+    if values["image"] is not None:
+        return TableImage(**values["image"]).stored
+    return StoredImage(safe_image_path(folder, name, where, follow_links=follow_links))

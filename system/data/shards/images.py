@@ -153,6 +153,15 @@ def check_image(
     return CheckedSize(*found, turned in _TURNS and not decoding.orient)
 
 
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Read an image's width and height as it is stored, without decoding it.
+
+    Raises: DataError for what is no image.
+    """
+    with _opened(data, name) as image:
+        return image.size
+
+
 def web_picture(
     data: bytes, name: str, decoding: Decoding = PLAIN, side: int | None = None
 ) -> tuple[bytes, str]:
