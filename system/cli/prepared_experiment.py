@@ -56,10 +56,11 @@ def with_prepared_options(experiment: E, given: Collection[str]) -> E:
     benchmark = experiment.benchmark
     folder = DataDirectory.of(experiment).benchmark(benchmark.name)
     manifest = prepared_at(folder)
-    recorded = None if manifest is None else Origin.recorded(manifest)
-    if recorded is None:
+    if manifest is None:
         return experiment
+    recorded = Origin.recorded(manifest)  # of an earlier version it is compared alone
     mine = Origin.of(benchmark.dataset, benchmark.options)
     mine.require_same(recorded, benchmark.name, folder.uri, given)
-    options = {**mine.options, **recorded.options}
+    known = recorded.options if recorded.whole else {}
+    options = {**mine.options, **known}
     return replace(experiment, benchmark=replace(benchmark, options=options))

@@ -20,9 +20,8 @@ def refuse_other_origin(origin: Origin, benchmark: str, output: str) -> None:
     Raises: ConfigError with both values and the ways out.
     """
     there = prepared_at(Folder.of(output))
-    recorded = None if there is None else Origin.recorded(there)
-    if recorded is not None:
-        origin.require_same(recorded, benchmark, output)
+    if there is not None:
+        origin.require_same(Origin.recorded(there), benchmark, output)
 
 
 def moved_data(
@@ -37,12 +36,14 @@ def moved_data(
     None if nothing is there, or it is from the same root. Raises: ConfigError for other data.
     """
     there = prepared_at(Folder.of(output))
-    recorded = None if there is None else Origin.recorded(there)
-    if there is None or recorded is None or recorded.options.get(ROOT) == origin.options.get(ROOT):
+    if there is None:
+        return None
+    recorded = Origin.recorded(there)
+    old, new = recorded.options.get(ROOT), origin.options.get(ROOT)
+    if old == new or old is None or new is None:  # made here, or in the same place
         return None
     found = {split: f"{_content(index, progress):064x}" for split, index in splits.items()}
     if found != there.source.get("content"):
-        old, new = recorded.options.get(ROOT), origin.options.get(ROOT)
         difference = f"other data in benchmark.options.root={new!r} (prepared from {old!r})"
         raise other_source(benchmark, output, difference)
     manifest = replace(there, source={**there.source, **origin.to_source()})

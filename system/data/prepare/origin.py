@@ -12,6 +12,7 @@ from system.uris import absolute
 
 ROOT = "root"  # says only where the files lie: compared by their content
 _NO_SOURCE = (ROOT, "on_error")  # the latter says what to do with broken rows, whose list is kept
+_EARLIER = (ROOT, "caption_rule")  # options that manifests of earlier versions name
 _KEY = "origin"  # in a manifest's source
 
 
@@ -31,12 +32,20 @@ class Origin:
         return cls(dataset, values)
 
     @classmethod
-    def recorded(cls, manifest: Manifest) -> "Origin | None":
-        """Read what a manifest says of its origin; None for one of an earlier version."""
+    def recorded(cls, manifest: Manifest) -> "Origin":
+        """Read what a manifest says of its origin.
+
+        One of an earlier version names no dataset and few of the options.
+        """
         found = manifest.source.get(_KEY)
-        if not isinstance(found, Mapping):
-            return None
-        return cls(str(found["dataset"]), dict(found["options"]))
+        if isinstance(found, Mapping):
+            return cls(str(found["dataset"]), dict(found["options"]))
+        return cls("", {key: manifest.source[key] for key in _EARLIER if key in manifest.source})
+
+    @property
+    def whole(self) -> bool:
+        """Whether it names all options, as those of earlier versions do not."""
+        return bool(self.dataset)
 
     def to_source(self) -> dict[str, object]:
         """Return the part of a manifest's source that `recorded` reads."""
@@ -51,11 +60,12 @@ class Origin:
         record, and nobody gave, is passed over.
         """
         found = differences(recorded.options, self.options)
+        known = recorded.options if recorded.whole else recorded.options.keys() & self.options
         return {
             key: values
             for key, values in found.items()
             if key not in _NO_SOURCE
-            and (key.split(".")[0] in recorded.options if given is None else _under(key, given))
+            and (key.split(".")[0] in known if given is None else _under(key, given))
         }
 
     def require_same(
@@ -69,7 +79,7 @@ class Origin:
             f"benchmark.options.{key}={new!r} (prepared with {old!r})"
             for key, (old, new) in self.options_differing(recorded, given).items()
         ]
-        if self.dataset != recorded.dataset:
+        if recorded.whole and self.dataset != recorded.dataset:
             wrong.insert(0, f"benchmark.dataset={self.dataset} (prepared as {recorded.dataset})")
         if wrong:
             raise other_source(benchmark, place, "; ".join(wrong))
@@ -100,8 +110,7 @@ def require_origin(
     Raises: ConfigError as `Origin.require_same` does.
     """
     recorded = Origin.recorded(manifest)
-    if recorded is not None:
-        Origin.of(dataset, options).require_same(recorded, manifest.benchmark, place)
+    Origin.of(dataset, options).require_same(recorded, manifest.benchmark, place)
 
 
 def require_root(benchmark: str, options: Mapping[str, Any], place: str) -> None:

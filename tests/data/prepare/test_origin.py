@@ -1,6 +1,7 @@
 """Another data set's shards are trained on, or written over unseen, if these fail."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,9 @@ def write(root: Path, first: int) -> Path:
     return root
 
 
-def prepare(root: Path, output: Path, *, replace: bool = False, **options: str) -> Manifest:
+def prepare(root: Path, output: Path, *, again: bool = False, **options: str) -> Manifest:
     values = {"root": str(root), **OPTIONS, **options}
-    return DATASETS.get("folder")("pets", str(output), values, None, replace=replace)
+    return DATASETS.get("folder")("pets", str(output), values, None, replace=again)
 
 
 def rows(output: Path) -> list[str]:
@@ -41,7 +42,7 @@ def test_other_data_under_one_name_are_refused_with_the_ways_out(tmp_path: Path)
     for part in (str(first), str(second), "benchmark.name=NAME", "--replace"):
         assert part in str(refused.value)
     assert prepared_at(Folder.of(tmp_path / "out")) == before
-    assert prepare(second, tmp_path / "out", replace=True).fingerprint != before.fingerprint
+    assert prepare(second, tmp_path / "out", again=True).fingerprint != before.fingerprint
 
 
 def test_other_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -61,7 +62,6 @@ def test_moved_data_are_the_same_and_nothing_is_written(tmp_path: Path) -> None:
     after = prepare(moved, tmp_path / "out")
     assert after.fingerprint == before.fingerprint
     recorded = Origin.recorded(after)
-    assert recorded is not None
     assert recorded.options["root"] == str(moved)
     assert {path: path.stat().st_mtime_ns for path in shards} == shards
 
@@ -83,6 +83,16 @@ def test_more_files_in_the_same_place_are_prepared_again(tmp_path: Path) -> None
     with (root / "captions.csv").open("a") as stream:
         stream.write("\n0.png,a second caption")
     assert prepare(root, tmp_path / "out").fingerprint != before.fingerprint
+
+
+def test_a_manifest_of_an_earlier_version_is_compared_by_what_it_says(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", 0)
+    manifest = prepare(root, tmp_path / "out")
+    source = {key: value for key, value in manifest.source.items() if key != "origin"}
+    earlier = replace(manifest, source=source)
+    require_origin(earlier, "any", {**OPTIONS, "task_by": "directory"}, "out")
+    with pytest.raises(ConfigError, match=r"caption_rule='lpi' \(prepared with 'none'\)"):
+        require_origin(earlier, "folder", {**OPTIONS, "caption_rule": "lpi"}, "out")
 
 
 def test_a_run_on_other_options_than_prepared_is_refused(tmp_path: Path) -> None:
