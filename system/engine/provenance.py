@@ -54,7 +54,7 @@ def device_provenance(device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
         "type": device.type,
-        "name": torch.cuda.get_device_name(device) if cuda else platform.processor(),
+        "name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "host_cores": os.cpu_count(),
     }
 

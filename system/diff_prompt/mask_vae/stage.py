@@ -32,7 +32,9 @@ from system.engine.provenance import code_provenance, data_provenance
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
 from system.errors import DataError
+from system.report.metrics_view import MetricsView
 from system.report.pages.model_pages import mask_grid, mask_page
+from system.report.pages.provenance import provenance
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
@@ -153,7 +155,8 @@ class MaskVaeStage:
         head = {"run": experiment.run_name, "stage": KIND, **origin}
         folder.write_json(METRICS, {**head, **metrics})
         values = _main_values(header, plan)
-        page = mask_page(experiment.run_name, values, header.held_out_iou_per_task, grid)
+        on_page = values | dict(provenance(MetricsView(head)))
+        page = mask_page(experiment.run_name, on_page, header.held_out_iou_per_task, grid)
         folder.write(REPORT, page.encode())
         tell_model(tell, values, plan.folder, folder)
 

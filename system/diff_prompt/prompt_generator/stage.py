@@ -48,7 +48,9 @@ from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
 from system.errors import ConfigError
 from system.methods.base import LatentNeeds
+from system.report.metrics_view import MetricsView
 from system.report.pages.model_pages import generator_page
+from system.report.pages.provenance import provenance
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory
@@ -152,7 +154,8 @@ class PromptGeneratorStage:
             METRICS, {**head, **asdict(outcome), **trained_on, "generator": generator}
         )
         paths = None if shown is None else shown["paths"]
-        page = generator_page(experiment.run_name, values, outcome.iou, outcome.shown, paths)
+        on_page = values | dict(provenance(MetricsView(head)))
+        page = generator_page(experiment.run_name, on_page, outcome.iou, outcome.shown, paths)
         folder.write(REPORT, page.encode())
         tell_model(tell, values, plan.folder, folder)
 

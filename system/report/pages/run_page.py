@@ -9,12 +9,11 @@ from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
 from system.report.pages.key_metrics import average_rows, key_metrics
 from system.report.pages.page_shell import render_page
+from system.report.pages.provenance import provenance
 from system.report.pages.rec_page import COLUMNS, box_pictures, split_tables
 from system.report.run_data import RunData, read_run
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
-
-_SHORT = 12  # of a fingerprint or a commit, as many characters as one compares by eye
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -89,44 +88,9 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
         ("Protocol", joined(("protocol",))),
         ("Date", _date(metrics, access)),
         ("Evaluated with", evaluated or DASH),
-        ("Data", _data(metrics) or DASH),
-        ("Computed with", _computed(metrics) or DASH),
+        *provenance(metrics),
         *_quarantined(metrics),
     ]
-
-
-def _data(metrics: MetricsView) -> str:
-    """What the benchmark was prepared from, in words."""
-    source = ("benchmark", "source")
-    options = (*source, "origin", "options")
-    parts = {
-        "dataset": metrics.text(*source, "origin", "dataset"),
-        "from": metrics.text(*options, "root"),
-        "division": metrics.text(*source, "split_by"),
-        "caption rule": metrics.text(*options, "caption_rule"),
-        "fingerprint": (metrics.text("benchmark", "fingerprint") or "")[:_SHORT],
-    }
-    return ", ".join(f"{label} {text}" for label, text in parts.items() if text)
-
-
-def _computed(metrics: MetricsView) -> str:
-    """Code, packages and machine, in words."""
-    commit = (metrics.text("git", "commit") or "")[:_SHORT]
-    changed = " with changed files" if metrics.text("git", "dirty") == "True" else ""
-    device = [metrics.text("device", key) for key in ("type", "name")]
-    cores = metrics.text("device", "host_cores") or metrics.text("host", "cores")
-    packages = [
-        f"{name} {version}"
-        for name in ("promptide", "torch", "ray", "transformers")
-        if (version := metrics.text("versions", name)) is not None
-    ]
-    parts = [
-        *packages,
-        f"commit {commit}{changed}" if commit else "",
-        " ".join(text for text in device if text),
-        f"{cores} cores" if cores else "",
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def _quarantined(metrics: MetricsView) -> list[tuple[str, str]]:
