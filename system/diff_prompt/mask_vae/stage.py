@@ -34,7 +34,7 @@ from system.engine.worker_log import RankLog
 from system.errors import DataError
 from system.report.metrics_view import MetricsView
 from system.report.pages.model_pages import mask_grid, mask_page
-from system.report.pages.provenance import provenance
+from system.report.pages.origin_rows import provenance
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder

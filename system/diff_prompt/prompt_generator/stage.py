@@ -50,7 +50,7 @@ from system.errors import ConfigError
 from system.methods.base import LatentNeeds
 from system.report.metrics_view import MetricsView
 from system.report.pages.model_pages import generator_page
-from system.report.pages.provenance import provenance
+from system.report.pages.origin_rows import provenance
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import METRICS, MODEL_LOG, REPORT, RunDirectory

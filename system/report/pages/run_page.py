@@ -8,8 +8,8 @@ from system.report.metrics_view import MetricsView
 from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
 from system.report.pages.key_metrics import average_rows, key_metrics
+from system.report.pages.origin_rows import provenance
 from system.report.pages.page_shell import render_page
-from system.report.pages.provenance import provenance
 from system.report.pages.rec_page import COLUMNS, box_pictures, split_tables
 from system.report.run_data import RunData, read_run
 from system.storage.files import Folder

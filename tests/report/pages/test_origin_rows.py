@@ -2,7 +2,7 @@
 
 from system.report.formatting import DASH
 from system.report.metrics_view import MetricsView
-from system.report.pages.provenance import provenance
+from system.report.pages.origin_rows import provenance
 
 METRICS = {
     "benchmark": {
