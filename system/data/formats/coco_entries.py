@@ -1,7 +1,7 @@
 """Entries of MSCOCO's annotation files (images, categories, boxes, masks)."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 
@@ -40,12 +40,19 @@ def read_box(entry: Entry, image: ImageEntry) -> Box:
     Raises: DataError if it is not four numbers or lies outside the image by more than a rounding.
     """
     numbers = entry.get("bbox", list)
-    if len(numbers) != 4 or not all(map(_is_number, numbers)):
-        raise DataError(
-            f"{entry.where}: field 'bbox' is not four numbers (x, y, width, height)", "box"
-        )
-    x, y, width, height = (float(value) for value in numbers)
-    return checked_box((x, y, width, height), image, f"{entry.where}: field 'bbox' {numbers}")
+    what = f"{entry.where}: field 'bbox'"
+    return checked_box(four_numbers(numbers, what), image, f"{what} {numbers}")
+
+
+def four_numbers(values: Sequence[object], what: str) -> Box:
+    """Return x, y, width and height; `what` names them in the error.
+
+    Raises: DataError if they are not four finite numbers.
+    """
+    if len(values) != 4 or not all(map(_is_number, values)):
+        raise DataError(f"{what} is not four numbers (x, y, width, height)", "box")
+    x, y, width, height = (float(value) for value in values)  # type: ignore[arg-type]
+    return x, y, width, height
 
 
 def checked_box(box: Box, image: ImageEntry, what: str) -> Box:
@@ -79,13 +86,16 @@ def read_image(entry: Entry, id_field: str) -> ImageEntry:
 
     Raises: DataError naming the entry for a missing field or a size that no image has.
     """
-    image = ImageEntry(
-        entry.identifier(id_field),
-        entry.get("file_name", str),
-        entry.get("width", int),
-        entry.get("height", int),
-        entry.where,
-    )
+    return sized_image(entry, entry.identifier(id_field), entry.get("file_name", str))
+
+
+def sized_image(entry: Entry, identifier: str, file_name: str) -> ImageEntry:
+    """Make an image of an entry that says its `width` and `height` in pixels.
+
+    Raises: DataError naming the entry for a missing field or a size that no image has.
+    """
+    width, height = entry.get("width", int), entry.get("height", int)
+    image = ImageEntry(identifier, file_name, width, height, entry.where)
     if image.width < 1 or image.height < 1:
         raise DataError(f"{entry.where}: fields 'width' and 'height' must be positive", "size")
     if image.width * image.height > MAX_PIXELS:
