@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from system.data.formats.folder_splits import SPLITS, Shares
+from system.data.formats.folder_splits import SPLITS, Draw, Shares, split_named
 from system.data.formats.samples.class_directories import ClassDirectory, class_files, find_classes
 from system.data.prepare.annotations import load_annotation_json
 from system.data.prepare.captions import check_templates, checked_caption, class_captions
@@ -24,8 +24,6 @@ from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.schema import ImageRecord
 from system.errors import ConfigError, DataError
-
-SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -87,15 +85,20 @@ def read_class_folder(
     root = dataset_root(source.root)
     folder = dataset_folder(root, source.images, "images")
     named = source.splits is not None
-    splits = {name: split for split, name in (source.splits or {}).items()} or SPLIT_NAMES
-    found = find_classes(folder, splits, named=named, datasets=source.task_by == "directory")
+    split_of = {name: split for split, name in (source.splits or {}).items()}.get
+    found = find_classes(
+        folder,
+        split_of if named else split_named,
+        named=named,
+        datasets=source.task_by == "directory",
+    )
     _check_trained(found, folder)
     order = _class_order(source, found, folder)
     names = _class_names(source, root, order)
     task_of = _tasks(source, order)
     tasks = source.tasks or tuple(dict.fromkeys(task_of.values()))
-    indices = _index_splits(source, folder, found, task_of, names, tasks, faults, progress)
-    used = {split: index for split, index in indices.items() if len(index)}
+    reading = _Reading(source, folder, found, task_of, names, tasks)
+    used = {split: index for split, index in reading.splits(faults, progress).items() if len(index)}
     if not used:
         raise DataError(f"{folder}: holds no image that can be used")
     return CheckedDataset(
@@ -223,39 +226,67 @@ def _classes_of(task: str, task_of: Mapping[Key, str], names: Mapping[Key, str])
     return [names[key] for key, of_task in task_of.items() if of_task == task]
 
 
-def _index_splits(
-    source: ClassFolderSource,
-    folder: Path,
-    found: Sequence[ClassDirectory],
-    task_of: Mapping[Key, str],
-    names: Mapping[Key, str],
-    tasks: Sequence[str],
-    faults: Faults,
-    progress: Progress | None,
-) -> dict[str, SplitIndex]:
-    builders = {split: SplitIndexBuilder(split, tasks, faults) for split in SPLITS}
-    links = source.follow_links
-    for done, of in enumerate(found, 1):
-        if progress is not None:
-            progress("classes", done, len(found))
-        for file_name, left_out in class_files(folder, of.place):
-            split = of.split or source.shares.split_of(file_name)
-            task = task_of.get(of.key)
-            if left_out is not None or task is None or task not in tasks:
-                builders[split].skip(left_out or ("other_task" if task else "other_class"))
-                continue
-            with faults.row(split, file_name):
-                where = str(folder / of.place)
-                captions = tuple(
-                    checked_caption(caption, source.caption_rule, where)
-                    for caption in class_captions(source.templates, names[of.key])
-                )
-                # The file's name is its id: it stays when images are added.
-                builders[split].add(
-                    StoredImage(safe_image_path(folder, file_name, where, follow_links=links)),
-                    ImageRecord(file_name, file_name, b"", 0, 0, captions, task, (), ()),
-                )
-    return {split: builder.build() for split, builder in builders.items()}
+@dataclass(frozen=True)
+class _Reading:
+    """What is known of all classes before their images are placed in splits."""
+
+    source: ClassFolderSource
+    folder: Path
+    found: Sequence[ClassDirectory]
+    task_of: Mapping[Key, str]
+    names: Mapping[Key, str]
+    tasks: Sequence[str]
+
+    def splits(self, faults: Faults, progress: Progress | None) -> dict[str, SplitIndex]:
+        """Place all images, a second time if a draw leaves a split without a task's image.
+
+        Raises: DataError, also for a task too small to be drawn.
+        """
+        before = len(faults.found)
+        draw = Draw(self.source.shares)
+        splits = self._place(draw, faults, progress)
+        undivided = {self.task_of.get(of.key) for of in self.found if of.split is None}
+        drawn = [task for task in self.tasks if task in undivided]
+        counts = {split: index.counts for split, index in splits.items()}
+        if any(len(index) for index in splits.values()) and draw.mend(counts, drawn):
+            del faults.found[before:]  # they are found again
+            splits = self._place(draw, faults, progress)
+        return splits
+
+    def _place(
+        self, draw: Draw, faults: Faults, progress: Progress | None
+    ) -> dict[str, SplitIndex]:
+        builders = {split: SplitIndexBuilder(split, self.tasks, faults) for split in SPLITS}
+        for done, of in enumerate(self.found, 1):
+            if progress is not None:
+                progress("classes", done, len(self.found))
+            for file_name, left_out in class_files(self.folder, of.place):
+                split = of.split or draw.split_of(file_name)
+                task = self.task_of.get(of.key)
+                if left_out is not None or task is None or task not in self.tasks:
+                    builders[split].skip(left_out or ("other_task" if task else "other_class"))
+                    continue
+                broken = len(faults.found)
+                with faults.row(split, file_name):
+                    builders[split].add(
+                        self._stored(of, file_name), self._record(of, file_name, task)
+                    )
+                if of.split is None and len(faults.found) == broken:
+                    draw.note(task, file_name)
+        return {split: builder.build() for split, builder in builders.items()}
+
+    def _stored(self, of: ClassDirectory, file_name: str) -> StoredImage:
+        where, links = str(self.folder / of.place), self.source.follow_links
+        return StoredImage(safe_image_path(self.folder, file_name, where, follow_links=links))
+
+    def _record(self, of: ClassDirectory, file_name: str, task: str) -> ImageRecord:
+        where, rule = str(self.folder / of.place), self.source.caption_rule
+        captions = tuple(
+            checked_caption(caption, rule, where)
+            for caption in class_captions(self.source.templates, self.names[of.key])
+        )
+        # The file's name is its id: it stays when images are added.
+        return ImageRecord(file_name, file_name, b"", 0, 0, captions, task, (), ())
 
 
 def class_folder_files(source: ClassFolderSource) -> list[NeededFile]:

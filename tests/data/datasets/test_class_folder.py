@@ -191,3 +191,14 @@ def test_links_are_followed_on_request(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="follow_links=true"):
         prepare(root)
     assert prepare(root, follow_links=True).counts["classes_1-1"]["train"] == 3
+
+
+def test_a_small_task_is_drawn_into_all_splits(tmp_path: Path) -> None:
+    """Ten pictures of a class must not fail by the lot."""
+    root = tmp_path / "data"
+    write(root, [f"{name}/{i}.png" for name in ("ant", "bee") for i in range(3)])
+    manifest = prepare(root, classes_per_task=1)
+    assert manifest.counts["classes_2-2"] == {"train": 1, "val": 1, "test": 1}
+    write(root, ["cow/1.png"], first=50)
+    with pytest.raises(DataError, match="task 'classes_3-3' has 1 image"):
+        prepare(root, classes_per_task=1)

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +32,13 @@ class ClassDirectory:
 
 
 def find_classes(
-    folder: Path, splits: Mapping[str, str], *, named: bool, datasets: bool
+    folder: Path, split_of: Callable[[str], str | None], *, named: bool, datasets: bool
 ) -> list[ClassDirectory]:
     """Find the classes below a folder, sorted: by data set, split and name.
 
-    `splits` are {name of a directory: split}; if they are `named` by the user, each class lies
-    below one of them and other directories are left out. Else a folder whose directories are
-    called so is divided into splits, and any other is not. `datasets`: the first directories are
+    `split_of` says which split a directory's name means; if the user `named` them, each class lies
+    below one of them and other directories are left out. Else a folder whose directories mean
+    splits is divided into them, and any other is not. `datasets`: the first directories are
     data sets, each with or without splits.
     Raises: DataError if there is no class, or a directory of images beside those of splits.
     """
@@ -46,16 +46,16 @@ def find_classes(
     for dataset in _directories(folder) if datasets else [""]:
         place = folder / dataset
         directories = _directories(place)
-        divided = named or _divided(place, directories, splits)
+        divided = named or _divided(place, directories, split_of)
         for directory in directories if divided else [""]:
-            if divided and directory not in splits:
+            if divided and split_of(directory) is None:
                 continue
             prefix = "/".join(part for part in (dataset, directory) if part)
             found += [
                 ClassDirectory(
                     f"{prefix}/{name}" if prefix else name,
                     dataset,
-                    splits.get(directory),
+                    split_of(directory) if divided else None,
                     unicodedata.normalize("NFC", name),
                 )
                 for name in _directories(place / directory)
@@ -97,13 +97,13 @@ def _directories(folder: Path) -> list[str]:
         raise DataError(f"{folder}: cannot be read ({error})") from error
 
 
-def _divided(folder: Path, directories: list[str], splits: Mapping[str, str]) -> bool:
+def _divided(folder: Path, directories: list[str], split_of: Callable[[str], str | None]) -> bool:
     """Whether a folder's directories are splits: one for training is there, or all are splits."""
-    known = [name for name in directories if name in splits]
-    if not any(splits[name] == "train" for name in known) and len(known) < len(directories):
+    known = {name: split for name in directories if (split := split_of(name)) is not None}
+    if "train" not in known.values() and len(known) < len(directories):
         return False
     for name in directories:
-        if name not in splits and _has_image(folder, name):
+        if name not in known and _has_image(folder, name):
             raise DataError(
                 f"{folder}: the directory {name!r} holds images beside those of the splits "
                 f"({', '.join(known)}): is it a split or a class? Say which directories are splits "

@@ -5,16 +5,18 @@ An image's bytes are taken as they are, without decoding: `StoredImage(split, st
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from system.data.formats.folder_splits import split_named
 from system.data.formats.parquet_images import TableImage
-from system.data.formats.tables.layout import Row
+from system.data.formats.tables.layout import UNKNOWN_SPLIT, Row
 from system.data.prepare.captions import class_captions
 from system.data.prepare.image_files import FILES, StoredImage
 from system.data.shards.faults import Faults
@@ -26,7 +28,7 @@ _HUB_ID = re.compile(r"hf://datasets/([\w.-]+(?:/[\w.-]+)?)")
 
 
 def _library() -> Any:
-    """The library, which takes a second to import; its progress bars are not ours."""
+    """The library, which takes a second to import; its bars and complaints are not ours."""
     try:
         import datasets
     except ImportError as error:
@@ -35,7 +37,8 @@ def _library() -> Any:
             "pip install 'promptide[hub]'"
         ) from error
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    for logger in ("datasets", "huggingface_hub"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what they raise is said once
     return datasets
 
 
@@ -153,36 +156,59 @@ class HubTable:
         self._dataset = dataset.with_format("arrow")
 
     def rows(self, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
-        """Go through the rows. Numbers of classes become their names.
+        """Go through the rows; one that cannot be read is a broken row.
 
-        Raises: DataError if the split's files cannot be read.
+        Numbers of classes become their names.
         """
         made = {_CAPTIONS_OF.format(name): name for name in self.classes}
         made = {column: name for column, name in made.items() if column in columns}
         columns = list(dict.fromkeys(made.get(column, column) for column in columns))
         wanted = self._dataset.select_columns(columns)
-        image = next((name for name in columns if name in self.images), None)
         for first in range(0, len(wanted), _ROWS):
+            last = min(first + _ROWS, len(wanted))
             try:
-                table: pa.Table = wanted[first : first + _ROWS]
-                found = None if image is None else self._images(table.column(image), first)
-                rows = table.select([name for name in columns if name != image]).to_pylist()
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(
-                    f"{self.path}, row {first + 1}: cannot be read ({error})"
-                ) from error
-            for number in range(table.num_rows):
-                values = {name: self._named(name, value) for name, value in rows[number].items()}
-                if image is not None and found is not None:
-                    values[image] = found[number]
-                for column, name in made.items():
-                    values[column] = self._captions(values[name])
-                yield f"{self.path}, row {first + number + 1}", values
+                batch = list(self._batch(wanted, columns, first, last))
+            except DataError:  # one by one, to tell which row it is
+                batch = []
+                for row in range(first, last):
+                    with faults.row(split_named(self.path.name) or UNKNOWN_SPLIT, self._where(row)):
+                        batch += self._batch(wanted, columns, row, row + 1)
+            for row, values in batch:
+                captions = {column: self._captions(values[name]) for column, name in made.items()}
+                yield self._where(row), {**values, **captions}
 
-    def image(self, column: str, row: int) -> bytes:
-        """The bytes of an image in the table."""
-        (value,) = self._dataset.select_columns([column])[row : row + 1].column(column).to_pylist()
-        return (value or {}).get("bytes") or b""
+    def _batch(
+        self, wanted: Any, columns: Sequence[str], first: int, last: int
+    ) -> Iterator[tuple[int, dict[str, object]]]:
+        image = next((name for name in columns if name in self.images), None)
+        try:
+            table: pa.Table = wanted[first:last]
+            table.validate(full=True)  # a damaged file could lead out of its memory
+            found = None if image is None else self._images(table.column(image), first)
+            rows = table.select([name for name in columns if name != image]).to_pylist()
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise DataError(f"{self._where(first)}: cannot be read ({reason})") from error
+        for number in range(last - first):
+            values = {name: self._named(name, value) for name, value in rows[number].items()}
+            if image is not None and found is not None:
+                values[image] = found[number]
+            yield first + number, values
+
+    def _where(self, row: int) -> str:
+        return f"{self.path}, row {row + 1}"
+
+    def images_of(self, column: str) -> Callable[[int], bytes]:
+        """Return what reads an image of the column by its row. It raises pyarrow's exceptions."""
+        images = self._dataset.select_columns([column])
+
+        def read(row: int) -> bytes:
+            table: pa.Table = images[row : row + 1]
+            table.validate(full=True)
+            (value,) = table.column(column).to_pylist()
+            return (value or {}).get("bytes") or b""
+
+        return read
 
     @property
     def changed(self) -> int:
@@ -257,24 +283,23 @@ class HubImages:
     """Reads images of some splits, or files that they name; an `ImageReader`."""
 
     def __init__(self, tables: Sequence[HubTable], column: str) -> None:
-        self._tables = {table.path: table for table in tables}
+        self._read = {table.path: table.images_of(column) for table in tables}
         self._changed = {table.path: table.changed for table in tables}
-        self._column = column
 
     def stamp(self, image: StoredImage) -> tuple[int, int]:
         """Return the image's size in bytes and when its split was changed. Raises: OSError."""
-        if image.path not in self._tables:
+        if image.path not in self._read:
             return FILES.stamp(image)
         assert image.length is not None
         return image.length, self._changed[image.path]
 
     def read(self, image: StoredImage) -> bytes:
         """Return the encoded bytes. Raises: OSError."""
-        if image.path not in self._tables:
+        if image.path not in self._read:
             return FILES.read(image)
         try:
-            data = self._tables[image.path].image(self._column, image.start)
-        except pa.ArrowException as error:
+            data = self._read[image.path](image.start)
+        except (ValueError, pa.ArrowException) as error:
             raise OSError(str(error)) from error
         if len(data) != image.length:
             raise OSError(f"row {image.start + 1} has changed since it was read first")

@@ -207,7 +207,7 @@ def _files(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.size < 0 or tar.offset <= end:
             raise DataError(f"{path}: is damaged at byte {member.offset}: fetch it again")
         end = tar.offset
-        hidden = PurePosixPath(member.name).name.startswith(".")
+        hidden = member.name.rpartition("/")[2].startswith(".")
         if not (member.isdir() or hidden or _META.search(member.name)):
             yield member
 
@@ -256,8 +256,8 @@ def _sample(
 
 
 def _check_member(path: Path, member: tarfile.TarInfo, size: int) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\0" in member.name:
+    name = member.name
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise DataError(f"{path}: the name of member {member.name!r} leaves the tar", "path")
     if member.issym() or member.islnk():
         raise DataError(f"{path}: member {member.name!r} is a link: store the file itself", "path")

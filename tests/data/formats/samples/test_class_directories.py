@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from system.data.formats.folder_splits import split_named
 from system.data.formats.samples.class_directories import class_files, find_classes
 from system.errors import DataError
-
-SPLITS = {"train": "train", "val": "val", "test": "test"}
 
 
 def make(root: Path, names: Sequence[str]) -> None:
@@ -23,6 +22,7 @@ def make(root: Path, names: Sequence[str]) -> None:
     [
         (["dog/1.jpg", "cat/1.jpg"], [("cat", None), ("dog", None)]),
         (["train/dog/1.jpg", "test/dog/2.jpg"], [("dog", "test"), ("dog", "train")]),
+        (["Training/dog/1.jpg", "VALID/dog/2.jpg"], [("dog", "train"), ("dog", "val")]),
         (["test/dog/1.jpg"], [("dog", "test")]),
         # A class may be called as a split, if none is there for training.
         (["test/1.jpg", "dog/1.jpg"], [("dog", None), ("test", None)]),
@@ -34,13 +34,13 @@ def test_directories_are_splits_or_classes(
     tmp_path: Path, files: list[str], found: list[tuple[str, str | None]]
 ) -> None:
     make(tmp_path, files)
-    classes = find_classes(tmp_path, SPLITS, named=False, datasets=False)
+    classes = find_classes(tmp_path, split_named, named=False, datasets=False)
     assert [(of.name, of.split) for of in classes] == found
 
 
 def test_each_data_set_has_its_own_layout(tmp_path: Path) -> None:
     make(tmp_path, ["a/train/x/1.jpg", "a/test/x/2.jpg", "b/x/1.jpg"])
-    classes = find_classes(tmp_path, SPLITS, named=False, datasets=True)
+    classes = find_classes(tmp_path, split_named, named=False, datasets=True)
     assert [(of.place, of.key, of.split) for of in classes] == [
         ("a/test/x", ("a", "x"), "test"),
         ("a/train/x", ("a", "x"), "train"),
@@ -50,16 +50,16 @@ def test_each_data_set_has_its_own_layout(tmp_path: Path) -> None:
 
 def test_named_splits_leave_out_other_directories(tmp_path: Path) -> None:
     make(tmp_path, ["training/dog/1.jpg", "old/dog/2.jpg"])
-    classes = find_classes(tmp_path, {"training": "train"}, named=True, datasets=False)
+    classes = find_classes(tmp_path, {"training": "train"}.get, named=True, datasets=False)
     assert [(of.place, of.split) for of in classes] == [("training/dog", "train")]
     with pytest.raises(DataError, match="no directories of classes below those of splits"):
-        find_classes(tmp_path, {"train": "train"}, named=True, datasets=False)
+        find_classes(tmp_path, {"train": "train"}.get, named=True, datasets=False)
 
 
 def test_a_name_is_the_same_in_either_form_of_unicode(tmp_path: Path) -> None:
     """macOS decomposes names; a list of classes typed elsewhere would miss them."""
     make(tmp_path, [unicodedata.normalize("NFD", "café") + "/1.jpg"])
-    (of,) = find_classes(tmp_path, SPLITS, named=False, datasets=False)
+    (of,) = find_classes(tmp_path, split_named, named=False, datasets=False)
     assert of.name == unicodedata.normalize("NFC", "café")
     assert list(class_files(tmp_path, of.place)) == [(f"{of.place}/1.jpg", None)]
 
