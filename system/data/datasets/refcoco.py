@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from system.data.formats.mdetr_refs import MdetrRelease, mdetr_image_ids
-from system.data.formats.referred_objects import ReferredObject, ReferredObjects
-from system.data.formats.unc_refs import UncRelease, unc_image_ids
+from system.data.formats.expressions.mdetr_refs import MdetrRelease, mdetr_image_ids
+from system.data.formats.expressions.referred_objects import ReferredObject, ReferredObjects
+from system.data.formats.expressions.unc_refs import UncRelease, unc_image_ids
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path

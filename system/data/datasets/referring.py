@@ -3,11 +3,15 @@
 from dataclasses import asdict
 
 from system.data.formats.captions_file import CaptionsFile
+from system.data.formats.expressions.referring_rows import (
+    ReferringRows,
+    ReferringSource,
+    ReferringTable,
+)
 from system.data.formats.folder_splits import split_of_file
 from system.data.formats.image_groups import ImageGroups
 from system.data.formats.parquet_images import ParquetImages
 from system.data.formats.placing import Placing, collect_rows
-from system.data.formats.referring_rows import ReferringRows, ReferringSource, ReferringTable
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import FILES, ImageReader
 from system.data.prepare.needed_files import NeededFile, needs

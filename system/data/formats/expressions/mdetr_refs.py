@@ -17,7 +17,11 @@ from system.data.formats.coco_entries import (
     read_mask,
     unique_id,
 )
-from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
+from system.data.formats.expressions.referred_objects import (
+    ObjectTable,
+    ReferredObject,
+    ReferredObjects,
+)
 from system.data.prepare.annotations import Entry, read_items, read_lists
 from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance

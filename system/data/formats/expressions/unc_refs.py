@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from system.data.formats.coco_entries import entry_with_id, unique_id
-from system.data.formats.plain_pickle import load_plain_pickle
-from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
+from system.data.formats.expressions.plain_pickle import load_plain_pickle
+from system.data.formats.expressions.referred_objects import (
+    ObjectTable,
+    ReferredObject,
+    ReferredObjects,
+)
 from system.data.prepare.annotations import Entry
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError

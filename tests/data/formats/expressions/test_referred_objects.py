@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from system.data.formats.coco_entries import ImageEntry
-from system.data.formats.referred_objects import ObjectTable, ReferredObject, ReferredObjects
+from system.data.formats.expressions.referred_objects import (
+    ObjectTable,
+    ReferredObject,
+    ReferredObjects,
+)
 from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance, Mask
 from system.errors import DataError

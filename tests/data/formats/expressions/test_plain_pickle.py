@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.data.formats import plain_pickle
-from system.data.formats.plain_pickle import load_plain_pickle
+from system.data.formats.expressions import plain_pickle
+from system.data.formats.expressions.plain_pickle import load_plain_pickle
 from system.errors import DataError
 from tests.data.python2_pickle import python2_pickle
 

@@ -1,0 +1,1 @@
+"""Files of referring expressions: RefCOCO's releases, and tables of a user's own."""
