@@ -34,14 +34,15 @@ def on_prepared(experiment: E, given: Collection[str], console: Console) -> E:
     """
     folder = DataDirectory.of(experiment).benchmark(experiment.benchmark.name)
     if prepared_at(folder) is None:
-        line = f"benchmark {experiment.benchmark.name!r} is not prepared yet: preparing it now"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _tell(console, f"benchmark {experiment.benchmark.name!r} is not prepared yet: preparing it")
         prepare_benchmark(experiment, console)
     found = with_prepared_options(experiment, given)
     root = Origin.of("", experiment.benchmark.options).options.get(ROOT)
     if root is None or found.benchmark.options.get(ROOT) == root:
         return found
     # Another place of the same data, or other data: preparing finds out.
+    before = found.benchmark.options.get(ROOT)
+    _tell(console, f"comparing the files in {root} with those prepared from {before}")
     options = {**found.benchmark.options, ROOT: root}
     moved = replace(found, benchmark=replace(found.benchmark, options=options))
     prepare_benchmark(moved, console)
@@ -64,3 +65,7 @@ def with_prepared_options(experiment: E, given: Collection[str]) -> E:
     known = recorded.options if recorded.whole else {}
     options = {**mine.options, **known}
     return replace(experiment, benchmark=replace(benchmark, options=options))
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -71,7 +71,7 @@ def test_what_is_not_prepared_prepares_itself_or_says_what_is_missing(
 ) -> None:
     root = folder_of_pictures(tmp_path / "a", 0)
     prepared_experiment(words(root, tmp_path), None, Console(width=200))
-    assert "benchmark 'folder' is not prepared yet: preparing it now" in capsys.readouterr().out
+    assert "benchmark 'folder' is not prepared yet: preparing it" in capsys.readouterr().out
     recorded = Origin.recorded(Manifest.load(str(tmp_path / "data/folder")))
     assert (recorded.dataset, recorded.options["root"]) == ("folder", str(root))
     with pytest.raises(DataError, match=r"not prepared in .*benchmark\.options\.root is not set"):
