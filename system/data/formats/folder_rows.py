@@ -114,7 +114,7 @@ class FolderRows:
         text = _text(values, column, where)
         if text is None or not text.strip():
             raise DataError(f"{where}: column {column!r} is empty")
-        name = PurePosixPath(self._as_on_disk(text, where)).as_posix()
+        name = _in_normal_form(self._as_on_disk(text, where))
         return ImageName(name, name, None)
 
     def row(self, values: Mapping[str, Any], where: str) -> CaptionRow:
@@ -234,8 +234,15 @@ def split_of_broken(group: ImageGroup, division: Division, draw: Draw) -> str:
 
 def row_values(name: ImageName, row: CaptionRow, file_split: str | None) -> dict[str, Any]:
     """Return a checked row as JSON can hold it."""
-    image = None if name.image is None else asdict(name.image)
-    return {"name": name.name, "image": image, "file_split": file_split, **asdict(row)}
+    return {
+        "name": name.name,
+        "image": None if name.image is None else asdict(name.image),
+        "file_split": file_split,
+        "captions": row.captions,
+        "task": row.task,
+        "split": row.split,
+        "image_id": row.image_id,
+    }
 
 
 def broken_values(name: ImageName, error: DataError, file_split: str | None) -> dict[str, Any]:
@@ -246,6 +253,11 @@ def broken_values(name: ImageName, error: DataError, file_split: str | None) -> 
         "fault": str(error),
         "kind": error.kind,
     }
+
+
+def _in_normal_form(name: str) -> str:
+    parts = name.split("/")  # which is fast, as there are many rows and few such names
+    return PurePosixPath(name).as_posix() if "" in parts or "." in parts else name
 
 
 def _text(values: Mapping[str, Any], column: str | None, where: str) -> str | None:

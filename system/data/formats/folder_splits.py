@@ -158,11 +158,11 @@ class Survey:
         self._directories: dict[tuple[str | None, str | None], None] = {}
 
     def add(self, name: str, task: str | None) -> None:
-        """Note a row's image and its task by a column."""
+        """Note a row's image, its name in normal form, and its task by a column."""
         if task is not None:
             self._tasks[task] = None
-        first, second, *_ = (*PurePosixPath(name).parts[:-1], None, None)
-        self._directories[first, second] = None
+        first, *rest = name.split("/", 2)
+        self._directories[first if rest else None, rest[0] if len(rest) > 1 else None] = None
 
     def divide(
         self,

@@ -74,7 +74,7 @@ def safe_image_path(
             "names relative to it",
             "path",
         )
-    path = find_image(folder, file_name)
+    path = _find(folder, parts)
     if path is None:
         raise DataError(
             f"{where}: the image {folder.joinpath(*parts)} does not exist: "
@@ -93,8 +93,10 @@ def safe_image_path(
 def find_image(folder: Path, file_name: str) -> Path | None:
     """Return the file of a name in either Unicode form, None if it is not there or not inside."""
     parts = _inside(file_name)
-    if parts is None:
-        return None
+    return None if parts is None else _find(folder, parts)
+
+
+def _find(folder: Path, parts: tuple[str, ...]) -> Path | None:
     path = folder.joinpath(*parts)
     if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
         path = _of_other_form(folder, parts)
