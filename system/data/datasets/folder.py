@@ -1,8 +1,10 @@
 """Reader of a user's own data: images and a table of their captions, no code needed."""
 
+import os
 from dataclasses import asdict
+from pathlib import Path
 
-from system.data.formats.captions_file import CaptionsFile
+from system.data.formats.captions_file import CaptionsFile, table_files
 from system.data.formats.folder_rows import (
     FolderRows,
     FolderSource,
@@ -11,12 +13,14 @@ from system.data.formats.folder_splits import split_of_file
 from system.data.formats.image_groups import ImageGroups
 from system.data.formats.parquet_images import ParquetImages
 from system.data.formats.placing import Placing, collect_rows
+from system.data.formats.tables.layout import CSV_EXAMPLE
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import FILES, ImageReader
 from system.data.prepare.needed_files import NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, preparer
 from system.data.shards.faults import Faults
 from system.errors import DataError
+from system.uris import absolute
 
 
 def read_folder(source: FolderSource, faults: Faults, progress: Progress | None) -> CheckedDataset:
@@ -45,7 +49,7 @@ def read_folder(source: FolderSource, faults: Faults, progress: Progress | None)
         splits = placing.splits(groups, faults)
     used = {split: index for split, index in splits.items() if len(index)}
     if not used:
-        raise DataError(f"{file.path}: holds no row that can be used")
+        raise DataError(f"{file.path}: holds no row that can be used. {CSV_EXAMPLE}")
     drawn = division.split_by == "draw"
     return CheckedDataset(
         used,
@@ -67,8 +71,10 @@ def read_folder(source: FolderSource, faults: Faults, progress: Progress | None)
 
 def folder_files(source: FolderSource) -> list[NeededFile]:
     """List the files that the options name."""
+    root = Path(absolute(source.root)) if source.root else Path("root-is-not-set")
+    several = tuple(os.path.relpath(path, root) for path in table_files(root / source.captions))
     return [
-        NeededFile("captions", source.captions),
+        NeededFile("captions", source.captions, parts=several if len(several) > 1 else ()),
         NeededFile("images", source.images, images=True),
     ]
 

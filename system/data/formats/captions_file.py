@@ -62,7 +62,7 @@ class CaptionsFile:
         self.path = path
         layout = layout or TableLayout()
         files: list[TableFile] = []
-        for file in _found(path, field):
+        for file in _existing(path, field):
             with _reading(file):
                 files.append(TableFile(file, _open(file, field, layout)))
             _check_distinct(file, files[-1].table.columns)
@@ -78,26 +78,31 @@ class CaptionsFile:
             yield from file.rows(columns, faults)
 
 
-def _found(path: Path, field: str) -> list[Path]:
+def table_files(path: Path) -> list[Path]:
+    """Return the files that a path stands for: itself, a folder's Parquet files, a pattern's."""
+    if path.is_dir():
+        return sorted(path.rglob("*.parquet"))
     if path.is_file():
         return [path]
-    if path.is_dir():
-        found = sorted(path.rglob("*.parquet"))
-        if not found:
-            raise DataError(
-                f"{field}: the folder {path} holds no Parquet files: name the captions file, or "
-                "several by a pattern such as data/*.jsonl"
-            )
-        return found
     base = path
     while not base.is_dir():
         base = base.parent
     pattern = str(path.relative_to(base))
-    if any(mark in pattern for mark in "*?["):
-        found = sorted(file for file in base.glob(pattern) if file.is_file())
-        if found:
-            return found
-    raise DataError(f"{field}: the file {path} does not exist: correct this field")
+    if not any(mark in pattern for mark in "*?["):
+        return []
+    return sorted(file for file in base.glob(pattern) if file.is_file())
+
+
+def _existing(path: Path, field: str) -> list[Path]:
+    found = table_files(path)
+    if not found and path.is_dir():
+        raise DataError(
+            f"{field}: the folder {path} holds no Parquet files: name the captions file, or "
+            "several by a pattern such as data/*.jsonl"
+        )
+    if not found:
+        raise DataError(f"{field}: the file {path} does not exist: correct this field")
+    return found
 
 
 def _open(path: Path, field: str, layout: TableLayout) -> Table:
@@ -147,4 +152,5 @@ def _reading(path: Path) -> Iterator[None]:
     except PromptideError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): correct the file") from error
+        reason = " ".join(str(error).split())  # Parquet's errors have several lines
+        raise DataError(f"{path}: cannot be read ({reason}): correct the file") from error

@@ -107,8 +107,9 @@ class ParquetImages:
                         self._tables.popitem(last=False)[1].close()
                 self._tables.move_to_end(image.path)
                 data = cursor.read(image.start)
-            except pa.ArrowException as error:
-                raise OSError(str(error)) from error
+            # A column that is gone and a group of fewer rows than it says are damages too.
+            except (pa.ArrowException, KeyError, StopIteration) as error:
+                raise OSError(" ".join(str(error).split()) or "damaged") from error
         if len(data) != image.length:
             raise OSError(f"row {image.start + 1} has changed since the table was read")
         return data
