@@ -106,8 +106,8 @@ def _find(file: ColumnsOfTable, role: str, named: str) -> str | None:
         return file.columns[_NEEDED.index(role)]
     raise DataError(
         f"{file.path}: has no column of a name known for {role} "
-        f"({', '.join(_KNOWN[role])}); {_there_are(file)}: {file.advice or f'set {option}'}. "
-        f"{CSV_EXAMPLE}"
+        f"({', '.join(_KNOWN[role])}); {_there_are(file)}: set {option}"
+        f"{', or ' + file.advice if file.advice else ''}. {CSV_EXAMPLE}"
     )
 
 

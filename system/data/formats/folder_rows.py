@@ -23,7 +23,7 @@ from system.data.formats.tables.layout import UNKNOWN_SPLIT, TableFormat, TableL
 from system.data.formats.text_lists import listed
 from system.data.prepare.annotations import identifier, shortened
 from system.data.prepare.captions import checked_caption
-from system.data.prepare.image_files import find_image
+from system.data.prepare.image_files import find_image, safe_image_path
 from system.data.prepare.pipeline import ReaderOptions
 from system.data.shards.schema import ImageRecord
 from system.errors import DataError
@@ -115,6 +115,8 @@ class FolderRows:
         if text is None or not text.strip():
             raise DataError(f"{where}: column {column!r} is empty")
         name = _in_normal_form(self._as_on_disk(text, where))
+        if name.startswith("/") or ".." in name.split("/"):
+            safe_image_path(self._folder, name, where)  # before a directory of it becomes a task
         return ImageName(name, name, None)
 
     def row(self, values: Mapping[str, Any], where: str) -> CaptionRow:
@@ -203,9 +205,13 @@ class FolderRows:
     def _as_on_disk(self, name: str, where: str) -> str:
         """Take backslashes of Windows for slashes and leave out spaces around a name.
 
-        Unless a file is called so.
+        Unless a file is called so. A path that lies in the image folder is taken from there on.
         """
         bare = name.strip()
+        if bare.startswith("/"):
+            for folder in (self._folder, self._folder.resolve()):
+                bare = bare.removeprefix(f"{folder}/")
+            return bare
         slashed = bare.replace("\\", "/")
         if name == slashed:
             return name
@@ -228,7 +234,11 @@ def split_of_broken(group: ImageGroup, division: Division, draw: Draw) -> str:
     if division.split_by == "draw":
         return draw.split_of(first["name"])
     if division.split_by == "directory":
-        return split_named(PurePosixPath(first["name"]).parts[0]) or UNKNOWN_SPLIT
+        directories = PurePosixPath(first["name"]).parts[:-1]
+        return (
+            next(filter(None, map(split_named, directories[division.split_place :])), None)
+            or UNKNOWN_SPLIT
+        )
     return str(first.get("file_split" if division.split_by == "file" else "split") or UNKNOWN_SPLIT)
 
 
@@ -311,5 +321,8 @@ def _agreed(group: ImageGroup, role: str, column: str | None, name: str) -> Any:
             "contradiction",
         )
     if column is not None and not said:
-        raise DataError(f"{group.rows[0][0]}: column {column!r} of image {name!r} is empty")
+        raise DataError(
+            f"{group.rows[0][0]}: column {column!r} of image {name!r} is empty: fill it in, or set "
+            f"benchmark.options.columns.{role}=null to ignore the column"
+        )
     return next(iter(said), None)

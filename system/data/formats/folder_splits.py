@@ -12,6 +12,8 @@ from system.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 
+_DEEPEST = 3  # directories of a name that may say its split or task
+
 SplitBy = Literal["column", "directory", "file", "draw"]
 TaskBy = Literal["directory", "dataset"]
 
@@ -154,15 +156,14 @@ class Survey:
 
     def __init__(self) -> None:
         self._tasks: dict[str, None] = {}
-        # First and second directory of names; None where there is none.
-        self._directories: dict[tuple[str | None, str | None], None] = {}
+        # The first directories of names.
+        self._directories: dict[tuple[str, ...], None] = {}
 
     def add(self, name: str, task: str | None) -> None:
         """Note a row's image, its name in normal form, and its task by a column."""
         if task is not None:
             self._tasks[task] = None
-        first, *rest = name.split("/", 2)
-        self._directories[first if rest else None, rest[0] if len(rest) > 1 else None] = None
+        self._directories[tuple(name.split("/", _DEEPEST)[:-1])] = None
 
     def divide(
         self,
@@ -176,59 +177,80 @@ class Survey:
 
         Raises: DataError if it cannot be as the user says.
         """
-        named = {None if first is None else split_named(first) for first, _ in self._directories}
-        by_directory = bool(named) and None not in named
+        depth = self._depth_of_splits()
+        named = {split_named(directories[depth]) for directories in self._directories if depth >= 0}
         of_files = {split_of_file(path) for path in files}
         if split_by is None:
             if columns.split is not None:
                 split_by = "column"
             elif len(files) > 1 and None not in of_files and of_files != {"train"}:
                 split_by = "file"
-            elif by_directory and named != {"train"}:
+            elif named - {"train"}:
                 split_by = "directory"
             else:
                 split_by = "draw"
-            skip = by_directory
-        else:
-            skip = split_by == "directory"
+        elif split_by == "directory":
+            depth = max(depth, 0)
+        elif split_by == "draw":
+            depth = -1  # directories are what they are called
         if split_by == "column" and columns.split is None:
             raise DataError(
                 "benchmark.options.split_by=column: the table has no column split: set "
                 "benchmark.options.columns.split"
             )
-        directories = {(second if skip else first) for first, second in self._directories}
         if columns.task is not None:
-            return Division(split_by, "column", skip, "", tuple(self._tasks))
-        if task_by is None:
-            task_by = "dataset" if directories <= {None} else "directory"
-        if task_by == "dataset":
-            return Division(split_by, "dataset", skip, task_name, (task_name,))
-        ordered = dict.fromkeys(second if skip else first for first, second in self._directories)
-        tasks = tuple(name for name in ordered if name is not None)
-        return Division(split_by, "directory", skip, task_name, tasks)
+            return Division(split_by, "column", depth, 0, "", tuple(self._tasks))
+        place = self._place_of_tasks(depth)
+        found = dict.fromkeys(
+            directories[place] for directories in self._directories if len(directories) > place
+        )
+        if task_by == "dataset" or (task_by is None and not found):
+            return Division(split_by, "dataset", depth, place, task_name, (task_name,))
+        return Division(split_by, "directory", depth, place, task_name, tuple(found))
+
+    def _depth_of_splits(self) -> int:
+        """Return which of all names' directories are splits: the first, the second or, -1, none."""
+        for depth in range(2):
+            if self._directories and all(
+                len(directories) > depth and split_named(directories[depth])
+                for directories in self._directories
+            ):
+                return depth
+        return -1
+
+    def _place_of_tasks(self, depth: int) -> int:
+        """Return which of the directories is the task, if the one at `depth` is the split."""
+        if depth < 1:
+            return depth + 1
+        # As in images/train/cats: the first says nothing, unless it is all there is.
+        one = len({directories[0] for directories in self._directories}) == 1
+        deep = all(len(directories) > 2 for directories in self._directories)
+        return 2 if one and deep else 0
 
 
 @dataclass(frozen=True)
 class Division:
     """How images get split and task; `tasks` are in the order in which they first appear.
 
-    With `skip` the first directory of names is their split and says no task.
+    `split_place` and `task_place` say which directory of a name, from 0 on, is its split and task.
     """
 
     split_by: SplitBy
     task_by: Literal["column", "directory", "dataset"]
-    skip: bool
+    split_place: int
+    task_place: int
     task_name: str
     tasks: tuple[str, ...]
 
     def split_by_directory(self, name: str, where: str) -> str:
-        """Return the split that an image's first directory names. Raises: DataError."""
-        first, *rest = PurePosixPath(name).parts
-        split = split_named(first) if rest else None
+        """Return the split that a directory of an image's name says. Raises: DataError."""
+        directories = PurePosixPath(name).parts[:-1]
+        known = len(directories) > self.split_place
+        split = split_named(directories[self.split_place]) if known else None
         if split is None:
             raise DataError(
-                f"{where}: the first directory of {name!r} is no split ({KNOWN_SPLITS}): correct "
-                "it or benchmark.options.split_by"
+                f"{where}: directory {self.split_place + 1} of {name!r} is no split "
+                f"({KNOWN_SPLITS}): correct it or benchmark.options.split_by"
             )
         return split
 
@@ -236,10 +258,10 @@ class Division:
         """Return the task that an image's directory names, or the one of all. Raises: DataError."""
         if self.task_by == "dataset":
             return self.task_name
-        directories = PurePosixPath(name).parts[self.skip : -1]
-        if not directories:
+        directories = PurePosixPath(name).parts[:-1]
+        if len(directories) <= self.task_place:
             raise DataError(
-                f"{where}: file name {name!r} has no directory that could be its task, as others "
-                "have: set benchmark.options.task_by=dataset or add a task column"
+                f"{where}: file name {name!r} has no directory that could be its task: set "
+                "benchmark.options.task_by=dataset or add a task column"
             )
-        return directories[0]
+        return directories[self.task_place]

@@ -78,7 +78,7 @@ def safe_image_path(
     if path is None:
         raise DataError(
             f"{where}: the image {folder.joinpath(*parts)} does not exist: "
-            f"{_near(folder, parts) or 'fetch the images or correct the image folder'}",
+            f"{_near(folder, parts) or _elsewhere(folder, parts)}",
             "missing image",
         )
     if not follow_links and not _resolved(path).is_relative_to(_resolved_folder(folder)):
@@ -140,6 +140,22 @@ def _near(folder: Path, parts: tuple[str, ...]) -> str | None:
     if not os.path.isfile(path):
         return f"{name!r} is no file"
     return f"it is there as {name!r}: write upper and lower case as the file's name has them"
+
+
+def _elsewhere(folder: Path, parts: tuple[str, ...]) -> str:
+    """Say what to do about a missing image that may be in a folder below."""
+    for name in _folders(folder):
+        if os.path.isfile(folder.joinpath(name, *parts)):
+            return f"it is in folder {name!r} of that one: correct the image folder"
+    return "fetch the images or correct the image folder"
+
+
+@lru_cache(maxsize=8)
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())[:100]
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from system.data.formats.parquet_images import TableImage
 from system.errors import DataError
 
 COLUMNS = FoundColumns("file_name", "caption", "task", "split", "image_id")
-BY_COLUMN = Division("column", "column", False, "", ())
+BY_COLUMN = Division("column", "column", -1, 0, "", ())
 
 
 def rows_of(
@@ -27,6 +27,14 @@ def test_one_image_has_one_name() -> None:
     spellings = ("a/b", "./a//b", "a/./b", " a/b ")
     names = {rows_of().image_name({"file_name": name}, "row 1") for name in spellings}
     assert names == {ImageName("a/b", "a/b", None)}
+
+
+def test_a_path_in_the_image_folder_is_taken_from_there_on(tmp_path: Path) -> None:
+    """Exports carry the paths of the machine that they were made on, often this one."""
+    rows = rows_of(folder=tmp_path)
+    assert rows.image_name({"file_name": f"{tmp_path}/cats/0.png"}, "row 1").name == "cats/0.png"
+    with pytest.raises(DataError, match=r"row 1: .*'/etc/hostname' leaves the image folder"):
+        rows.image_name({"file_name": "/etc/hostname"}, "row 1")
 
 
 def test_backslashes_are_slashes_where_such_a_file_is(tmp_path: Path) -> None:

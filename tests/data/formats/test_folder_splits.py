@@ -116,6 +116,9 @@ def divided(
         (["train/dogs/a.png", "train/cats/b.png"], ("draw", "directory", ("dogs", "cats"))),
         (["train/a.png", "cats/b.png"], ("draw", "directory", ("train", "cats"))),
         (["train/a.png", "test.png"], ("draw", "directory", ("train",))),
+        (["images/train/a.png", "images/val/b.png"], ("directory", "directory", ("images",))),
+        (["i/train/dogs/a.png", "i/dev/cats/b.png"], ("directory", "directory", ("dogs", "cats"))),
+        (["dogs/train/a.png", "cats/test/b.png"], ("directory", "directory", ("dogs", "cats"))),
         ([], ("draw", "dataset", ("all",))),
     ],
 )
@@ -134,6 +137,7 @@ def test_the_users_word_on_splits_and_tasks_comes_first() -> None:
     assert divided(names, column).split_by == "column"
     assert divided(names, column).tasks == ("dogs", "cats")
     assert divided(names, column, split_by="directory").split_by == "directory"
+    assert divided(names, column, split_by="column").tasks == ("dogs", "cats")
     with pytest.raises(DataError, match=r"split_by=column: the table has no column split"):
         divided(names, split_by="column")
 
@@ -151,7 +155,7 @@ def test_an_image_beside_the_directories_is_a_broken_row() -> None:
         divided(["cats/a.png", "b.png"]).task_without_column("b.png", "row 2")
     by_directory = divided(["train/a.png", "cats/b.png"], split_by="directory")
     assert by_directory.split_by_directory("train/a.png", "row 1") == "train"
-    with pytest.raises(DataError, match=r"row 2: the first directory of 'cats/b\.png' is no split"):
+    with pytest.raises(DataError, match=r"row 2: directory 1 of 'cats/b\.png' is no split"):
         by_directory.split_by_directory("cats/b.png", "row 2")
     with pytest.raises(DataError, match="is no split"):
         by_directory.split_by_directory("train", "row 3")

@@ -66,6 +66,14 @@ def test_names_may_differ_in_unicode_form(tmp_path: Path, disk: Form, table: For
     assert safe_image_path(tmp_path, name, "x") == same
 
 
+def test_image_folder_one_level_too_high_is_told(tmp_path: Path) -> None:
+    """As with captions.txt beside Images/: bare names, in a folder that nobody named."""
+    (tmp_path / "Images").mkdir()
+    (tmp_path / "Images/1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"does not exist: it is in folder 'Images' of that one"):
+        safe_image_path(tmp_path, "1.png", "x")
+
+
 def test_name_in_other_case_is_named(tmp_path: Path) -> None:
     (tmp_path / "Cats").mkdir()
     (tmp_path / "Cats/001.PNG").write_bytes(b"")

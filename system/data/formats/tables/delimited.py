@@ -44,20 +44,24 @@ class DelimitedTable:
 
     @property
     def advice(self) -> str:
-        """The separator that the header seems to have instead of the one that it was split at."""
+        """What to do about columns that are not those expected: mostly another separator."""
         if not self._header:
             return ""
+        named = (
+            "the first row must name the columns (or set benchmark.options.header=false and number "
+            "them, such as benchmark.options.columns.file_name=1)"
+        )
         if self._separator == "\t" and any(name.startswith('"') for name in self.columns):
             return (
                 "its values stand in quotes: set benchmark.options.format=csv "
                 "'benchmark.options.separator=\"\\t\"'"
             )
         if len(self.columns) > 1:
-            return ""
+            return named
         counts = {other: self.columns[0].count(other) for other in _SEPARATORS}
         best = max(counts, key=lambda other: counts[other])
         if not counts[best]:
-            return ""
+            return named
         shown = "\\t" if best == "\t" else best
         return (
             f"its values are separated by {_SEPARATORS[best]}: set "
@@ -93,7 +97,8 @@ class DelimitedTable:
             return [str(number) for number in range(1, len(names) + 1)]
         if any(_NAMES_IMAGE.fullmatch(name) for name in names):
             self._refuse_headless(names)
-        # As in `name| number| comment`: the spaces belong to the separators.
+        # As in `name| number| comment`: the spaces belong to the separators. Behind commas and
+        # spaces there may be quotes.
         self._spaced = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
         return [name.strip() for name in names]
 
@@ -111,7 +116,10 @@ class DelimitedTable:
     def _miscounted(self, values: Sequence[str]) -> str:
         separator = self._separator
         less = len(values) < len(self.columns)
-        advice = f"a value that holds {separator!r} must stand in double quotes"
+        advice = (
+            f"a value that holds {separator!r} must stand in double quotes, without a space before "
+            "the first"
+        )
         if less or not self._quoted:
             advice = "correct the row"
         return (
@@ -130,6 +138,7 @@ class DelimitedTable:
                 delimiter=self._separator,
                 quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
                 strict=self._quoted,
+                skipinitialspace=self._spaced and self._separator in ",;",
             )
             while True:
                 line = lines.begin()

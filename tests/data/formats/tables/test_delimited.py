@@ -97,6 +97,14 @@ def test_a_quote_that_is_closed_in_a_later_row_swallows_none(tmp_path: Path) -> 
     assert "not closed before line 3, which is another image's row" in reasons[0]
 
 
+def test_spaces_behind_the_headers_commas_belong_to_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'name, caption\na, "one, two"\nb, x y\n')
+    assert rows(path) == [("a", "one, two"), ("b", "x y")]
+    path = write(tmp_path / "b.csv", 'name,caption\na, "one, two"\n')
+    with pytest.raises(DataError, match="without a space before the first"):
+        rows(path)
+
+
 def test_many_unclosed_quotes_take_no_time(tmp_path: Path) -> None:
     text = "name,caption\n" + "".join(f'{i},"never closed {i}\n' for i in range(20_000))
     good, reasons = quarantined(write(tmp_path / "a.csv", text))
@@ -225,8 +233,9 @@ def test_a_separator_is_one_character(separator: str) -> None:
         ),
         ("name\tcaption", {}, "separated by tabs: set 'benchmark.options.separator=\"\\t\"'"),
         ('"name"\t"caption"', {"format": "tsv"}, "its values stand in quotes"),
-        ("name,caption", {}, ""),
-        ("name", {}, ""),
+        ("name,caption", {}, "the first row must name the columns"),
+        ("name", {}, "the first row must name the columns"),
+        ("name", {"header": False}, ""),
     ],
 )
 def test_a_wrong_separator_is_told_by_the_header(
