@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from system.data.prepare.dataset import DATASETS
 from system.data.prepare.needed_files import NEEDS, NeededFile
 from system.data.prepare.origin import Origin, prepared_at
 from system.data.prepare.shard_writer import ROW_GROUP_ROWS
@@ -101,6 +102,8 @@ def _differing(
 
 def _findings(dataset: str, options: Mapping[str, Any]) -> tuple[Finding, ...] | None:
     if dataset not in NEEDS:
+        if dataset not in DATASETS:
+            DATASETS.get(dataset)  # which says what there is
         return None
     root = options.get("root")
     listed = NEEDS.get(dataset)(options if root else {**options, "root": ""})
@@ -174,23 +177,20 @@ def _rooms(
 def _bytes(findings: Sequence[Finding], *, images: bool) -> int | None:
     """Bytes of what is there, and of images also the published size of what is not.
 
-    None if there is something else, whose size nobody says. Images shrink little in an archive,
-    annotations do.
+    None if there is something else, whose size nobody says, or nothing of the kind. Images shrink
+    little in an archive, annotations do.
     """
-    if not findings:
-        return None
     total = 0
-    for found in findings:
+    of_kind = [found for found in findings if found.needed.images == images]
+    for found in of_kind:
         archive = found.needed.archive
-        if found.needed.images != images:
-            continue
         if found.state == "there":
             total += found.size
         elif images and archive is not None and archive.size is not None:
             total += archive.size
         else:
             return None
-    return total
+    return total if of_kind else None
 
 
 def _free(path: str) -> int:

@@ -11,6 +11,7 @@ from system.data.prepare.diagnosis import Diagnosis, Room, examine
 from system.errors import ConfigError
 from system.storage.files import Folder
 from tests.data.coco_files import png
+from tests.data.tar_files import write_tar
 
 STAGE = {"shuffle_buffer": 10, "micro_batches": 1}
 
@@ -99,6 +100,25 @@ def test_a_prepared_benchmark_is_found_and_needs_no_more_disk(tmp_path: Path) ->
     assert other.differing == {"benchmark.options.images": ("pictures", ".")}
 
 
+def test_a_data_set_that_there_is_not_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown dataset 'imagenet'"):
+        look(tmp_path, "imagenet")
+
+
+def test_tars_are_counted_by_their_ranges(tmp_path: Path) -> None:
+    write_tar(tmp_path / "data" / "0.tar", [("0.jpg", b"x")])
+    (found,) = look(tmp_path / "data", "webdataset", splits={"train": "{0..2}.tar"}).missing
+    assert (found.state, found.files, found.expected) == ("incomplete", 1, 3)
+    assert look(tmp_path / "data", "webdataset", tars="*.tar").missing == ()
+
+
+def test_what_is_on_the_hub_is_not_looked_for(tmp_path: Path) -> None:
+    options = {"root": "hf://datasets/a/b"}
+    assert examine("huggingface", options, Folder.of(tmp_path), {}).findings is None
+    (missing,) = look(tmp_path / "data", "huggingface").missing
+    assert missing.options == ("root",)
+
+
 def test_an_option_that_there_is_not_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean"):
         look(tmp_path, imags=".")
@@ -107,6 +127,6 @@ def test_an_option_that_there_is_not_is_an_error(tmp_path: Path) -> None:
 def test_a_reader_that_lists_nothing_is_told_apart_from_one_that_needs_nothing(
     tmp_path: Path,
 ) -> None:
-    assert look(tmp_path, "nobody").findings is None
+    assert look(tmp_path, "sources").findings is None
     assert look(tmp_path, "openmoji").findings == ()
     assert diagnosis.PREPARE_MEMORY > 0
