@@ -1,5 +1,6 @@
 """A user's captions: one table of any format, or several of the same columns, in flat memory."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,12 +81,12 @@ class CaptionsFile:
 
 def table_files(path: Path) -> list[Path]:
     """Return the files that a path stands for: itself, a folder's Parquet files, a pattern's."""
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
         return sorted(path.rglob("*.parquet"))
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
     base = path
-    while not base.is_dir():
+    while not os.path.isdir(base):
         base = base.parent
     pattern = str(path.relative_to(base))
     if not any(mark in pattern for mark in "*?["):
@@ -95,14 +96,25 @@ def table_files(path: Path) -> list[Path]:
 
 def _existing(path: Path, field: str) -> list[Path]:
     found = table_files(path)
-    if not found and path.is_dir():
+    if not found and os.path.isdir(path):
         raise DataError(
             f"{field}: the folder {path} holds no Parquet files: name the captions file, or "
             "several by a pattern such as data/*.jsonl"
         )
     if not found:
-        raise DataError(f"{field}: the file {path} does not exist: correct this field")
+        tables = _tables_beside(path)
+        advice = f"set {field} to {' or '.join(tables)}" if tables else "correct this field"
+        raise DataError(f"{field}: the file {path} does not exist: {advice}")
     return found
+
+
+def _tables_beside(path: Path) -> list[str]:
+    """Name a few files that could be meant instead of a missing one."""
+    if not os.path.isdir(path.parent):
+        return []
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if Path(entry.name).suffix.lower() in _SUFFIXES]
+    return sorted(name for name in names if not name.lower().startswith(("readme", "license")))[:3]
 
 
 def _open(path: Path, field: str, layout: TableLayout) -> Table:

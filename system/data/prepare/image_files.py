@@ -128,9 +128,11 @@ def _near(folder: Path, parts: tuple[str, ...]) -> str | None:
             path /= part
             continue
         try:
-            there = _names(path, path.stat().st_mtime_ns).get(_folded(part))
+            names = _names(path, path.stat().st_mtime_ns)
         except OSError:
             return None
+        forms = (part, *(part + suffix for suffix in (".jpg", ".jpeg", ".png")))
+        there = next((names[key] for key in map(_folded, forms) if key in names), None)
         if there is None:
             return None
         path /= there
@@ -139,7 +141,7 @@ def _near(folder: Path, parts: tuple[str, ...]) -> str | None:
         return f"{name!r} is a link to {os.readlink(path)}, which is not there"
     if not os.path.isfile(path):
         return f"{name!r} is no file"
-    return f"it is there as {name!r}: write upper and lower case as the file's name has them"
+    return f"it is there as {name!r}: write the name as the file has it"
 
 
 def _elsewhere(folder: Path, parts: tuple[str, ...]) -> str:

@@ -49,12 +49,16 @@ def test_file_that_is_broken_says_where(
 
 
 def test_missing_file_and_unknown_format_name_the_field(tmp_path: Path) -> None:
-    for name in ("a.csv", "no/a.csv", "*.parquet"):
+    for name in ("a.csv", "no/a.csv", "*.parquet", "x" * 5000):
         with pytest.raises(DataError, match=r"options\.captions: the file .* does not exist"):
             CaptionsFile(tmp_path / name, FIELD)
     with pytest.raises(DataError, match=r"options\.captions: the folder .* holds no Parquet files"):
         CaptionsFile(tmp_path, FIELD)
     (tmp_path / "a.xlsx").write_bytes(b"")
+    (tmp_path / "results.csv").write_bytes(b"")
+    (tmp_path / "README.txt").write_bytes(b"")
+    with pytest.raises(DataError, match=r"captions to results\.csv$"):
+        CaptionsFile(tmp_path / "captions.csv", FIELD)
     with pytest.raises(ConfigError, match=r"options\.captions: 'a\.xlsx' has no suffix of \.csv"):
         CaptionsFile(tmp_path / "a.xlsx", FIELD)
     (tmp_path / "captions").write_text("a,b\n1,2\n")

@@ -74,11 +74,13 @@ def test_image_folder_one_level_too_high_is_told(tmp_path: Path) -> None:
         safe_image_path(tmp_path, "1.png", "x")
 
 
-def test_name_in_other_case_is_named(tmp_path: Path) -> None:
+def test_name_in_other_case_or_without_its_suffix_is_named(tmp_path: Path) -> None:
     (tmp_path / "Cats").mkdir()
     (tmp_path / "Cats/001.PNG").write_bytes(b"")
     with pytest.raises(DataError, match=r"does not exist: it is there as 'Cats/001\.PNG'"):
         safe_image_path(tmp_path, "cats/001.png", "x")
+    with pytest.raises(DataError, match=r"does not exist: it is there as 'Cats/001\.PNG'"):
+        safe_image_path(tmp_path, "Cats/001", "x")
 
 
 def test_an_image_may_be_a_stretch_of_a_file(tmp_path: Path) -> None:
