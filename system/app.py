@@ -34,9 +34,11 @@ Command = Callable[[Sequence[str], str | None, Console], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `promptide`. Returns 0, 2 for a user's error, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console, errors = Console(), Console(stderr=True)
+    # Names and paths may hold what else would be a mark-up or a picture's code.
+    console = Console(markup=False, emoji=False)
+    errors = Console(markup=False, emoji=False, stderr=True)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        console.print(USAGE, highlight=False, markup=False)
+        console.print(USAGE, highlight=False)
         return 0 if arguments else 2
     try:
         hear_stop()
@@ -45,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides, file = _split_config_file(arguments[1:])
         command(overrides, file, console)
     except PromptideError as error:
-        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from here", markup=False)
+        errors.print("interrupted; the same command goes on from here")
         return 130
     return 0
 

@@ -3,9 +3,17 @@
 from pathlib import Path
 
 
+def expanded(path: str) -> Path:
+    """Return a local path with `~` expanded; a name that begins with ~ and is no user's stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def absolute(uri: str) -> str:
     """Return a local path made absolute (`~` expanded); a URI comes back as it is."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return uri if "://" in uri else str(expanded(uri).absolute())
 
 
 def join(root: str, *parts: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from system.errors import ConfigError
+from system.uris import expanded
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -72,7 +73,7 @@ def load_parts(path: str, kind: CheckpointKind) -> CheckpointParts:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    local = Path(path).expanduser()
+    local = expanded(path)
     if local.exists():
         path = str(local)
         _check_directory(local, kind)

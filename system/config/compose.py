@@ -1,20 +1,22 @@
 """From Hydra's configs and a user's overrides to plain values, and to an experiment."""
 
-import json
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from system.config.differences import differences, plain
+from system.config.overrides import advice, key_of, readable, texts_in
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
+from system.uris import expanded
 
 STREAM = "stream"  # the name of all stages that are streams; others are of models
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
 _OPTIONS = "benchmark.options."
 _SOURCES = "benchmark.sources="
-PLAIN_TEXT = re.compile(r"[A-Za-z_][\w./-]*")  # what Hydra reads as a string without quotes
 
 
 def compose(overrides: Sequence[str], file: str | None = None) -> ExperimentConfig:
@@ -59,25 +61,54 @@ def composed_values(
     file: str | None = None,
     root: str = "config",
     parse: Callable[[Sequence[str]], object] = _check_keys,
+    schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that the configs say, resolved, as a plain mapping; see `compose`.
 
     Without a file it starts from configs/`root`.yaml, whose keys `parse` knows. With one, such as a
     run's config.yaml or a sweep's best.yaml, it starts from there and the overrides are values,
-    since its groups are chosen already.
+    since its groups are chosen already. `schema` has the types of the keys, an experiment's by
+    default: what is a text there is taken as it stands, see `readable`.
     """
+    for override in overrides:
+        if "=" not in override[1:] and not override.startswith("~"):
+            raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
+    if schema is None:
+        schema = typing.get_type_hints(ExperimentConfig)
+    if file is None:
+        overrides = _long_form(overrides)
+
+    def composed(schema: Mapping[str, Any]) -> dict[str, Any]:
+        words = readable(overrides, schema)
+        if file is not None:
+            return _values_of_file(file, words, schema)
+        return _values_of_groups(words, root, parse)
+
+    values = composed(schema)
+    if file is None and not any(key_of(text).startswith(_OPTIONS) for text in overrides):
+        return values
+    options = _options_of(values)  # which dataset's they are is known only now
+    return values if options is None else composed({**schema, _OPTIONS.rstrip("."): options})
+
+
+def _options_of(values: Mapping[str, Any]) -> type | None:
+    """The dataclass of the dataset's options in composed values; None if it is not known."""
+    # Late, by name, as registries import their parts: the room of the data lies above this one.
+    datasets = import_module("system.data.prepare.dataset").DATASETS
+    name = (values.get("benchmark") or {}).get("dataset")
+    return getattr(datasets.get(name), "options", None) if name in datasets else None
+
+
+def _values_of_groups(
+    overrides: Sequence[str], root: str, parse: Callable[[Sequence[str]], object]
+) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    for override in overrides:
-        if "=" not in override[1:] and not override.startswith("~"):
-            raise ConfigError(f"{override!r} is no override; write key=value, such as seed=1")
-    if file is not None:
-        return _values_of_file(file, overrides)
-    overrides = _forcing_unlisted(_long_form(overrides))
+    overrides = _forcing_unlisted(overrides)
     OmegaConf.register_new_resolver("joined", "+".join, replace=True)
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
@@ -126,11 +157,8 @@ def given_options(overrides: Sequence[str], file: str | None = None) -> frozense
     if file is not None:
         return frozenset({""})
     overrides = _long_form(overrides)
-    written = {
-        key.removeprefix(_OPTIONS)
-        for key in (text.partition("=")[0].lstrip("+~") for text in overrides)
-        if key.startswith(_OPTIONS)
-    }
+    keys = map(key_of, overrides)
+    written = {key.removeprefix(_OPTIONS) for key in keys if key.startswith(_OPTIONS)}
     options = composed_values(overrides)["benchmark"]["options"]
     of_group = differences(plain(_group_options(overrides)), plain(options))
     return frozenset(written | of_group.keys())
@@ -143,27 +171,35 @@ def _group_options(overrides: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        composed = hydra_compose("config", _forcing_unlisted(overrides), return_hydra_config=True)
+        words = _forcing_unlisted(readable(overrides, typing.get_type_hints(ExperimentConfig)))
+        composed = hydra_compose("config", words, return_hydra_config=True)
     name = composed.hydra.runtime.choices.benchmark
     group = OmegaConf.load(CONFIG_DIRECTORY / "benchmark" / f"{name}.yaml")
     return OmegaConf.to_container(group)["options"]  # type: ignore[index, call-overload]
 
 
-def _values_of_file(file: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _values_of_file(
+    file: str, overrides: Sequence[str], schema: Mapping[str, Any]
+) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from yaml import SafeLoader, YAMLError
+    from yaml import compose as yaml_nodes
 
+    path = expanded(file)
     try:
-        config = OmegaConf.load(Path(file).expanduser())
+        config = OmegaConf.load(path)
+        texts = texts_in(yaml_nodes(path.read_text("utf-8"), Loader=SafeLoader), schema)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"--config {file} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"--config {file} holds no config; give a run's config.yaml")
     groups = {path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir()}
     try:
+        for key, text in texts:
+            OmegaConf.update(config, key, text)
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.key_or_group in groups:
                 raise ConfigError(
@@ -204,13 +240,6 @@ def _explain(error: Exception) -> str:
         line.strip() for line in dict.fromkeys(lines) if not line.strip().startswith(NOT_FOR_USERS)
     ]
     override = getattr(error, "override", None)  # what Hydra could not parse
-    return f"config: {f'{override}: ' if override else ''}{' '.join(keep)}"
-
-
-def override(key: str, value: Any) -> str:
-    """`key=value` as Hydra reads it back."""
-    if value is None:
-        return f"{key}=null"
-    if isinstance(value, str) and PLAIN_TEXT.fullmatch(value):
-        return f"{key}={value}"
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    if override is None:
+        return f"config: {' '.join(keep)}"
+    return f"config: {override}: {' '.join(keep)}{advice(override)}"

@@ -61,9 +61,11 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise ConfigError(f"{where}={value!r} is not one of: {known}")
         return value
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value!r} must be a list")
         (inner, *_) = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            key = where.removeprefix("config.")
+            listed = "" if isinstance(value, Mapping) or value is None else f": {key}=[{value}]"
+            raise ConfigError(f"{where}={value!r} must be a list{listed}")
         return tuple(_convert(item, inner, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -83,7 +85,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{where} is NaN; give it a number")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
+        scalar = isinstance(value, bool | int | float)
+        remedy = "; a text is written in quotes" if hint is str and scalar else ""
+        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}{remedy}")
     return value
 
 

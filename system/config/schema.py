@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError, OnError
-from system.uris import absolute
+from system.uris import absolute, expanded
 
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
 Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
@@ -43,7 +42,7 @@ class FrozenModelConfig:
 
     def with_absolute_path(self: Config) -> Config:
         """The same with a local path made absolute: a Ray worker has another working directory."""
-        if Path(self.path).expanduser().is_dir():
+        if expanded(self.path).is_dir():
             return replace(self, path=absolute(self.path))
         return self
 

@@ -133,10 +133,7 @@ class Folder:
     @classmethod
     def of(cls, uri: str | Path) -> Folder:
         """The folder at a local path (made absolute) or a URI such as s3://bucket/runs."""
-        try:
-            place = absolute(str(uri))
-        except RuntimeError as error:  # ~name of a user that is not
-            raise StorageError(f"storage path {str(uri)!r} cannot be opened: {error}") from error
+        place = absolute(str(uri))
         filesystem, path = filesystem_of(place)
         return cls(filesystem, path.rstrip("/"), place.rstrip("/"))
 

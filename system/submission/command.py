@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config.compose import composed_values, override
+from system.config.compose import composed_values
+from system.config.overrides import override
 from system.errors import ConfigError
 from system.submission.config import SubmitConfig
-from system.uris import absolute
+from system.uris import absolute, expanded
 
 #: Keys whose files have to outlive the job.
 PLACES = ("storage_path", "data_path", "adapters")
@@ -57,7 +58,7 @@ class JobCommand:
                 more.append("cluster.address=auto")
         if file is not None:
             if in_place:  # of submit.working_dir, which need not be where the file is named from
-                file = str(Path(file).expanduser().resolve())
+                file = str(expanded(file).resolve())
             else:
                 file = _sent_file(file, values, config, sends)
         python = config.python
@@ -145,7 +146,7 @@ def _relative(key: str, values: Mapping[str, Any]) -> str | None:
     value: Any = values
     for part in key.split("."):
         value = None if value is None else value.get(part)
-    if value is None or ":" in value or Path(value).expanduser().is_absolute():
+    if value is None or ":" in value or expanded(value).is_absolute():
         return None
     return str(value)
 
@@ -166,7 +167,7 @@ def _left_out(values: Mapping[str, Any], config: SubmitConfig) -> list[str]:
 
 
 def _sent_file(file: str, values: Mapping[str, Any], config: SubmitConfig, sends: bool) -> str:
-    path = Path(file).expanduser()
+    path = expanded(file)
     if config.same_machine:
         return str(path.resolve())
     if path.is_absolute():

@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from system.config.compose import CONFIG_DIRECTORY, composed_values, override
+from system.config.compose import CONFIG_DIRECTORY, composed_values
+from system.config.overrides import override
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
+from system.uris import expanded
 
 GIGABYTE = 1 << 30
 
@@ -82,7 +84,7 @@ class SubmitConfig:
     @property
     def folder(self) -> Path:
         """The working directory, absolute."""
-        return Path(self.working_dir).expanduser().resolve()
+        return expanded(self.working_dir).resolve()
 
 
 def compose_submission(overrides: Sequence[str]) -> SubmitConfig:
@@ -90,7 +92,8 @@ def compose_submission(overrides: Sequence[str]) -> SubmitConfig:
 
     Raises ConfigError naming the key.
     """
-    values = composed_values(overrides, None, "submit", compose_submission)
+    schema = {"submit": SubmitConfig}
+    values = composed_values(overrides, None, "submit", compose_submission, schema)
     return parse_dataclass(SubmitConfig, values["submit"], "submit")
 
 
@@ -131,8 +134,6 @@ def _overrides(key: str, value: Any, default: Any) -> Iterator[str]:
         for field in fields(value):
             name = field.name
             yield from _overrides(f"{key}.{name}", getattr(value, name), getattr(default, name))
-    elif isinstance(value, dict):  # Hydra's have no quoted keys
-        yield f"{key}={{{','.join(f'{name}:{value[name]}' for name in value)}}}"
     else:
         yield override(key, value)
 

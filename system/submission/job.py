@@ -3,7 +3,6 @@
 import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
@@ -15,6 +14,7 @@ from system.registry import Registry
 from system.submission.command import JobCommand
 from system.submission.config import Install, SubmitConfig
 from system.submission.job_environment import HOOK, STOPPING, VARIABLE
+from system.uris import expanded
 
 PACKAGE = "promptide"
 THE_CLUSTERS = frozenset({"ray", PACKAGE})  # a job cannot bring another Ray than the cluster's
@@ -93,7 +93,7 @@ def _needed(extras: tuple[str, ...]) -> Iterator[tuple[str, Requirement]]:
 
 def _locked(file: str) -> Iterator[Requirement]:
     try:
-        lines = Path(file).expanduser().read_text().splitlines()
+        lines = expanded(file).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"submit.install.lock={file} cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):

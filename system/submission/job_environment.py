@@ -10,10 +10,10 @@ import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from system.errors import ConfigError
+from system.uris import expanded
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -90,7 +90,7 @@ def ray_token() -> str | None:
     if token:
         return token
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named or DEFAULT_FILE).expanduser()
+    file = expanded(named or DEFAULT_FILE)
     try:
         return file.read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeDecodeError) as error:

@@ -183,10 +183,14 @@ def test_storage_that_gives_back_other_bytes_is_caught(
         Folder.of(tmp_path).probe()
 
 
-@pytest.mark.parametrize("uri", ["nosuch://bucket/x", "~no-such-user-here/runs"])
-def test_a_path_that_cannot_be_opened_is_named(uri: str) -> None:
-    with pytest.raises(StorageError, match=f"{uri}.*(no filesystem|cannot be opened)"):
-        Folder.of(uri)
+def test_a_path_that_cannot_be_opened_is_named() -> None:
+    with pytest.raises(StorageError, match=r"nosuch://bucket/x.*no filesystem"):
+        Folder.of("nosuch://bucket/x")
+
+
+def test_a_tilde_before_no_user_s_name_is_part_of_the_name() -> None:
+    """A file manager makes such folders; a traceback about a home directory helps nobody."""
+    assert Folder.of("~no-such-user-here/runs").path.endswith("/~no-such-user-here/runs")
 
 
 def test_a_bucket_s_options_stay_behind_the_path() -> None:

@@ -7,7 +7,8 @@ from functools import cache
 import torch
 
 from system.backbones.clip import ClipBackbone
-from system.config.compose import composed_values, experiment_of, override
+from system.config.compose import composed_values, experiment_of
+from system.config.overrides import override
 from system.config.schema import ExperimentConfig
 from system.methods.base import RetrievalSetting, methods_on
 from system.methods.sharing import build_method

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from system.config.compose import override
+from system.config.overrides import override
 from system.engine.contents import contents_of
 from system.errors import ConfigError
 from system.storage.run_directory import RunDirectory

@@ -10,7 +10,7 @@ from actors.handle import SharedStreams
 from actors.settings import StreamSettings
 from actors.stream_run import StreamRun
 from system.config.compose import experiment_of
-from system.config.compose import override as written
+from system.config.overrides import override as written
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import stage_of
 from system.errors import ConfigError

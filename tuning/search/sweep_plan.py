@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from system.config.compose import STREAM, composed_values, override, stage_name
+from system.config.compose import STREAM, composed_values, stage_name
+from system.config.overrides import override
 from system.config.schema import BenchmarkConfig
 from system.errors import ConfigError
 from system.storage.files import Folder

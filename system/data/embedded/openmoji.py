@@ -47,6 +47,7 @@ from system.data.prepare.pipeline import write_dataset
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
 from system.errors import ConfigError, DataError
+from system.uris import expanded
 
 SPLITS = ("train", "val", "test")
 _MADE_FROM = "openmoji.json"  # the config that a finished folder was made from
@@ -320,7 +321,7 @@ def prepare_openmoji(
             progress("scenes", done, total)
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "openmoji" if root is None else Path(root).expanduser()
+        folder = Path(temporary) / "openmoji" if root is None else expanded(root)
         generate(folder, config, report)
         faults = Faults("stop")
         dataset = read_coco(coco_source(folder, config.tasks), faults, progress)

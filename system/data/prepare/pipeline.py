@@ -119,6 +119,7 @@ def preparer(options_class: type[Options], read: Reader[Options]) -> Preparer:
             replace=replace,
         )
 
+    prepare.options = options_class  # type: ignore[attr-defined]  # what `composed_values` asks for
     return prepare
 
 

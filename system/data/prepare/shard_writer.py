@@ -11,7 +11,7 @@ from functools import partial
 
 from pyarrow import fs
 
-from system.config.compose import override
+from system.config.overrides import override
 from system.data.prepare.dataset import Progress
 from system.data.prepare.split_writer import SplitSource, write_split
 from system.data.shards.faults import Faults, summarise

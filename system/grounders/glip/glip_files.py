@@ -12,6 +12,7 @@ from torch import Tensor
 from system.errors import ConfigError
 from system.grounders.glip.glip_config import FORMAT_VERSION, GlipConfig
 from system.grounders.glip.glip_network import GlipNetwork
+from system.uris import expanded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
@@ -54,7 +55,7 @@ def load_glip_parts(path: str) -> GlipParts:
     Raises ConfigError naming `grounder.path` and the file that is missing, damaged or does not fit
     the others.
     """
-    directory = Path(path).expanduser()
+    directory = expanded(path)
     where = f"grounder.path={path!r}"
     if not directory.is_dir():
         raise ConfigError(

@@ -73,7 +73,7 @@ def test_the_launchers_command_sends_the_job_as_it_was_asked_for(
     asked = [
         "submit.id=mine",
         'submit.python="/opt/bin/python"',
-        'submit.env=["WANDB_API_KEY"]',
+        "submit.env=[WANDB_API_KEY]",
         "submit.entrypoint.cpus=1.0",
         "submit.entrypoint.resources={far:1.0}",
     ]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from system.backbones.dual_encoder import load_backbone
-from system.config.compose import CONFIG_DIRECTORY, override
+from system.config.compose import CONFIG_DIRECTORY
+from system.config.overrides import override
 from system.config.parse import parse_dataclass
 from system.config.schema import ExperimentConfig
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
@@ -42,7 +43,7 @@ def stream(trial: Trial) -> ExperimentConfig:
         ("lpi", "k=lpi"),
         ("a b", 'k="a b"'),
         ("3", 'k="3"'),
-        (["food", "animal"], 'k=["food", "animal"]'),
+        (["food", "animal"], "k=[food,animal]"),
     ],
 )
 def test_values_are_written_as_hydra_reads_them(value: object, text: str) -> None:
