@@ -10,6 +10,7 @@ from system.data.formats.folder_splits import SPLITS, Shares, SplitBy, split_nam
 from system.data.formats.image_groups import ImageGroups
 from system.data.formats.placing import Placing, collect_rows
 from system.data.formats.samples.hub_dataset import (
+    HUB,
     HubImages,
     HubTable,
     HubTables,
@@ -65,7 +66,7 @@ def read_huggingface(
     local = folder if folder.is_dir() else None
     opened = open_splits(source.root, source.configuration, source.revision)
     splits = _splits(source, tuple(opened))
-    place = local or Path(source.root)
+    place = local or Path(source.root.removeprefix(HUB))
     links, files = source.follow_links, local or hub_cache()
     parts = [
         HubTable(place / name, opened[name], files, source.templates, follow_links=links)
@@ -105,7 +106,7 @@ def read_huggingface(
         placing.tasks,
         {
             "format": "huggingface",
-            "root": str(place),
+            "root": source.root if local is None else str(local),
             "configuration": source.configuration,
             "revision": source.revision,
             "splits": dict(splits),

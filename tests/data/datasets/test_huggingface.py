@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_rows_of_a_selection_keep_their_images(tmp_path: Path) -> None:
     assert all(row["image"] == images[row["file_name"]] for row in rows)
 
 
+def test_rows_of_one_image_come_together(tmp_path: Path) -> None:
+    """Where each caption has a row of its own, the image stands in each of them."""
+    data = [replace(p, captions=(f"{k} {p.name}",)) for k in ("one", "two") for p in pictures(3)]
+    in_splits(data).save_to_disk(str(tmp_path / "mine"))
+    manifest = prepare(tmp_path / "mine")
+    assert manifest.counts["dog"] == {"train": 3, "val": 3, "test": 3}
+    row = stored_rows(manifest, "dog", "train")[0]
+    assert row["captions"] == ["one dog-train00.png", "two dog-train00.png"]
+
+
 def test_classes_are_captions_by_templates(tmp_path: Path) -> None:
     root = classes(tmp_path / "mine")
     with pytest.raises(DataError, match=r"no column of a name known for caption.*label"):
@@ -197,6 +208,34 @@ def test_files_that_rows_name_may_be_links_on_request(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         prepare(root)
     assert prepare(root, follow_links=True).counts == {"cat": {"train": 1, "test": 1}}
+
+
+@pytest.mark.parametrize(
+    "name", ["../others.jsonl", "/etc/*", "sub/../../x", "https://x/y.parquet"]
+)
+def test_a_card_sends_nobody_elsewhere(tmp_path: Path, name: str) -> None:
+    """A README of a data set may say which files are its data, wherever they are."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    (tmp_path / "others.jsonl").write_text('{"text": "not ours"}')
+    files = f'  data_files:\n  - split: train\n    path: "{name}"\n'
+    (root / "README.md").write_text(f"---\nconfigs:\n- config_name: x\n{files}---\n")
+    with pytest.raises(DataError, match="its card names data files in"):
+        prepare(root)
+
+
+def test_a_card_says_which_files_are_of_which_split(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    (root / "parts").mkdir(parents=True)
+    for name, split in in_splits(pictures(2)).items():
+        split.to_parquet(str(root / "parts" / f"{name[:2]}.parquet"))
+    files = "".join(
+        f"  - split: {name}\n    path: parts/{name[:2]}.parquet\n" for name in ("train", "test")
+    )
+    (root / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\nWords.\n"
+    )
+    assert prepare(root).counts["cat"] == {"train": 2, "test": 2}
 
 
 @pytest.mark.parametrize("name", ["../elsewhere.arrow", "/etc/passwd", "", 5])

@@ -24,7 +24,9 @@ from system.errors import ConfigError, DataError
 
 _ROWS = 16  # read at once: a few MB of photographs
 _CAPTIONS_OF = "captions of {}"  # name of a column that is made of one of classes
-_HUB_ID = re.compile(r"hf://datasets/([\w.-]+(?:/[\w.-]+)?)")
+HUB = "hf://datasets/"  # what addresses on the Hub begin with
+
+_HUB_ID = re.compile(HUB + r"([\w.-]+(?:/[\w.-]+)?)")
 
 
 def _library() -> Any:
@@ -55,7 +57,7 @@ def open_splits(root: str, configuration: str | None, revision: str | None) -> d
         example = root if re.fullmatch(r"[\w.-]+/[\w.-]+", root) else "owner/name"
         raise DataError(
             f"benchmark.options.root: the folder {folder} does not exist: give one, or the address "
-            f"of a data set on the Hugging Face Hub, such as hf://datasets/{example}"
+            f"of a data set on the Hugging Face Hub, such as {HUB}{example}"
         )
     name = str(folder) if hub is None or local else hub[1]
     saved = local and any((folder / name).exists() for name in _SAVED)
@@ -64,6 +66,8 @@ def open_splits(root: str, configuration: str | None, revision: str | None) -> d
             _check_saved(folder)
             opened = library.load_from_disk(str(folder))
         else:
+            if local:
+                _check_card(folder)
             opened = library.load_dataset(name, configuration, revision=revision)
     except DataError:
         raise
@@ -80,6 +84,32 @@ def open_splits(root: str, configuration: str | None, revision: str | None) -> d
     if isinstance(opened, library.Dataset):
         opened = {"train": opened}
     return dict(opened)
+
+
+def _check_card(folder: Path) -> None:
+    """Refuse a folder whose card sends the library to files outside of it."""
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    cards: list[object] = []
+    if (folder / "README.md").is_file():
+        cards.append(DatasetCard.load(folder / "README.md").data.to_dict())
+    if (folder / ".huggingface.yaml").is_file():
+        cards.append(yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8")))
+    for card in cards:
+        for text in _texts(card.get("configs") if isinstance(card, dict) else None):
+            if "://" in text or text[:1] in ("/", "~") or ".." in re.split(r"[/\\]", text):
+                raise DataError(
+                    f"{folder}: its card names data files in {text!r}, which is not inside of it"
+                )
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def hub_cache() -> Path:
