@@ -13,7 +13,10 @@ AUTO = "auto"
 
 _KNOWN: dict[str, tuple[str, ...]] = {
     "file_name": ("file_name", "filename", "filepath", "image", "image_name", "image_path"),
-    "caption": ("caption", "captions", "comment", "raw", "sentence", "text", "title"),
+    "caption": (
+        *("caption", "captions", "comment", "raw"),
+        *("sentence", "sentences", "text", "title"),
+    ),
     "task": ("task",),
     "split": ("split",),
     # Not "id", which numbers captions as often as images.

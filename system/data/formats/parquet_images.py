@@ -21,7 +21,7 @@ _HELD_BYTES, _HELD_BATCHES = 32 << 20, 64  # of one table, that threads may stil
 _OPEN_TABLES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TableImage:
     """Where an image lies in a table, as plain values: the table's path, and the row from 0 on.
 
@@ -33,6 +33,9 @@ class TableImage:
     size: int
     digest: str
     name: str | None
+
+    def __repr__(self) -> str:
+        return f"an image of {self.size} bytes"
 
     @property
     def stored(self) -> StoredImage:

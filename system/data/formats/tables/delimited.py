@@ -8,7 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from system.data.formats.tables.layout import CSV_EXAMPLE, UNKNOWN_SPLIT, Row, TableLayout
+from system.data.formats.tables.layout import (
+    CSV_EXAMPLE,
+    IMAGE_SUFFIX,
+    UNKNOWN_SPLIT,
+    Row,
+    TableLayout,
+    names_image,
+)
 from system.data.formats.tables.text_lines import (
     LONGEST_LINE,
     BrokenLineError,
@@ -21,8 +28,6 @@ from system.data.shards.faults import Faults
 from system.errors import DataError
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
-_IMAGE_NAME = r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)"
-_NAMES_IMAGE = re.compile(rf".*\S{_IMAGE_NAME}(?:#\d+)?\s*", re.IGNORECASE | re.DOTALL)
 _TOKEN = re.compile(r"([^\t]+?)#\d+[ \t]*\t(.*)", re.DOTALL)
 
 
@@ -76,7 +81,7 @@ class DelimitedTable:
             if isinstance(content, list) and not any(content):
                 continue  # a blank line, or one of separators alone as spreadsheets write them
             number += 1
-            if isinstance(content, list) and len(content) == width:
+            if isinstance(content, list) and len(content) == width and not self._quotes(content):
                 if self._spaced:
                     content = [value.lstrip(" ") for value in content]
                 yield f"{self._path}, row {number}", {name: content[i] for name, i in wanted}
@@ -95,7 +100,7 @@ class DelimitedTable:
             raise DataError(f"{self._path}, line {line}: {names}")
         if not self._header:
             return [str(number) for number in range(1, len(names) + 1)]
-        if any(_NAMES_IMAGE.fullmatch(name) for name in names):
+        if any(map(names_image, names)):
             self._refuse_headless(names)
         # As in `name| number| comment`: the spaces belong to the separators. Behind commas and
         # spaces there may be quotes.
@@ -113,8 +118,26 @@ class DelimitedTable:
             f"{len(names)}{token}. {CSV_EXAMPLE}"
         )
 
+    def _quotes(self, values: Sequence[str]) -> bool:
+        """Whether values are quoted although the format has no quotes.
+
+        A value in quotes with doubled ones inside is nobody's caption.
+        """
+        return not self._quoted and any(
+            value[:1] == value[-1:] == '"'
+            and '""' in value[1:-1]
+            and '"' not in value[1:-1].replace('""', "")
+            for value in values
+        )
+
     def _miscounted(self, values: Sequence[str]) -> str:
         separator = self._separator
+        if not self._quoted and any(value[:1] == '"' for value in values):
+            shown = "\\t" if separator == "\t" else separator
+            return (
+                "has values in quotes, which are characters in this format: set "
+                f"benchmark.options.format=csv 'benchmark.options.separator=\"{shown}\"'"
+            )
         less = len(values) < len(self.columns)
         advice = (
             f"a value that holds {separator!r} must stand in double quotes, without a space before "
@@ -169,7 +192,7 @@ class DelimitedTable:
 
     def _swallowed(self, record: Sequence[str], line: int) -> str | None:
         """Tell a row that reaches into the next image's row: its quote was not closed."""
-        begins = rf'"?[^"\n]*\S{_IMAGE_NAME}"?\s*{re.escape(self._separator)}'
+        begins = rf'"?[^"\n]*\S{IMAGE_SUFFIX}"?\s*{re.escape(self._separator)}'
         for number, text in enumerate(record[1:], line + 1):
             if re.match(begins, text, re.IGNORECASE):
                 return (
@@ -221,4 +244,4 @@ class TokenTable:
 def is_token_line(line: str) -> bool:
     """Whether a line is one of Flickr8k's token file: `name.jpg#0`, a tab, a caption."""
     found = _TOKEN.fullmatch(line)
-    return found is not None and _NAMES_IMAGE.fullmatch(found[1]) is not None
+    return found is not None and names_image(found[1])

@@ -1,11 +1,21 @@
-"""JSON as tables: an object per line, or a list of objects, one in memory at a time."""
+"""JSON as tables: an object per line, a list of objects, or an object of images' captions.
+
+One row is in memory at a time.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from system.data.formats.tables.layout import CSV_EXAMPLE, UNKNOWN_SPLIT, Row, TableLayout
+from system.data.formats.tables.layout import (
+    CSV_EXAMPLE,
+    UNKNOWN_SPLIT,
+    Row,
+    Table,
+    TableLayout,
+    names_image,
+)
 from system.data.formats.tables.text_lines import (
     BrokenLineError,
     Lines,
@@ -13,8 +23,8 @@ from system.data.formats.tables.text_lines import (
     first_line,
     opened,
 )
-from system.data.prepare.annotations import read_items
-from system.data.prepare.json_text import Unreadable
+from system.data.prepare.annotations import read_items, shortened
+from system.data.prepare.json_text import JsonError, JsonText, Unreadable
 from system.data.shards.faults import Faults
 from system.errors import DataError
 
@@ -83,15 +93,42 @@ class JsonListTable:
                 )
 
 
-def json_table(path: Path, field: str, layout: TableLayout) -> JsonLinesTable | JsonListTable:
-    """Open a JSON file by what it begins with: a list of objects, or an object per line.
+class JsonMapTable:
+    """One object {file name: caption, or list of captions}."""
 
-    Raises: DataError for one object over several lines, which has no rows.
+    columns: Sequence[str] = ("file_name", "caption")
+    images: Sequence[str] = ()
+    advice = ""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rows(self, columns: Sequence[str], faults: Faults) -> Iterator[Row]:
+        """Go through the fields; one that cannot be taken is a broken row."""
+        with self._path.open("rb") as stream:
+            text = JsonText(stream)
+            for name in text.fields():
+                where, content = f"{self._path}: [{shortened(name)}]", text.value()
+                if not isinstance(content, Unreadable):
+                    values = dict(zip(self.columns, (name, content), strict=True))
+                    yield where, {column: values[column] for column in columns}
+                    continue
+                with faults.row(UNKNOWN_SPLIT, where):
+                    raise DataError(f"{where}: {content.reason}", "broken row")
+            text.finish()
+
+
+def json_table(path: Path, field: str, layout: TableLayout) -> Table:
+    """Open a JSON file by what it begins with: a list, an object of images, or an object per line.
+
+    Raises: DataError for any other object, which has no rows.
     """
     begin = first_line(path, layout.encoding).lstrip("\ufeff").lstrip()
     if begin.startswith("["):
         return JsonListTable(path, field)
-    if begin.startswith("{") and not _is_whole(begin):
+    if begin.startswith("{") and names_image(_first_field(path)):
+        return JsonMapTable(path)
+    if begin.startswith("{") and not _is_row(begin):
         raise DataError(
             f"{path}: is one JSON object, not a list of rows such as "
             '[{"file_name": "cats/001.jpg", "caption": "a cat"}, ...]; annotations in MSCOCO\'s '
@@ -100,12 +137,25 @@ def json_table(path: Path, field: str, layout: TableLayout) -> JsonLinesTable | 
     return JsonLinesTable(path, layout)
 
 
-def _is_whole(line: str) -> bool:
+def _first_field(path: Path) -> str:
+    with path.open("rb") as stream:
+        try:
+            return next(JsonText(stream).fields(), "")
+        except JsonError:
+            return ""  # whatever reads on says what is wrong
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line, which may be cut if it is long, is an object of its own and no file's."""
     try:
-        return isinstance(json.loads(line), dict)
+        values = json.loads(line)
     except (ValueError, RecursionError):
-        # A long line was cut; pretty-printed objects have short ones.
-        return len(line) > 1000
+        return len(line) > 1000  # pretty-printed objects have short lines
+    # MSCOCO's form in one line: lists of objects.
+    return not all(
+        isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        for value in values.values()
+    )
 
 
 def _fields(rows: Iterator[Row]) -> list[str]:

@@ -1,5 +1,6 @@
 """What a table's rows are for any reader, and how a user says what a file's suffix does not."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,11 +15,21 @@ TableFormat = Literal["csv", "tsv", "token", "jsonl", "json", "parquet"]
 
 UNKNOWN_SPLIT = "unknown"  # split of a broken row that names none
 
+IMAGE_SUFFIX = r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)"  # a pattern, for any case
+
 #: What a table looks like, for errors about one that does not.
 CSV_EXAMPLE = (
     "A CSV that can be read, in three lines: [file_name,caption] "
     '[cats/001.jpg,"a cat, asleep"] [cats/002.jpg,a cat at a window]'
 )
+
+
+_IMAGE_NAME = re.compile(rf".*\S{IMAGE_SUFFIX}(?:#\d+)?\s*", re.IGNORECASE | re.DOTALL)
+
+
+def names_image(value: str) -> bool:
+    """Whether a value looks like an image's name, perhaps with a caption's number (`a.jpg#0`)."""
+    return _IMAGE_NAME.fullmatch(value) is not None
 
 
 class Table(Protocol):

@@ -124,6 +124,11 @@ def test_in_tab_files_a_quote_is_a_character(tmp_path: Path) -> None:
     assert rows(path) == [("a", '"Stop" sign, red'), ("b", '"never closed')]
     quoted = write(tmp_path / "b.tsv", 'name\tcaption\na\t"x\ty"\n')
     assert rows(quoted, format="csv", separator="\\t") == [("a", "x\ty")]
+    with pytest.raises(DataError, match=r"row 1 .*in quotes.*format=csv 'benchmark\.options\.sep"):
+        rows(write(tmp_path / "d.tsv", 'name\tcaption\na\t"x ""y"" z"\n'))
+    odd = ['""x""', '"x" and "y"', '"', '""', 'a "" b']
+    text = "name\tcaption\n" + "".join(f"a\t{caption}\n" for caption in odd)
+    assert [caption for _, caption in rows(write(tmp_path / "e.tsv", text))] == odd
     pipes = write(tmp_path / "c.csv", 'name|caption\na|"Stop" sign\n')
     assert rows(pipes, format="tsv", separator="|") == [("a", '"Stop" sign')]
 

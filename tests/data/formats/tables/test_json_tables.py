@@ -53,7 +53,25 @@ def test_a_json_list_is_read_item_by_item(tmp_path: Path) -> None:
     assert len(faults.found) == 1
 
 
-@pytest.mark.parametrize("text", ['{\n  "images": []\n}', '{"images": [],\n "annotations": []}'])
+def test_an_object_of_images_is_a_row_for_each(tmp_path: Path) -> None:
+    """What captioning models' scripts write."""
+    path = tmp_path / "captions.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps({"a b.jpg": "x", "c/d.PNG": ["y", "z"]}, indent=indent))
+        assert [values for _, values in read(path)] == [
+            {"file_name": "a b.jpg", "caption": "x"},
+            {"file_name": "c/d.PNG", "caption": ["y", "z"]},
+        ]
+    path.write_text('{"a.jpg": "x", "b.jpg": {"z": 1, "z": 2}, "c.jpg": "y"')
+    with pytest.raises(DataError, match=r"captions\.json: \['b\.jpg'\]: field 'z' is there twice"):
+        read(path)
+    with pytest.raises(DataError, match=r"captions\.json: cannot be read"):
+        list(CaptionsFile(path, FIELD).rows(["caption"], Faults("quarantine")))
+
+
+@pytest.mark.parametrize(
+    "text", ['{\n  "images": []\n}', '{"images": [],\n "annotations": []}', '{"images": [{}]}']
+)
 def test_one_object_over_lines_is_no_table_and_not_called_broken(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
