@@ -92,12 +92,12 @@ def _read_probe(uri: str, name: str) -> bytes | str:
         return str(error)
 
 
-def check_storage(uri: str) -> None:
-    """Write a file on this node and read it on every other.
+def check_storage(uri: str, setting: str = "storage_path") -> None:
+    """Write a file on this node and read it on every other; `setting` is the place's config key.
 
     Raises StorageError naming the node that does not see it.
     """
-    folder, name = Folder.of(uri), f".probe-{uuid.uuid4().hex}"
+    folder, name = Folder.of(uri, setting), f".probe-{uuid.uuid4().hex}"
     data = os.urandom(32)
     folder.write(name, data)
     try:
@@ -108,7 +108,7 @@ def check_storage(uri: str) -> None:
             seen = ray.get(_read_probe.options(scheduling_strategy=strategy).remote(uri, name))
             if seen != data:
                 raise StorageError(
-                    f"node {node['NodeManagerAddress']} does not see storage_path {uri}: {seen!r}; "
+                    f"node {node['NodeManagerAddress']} does not see {setting} {uri}: {seen!r}; "
                     "use a path that all nodes share, or a URI such as s3://"
                 )
     finally:

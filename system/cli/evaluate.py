@@ -8,6 +8,7 @@ from system.cli.prepared_experiment import prepared_experiment
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.report.terminal.tables import print_evaluation
+from system.storage.data_directory import DataDirectory
 from system.stream.evaluate_adapters import evaluate_adapters
 from system.stream.preflight import prepared
 
@@ -19,4 +20,5 @@ def evaluate(overrides: Sequence[str], file: str | None, console: Console) -> No
         raise ConfigError(
             "a model's stage has no adapters to evaluate; its metrics are in its run directory"
         )
+    DataDirectory.of(experiment).probe()  # features go there
     print_evaluation(evaluate_adapters(experiment, prepared(experiment)), console)

@@ -13,6 +13,7 @@ from system.cli.prepared_experiment import prepared_experiment
 from system.config.schema import ExperimentConfig
 from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
+from system.storage.data_directory import SETTING, DataDirectory
 from system.storage.writer_lock import sole_writer
 
 
@@ -35,6 +36,8 @@ def _carry_out(run: Run, console: Console) -> None:
     with sole_writer(folder):
         again = run.directory.claim(run.experiment, contents_of(run.experiment))
         console.print(f"{'going on with' if again else 'run'} {folder.uri}")
+        if not run.finished:
+            DataDirectory.of(run.experiment).probe()  # features, latents and models go there
         for earlier in () if run.finished else run.before():
             _carry_out(earlier, console)
         complete(run, Place(console, lambda: _cluster(run)))
@@ -47,4 +50,5 @@ def _cluster(run: Run) -> Iterator[None]:
     with ray_cluster(run.experiment.cluster):
         check_resources(run.experiment.cluster)
         check_storage(run.experiment.storage_path)
+        check_storage(run.experiment.data_path, SETTING)
         yield

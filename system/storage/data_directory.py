@@ -5,6 +5,9 @@ from typing import Protocol
 
 from system.storage.files import Folder
 
+SETTING = "data_path"  # the key of the config that names the directory
+PROBE_BYTES = 1 << 20
+
 
 class DataConfig(Protocol):
     """The part of a run's config that says where shared data lie."""
@@ -24,7 +27,11 @@ class DataDirectory:
     @classmethod
     def of(cls, experiment: DataConfig) -> "DataDirectory":
         """The data directory of an experiment."""
-        return cls(Folder.of(experiment.data_path))
+        return cls(Folder.of(experiment.data_path, SETTING))
+
+    def probe(self) -> None:
+        """Write and read back as much as a small run adds. Raises StorageError naming data_path."""
+        self.folder.probe(PROBE_BYTES)
 
     def benchmark(self, name: str) -> Folder:
         """The prepared task shards of a benchmark."""

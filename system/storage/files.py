@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +58,23 @@ def is_local(filesystem: FileSystem) -> bool:
     return bool(filesystem.type_name == "local")
 
 
-def storage_errors(place: str, action: str) -> AbstractContextManager[None]:
-    """Turn the storage's errors inside the block into a StorageError on `place`."""
-    return _translated(f"{place}: cannot {action}", with_remedy=True)
+def storage_errors(place: str, action: str, setting: str) -> AbstractContextManager[None]:
+    """Turn the storage's errors inside the block into a StorageError on `place`.
+
+    `setting` is the key of the config that another place may be set by.
+    """
+    return _translated(f"{place}: cannot {action}", setting)
 
 
 @contextmanager
-def _translated(what: str, *, with_remedy: bool) -> Iterator[None]:
+def _translated(what: str, setting: str | None) -> Iterator[None]:
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or error
-        more = f" ({why}): {_remedy(error)}" if with_remedy else f": {error}"
+        more = f" ({why}): {_remedy(error, setting)}" if setting else f": {error}"
         raise StorageError(what + more) from error
 
 
@@ -124,22 +127,24 @@ class Folder:
     """A folder by its URI or path. All names are relative to it.
 
     Every failure of the storage comes out as StorageError with the path and what to do.
+    `setting` is the key of the config that says where it lies.
     """
 
     filesystem: FileSystem
     path: str
     uri: str
+    setting: str = "storage_path"
 
     @classmethod
-    def of(cls, uri: str | Path) -> Folder:
+    def of(cls, uri: str | Path, setting: str = "storage_path") -> Folder:
         """The folder at a local path (made absolute) or a URI such as s3://bucket/runs."""
         place = absolute(str(uri))
         filesystem, path = filesystem_of(place)
-        return cls(filesystem, path.rstrip("/"), place.rstrip("/"))
+        return cls(filesystem, path.rstrip("/"), place.rstrip("/"), setting)
 
     def child(self, name: str) -> Folder:
         """A folder inside this one; it need not exist."""
-        return Folder(self.filesystem, f"{self.path}/{name}", join(self.uri, name))
+        return replace(self, path=f"{self.path}/{name}", uri=join(self.uri, name))
 
     def file_uri(self, name: str) -> str:
         """The full path or URI of a file here."""
@@ -248,9 +253,9 @@ class Folder:
         except (pa.ArrowException, OSError) as error:  # OSError: damaged pages or footer
             raise StorageError(f"{self._place(name)} is not Parquet: {error}") from error
 
-    def probe(self) -> None:
-        """Write a file and read it back. Raises StorageError if either fails."""
-        name, data = f".probe-{uuid.uuid4().hex}", os.urandom(64)
+    def probe(self, size: int = 64) -> None:
+        """Write a file of `size` bytes and read it back. Raises StorageError if either fails."""
+        name, data = f".probe-{uuid.uuid4().hex}", os.urandom(size)
         self.write(name, data)
         back = self.read(name)
         self.delete(name)
@@ -262,18 +267,18 @@ class Folder:
 
     def _errors(self, name: str, action: str) -> AbstractContextManager[None]:
         what = f"{self._place(name)} cannot be {action}"
-        return _translated(what, with_remedy=action == "written")
+        return _translated(what, self.setting if action == "written" else None)
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, setting: str) -> str:
     remedies = {
-        errno.ENOSPC: "the disk is full; free space or set another storage_path",
-        errno.EDQUOT: "the quota is used up; free space or set another storage_path",
-        errno.EROFS: "the filesystem is read-only; set another storage_path",
-        errno.EACCES: "no permission to write there; set another storage_path",
-        errno.ENOTDIR: "a file is in the way of a folder; set another storage_path",
-        errno.EISDIR: "a folder of that name is in the way; set another storage_path",
-        errno.EEXIST: "a file is in the way of a folder; set another storage_path",
+        errno.ENOSPC: f"the disk is full; free space or set another {setting}",
+        errno.EDQUOT: f"the quota is used up; free space or set another {setting}",
+        errno.EROFS: f"the filesystem is read-only; set another {setting}",
+        errno.EACCES: f"no permission to write there; set another {setting}",
+        errno.ENOTDIR: f"a file is in the way of a folder; set another {setting}",
+        errno.EISDIR: f"a folder of that name is in the way; set another {setting}",
+        errno.EEXIST: f"a file is in the way of a folder; set another {setting}",
     }
     number = getattr(error, "errno", None) or 0
-    return remedies.get(number, "check the storage or set another storage_path")
+    return remedies.get(number, f"check the storage or set another {setting}")

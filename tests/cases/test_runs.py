@@ -1,11 +1,16 @@
 """What a user types and what lies on disk goes in; what cannot work is said before it is begun."""
 
-from collections.abc import Callable
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cases.conftest import Ended
+
+SWEEP = ("tune=contrast", "benchmark.tasks=null", "evaluation.split=test", "tune.samples=1")
 
 
 @pytest.mark.parametrize(
@@ -30,3 +35,75 @@ def test_a_plain_value_needs_no_quotes_of_hydra(
     place = Path(value if key == "data_path" else "data") / "case"
     assert (place / "manifest.json").exists()
     assert str(place) in printed
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """A file system on which nothing is left; skips the test where none can be mounted."""
+    filled = subprocess.run(
+        f"cp -r {folder} {folder}.kept && mount -t tmpfs -o size=4m tmpfs {folder} "
+        f"&& cp -r {folder}.kept/. {folder} && (cat /dev/zero > {folder}/rest; true)",
+        shell=True,
+        capture_output=True,
+    )
+    try:
+        if filled.returncode:
+            pytest.skip(f"no file system can be mounted here: {filled.stderr.decode()}")
+        yield
+    finally:
+        subprocess.run(["umount", folder], capture_output=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder mounted again so that nothing can be written."""
+    mounted = subprocess.run(
+        f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}",
+        shell=True,
+        capture_output=True,
+    )
+    try:
+        if mounted.returncode:
+            pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
+        yield
+    finally:
+        subprocess.run(["umount", folder], capture_output=True)
+
+
+@contextmanager
+def without_room(folder: Path) -> Iterator[None]:
+    """A process that may write small files only, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("broken", [full, read_only, without_room])
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_data_path_that_cannot_be_written_is_named_before_ray_starts(
+    case: Callable[[str], Path],
+    promptide: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    broken: Callable[[Path], AbstractContextManager[None]],
+    command: str,
+) -> None:
+    """Another storage_path would not help, and half an hour of features would be lost."""
+    root, data = case("same-caption-many-images") / "data", tmp_path / "data"
+    words = ["benchmark=folder", "benchmark.name=case", f"benchmark.options.root={root}"]
+    words += [f"data_path={data}", f"storage_path={tmp_path / 'runs'}", "stage.batch_size=8"]
+    promptide("prepare", *words).passed()
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    with broken(data):
+        more = (
+            ["tune=contrast", "benchmark.tasks=null", "evaluation.split=test"]
+            if command == "sweep"
+            else []
+        )
+        refused = promptide(command, *words, *more).refused()
+    assert str(data) in refused
+    assert "data_path" in refused
+    assert "storage_path" not in refused

@@ -8,6 +8,7 @@ from rich.console import Console
 from actors.cluster import check_storage, ray_cluster
 from actors.handle import SharedStreams
 from system.engine.contents import contents_of
+from system.storage.data_directory import SETTING, DataDirectory
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.report.analysis import Outcome, write_analysis, write_description
@@ -100,6 +101,7 @@ class Sweep:
             self.opened.enter_context(ray_cluster(experiment.cluster))
             self._packing = Packing.of(experiment.cluster, self.plan.config.max_concurrent)
             check_storage(experiment.storage_path)
+            check_storage(experiment.data_path, SETTING)
             if self.plan.kind.leases_tasks:
                 self._streams = SharedStreams.start()
                 self.opened.callback(self._streams.stop)
@@ -118,6 +120,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
         ExitStack() as opened,
         SweepProgress(console, plan.metric(tasks)) as progress,
     ):
+        DataDirectory.of(plan.experiment).probe()
         write_description(plan, tasks)
         sweep = Sweep(plan, tasks, progress, opened)
         try:

@@ -10,6 +10,7 @@ from system.data.prepare.moved_data import refuse_other_origin
 from system.data.prepare.origin import Origin
 from system.data.shards.manifest import Manifest
 from system.errors import ConfigError
+from system.storage.data_directory import SETTING
 from system.storage.files import Folder
 from system.uris import absolute, join, parent
 
@@ -42,7 +43,9 @@ def combine_sources(
     if not replace:
         refuse_other_origin(origin, benchmark, output)
     beside = parent(absolute(output))
-    parts = [Manifest.prepared(Folder.of(join(beside, name)), name) for name in source.sources]
+    parts = [
+        Manifest.prepared(Folder.of(join(beside, name), SETTING), name) for name in source.sources
+    ]
     manifest = Manifest.combined(benchmark, parts, {"format": "sources", **origin.to_source()})
     manifest.save(output)
     return manifest

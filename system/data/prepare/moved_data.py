@@ -11,6 +11,7 @@ from system.data.prepare.split_writer import add_contents, content_of
 from system.data.shards.manifest import Manifest
 from system.data.shards.parallel import bounded_map
 from system.errors import DataError
+from system.storage.data_directory import SETTING
 from system.storage.files import Folder
 
 
@@ -19,7 +20,7 @@ def refuse_other_origin(origin: Origin, benchmark: str, output: str) -> None:
 
     Raises: ConfigError with both values and the ways out.
     """
-    there = prepared_at(Folder.of(output))
+    there = prepared_at(Folder.of(output, SETTING))
     if there is not None:
         origin.require_same(Origin.recorded(there), benchmark, output)
 
@@ -35,7 +36,7 @@ def moved_data(
 
     None if nothing is there, or it is from the same root. Raises: ConfigError for other data.
     """
-    there = prepared_at(Folder.of(output))
+    there = prepared_at(Folder.of(output, SETTING))
     if there is None:
         return None
     recorded = Origin.recorded(there)

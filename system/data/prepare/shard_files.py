@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from system.data.shards.images import PLAIN, Decoding
 from system.data.shards.manifest import Shard
 from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
+from system.storage.data_directory import SETTING
 from system.storage.files import WholeFile, filesystem_of, storage_errors
 from system.uris import join
 
@@ -79,7 +80,7 @@ class _ShardFile:
     def __init__(self, uri: str, schema: pa.Schema) -> None:
         self._uri = uri
         self.row_groups: list[int] = []
-        with storage_errors(uri, "open for writing"):
+        with storage_errors(uri, "open for writing", SETTING):
             self._file = WholeFile(*filesystem_of(uri))
             self._sink = _HashingSink(self._file.stream)
             self._writer = pq.ParquetWriter(
@@ -91,12 +92,12 @@ class _ShardFile:
             )
 
     def append(self, table: pa.Table) -> None:
-        with storage_errors(self._uri, "write"):
+        with storage_errors(self._uri, "write", SETTING):
             self._writer.write_table(table, row_group_size=table.num_rows)
         self.row_groups.append(table.num_rows)
 
     def close(self) -> Shard:
-        with storage_errors(self._uri, "finish"):
+        with storage_errors(self._uri, "finish", SETTING):
             self._writer.close()
             self._file.finish()
         groups = tuple(self.row_groups)

@@ -19,6 +19,7 @@ from system.data.shards.images import PLAIN, Decoding
 from system.data.shards.manifest import Manifest, Shard, TaskEntry
 from system.data.shards.schema import SCHEMA_VERSION
 from system.errors import ConfigError, DataError
+from system.storage.data_directory import SETTING
 from system.storage.files import filesystem_of, storage_errors
 from system.uris import absolute, join, relative
 
@@ -182,7 +183,7 @@ def _remove_superseded(root: str, manifest: Manifest) -> None:
         for shard in shards
     }
     filesystem, path = filesystem_of(join(root, _SHARD_FOLDER))
-    with storage_errors(root, "remove superseded shards"):
+    with storage_errors(root, "remove superseded shards", SETTING):
         for info in filesystem.get_file_info(fs.FileSelector(path)):
             if info.type == fs.FileType.Directory and info.base_name not in kept:
                 filesystem.delete_dir(info.path)

@@ -14,6 +14,7 @@ from system.data.shards.manifest import Shard, read_json, shard_from_json, shard
 from system.data.shards.parallel import bounded_map
 from system.data.shards.schema import ImageRecord
 from system.errors import DataError
+from system.storage.data_directory import SETTING
 from system.storage.files import Folder, filesystem_of, storage_errors
 from system.uris import join
 
@@ -68,14 +69,14 @@ class SplitRecord:
             "content": f"{self.content:064x}",
             "faults": [asdict(fault) for fault in self.faults],
         }
-        Folder.of(folder).write_json(_SPLIT_RECORD, content)
+        Folder.of(folder, SETTING).write_json(_SPLIT_RECORD, content)
 
     @classmethod
     def load(cls, folder: str, root: str, tasks: Mapping[str, str]) -> "SplitRecord | None":
         """Read the record and look at its shards; None if there is none or it is of no use."""
         uri = join(folder, _SPLIT_RECORD)
         filesystem, path = filesystem_of(uri)
-        with storage_errors(folder, "look for finished shards"):
+        with storage_errors(folder, "look for finished shards", SETTING):
             if filesystem.get_file_info(path).type != fs.FileType.File:
                 return None
         try:
@@ -135,7 +136,7 @@ def write_split(
     if record is None:
         record = SplitRecord({task: [] for task in tasks})
         filesystem, path = filesystem_of(folder)
-        with storage_errors(folder, "start the split's folder"):
+        with storage_errors(folder, "start the split's folder", SETTING):
             filesystem.create_dir(path, recursive=True)
             filesystem.delete_dir_contents(path)
     faults.found.extend(record.faults)

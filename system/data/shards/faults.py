@@ -12,6 +12,7 @@ from types import TracebackType
 import pyarrow as pa
 
 from system.errors import DEFAULT_KIND, DataError, OnError
+from system.storage.data_directory import SETTING
 from system.storage.files import Folder
 from system.uris import join
 
@@ -99,7 +100,7 @@ def write_quarantine(root: str, faults: Iterable[Fault]) -> None:
     Raises: StorageError if it cannot be written.
     """
     rows = [{column: getattr(fault, column) for column in _COLUMNS} for fault in faults]
-    folder = Folder.of(root)
+    folder = Folder.of(root, SETTING)
     if rows:
         folder.write_table(QUARANTINE_NAME, pa.Table.from_pylist(rows, schema=_SCHEMA))
     else:

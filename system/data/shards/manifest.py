@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from system.data.shards.schema import READ_VERSIONS, SCHEMA_VERSION
 from system.errors import ConfigError, DataError
+from system.storage.data_directory import SETTING
 from system.storage.files import Folder, filesystem_of
 from system.uris import absolute, join, parent, relative
 
@@ -298,7 +299,7 @@ class Manifest:
                 for task in self.tasks
             ],
         }
-        Folder.of(root).write_json(MANIFEST_NAME, content)
+        Folder.of(root, SETTING).write_json(MANIFEST_NAME, content)
 
     @classmethod
     def load(cls, root: str) -> "Manifest":
