@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from system.data.prepare.dataset import DATASETS
 from system.data.prepare.needed_files import NEEDS, NeededFile
-from system.data.prepare.origin import Origin, prepared_at
+from system.data.prepare.origin import ROOT, Origin, prepared_at
 from system.data.prepare.shard_writer import ROW_GROUP_ROWS
 from system.data.shards.manifest import Manifest
 from system.storage.files import Folder, is_local
@@ -91,10 +91,13 @@ def _differing(
     if recorded is None:
         return {}
     origin = Origin.of(dataset, options)
+    root, place = recorded.options.get(ROOT), origin.options.get(ROOT)
     found = {
         f"benchmark.options.{key}": values
         for key, values in origin.options_differing(recorded).items()
     }
+    if place is not None and place != root:
+        found = {f"benchmark.options.{ROOT}": (root, place), **found}
     if dataset != recorded.dataset:
         found = {"benchmark.dataset": (recorded.dataset, dataset), **found}
     return found

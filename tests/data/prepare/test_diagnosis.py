@@ -98,6 +98,10 @@ def test_a_prepared_benchmark_is_found_and_needs_no_more_disk(tmp_path: Path) ->
     assert found.differing == {}
     other = look(tmp_path / "data", images=".", task_by="dataset")
     assert other.differing == {"benchmark.options.images": ("pictures", ".")}
+    moved = look(tmp_path / "elsewhere", **options)
+    assert moved.differing == {
+        "benchmark.options.root": (str(tmp_path / "data"), str(tmp_path / "elsewhere"))
+    }
 
 
 def test_a_data_set_that_there_is_not_is_an_error(tmp_path: Path) -> None:

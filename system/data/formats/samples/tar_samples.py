@@ -75,6 +75,7 @@ def listed_tars(root: Path, patterns: tuple[str, ...], field: str) -> list[Path]
 
 
 def _expanded(pattern: str, field: str) -> list[str]:
+    pattern = re.sub(r"^file:(//(localhost)?(?=/))?", "", pattern)
     if re.match(r"[a-z][a-z0-9+.-]*://|pipe:", pattern):
         raise ConfigError(
             f"{field}: {pattern} is no path: fetch the tars first (such as with `hf download` or "

@@ -158,6 +158,8 @@ def test_tars_are_named_by_ranges_lists_and_patterns(tmp_path: Path) -> None:
         ("{00..02}.tar",): ["00.tar", "01.tar", "02.tar"],
         ("{02,00}.tar",): ["02.tar", "00.tar"],
         ("0*.tar", "b/x.tar"): ["00.tar", "01.tar", "02.tar", "b/x.tar"],
+        ("00.tar::file:01.tar",): ["00.tar", "01.tar"],
+        (f"file://{tmp_path}/00.tar",): ["00.tar"],
         ("**/*.tar",): ["00.tar", "01.tar", "02.tar", "b/x.tar"],
         (str(tmp_path / "b" / "*.tar"),): ["b/x.tar"],
     }
