@@ -1,5 +1,6 @@
 """Data sets as other tools lay them out, through the command line."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +73,24 @@ def test_doctor_says_what_is_missing_and_where_it_is(
     assert "http://images.cocodataset.org/zips/train2014.zip" in ended.output
     assert "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775" in ended.output
     assert "not prepared yet" in ended.output
+
+
+def test_doctor_misses_nothing_of_what_is_prepared(
+    prepare: Callable[..., Prepared], promptide: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """Its shards are all that a run needs, with the options that they were made with."""
+    root = tmp_path / "tars"
+    for split in ("train", "test"):
+        members = [("0.png", png((20, 16), len(split))), ("0.txt", b"one")]
+        write_tar(root / f"food-{split}-0.tar", members)
+    prepare("webdataset", root, "benchmark.options.task_by=tar").manifest()
+    shutil.rmtree(root)
+    words = ["benchmark=webdataset", "benchmark.name=case", f"data_path={tmp_path / 'data'}"]
+    shown = promptide("doctor", *words).passed()
+    assert "prepared: 2 images, 1 task, from" in shown
+    ended = promptide("doctor", *words, "benchmark.options.task_by=dataset")
+    assert "are missing" in ended.refused()
+    assert "with benchmark.options.task_by='tar', which is 'dataset' here" in ended.output
 
 
 def test_doctor_shows_paths_as_they_are(promptide: Callable[..., Ended], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,41 +64,56 @@ class Diagnosis:
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
+    def prepared(self) -> bool:
+        """Whether task shards of these options are there, so that no file is needed any more."""
+        return self.manifest is not None and not self.differing
+
+    @property
     def missing(self) -> tuple[Finding, ...]:
         """The files and folders that are not there, or not whole."""
         return tuple(found for found in self.findings or () if found.state != "there")
 
 
 def examine(
-    dataset: str, options: Mapping[str, Any], folder: Folder, training: Mapping[str, Any]
+    dataset: str,
+    options: Mapping[str, Any],
+    folder: Folder,
+    training: Mapping[str, Any],
+    given: Collection[str] | None = None,
 ) -> Diagnosis:
     """Look for what a benchmark needs; nothing is opened but the manifest in `folder`.
 
-    `training` are the composed values of a run, for the memory that it takes.
+    `training` are the composed values of a run, for the memory that it takes. `given` are prefixes
+    of the options that somebody wrote (None: all); for others a run takes what was prepared.
     Raises: ConfigError for options that the data set does not know, DataError for a manifest that
     is damaged.
     """
-    findings = _findings(dataset, options)
     manifest = prepared_at(folder)
-    rooms = _rooms(findings or (), folder, manifest, training)
-    return Diagnosis(findings, rooms, manifest, _differing(dataset, options, manifest))
+    recorded = None if manifest is None else Origin.recorded(manifest)
+    differing = {} if recorded is None else _differing(dataset, options, recorded, given)
+    if recorded is not None and recorded.whole and not differing:
+        options = recorded.options
+    findings = _findings(dataset, options)
+    return Diagnosis(
+        findings, _rooms(findings or (), folder, manifest, training), manifest, differing
+    )
 
 
 def _differing(
-    dataset: str, options: Mapping[str, Any], manifest: Manifest | None
+    dataset: str,
+    options: Mapping[str, Any],
+    recorded: Origin,
+    given: Collection[str] | None,
 ) -> dict[str, tuple[Any, Any]]:
-    recorded = None if manifest is None else Origin.recorded(manifest)
-    if recorded is None:
-        return {}
     origin = Origin.of(dataset, options)
     root, place = recorded.options.get(ROOT), origin.options.get(ROOT)
     found = {
         f"benchmark.options.{key}": values
-        for key, values in origin.options_differing(recorded).items()
+        for key, values in origin.options_differing(recorded, given).items()
     }
     if place is not None and place != root:
         found = {f"benchmark.options.{ROOT}": (root, place), **found}
-    if dataset != recorded.dataset:
+    if recorded.whole and dataset != recorded.dataset:
         found = {"benchmark.dataset": (recorded.dataset, dataset), **found}
     return found
 

@@ -98,6 +98,12 @@ def test_a_prepared_benchmark_is_found_and_needs_no_more_disk(tmp_path: Path) ->
     assert found.differing == {}
     other = look(tmp_path / "data", images=".", task_by="dataset")
     assert other.differing == {"benchmark.options.images": ("pictures", ".")}
+    images = ("images",)
+    assert not other.prepared
+    folder = Folder.of(tmp_path / "shards")
+    root = {"root": None, "images": "."}  # as the benchmark's config has it
+    assert examine("folder", root, folder, {}, given=()).prepared
+    assert not examine("folder", root, folder, {}, given=images).prepared
     moved = look(tmp_path / "elsewhere", **options)
     assert moved.differing == {
         "benchmark.options.root": (str(tmp_path / "data"), str(tmp_path / "elsewhere"))
