@@ -44,6 +44,8 @@ class Run(ABC):
     curves: Curves
     #: Whether the results were there already when `check` looked.
     finished = False
+    #: What `check` found that is worth a line on the terminal.
+    notes: Sequence[str] = ()
     #: Between two calls of `learned`.
     seconds_between_reads = SECONDS_BETWEEN_LOOKS
 

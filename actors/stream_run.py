@@ -81,6 +81,7 @@ class StreamRun(Run):
     @override
     def check(self) -> None:
         self.checked = check_experiment(self.experiment)
+        self.notes = self.checked.notes
 
     @override
     def before(self) -> Sequence[Run]:

@@ -36,6 +36,8 @@ def _carry_out(run: Run, console: Console) -> None:
     with sole_writer(folder):
         again = run.directory.claim(run.experiment, contents_of(run.experiment))
         console.print(f"{'going on with' if again else 'run'} {folder.uri}")
+        for line in run.notes:
+            console.print(line, highlight=False, soft_wrap=True)
         if not run.finished:
             DataDirectory.of(run.experiment).probe()  # features, latents and models go there
         for earlier in () if run.finished else run.before():

@@ -16,6 +16,7 @@ from system.uris import expanded
 STREAM = "stream"  # the name of all stages that are streams; others are of models
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
 _OPTIONS = "benchmark.options."
+_BATCH, _SMALL = "stage.batch_size", "stage.small_tasks"
 _SOURCES = "benchmark.sources="
 
 
@@ -80,9 +81,16 @@ def composed_values(
 
     def composed(schema: Mapping[str, Any]) -> dict[str, Any]:
         words = readable(overrides, schema)
-        if file is not None:
-            return _values_of_file(file, words, schema)
-        return _values_of_groups(words, root, parse)
+        if file is None:
+            found = _values_of_groups(words, root, parse)
+        else:
+            found = _values_of_file(file, words, schema)
+        stage = found.get("stage")
+        if isinstance(stage, dict) and stage_name(found) == STREAM:
+            by_hand = {key_of(text) for text in overrides}
+            if "small_tasks" not in stage or by_hand & {_BATCH, _SMALL} == {_BATCH}:
+                stage["small_tasks"] = "stop"  # whoever gives a number wants that number
+        return found
 
     values = composed(schema)
     if file is None and not any(key_of(text).startswith(_OPTIONS) for text in overrides):

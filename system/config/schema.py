@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from system.config.parse import parse_dataclass
-from system.errors import ConfigError, OnError
+from system.errors import ConfigError, DataError, OnError
 from system.uris import absolute, expanded
 
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
 Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
 Schedule = Literal["cosine", "constant"]  # of the learning rate: towards 0 after the last step
+SmallTasks = Literal["shrink", "stop"]  # at a task of fewer samples than the batch
 Gallery = Literal["all", "seen", "task"]  # what a query is searched in: of all tasks, or some
 OrderPolicy = Literal["given", "reversed", "shuffled", "similarity"]  # see system.stream.task_order
 Config = TypeVar("Config", bound="FrozenModelConfig")
@@ -97,6 +98,7 @@ class StageConfig:
     optimiser: OptimiserConfig
     loader_threads: int
     schedule: Schedule = "cosine"  # of the learning rate
+    small_tasks: SmallTasks = "shrink"  # where a task does not fill a batch; see `batch_for`
     objective: str = "retrieval"  # what is learned: a registered StreamObjective
     augmentation: str = "none"
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
@@ -121,6 +123,32 @@ class StageConfig:
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally."""
         return math.lcm(self.micro_batches, max(workers, 1))
+
+    def batch_for(self, task: str, count: int, workers: int, *, of: str, least: int = 1) -> int:
+        """The global batch of a task that trains on `count` samples: `batch_size` if it fills one.
+
+        Else the most of them that its micro-batches can share, under `small_tasks="shrink"`. `of`
+        says what the samples are. Raises DataError naming a task that has fewer than a sample a
+        micro-batch, fewer than `least`, or under "stop" fewer than `batch_size`.
+        """
+        if count >= self.batch_size:
+            return self.batch_size
+        pieces = self.micro_batches_for(workers)
+        fits = count // pieces * pieces
+        has = f"task {task!r} has {count} training {of}, fewer than"
+        if fits < least or not fits:
+            few = -(-max(least, 1) // pieces) * pieces
+            raise DataError(
+                f"{has} the {few} of the smallest batch (stage.micro_batches={self.micro_batches}, "
+                f"cluster.workers={workers}): give it more, or leave the task out by "
+                "benchmark.tasks"
+            )
+        if self.small_tasks == "stop":
+            raise DataError(
+                f"{has} the batch of {self.batch_size}: lower stage.batch_size to {fits}, or let "
+                "small tasks have smaller batches by stage.small_tasks=shrink"
+            )
+        return fits
 
 
 @dataclass(frozen=True)

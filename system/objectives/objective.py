@@ -167,8 +167,11 @@ class StreamObjective(ABC):
     @abstractmethod
     def check_training(
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
-    ) -> None:
-        """Whether each task's training split fills a batch. Raises DataError naming the task."""
+    ) -> dict[str, int]:
+        """The global batch of each task that is trained, or of all at once: task -> samples.
+
+        Raises DataError naming a task that has too few of them; see `StageConfig.batch_for`.
+        """
 
     @abstractmethod
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:

@@ -63,7 +63,15 @@ class TaskTraining(Training):
         self.slots = group.share(self.micro_batches)
         self.parameters = method.task_parameters(lease.index)
         self.optimiser = build_optimiser(self.stage.optimiser, self.parameters)
+        self.batch_size = self.stage.batch_size  # of a small task less: see `fit_batch`
         self._show = show
+
+    def fit_batch(self, count: int, *, of: str, least: int = 1) -> int:
+        """The global batch of an epoch on `count` samples; see `StageConfig.batch_for`."""
+        self.batch_size = self.stage.batch_for(
+            self.lease.task, count, self.group.size, of=of, least=least
+        )
+        return self.batch_size
 
     @override
     def require_own(self, origin: Mapping[str, Any]) -> None:
@@ -85,7 +93,8 @@ class TaskTraining(Training):
             "epoch": epoch,
             "step": (epoch + 1) * steps,
             "loss": self.loss(terms),
-            "images_per_second": steps_per_second * self.stage.batch_size,
+            "images_per_second": steps_per_second * self.batch_size,
+            **({} if self.batch_size == self.stage.batch_size else {"batch_size": self.batch_size}),
             **{f"loss_{name}": value for name, value in terms.items()},
         }
 
@@ -133,6 +142,6 @@ class TaskTraining(Training):
                 "step": progress.step,
                 "steps": progress.steps,
                 "loss": progress.loss,
-                "images_per_second": progress.steps_per_second * self.stage.batch_size,
+                "images_per_second": progress.steps_per_second * self.batch_size,
             }
         )

@@ -28,6 +28,8 @@ CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
 #: Sections that may change between two starts of the same run without changing its results.
 FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
+#: A key of the same kind: under "stop" a run that "shrink" would change does not begin.
+SMALL_TASKS = "stage.small_tasks"
 
 #: Of `ACCURACY_MATRIX`: one row per entry.
 MATRIX_SCHEMA = pa.schema(
@@ -118,6 +120,7 @@ class RunDirectory:
             f"{key}={new!r} (was {old!r})"
             for key, (old, new) in differences(earlier, plain(values)).items()
             if key.split(".")[0] not in FREE_SECTIONS
+            and key != SMALL_TASKS
             and not (key in held and held[key] == contents.get(key))
         ]
         differing += [

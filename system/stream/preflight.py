@@ -18,10 +18,14 @@ from system.stream.task_order import TaskOrder
 
 @dataclass(frozen=True)
 class Checked:
-    """Result of the checks: the prepared benchmark and the order of the tasks."""
+    """Result of the checks: the prepared benchmark, the order of the tasks, what to know of them.
+
+    `notes` are lines for the terminal.
+    """
 
     manifest: Manifest
     tasks: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def check_experiment(experiment: ExperimentConfig) -> Checked:
@@ -36,7 +40,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     manifest = prepared(experiment)
     live = experiment.stream.live
     given = stream_tasks(experiment, manifest)
-    check_tasks(experiment, manifest, given)
+    notes = check_tasks(experiment, manifest, given)
     backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
     similarity = given_similarity(experiment.benchmark)
     if similarity is None and method.similarity_source == "matrix":
@@ -48,8 +52,8 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
     if live:  # ordered when it starts and at each append: see actors.live
-        return Checked(manifest, given)
-    return Checked(manifest, stream_order(experiment, given).order(given))
+        return Checked(manifest, given, notes)
+    return Checked(manifest, stream_order(experiment, given).order(given), notes)
 
 
 def stream_order(experiment: ExperimentConfig, tasks: Sequence[str]) -> TaskOrder:
@@ -68,8 +72,10 @@ def stream_order(experiment: ExperimentConfig, tasks: Sequence[str]) -> TaskOrde
     return TaskOrder(policy, alike=lambda one, other: float(features[one] @ features[other]))
 
 
-def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> None:
-    """Whether the run can learn and evaluate these tasks.
+def check_tasks(
+    experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
+) -> tuple[str, ...]:
+    """Whether the run can learn and evaluate these tasks; lines on what is unusual about them.
 
     Raises DataError naming the task, ConfigError for a method that needs the whole stream at its
     start where the stream is live.
@@ -83,10 +89,16 @@ def check_tasks(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequenc
     similarity = given_similarity(experiment.benchmark)
     if similarity is not None:
         similarity.require(tasks)
-    objective.check_training(experiment, manifest, tasks)
+    batches = objective.check_training(experiment, manifest, tasks)
     for name in tasks:
         for split in experiment.evaluation.splits:
             objective.check_test(experiment, manifest.task(name).handle(split))
+    full = experiment.stage.batch_size
+    small = [f"{batch} for {task!r}" for task, batch in batches.items() if batch < full]
+    if not small:
+        return ()
+    listed = ", ".join(small)
+    return (f"smaller batches than stage.batch_size={full}, as tasks are small: {listed}",)
 
 
 def prepared(experiment: ExperimentConfig) -> Manifest:

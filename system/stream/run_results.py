@@ -48,6 +48,16 @@ class RunRecord:
         return AccuracyMatrix(self.tasks, [_row(row) for row in rows])
 
     @property
+    def smaller_batches(self) -> dict[str, int]:
+        """The global batch of each task that did not fill one of `stage.batch_size`."""
+        return {
+            row["task"]: row["batch_size"]
+            for payload in self.committed
+            for row in payload["log"]
+            if "batch_size" in row
+        }
+
+    @property
     def training_log(self) -> pa.Table:
         """One row an epoch; a loss term that an epoch has not is null."""
         rows = [dict(row) for payload in self.committed for row in payload["log"]]
@@ -61,6 +71,7 @@ class RunRecord:
                 ("loss", pa.float64()),
                 *[(term, pa.float64()) for term in terms],
                 ("images_per_second", pa.float64()),
+                *([("batch_size", pa.int32())] if self.smaller_batches else []),
             ]
         )
         return pa.Table.from_pylist(rows, schema=schema)
@@ -120,6 +131,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "task_similarity_source": record.outcome["similarity_source"],
         "trainable_parameters": record.outcome["trainable_parameters"],
         "trainable_parameters_per_task": per_task,
+        **({"smaller_batches": record.smaller_batches} if record.smaller_batches else {}),
         "replays": record.outcome["replays"],
         "replayed_rows": replayed_rows(record.access_log, record.tasks),
         "quarantined": summarise(record.quarantined),

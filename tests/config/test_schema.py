@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from system.config.compose import (
 )
 from system.config.schema import ExperimentConfig
 from system.engine.model_stage import ModelExperiment, model_experiment
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
 from system.methods.base import METHODS, method_class
 from system.storage.data_directory import DataDirectory
 from system.submission.config import compose_submission
@@ -203,6 +204,59 @@ def test_workers_share_the_micro_batches_equally(
     """Unequal shares would weigh one worker's images more than another's."""
     stage = dataclasses.replace(default.stage, micro_batches=4)
     assert stage.micro_batches_for(workers) == pieces
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "batch"),
+    [(64, 0, 64), (65, 0, 64), (63, 0, 60), (17, 1, 16), (4, 2, 4), (17, 3, 12), (7, 4, 4)],
+)
+def test_a_small_task_has_the_largest_batch_that_its_micro_batches_share(
+    default: ExperimentConfig, count: int, workers: int, batch: int
+) -> None:
+    """The number of workers may not matter where it divides them, and no epoch is without steps."""
+    stage = dataclasses.replace(default.stage, micro_batches=4)
+    assert stage.batch_for("food", count, workers, of="images") == batch
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "message"),
+    [
+        ({}, 1, r"'food' has 1 training images, fewer than the 2 of the smallest batch"),
+        ({"micro_batches": 1}, 1, r"'food' has 1 training images, fewer than the 2 of"),
+        ({"micro_batches": 16}, 15, r"fewer than the 16 .*micro_batches=16"),
+        (
+            {"small_tasks": "stop"},
+            63,
+            r"the batch of 64: lower stage\.batch_size to 62, or .*shrink",
+        ),
+        ({}, 0, r"'food' has 0 training images"),
+    ],
+)
+def test_a_task_that_is_too_small_is_named(
+    default: ExperimentConfig, changes: dict[str, Any], count: int, message: str
+) -> None:
+    stage = dataclasses.replace(default.stage, **changes)
+    with pytest.raises(DataError, match=message):
+        stage.batch_for("food", count, 0, of="images", least=2)
+
+
+def test_a_batch_that_somebody_asked_for_is_not_shrunk(tmp_path: Path) -> None:
+    """A result with another batch than the one that was typed would be reported under its name."""
+    assert compose(["experiment=rec"]).stage.small_tasks == "shrink"
+    assert compose(["stage.batch_size=8"]).stage.small_tasks == "stop"
+    both = ["stage.batch_size=8", "stage.small_tasks=shrink"]
+    assert compose(both).stage.small_tasks == "shrink"
+    file = tmp_path / "config.yaml"
+    values = compose(both).to_dict()
+    file.write_text(json.dumps(values))
+    assert compose([], str(file)).stage.small_tasks == "shrink"
+    assert compose(["stage.batch_size=4"], str(file)).stage.small_tasks == "stop"
+    del values["stage"]["small_tasks"]  # of an earlier version, or written by hand
+    file.write_text(json.dumps(values))
+    assert compose([], str(file)).stage.small_tasks == "stop"
+    assert (
+        "small_tasks" not in composed_values(["experiment=mask_vae", "stage.batch_size=8"])["stage"]
+    )
 
 
 def test_folders_lie_under_the_data_path(default: ExperimentConfig, tmp_path: Path) -> None:

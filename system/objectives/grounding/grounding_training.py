@@ -25,13 +25,13 @@ from system.data.shards.image_batches import group_of_rows, image_batches, shuff
 from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.worker_group import WorkerGroup
-from system.errors import DataError
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens, level_means
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
 from system.objectives.task_training import LeasedTask, TaskTraining
 
+EXPRESSIONS = "expressions"  # what a batch is counted in
 #: The latents of a task's training expressions, for a method that needs them.
 LatentsOf = Callable[[ChosenExpressions], SplitLatents | None]
 
@@ -91,10 +91,10 @@ class GroundingTraining(TaskTraining):
         for chosen in tasks:
             if chosen.left_out.count and not epoch:
                 self.note(f"expressions: {chosen.left_out}")
-        require_batch(self.lease.task, sum(map(len, tasks)), stage.batch_size)
+        batch_size = self.fit_batch(sum(map(len, tasks)), of=EXPRESSIONS)
         batches = expression_batches(
             tasks,
-            batch_size=stage.batch_size,
+            batch_size=batch_size,
             micro_batches=self.micro_batches,
             mine=self.slots,
             seed=[self.experiment.seed, _JOINED if handle.parts else self.lease.index, epoch],
@@ -176,15 +176,6 @@ class GroundingTraining(TaskTraining):
                 return None
             found.append(latents.take([chosen.samples[s.at] for s in samples], step.epoch))
         return torch.cat(found).to(self.group.device)
-
-
-def require_batch(task: str, expressions: int, batch_size: int) -> None:
-    """Raises DataError where a task's training expressions do not fill a batch."""
-    if expressions < batch_size:
-        raise DataError(
-            f"task {task!r} has {expressions} training expressions, fewer than the batch of "
-            f"{batch_size}: lower stage.batch_size"
-        )
 
 
 def expression_batches(

@@ -23,7 +23,7 @@ from system.methods.base import GroundingSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
-from system.objectives.grounding.grounding_training import GroundingTraining, require_batch
+from system.objectives.grounding.grounding_training import EXPRESSIONS, GroundingTraining
 from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
     ChosenExpressions,
@@ -210,14 +210,16 @@ class GroundingObjective(StreamObjective):
     @override
     def check_training(
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
-    ) -> None:
-        stage = experiment.stage
+    ) -> dict[str, int]:
+        stage, workers = experiment.stage, experiment.cluster.workers
+        batches: dict[str, int] = {}
         if self.method_kind(experiment).trains_on == "nothing":
-            return
+            return batches
         for name in tasks:
             members = manifest.task(name).handle("train").members
             chosen = [chosen_expressions(part, stage.train_expressions) for part in members]
-            require_batch(name, sum(map(len, chosen)), stage.batch_size)
+            batches[name] = stage.batch_for(name, sum(map(len, chosen)), workers, of=EXPRESSIONS)
+        return batches
 
     @override
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig
-from system.data.shards.loading import read_texts, require_captions, steps_per_epoch
+from system.data.shards.loading import read_texts, require_captions
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ from system.objectives.objective import (
 )
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
-from system.objectives.retrieval.retrieval_training import RetrievalTraining
+from system.objectives.retrieval.retrieval_training import IMAGES, LEAST, RetrievalTraining
 from system.objectives.task_training import LeasedTask
 from system.results.recall import METRICS
 from system.storage.adapters import AdapterHeader
@@ -150,16 +150,19 @@ class RetrievalObjective(StreamObjective):
     @override
     def check_training(
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
-    ) -> None:
+    ) -> dict[str, int]:
         trains_on = self.method_kind(experiment).trains_on
         rows = {name: manifest.task(name).handle("train").rows for name in tasks}
         if trains_on == "all":
             rows = {" + ".join(tasks): sum(rows.values())}
-        pieces = experiment.stage.micro_batches_for(experiment.cluster.workers)
-        for name, count in rows.items() if trains_on != "nothing" else ():
-            steps_per_epoch(count, experiment.stage.batch_size, pieces, task=name)
         for name in tasks:
             require_captions(manifest.task(name).handle("train"))
+        stage, workers = experiment.stage, experiment.cluster.workers
+        return {
+            name: stage.batch_for(name, count, workers, of=IMAGES, least=LEAST)
+            for name, count in rows.items()
+            if trains_on != "nothing"
+        }
 
     @override
     def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:

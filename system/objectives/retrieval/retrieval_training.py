@@ -16,6 +16,9 @@ from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.task_training import LeasedTask, TaskTraining
 
+IMAGES = "images"  # what a batch is counted in
+LEAST = 2  # of a batch: one image alone has nothing that it is told from
+
 
 class RetrievalTraining(TaskTraining):
     """A task's images, each with one of its captions an epoch."""
@@ -47,9 +50,10 @@ class RetrievalTraining(TaskTraining):
         self, epoch: int, start: int
     ) -> tuple[int, Generator[Sequence[MicroBatch], None, None]]:
         stage, handle = self.stage, self.open_train()
-        return steps_per_epoch(handle.rows, stage.batch_size, self.micro_batches), training_batches(
+        batch_size = self.fit_batch(handle.rows, of=IMAGES, least=LEAST)
+        return steps_per_epoch(handle.rows, batch_size, self.micro_batches), training_batches(
             handle,
-            batch_size=stage.batch_size,
+            batch_size=batch_size,
             micro_batches=self.micro_batches,
             slots=self.slots,
             seed=(self.experiment.seed, self.lease.index, epoch),

@@ -16,18 +16,18 @@ from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import JOINED, Manifest
 from system.engine.epochs import DivergedError, EpochLoop
 from system.engine.worker_group import WorkerGroup
-from system.errors import DataError
 from system.grounders.grounder import load_grounder
 from system.methods.base import GroundingSetting
 from system.methods.sharing import build_method
-from system.objectives.grounding.grounding_training import GroundingTraining, require_batch
+from system.objectives.grounding.grounding_training import GroundingTraining
 from system.objectives.grounding.rec_scoring import ChosenExpressions
 from system.stream.preflight import prepared
 from system.stream.task_source import Lease
 from tests.engine.thread_group import ALONE, on_threads
 from tests.integration.small_rec_stream import joined_overrides, prepare_small_rec
 
-STEPS = 3  # of 24 expressions in batches of 8
+EXPRESSIONS = 24
+STEPS = 3  # in batches of 8
 
 #: The library loads a model under switches of the whole process, which these threads share.
 ONE_AT_A_TIME = Lock()
@@ -144,6 +144,12 @@ def test_a_loss_that_is_no_number_names_the_images(root: Path) -> None:
         trained(learner)
 
 
-def test_a_task_that_fills_no_batch_is_named() -> None:
-    with pytest.raises(DataError, match="task 'disk' has 3 training expressions"):
-        require_batch("disk", 3, 4)
+def test_a_task_that_does_not_fill_a_batch_has_a_smaller_one(root: Path) -> None:
+    """An epoch of no step would leave the task as it was, and call it learned."""
+    small, by_hand = (
+        training(experiment(root, f"stage.batch_size={size}", "stage.small_tasks=shrink"))
+        for size in (1024, EXPRESSIONS)
+    )
+    rows = trained(small)
+    assert [row.pop("batch_size") for row in rows] == [EXPRESSIONS, EXPRESSIONS]
+    assert rows == trained(by_hand)
