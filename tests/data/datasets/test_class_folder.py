@@ -86,6 +86,16 @@ def test_data_sets_side_by_side_are_tasks(tmp_path: Path) -> None:
     assert {row["captions"][0] for row in rows} == {"a photo of a plane.", "a photo of a cup."}
 
 
+def test_a_name_may_be_for_one_data_set_alone(tmp_path: Path) -> None:
+    """A crane is a bird in one data set and a machine in the next."""
+    root = tmp_path / "data"
+    write(root, [f"{of}/{name}" for of in ("birds", "machines") for name in divided("crane")])
+    names = {"crane": "crane bird", "machines/crane": "crane machine"}
+    (root / "names.json").write_text(json.dumps(names))
+    manifest = prepare(root, task_by="directory", names="names.json")
+    assert manifest.source["classes"] == {"birds": ["crane bird"], "machines": ["crane machine"]}
+
+
 def test_drawn_splits_are_those_of_the_folder_reader(tmp_path: Path) -> None:
     """The same files divided in two ways could not be compared."""
     root = tmp_path / "data"
