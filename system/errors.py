@@ -1,5 +1,6 @@
 """Errors that a user can mend: each names the file or field and says what to do."""
 
+import re
 from typing import Literal
 
 DEFAULT_KIND = "annotation"  # of a DataError that names none
@@ -8,8 +9,27 @@ DEFAULT_KIND = "annotation"  # of a DataError that names none
 OnError = Literal["stop", "quarantine"]
 
 
+# Characters of a message's beginning, which says where and what, and of its end, with the remedy.
+_BEGINNING, _END = 1_000, 500
+
+
 class PromptideError(ValueError):
-    """Base of every error that is shown as one line, without a traceback."""
+    """Base of every error that is shown as one line, without a traceback.
+
+    Libraries' messages have several lines, and names of files may hold anything: what a terminal
+    would not show as text of one line is escaped, and a long message loses its middle.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+        text = "".join(map(_shown, text))
+        if len(text) > _BEGINNING + _END:
+            text = f"{text[:_BEGINNING]} ... {text[-_END:]}"
+        super().__init__(text)
+
+
+def _shown(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
 class ConfigError(PromptideError):

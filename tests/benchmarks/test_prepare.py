@@ -44,7 +44,9 @@ def write_synthetic_coco(root: Path, count: int) -> None:
         instances: list[dict[str, Any]] = []
         for image_id in range(first, first + number):
             name = f"{image_id:012d}.jpg"
-            (root / f"{split}2017" / name).write_bytes(encoded[image_id % 16])
+            # No two are the same, byte for byte; of one size in both splits are all, so that what
+            # compares the splits' pictures reads each.
+            (root / f"{split}2017" / name).write_bytes(encoded[image_id % 16] + b"%012d" % image_id)
             images.append({"id": image_id, "file_name": name, "width": WIDTH, "height": HEIGHT})
             captions += [
                 {

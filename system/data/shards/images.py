@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from system.errors import ConfigError, DataError
+
+# What Pillow warns of, damaged metadata mostly, names no file, and pixels are checked all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Largest image that is decoded, in pixels: 192 MB as RGB. Photographs of the supported data sets
 # stay below 2 million; a bomb of a few KB claims billions.

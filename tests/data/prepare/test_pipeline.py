@@ -87,7 +87,7 @@ def test_all_that_is_missing_is_named_at_once_with_what_would_do(tmp_path: Path)
     assert str(raised.value) == (
         "split 'train' has no image of task 'animal'; split 'test' has no image of any task: take "
         "'test' out of benchmark.options.splits and set "
-        "'benchmark.options.tasks=[\"food\"]' or complete the annotations"
+        "'benchmark.options.tasks=[food]' or complete the annotations"
     )
 
 
