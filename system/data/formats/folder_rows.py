@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -248,10 +248,8 @@ def row_values(name: ImageName, row: CaptionRow, file_split: str | None) -> dict
         "name": name.name,
         "image": None if name.image is None else asdict(name.image),
         "file_split": file_split,
-        "captions": row.captions,
-        "task": row.task,
-        "split": row.split,
-        "image_id": row.image_id,
+        # Other tables' rows have more; `asdict` would copy each value, of many rows.
+        **{field.name: getattr(row, field.name) for field in fields(row)},
     }
 
 
