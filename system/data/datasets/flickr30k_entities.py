@@ -14,6 +14,7 @@ from system.data.formats.entities_files import (
     read_boxes,
     read_sentences,
 )
+from system.data.prepare.annotations import shortened
 from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
@@ -38,7 +39,7 @@ PHRASE_TYPES = (
 )
 
 
-_NAME = re.compile(r"\w[\w.-]*")
+_NAME = re.compile(r"\w[\w.-]{,200}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _listed(path: Path, split: str, faults: Faults) -> Iterator[tuple[str, str]]
         seen.add(name)
         with faults.row(split, where):
             if not _NAME.fullmatch(name):  # files are called after it
-                raise DataError(f"{where}: {name!r} is not the id of an image")
+                raise DataError(f"{where}: {shortened(name)} is not the id of an image")
             yield name, where
 
 

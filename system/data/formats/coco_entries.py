@@ -41,7 +41,7 @@ def read_box(entry: Entry, image: ImageEntry) -> Box:
     """
     numbers = entry.get("bbox", list)
     what = f"{entry.where}: field 'bbox'"
-    return checked_box(four_numbers(numbers, what), image, f"{what} {numbers}")
+    return checked_box(four_numbers(numbers, what), image, what)
 
 
 def four_numbers(values: Sequence[object], what: str) -> Box:
@@ -68,8 +68,8 @@ def checked_box(box: Box, image: ImageEntry, what: str) -> Box:
         or y + height > image.height + _BOX_SLACK
     ):
         raise DataError(
-            f"{what} lies outside the image {image.file_name!r} of {image.width} x {image.height} "
-            "pixels",
+            f"{what} {list(box)} lies outside the image {image.file_name!r} of {image.width} x "
+            f"{image.height} pixels",
             "box",
         )
     return box

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from system.data.prepare.annotations import Entry, read_items
+from system.data.prepare.annotations import Entry, read_items, shortened
 from system.data.shards.faults import Faults
 from system.errors import DataError
 
@@ -75,7 +75,8 @@ def _image(entry: Entry) -> KarpathyImage:
     split = entry.get("split", str)
     if split not in KARPATHY_SPLITS:
         raise DataError(
-            f"{entry.where}: field 'split' is {split!r}, not one of {', '.join(KARPATHY_SPLITS)}"
+            f"{entry.where}: field 'split' is {shortened(split)}, not one of "
+            f"{', '.join(KARPATHY_SPLITS)}"
         )
     captions = tuple(
         (sentence.get("raw", str), sentence.where) for sentence in entry.entries("sentences")
@@ -97,6 +98,7 @@ def _running_number(entry: Entry) -> str:
     if not 0 <= number <= _MAX_NUMBER:
         size = "too large" if number > 0 else "negative"
         raise DataError(
-            f"{entry.where}: field 'imgid' {number} is {size}: it counts the file's images from 0"
+            f"{entry.where}: field 'imgid' {shortened(number)} is {size}: it counts the file's "
+            "images from 0"
         )
     return str(number)

@@ -150,10 +150,14 @@ def identifier(value: object, where: str, field: str) -> str:
 
 def checked_text(value: str, where: str, field: str) -> str:
     """Return a text that can be stored. Raises: DataError for one with half a surrogate pair."""
+    if value.isascii():  # nearly all are
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: field {field!r} is {value!r}, no Unicode", "text") from error
+        raise DataError(
+            f"{where}: field {field!r} is {shortened(value)}, no Unicode", "text"
+        ) from error
     return value
 
 

@@ -254,9 +254,7 @@ class ReferringRows(FolderRows):
 
 def _instance(values: Mapping[str, Any], image: ImageEntry, task: str) -> Instance:
     left, top, width, height = values["box"]
-    box = checked_box(
-        (left, top, width, height), image, f"{image.where}: the box {values['box']} (as xywh)"
-    )
+    box = checked_box((left, top, width, height), image, f"{image.where}: the box (as xywh)")
     mask = read_mask(Entry({"segmentation": values["mask"]}, image.where), box, image)
     return Instance(box, task, task, mask)
 
