@@ -92,6 +92,11 @@ class FolderRows:
         self._source, self._columns, self._folder = source, columns, folder
         self._embedded = embedded
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether a column says images' ids, so that two may have the same."""
+        return self._columns.image_id is not None
+
     def image_name(self, values: Mapping[str, Any], where: str) -> ImageName:
         """Read which image a row is about; a file name in its normal form (`./a//b` is `a/b`).
 

@@ -10,6 +10,7 @@ from typing import Any
 from system.data.prepare.temporary_files import temporary_database
 
 _TABLE = "CREATE TABLE rows (number INTEGER PRIMARY KEY, image TEXT, place TEXT, content TEXT)"
+_IDS = "CREATE TABLE ids (split TEXT, id TEXT, owner TEXT, PRIMARY KEY (split, id)) WITHOUT ROWID"
 # Images come in the order of their first rows.
 _GROUPED = """
 SELECT MIN(number) OVER (PARTITION BY image) AS first, image, place, content FROM rows
@@ -38,6 +39,7 @@ class ImageGroups:
     def __enter__(self) -> "ImageGroups":
         self._database = self._open.enter_context(temporary_database())
         self._database.execute(_TABLE)
+        self._database.execute(_IDS)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -49,6 +51,20 @@ class ImageGroups:
             "INSERT INTO rows (image, place, content) VALUES (?, ?, ?)",
             (key, where, json.dumps(values)),
         )
+
+    def claim_id(self, split: str, image_id: str, owner: str) -> bool:
+        """Note whose an id is in a split. Returns: whether it is nobody else's."""
+        self._database.execute(
+            "INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (split, image_id, owner)
+        )
+        found = self._database.execute(
+            "SELECT owner FROM ids WHERE split = ? AND id = ?", (split, image_id)
+        )
+        return bool(found.fetchone() == (owner,))
+
+    def forget_ids(self) -> None:
+        """Forget whose all ids are, before images are placed once more."""
+        self._database.execute("DELETE FROM ids")
 
     def __iter__(self) -> Iterator[ImageGroup]:
         found = self._database.execute(_GROUPED)

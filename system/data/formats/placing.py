@@ -87,7 +87,7 @@ class Placing:
         builders = {
             split: SplitIndexBuilder(split, self.tasks, faults, self._images) for split in SPLITS
         }
-        owners: dict[tuple[str, str], tuple[str, str | None]] = {}
+        groups.forget_ids()
         for group in groups:
             found: list[tuple[str, ImageRecord]] = []
             name = group.rows[0][1]["name"]
@@ -95,8 +95,8 @@ class Placing:
                 found.append(self._reader.image(group, self._division, self._draw))
             for split, record in found:  # none, if it was broken
                 where, values = group.rows[0]
-                owner = name, values["image"] and values["image"]["digest"]
-                if owners.setdefault((split, record.image_id), owner) != owner:
+                owner = f"{name}\0{values['image'] and values['image']['digest']}"
+                if self._reader.has_ids and not groups.claim_id(split, record.image_id, owner):
                     raise DataError(
                         f"{where}: image id {record.image_id} is that of another image of split "
                         f"{split!r} too: correct the column, or number images instead with "

@@ -17,3 +17,13 @@ def test_groups_agree_with_a_plain_dictionary(rows: list[tuple[str, str]]) -> No
         found = list(groups)
     assert [group.number for group in found] == list(range(len(expected)))
     assert [(group.key, list(group.rows)) for group in found] == list(expected.items())
+
+
+def test_an_id_is_one_images_in_a_split() -> None:
+    with ImageGroups() as groups:
+        assert groups.claim_id("train", "7", "a.png")
+        assert groups.claim_id("train", "7", "a.png")
+        assert groups.claim_id("test", "7", "b.png")
+        assert not groups.claim_id("train", "7", "b.png")
+        groups.forget_ids()
+        assert groups.claim_id("train", "7", "b.png")
