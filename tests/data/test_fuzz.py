@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
@@ -32,6 +33,7 @@ from tests.data.coco_files import write_karpathy as write_coco_karpathy
 from tests.data.flickr_files import write_entities, write_flickr30k
 from tests.data.refcoco_files import options as refcoco_options
 from tests.data.refcoco_files import write_images, write_mdetr, write_unc
+from tests.data.tar_files import write_tar
 
 MUTATIONS = 1_000
 SECONDS = 10
@@ -149,6 +151,50 @@ def _class_folder(root: Path) -> Options:
     return {}
 
 
+def _tars(root: Path) -> Options:
+    for place, split in enumerate(("train", "val", "test")):
+        members = []
+        for key in (f"{place}0", f"{place}1"):
+            fields = json.dumps({"task": "cats", "image_id": key}).encode()
+            members += [(f"{key}.png", png((12, 10), int(key))), (f"{key}.json", fields)]
+            members.append((f"{key}.txt", b"a cat"))
+        write_tar(root / f"{split}-0.tar", members)
+    return {}
+
+
+def _hub_saved(root: Path) -> Options:
+    _hub_splits().save_to_disk(str(root))
+    return {}
+
+
+def _hub_files(root: Path) -> Options:
+    for split, table in _hub_splits().items():
+        table.to_parquet(str(root / f"{split}.parquet"))
+    return {}
+
+
+def _hub_splits() -> datasets.DatasetDict:
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "text": datasets.List(datasets.Value("string")),
+            "task": datasets.ClassLabel(names=["cats", "dogs"]),
+        }
+    )
+    splits = {}
+    for place, split in enumerate(("train", "validation", "test")):
+        rows = [
+            {
+                "image": {"bytes": png((12, 10), 10 * place + n), "path": f"{place}{n}.png"},
+                "text": ["a cat"],
+                "task": n,
+            }
+            for n in range(2)
+        ]
+        splits[split] = datasets.Dataset.from_list(rows, features=features)
+    return datasets.DatasetDict(splits)
+
+
 #: Of each format its benchmark config and a function that writes a small data set and returns the
 #: options that differ from the config's.
 DATA_SETS: Mapping[str, tuple[str, Callable[[Path], Options]]] = {
@@ -167,10 +213,13 @@ DATA_SETS: Mapping[str, tuple[str, Callable[[Path], Options]]] = {
     "folder, parquet": ("folder", _parquet),
     "folder, parquet with images": ("folder", _parquet_images),
     "class_folder": ("class_folder", _class_folder),
+    "webdataset": ("webdataset", _tars),
+    "huggingface, saved": ("huggingface", _hub_saved),
+    "huggingface, parquet": ("huggingface", _hub_files),
 }
 
 IMAGES = (".png", ".jpg")
-BINARY = (*IMAGES, ".p", ".parquet", ".tar")
+BINARY = (*IMAGES, ".p", ".parquet", ".arrow", ".tar")
 TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d+(?:\.\d+)?|[^\s,;:\[\]{}<>"]+')
 NASTY = (
     *(b"-1", b"0", b"1", b"0.5", b"1e999", b"-1e-999", b"NaN", b"-Infinity", b"1" * 400),
@@ -358,8 +407,13 @@ def ending(dataset: str, options: Options, root: Path, output: Path) -> str | No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_damaged_files_end_prepared_or_in_one_clear_line(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    cache = tmp_path_factory.mktemp("cache")  # of the library that reads data sets of the Hub
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     config, write = DATA_SETS[name]
     whole, root, output = (tmp_path / part for part in ("whole", "root", "output"))
     temporary = tmp_path / "temporary"
