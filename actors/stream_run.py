@@ -177,5 +177,5 @@ class StreamRun(Run):
         if self._results is not None:
             metrics, matrix = self._results
             print_final_table(metrics, matrix, console)
-            console.print(f"run directory: {folder.uri}")
-        console.print(f"report: {page}")
+            console.print(f"run directory: {folder.uri}", soft_wrap=True)
+        console.print(f"report: {page}", soft_wrap=True)

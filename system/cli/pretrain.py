@@ -33,4 +33,4 @@ def pretrain(overrides: Sequence[str], file: str | None, console: Console) -> No
         else:
             recipe = parse_dataclass(GrounderPretrainConfig, chosen.pretrain, where)
             pretrain_grounder(recipe, directory, progress.update)
-    console.print(f"{kind}: {chosen.path}")
+    console.print(f"{kind}: {chosen.path}", soft_wrap=True)

@@ -19,12 +19,12 @@ def report(overrides: Sequence[str], file: str | None, console: Console) -> None
     experiment = experiment_from(overrides, file)
     folder = RunDirectory.of(experiment).folder
     if is_sweep(folder):
-        console.print(f"report: {write_sweep_page(folder)}")
+        console.print(f"report: {write_sweep_page(folder)}", soft_wrap=True)
     elif isinstance(experiment, ModelExperiment):
         given = given_options(overrides, file)
         report_model(with_prepared_options(experiment, given), console)
     else:
-        console.print(f"report: {write_report(folder.uri)}")
+        console.print(f"report: {write_report(folder.uri)}", soft_wrap=True)
 
 
 def report_model(experiment: ModelExperiment, console: Console) -> None:

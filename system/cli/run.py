@@ -35,7 +35,7 @@ def _carry_out(run: Run, console: Console) -> None:
     folder = run.directory.folder
     with sole_writer(folder):
         again = run.directory.claim(run.experiment, contents_of(run.experiment))
-        console.print(f"{'going on with' if again else 'run'} {folder.uri}")
+        console.print(f"{'going on with' if again else 'run'} {folder.uri}", soft_wrap=True)
         for line in run.notes:
             console.print(line, highlight=False, soft_wrap=True)
         if not run.finished:

@@ -69,6 +69,27 @@ class MetricsView:
         value = self.get(*path)
         return dict(value) if isinstance(value, Mapping) else {}
 
+    def repeated_texts(self) -> list[str]:
+        """Lines on test texts that stand at several images: all tasks', then each one's.
+
+        Empty where there are none, or texts are not searched.
+        """
+        where = ("evaluation", "repeated_texts")
+        if not self.number(*where, "at_several_images"):
+            return []
+        tasks = [(*where, "per_task", task) for task in self.mapping(*where, "per_task")]
+        some = [path for path in tasks if self.number(*path, "at_several_images")]
+        lines = [f"{self._repeated(where)} on average over tasks"]
+        return lines + [f"{path[-1]}: {self._repeated(path)}" for path in some if len(tasks) > 1]
+
+    def _repeated(self, where: tuple[str, ...]) -> str:
+        several, texts = (self.number(*where, key) for key in ("at_several_images", "texts"))
+        t2i, i2t = (self.number(*where, "highest", key) for key in ("t2i_r1", "i2t_r1"))
+        return (
+            f"{several:.0f} of {texts:.0f} test texts stand at several images of the gallery: "
+            f"recall at 1 cannot be above {t2i:.1f} (text to image) and {i2t:.1f} (image to text)"
+        )
+
     def reason(self, *path: str) -> str:
         """Why the value at a path is undefined.
 

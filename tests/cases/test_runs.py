@@ -1,5 +1,6 @@
 """What a user types and what lies on disk goes in; what cannot work is said before it is begun."""
 
+import json
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -107,3 +108,25 @@ def test_a_data_path_that_cannot_be_written_is_named_before_ray_starts(
     assert str(data) in refused
     assert "data_path" in refused
     assert "storage_path" not in refused
+
+
+@pytest.mark.ray
+def test_a_caption_that_stands_at_several_images_is_counted(
+    case: Callable[[str], Path], promptide: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """A recall of 0 by construction must not look like a method that fails."""
+    root, runs = case("same-caption-many-images") / "data", tmp_path / "runs"
+    words = ["benchmark=folder", f"benchmark.options.root={root}", f"data_path={tmp_path / 'data'}"]
+    words += [f"storage_path={runs}", "run_name=same", "cluster.workers=0", "stage.epochs=1"]
+    printed = promptide("run", *words).passed()
+    evaluation = json.loads((runs / "same" / "metrics.json").read_text())["evaluation"]
+    repeated = evaluation["repeated_texts"]
+    for task, found in repeated["per_task"].items():
+        assert task in ("apple", "banana")
+        assert found["texts"] == found["at_several_images"] > 1
+        assert found["highest"]["i2t_r1"] == 0
+        assert found["highest"]["t2i_r1"] == pytest.approx(100 / found["texts"])
+    line = f"{repeated['texts']} of {repeated['texts']} test texts stand at several images"
+    for shown in (printed, (runs / "same" / "report.html").read_text()):
+        assert line in " ".join(shown.split())
+        assert "apple: " in shown

@@ -35,3 +35,21 @@ def test_the_most_specific_reason_counts() -> None:
 def test_grounding_leads_by_boxes_and_an_unknown_run_by_recall() -> None:
     assert headline_metrics(["rec_r1", "rec_r5"]) == ("rec_r1",)
     assert headline_metrics([]) == ("t2i_r1", "i2t_r1")
+
+
+def test_texts_at_several_images_are_counted_for_all_tasks_and_for_each() -> None:
+    """A recall of 0 that no method could raise reads like a method that finds nothing."""
+
+    def repeated(texts: int, several: int, t2i: float, i2t: float) -> dict[str, object]:
+        highest = {"t2i_r1": t2i, "i2t_r1": i2t}
+        return {"texts": texts, "at_several_images": several, "highest": highest}
+
+    tasks = {"cat": repeated(8, 8, 12.5, 0.0), "dog": repeated(4, 0, 100.0, 100.0)}
+    found = {**repeated(12, 8, 56.25, 50.0), "per_task": tasks}
+    lines = MetricsView({"evaluation": {"repeated_texts": found}}).repeated_texts()
+    assert lines[0].startswith("8 of 12 test texts stand at several images of the gallery: recall")
+    assert "56.2 (text to image) and 50.0 (image to text) on average over tasks" in lines[0]
+    assert [line.partition(" test")[0] for line in lines[1:]] == ["cat: 8 of 8"]
+    none = {**repeated(4, 0, 100.0, 100.0), "per_task": {"dog": tasks["dog"]}}
+    assert MetricsView({"evaluation": {"repeated_texts": none}}).repeated_texts() == []
+    assert MetricsView({}).repeated_texts() == []

@@ -7,7 +7,7 @@ Legend: I test images, T test texts, K tasks, P feature width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import routing_accuracy
 from system.results.recall import retrieval_recalls
+from system.results.repeated_texts import repeated_texts
 from system.storage.feature_store import FeatureStore
 
 #: How a split is asked for: task index -> the rows it hands out.
@@ -109,6 +110,31 @@ class StreamEvaluation:
         return {
             "gallery": self.gallery,
             "captions_per_image": self.tests.captions_per_image,
+            "repeated_texts": self._repeated_texts(),
+        }
+
+    def _repeated_texts(self) -> dict[str, Any]:
+        """Texts that stand at several images, and the highest recalls: in all, and by task."""
+        tests = self.tests
+        found = repeated_texts(
+            tests.captions,
+            tests.image_of_text.tolist(),
+            tests.image_task.tolist(),
+            tasks=len(tests.handles),
+            gallery=self.gallery,
+        )
+        bounds = [one.highest for one in found if one.highest]
+        return {
+            "texts": sum(one.texts for one in found),
+            "at_several_images": sum(one.at_several_images for one in found),
+            # The mean over tasks, as of all recalls.
+            "highest": {
+                metric: sum(highest[metric] for highest in bounds) / len(bounds)
+                for metric in (bounds[0] if bounds else ())
+            },
+            "per_task": {
+                handle.task: asdict(one) for handle, one in zip(tests.handles, found, strict=True)
+            },
         }
 
     def prepare(self, store: FeatureStore, key: str) -> None:

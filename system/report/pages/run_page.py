@@ -88,6 +88,7 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
         ("Protocol", joined(("protocol",))),
         ("Date", _date(metrics, access)),
         ("Evaluated with", evaluated or DASH),
+        *((("Repeated texts", "; ".join(lines)),) if (lines := metrics.repeated_texts()) else ()),
         *provenance(metrics),
         *_quarantined(metrics),
     ]

@@ -57,7 +57,7 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    for line in split_lines(final):
+    for line in (*final.repeated_texts(), *split_lines(final)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
