@@ -196,6 +196,8 @@ def export_without_captions(root: Path) -> None:
 def test_a_detection_export_needs_no_captions(case: Case, prepare: Prepare) -> None:
     root = case("coco-bbox-only")
     export_without_captions(root)
+    refused = prepare("detection", root).refused()  # it has no test split
+    assert "~benchmark.options.splits.test" in refused
     prepared = prepare("detection", root, "~benchmark.options.splits.test")
     manifest = prepared.manifest()
     assert manifest.counts == {

@@ -13,7 +13,7 @@ from system.data.formats.coco_tasks import (
     task_names,
     template_texts,
 )
-from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root, require_splits
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import NeededFile, coco_archive, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
@@ -96,6 +96,13 @@ def read_coco(
     `faults` says; StorageError.
     """
     root = dataset_root(source.root)
+    require_splits(
+        root,
+        {
+            split: {kind: path for kind, path in asdict(files).items() if path is not None}
+            for split, files in source.splits.items()
+        },
+    )
     tasks = source.tasks or _tasks_of(source, root)
     rule = TaskRule.read(tasks, root, source.task_overrides, source.task_from)
     splits: dict[str, SplitIndex] = {}

@@ -16,7 +16,7 @@ from system.data.formats.entities_files import (
 )
 from system.data.prepare.annotations import shortened
 from system.data.prepare.captions import checked_caption
-from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root, require_splits
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import FLICKR30K_ENTITIES, FLICKR30K_IMAGES, NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
@@ -91,6 +91,7 @@ def read_flickr30k_entities(
     Raises: DataError naming file and field, StorageError.
     """
     root = dataset_root(source.root)
+    require_splits(root, {split: {"": path} for split, path in source.splits.items()})
     return CheckedDataset(
         {split: _index_split(source, root, split, faults) for split in source.splits},
         source.task_names,
@@ -128,11 +129,6 @@ def _listed(path: Path, split: str, faults: Faults) -> Iterator[tuple[str, str]]
     """Go through a split list's image ids, each with where it stands."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DataError(
-            f"benchmark.options.splits.{split}: the file {path} does not exist: fetch Flickr30k "
-            "Entities or correct this field"
-        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a list of image ids ({error})") from error
     seen: set[str] = set()

@@ -13,7 +13,7 @@ from system.data.datasets.coco import is_held_out
 from system.data.formats.image_groups import ImageGroup, ImageGroups
 from system.data.prepare.annotations import Entry, read_items
 from system.data.prepare.captions import checked_caption
-from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
+from system.data.prepare.dataset import Progress, dataset_folder, dataset_root, require_splits
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import NeededFile, needs
 from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
@@ -87,6 +87,7 @@ def read_lpi_release(
     """
     root = dataset_root(source.root)
     images = dataset_folder(root, source.images, "images")
+    require_splits(root, {split: {"": path} for split, path in source.splits.items()})
     splits: dict[str, SplitIndex] = {}
     for split, name in source.splits.items():
         path = root / name

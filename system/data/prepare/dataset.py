@@ -63,3 +63,31 @@ def dataset_folder(root: Path, name: str, field: str) -> Path:
             "correct this field"
         )
     return path
+
+
+def require_splits(root: Path, splits: Mapping[str, Mapping[str, str]]) -> None:
+    """Check that all files and folders of all splits are there, before any is read.
+
+    `splits` is {split: {option: path in the root}}; an option is below that of the split, or "" for
+    the split's own.
+    Raises: DataError naming all that are missing, and how to do without their splits.
+    """
+    missing: list[str] = []
+    spare: dict[str, None] = {}
+    for split, paths in splits.items():
+        for option, name in paths.items():
+            path, kind = root / name, "folder" if option == "images" else "file"
+            if path.is_dir() if kind == "folder" else path.is_file():
+                continue
+            field = ".".join(filter(None, ("benchmark.options.splits", split, option)))
+            missing.append(f"{field}: the {kind} {path} does not exist")
+            if split != "train":
+                spare[split] = None
+    if not missing:
+        return
+    fields = "this field" if len(missing) == 1 else "these fields"
+    advice = f"fetch the dataset or correct {fields}"
+    if spare:
+        without = " ".join(f"~benchmark.options.splits.{split}" for split in spare)
+        advice += f", or go without with {without}"
+    raise DataError(f"{'; '.join(missing)}: {advice}")

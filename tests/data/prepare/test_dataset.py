@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from system.data.prepare.dataset import DATASETS, dataset_folder, dataset_root
+from system.data.prepare.dataset import DATASETS, dataset_folder, dataset_root, require_splits
 from system.errors import ConfigError, DataError
 
 
@@ -23,3 +23,22 @@ def test_folders_that_do_not_exist_are_named_by_their_options(tmp_path: Path) ->
         dataset_root(str(tmp_path / "no"))
     with pytest.raises(DataError, match=r"options\.splits\.train\.images: the folder .*/no does"):
         dataset_folder(tmp_path, "no", "splits.train.images")
+
+
+def test_all_that_splits_lack_is_said_at_once(tmp_path: Path) -> None:
+    """A user would mend one field after the other."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train.json").write_text("{}")
+    whole = {"train": {"instances": "train.json", "images": "train"}}
+    require_splits(tmp_path, whole)
+    more = {"val": {"instances": "val.json", "images": "train"}, "test": {"": "test.json"}}
+    with pytest.raises(DataError) as caught:
+        require_splits(tmp_path, {**whole, **more})
+    assert str(caught.value) == (
+        f"benchmark.options.splits.val.instances: the file {tmp_path}/val.json does not exist; "
+        f"benchmark.options.splits.test: the file {tmp_path}/test.json does not exist: fetch the "
+        "dataset or correct these fields, or go without with ~benchmark.options.splits.val "
+        "~benchmark.options.splits.test"
+    )
+    with pytest.raises(DataError, match=r"fetch the dataset or correct this field$"):
+        require_splits(tmp_path, {"train": {"images": "no"}})
