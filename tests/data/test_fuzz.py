@@ -30,6 +30,8 @@ from system.data.prepare.dataset import DATASETS
 from system.errors import PromptideError
 from tests.data.coco_files import TASKS, png, write_coco
 from tests.data.coco_files import write_karpathy as write_coco_karpathy
+from tests.data.datasets.test_lpi_release import write_release
+from tests.data.datasets.test_visual_genome import write_genome
 from tests.data.flickr_files import write_entities, write_flickr30k
 from tests.data.refcoco_files import options as refcoco_options
 from tests.data.refcoco_files import write_images, write_mdetr, write_unc
@@ -195,6 +197,32 @@ def _hub_splits() -> datasets.DatasetDict:
     return datasets.DatasetDict(splits)
 
 
+def _lpi_release(root: Path) -> Options:
+    write_release(root, per_task=1)
+    return {}
+
+
+def _referring(root: Path) -> Options:
+    rows = []
+    for row in _rows(root):
+        box = {"box": [1, 2, 6, 5], "segmentation": [[1, 2, 7, 2, 7, 7, 1, 7]]}
+        rows.append({**row, "expression": row.pop("caption"), **box})
+    (root / "expressions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"expressions": "expressions.jsonl", "box_format": "xywh"}
+
+
+def _referring_csv(root: Path) -> Options:
+    lines = [f"{row['file_name']},the cat,{row['split']},1,2,6,5\n" for row in _rows(root)]
+    text = "image,expression,split,x,y,w,h\n" + "".join(lines)
+    (root / "expressions.csv").write_text(text)
+    return {}
+
+
+def _visual_genome(root: Path) -> Options:
+    write_genome(root)
+    return {}
+
+
 #: Of each format its benchmark config and a function that writes a small data set and returns the
 #: options that differ from the config's.
 DATA_SETS: Mapping[str, tuple[str, Callable[[Path], Options]]] = {
@@ -213,6 +241,10 @@ DATA_SETS: Mapping[str, tuple[str, Callable[[Path], Options]]] = {
     "folder, parquet": ("folder", _parquet),
     "folder, parquet with images": ("folder", _parquet_images),
     "class_folder": ("class_folder", _class_folder),
+    "lpi_release": ("lpi_release", _lpi_release),
+    "referring, json lines": ("referring", _referring),
+    "referring, csv": ("referring", _referring_csv),
+    "visual_genome": ("visual_genome", _visual_genome),
     "webdataset": ("webdataset", _tars),
     "huggingface, saved": ("huggingface", _hub_saved),
     "huggingface, parquet": ("huggingface", _hub_files),
