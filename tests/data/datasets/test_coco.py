@@ -246,3 +246,54 @@ def test_published_layout_is_what_the_config_says(tmp_path: Path, name: str) -> 
     splits = ["train", "test"] if name == "coco" else ["train", "val", "test"]
     assert [list(counts) for counts in manifest.counts.values()] == [splits] * 12
     assert sum(sum(counts.values()) for counts in manifest.counts.values()) == 22 * 12
+
+
+def test_tasks_that_are_not_named_are_those_of_the_files(source: CocoSource) -> None:
+    """Who has a data set of their own would have to list what its files say."""
+    unnamed = replace(source, tasks=None)
+    assert read_coco(unnamed, Faults("stop")).tasks == ["animal", "food"]
+    by_category = replace(unnamed, task_from="category")
+    assert read_coco(by_category, Faults("stop")).tasks == ["animal thing", "food thing"]
+
+    def strip(content: Any) -> None:
+        content["categories"][0]["supercategory"] = "none"
+        del content["categories"][1]["supercategory"]
+
+    edit_json(instances_file(source), strip)
+    with pytest.raises(DataError, match=r"tasks: is null, .*task_from=category.*task_overrides"):
+        read_coco(unnamed, Faults("stop"))
+
+
+def test_an_image_of_super_category_none_is_refused_unless_that_is_a_task(
+    source: CocoSource,
+) -> None:
+    """Exports write "none" where there is nothing to write; all such images would be left out."""
+
+    def strip(content: Any) -> None:
+        content["categories"][0]["supercategory"] = "none"
+
+    edit_json(instances_file(source), strip)
+    with pytest.raises(DataError, match=r"images\[0\]: image '.*' shows .*, which has"):
+        strict_index(source, "train")
+    named = replace(source, tasks=("none", "food"))
+    assert strict_index(named, "train").counts == {"none": 3, "food": 3}
+
+
+def test_a_broken_annotation_breaks_its_image_and_one_without_image_itself(
+    source: CocoSource,
+) -> None:
+    """An image would go in with some of its objects, as if these were all."""
+
+    def spoil(content: Any) -> None:
+        del content["annotations"][0]["id"]
+        content["annotations"][2] = None
+
+    edit_json(instances_file(source), spoil)
+    faults = Faults("quarantine")
+    index = read_coco(source, faults).splits["train"]
+    assert len(index) == 4
+    assert [fault.name for fault in faults.found] == [
+        "instances_train.json: annotations[2]",
+        "train_000001.png",
+        "train_000002.png",  # an expression of the second object
+    ]
