@@ -9,8 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from system.config.compose import composed_values
 from system.data.shards.masks import mask_area
 from system.data.shards.schema import Mask
+from system.diff_prompt.mask_vae.stage import MaskVaePlan
+from system.engine.model_stage import model_experiment
 from tests.cases.conftest import Ended, Prepared
 
 Case = Callable[[str], Path]
@@ -206,6 +209,24 @@ def test_a_detection_export_needs_no_captions(case: Case, prepare: Prepare) -> N
     }
     row = rows(prepared, "train")["train_0.jpg"]
     assert (row["captions"], row["categories"], row["expressions"]) == ([], ["apple"], [])
+
+
+def test_masks_can_be_learned_from_an_export_without_captions(
+    case: Case, prepare: Prepare, tmp_path: Path
+) -> None:
+    root = case("coco-bbox-only")
+    export_without_captions(root)
+    prepare("detection", root, "~benchmark.options.splits.test").manifest()
+    words = (
+        *("benchmark=detection", "benchmark.name=case", f"data_path={tmp_path / 'data'}"),
+        f"benchmark.options.root={root}",
+    )
+    more = ("experiment=mask_vae", "~benchmark.options.splits.test")
+    plan = MaskVaePlan.of(model_experiment(composed_values([*words, *more])))
+    assert {task: len(masks) for task, masks in plan.masks("train").items()} == {
+        "apple": 2,
+        "pear": 2,
+    }
 
 
 def test_retrieval_without_captions_is_refused_before_it_starts(

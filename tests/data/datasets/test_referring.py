@@ -149,6 +149,7 @@ def test_tasks_are_those_of_the_objects(tmp_path: Path) -> None:
         ({"mask": "[[1"}, r"line 1: the mask is not JSON"),
         ({"mask": {"size": [1, 1], "counts": [1]}}, r"line 1: segmentation\.size is \[1, 1\] but"),
         ({"expression": " "}, r"line 1: column 'expression': the text ' ' is empty"),
+        ({"task": "\ud800"}, r"line 1: column 'task' is .*, no Unicode"),
         ({"image": "../x.png"}, r"leaves the image folder"),
         ({"image": "broken.png"}, r"broken\.png"),
     ],
@@ -157,7 +158,7 @@ def test_a_broken_row_breaks_its_image_alone(
     tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     rows: list[dict[str, Any]] = [
-        {"image": name, "expression": "it", "box": [1, 2, 3, 4], "mask": None}
+        {"image": name, "expression": "it", "box": [1, 2, 3, 4], "mask": None, "task": "all"}
         for name in images(tmp_path)
     ]
     (tmp_path / "broken.png").write_bytes(b"no image")

@@ -204,7 +204,7 @@ class ReferringRows(FolderRows):
         task = self._table.columns.task
         if task is None:
             return name
-        return replace(name, key=f"{name.key}\0{values.get(task)}")
+        return replace(name, key=f"{name.key}\0{values.get(task)!a}")
 
     @override
     def row(self, values: Mapping[str, Any], where: str) -> ReferringRow:
