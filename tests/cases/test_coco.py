@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from system.config.compose import composed_values
 from system.data.shards.masks import mask_area
@@ -55,14 +54,6 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     content = json.loads(path.read_text("utf-8-sig"))
     change(content)
     path.write_text(json.dumps(content))
-
-
-def recolour(root: Path) -> None:
-    """Give each image of the test split a colour of its own: equal pictures are refused."""
-    for number, path in enumerate(sorted((root / "valid").glob("*.jpg"))):
-        with Image.open(path) as image:
-            size = image.size
-        Image.new("RGB", size, (number, 200, 100)).save(path)
 
 
 def test_boxes_are_the_outlines_of_a_detection_export(case: Case, prepare: Prepare) -> None:
@@ -152,7 +143,6 @@ def test_super_categories_are_needed_only_by_the_rule(case: Case, prepare: Prepa
 
 def test_captions_need_no_more_than_the_images_ids(case: Case, prepare: Prepare) -> None:
     root = case("coco-captions-id-only")
-    recolour(root)
     prepared = prepare("coco", root, *EXPORT)
     assert prepared.manifest().counts == FRUIT
     row = rows(prepared, "train")["train_0.jpg"]
@@ -166,7 +156,6 @@ def test_captions_need_no_more_than_the_images_ids(case: Case, prepare: Prepare)
 def test_an_object_without_area_has_an_empty_mask(case: Case, prepare: Prepare) -> None:
     """Two annotations of instances_train2017.json are so; stages on masks leave them out."""
     root = case("coco-zero-area")
-    recolour(root)
     prepared = prepare("coco", root, *EXPORT)
     assert prepared.manifest().counts == FRUIT
     assert areas(rows(prepared, "train")["train_0.jpg"]) == [600, 0]

@@ -68,7 +68,7 @@ def read_karpathy(path: Path, field: str, faults: Faults | None = None) -> Itera
 def _name(content: object, number: int) -> tuple[str, str]:
     """Name the split and the image of an entry that may be broken."""
     fields = content if isinstance(content, dict) else {}
-    return str(fields.get("split")), str(fields.get("filename", f"images[{number}]"))
+    return str(fields.get("split", "unknown")), str(fields.get("filename", f"images[{number}]"))
 
 
 def _image(entry: Entry) -> KarpathyImage:
