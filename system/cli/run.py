@@ -14,6 +14,7 @@ from system.config.schema import ExperimentConfig
 from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
 from system.storage.data_directory import SETTING, DataDirectory
+from system.storage.run_directory import METRICS
 from system.storage.writer_lock import sole_writer
 
 
@@ -38,7 +39,7 @@ def _carry_out(run: Run, console: Console) -> None:
         console.print(f"{'going on with' if again else 'run'} {folder.uri}", soft_wrap=True)
         for line in run.notes:
             console.print(line, highlight=False, soft_wrap=True)
-        if not run.finished:
+        if not (run.finished or folder.exists(METRICS)):
             DataDirectory.of(run.experiment).probe()  # features, latents and models go there
         for earlier in () if run.finished else run.before():
             _carry_out(earlier, console)

@@ -104,7 +104,7 @@ def _options_of(values: Mapping[str, Any]) -> type | None:
     # Late, by name, as registries import their parts: the room of the data lies above this one.
     datasets = import_module("system.data.prepare.dataset").DATASETS
     name = (values.get("benchmark") or {}).get("dataset")
-    return getattr(datasets.get(name), "options", None) if name in datasets else None
+    return datasets.get(name).options if name in datasets else None
 
 
 def _values_of_groups(
@@ -117,7 +117,7 @@ def _values_of_groups(
     from omegaconf.errors import OmegaConfBaseException
 
     overrides = _forcing_unlisted(overrides)
-    OmegaConf.register_new_resolver("joined", "+".join, replace=True)
+    OmegaConf.register_new_resolver("joined", lambda names: "+".join(map(str, names)), replace=True)
     try:
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose(root, overrides=list(overrides))

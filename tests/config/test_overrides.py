@@ -128,6 +128,10 @@ def test_a_dataset_s_options_have_the_types_of_its_reader(option: str, value: An
     assert found == value if not isinstance(value, dict) else value.items() <= found.items()
 
 
+def test_names_of_sources_are_texts() -> None:
+    assert composed_values(["benchmark.sources=[2024,a]"])["benchmark"]["name"] == "2024+a"
+
+
 def test_a_file_s_texts_are_as_written(tmp_path: Path) -> None:
     """YAML reads 007 as 7 and 1_000 as 1000."""
     file = tmp_path / "config.yaml"

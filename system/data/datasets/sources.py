@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from system.config.parse import parse_dataclass
-from system.data.prepare.dataset import Progress
+from system.data.prepare.dataset import Dataset, Progress
 from system.data.prepare.moved_data import refuse_other_origin
 from system.data.prepare.origin import Origin
 from system.data.shards.manifest import Manifest
@@ -51,4 +51,4 @@ def combine_sources(
     return manifest
 
 
-DATASET = combine_sources
+DATASET = Dataset(Sources, combine_sources)

@@ -39,7 +39,7 @@ from system.data.embedded.scenes import (
     visible_mask,
 )
 from system.data.embedded.web_scenes import crowd, other_pictograms
-from system.data.prepare.dataset import Progress
+from system.data.prepare.dataset import Dataset, Progress
 from system.data.prepare.moved_data import refuse_other_origin
 from system.data.prepare.needed_files import no_files
 from system.data.prepare.origin import Origin
@@ -336,5 +336,5 @@ def prepare_openmoji(
         )
 
 
-DATASET = prepare_openmoji
+DATASET = Dataset(OpenmojiConfig, prepare_openmoji)
 NEEDED = no_files

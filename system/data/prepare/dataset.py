@@ -1,6 +1,7 @@
 """The datasets that `promptide prepare` knows, and the folders on disk that they are read from."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,30 @@ class Preparer(Protocol):
         ...
 
 
-DATASETS: Registry[Preparer] = Registry("dataset", "system.data", "DATASET")
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's entry in the registry: how it is prepared, and the dataclass of its options.
+
+    By the latter `composed_values` knows which options are texts.
+    """
+
+    options: type[Any]
+    prepare: Preparer
+
+    def __call__(
+        self,
+        benchmark: str,
+        output: str,
+        options: Mapping[str, Any],
+        progress: Progress | None,
+        *,
+        replace: bool = False,
+    ) -> Manifest:
+        """Prepare the benchmark and return its manifest; see `Preparer`."""
+        return self.prepare(benchmark, output, options, progress, replace=replace)
+
+
+DATASETS: Registry[Dataset] = Registry("dataset", "system.data", "DATASET")
 
 
 def dataset_root(root: str) -> Path:

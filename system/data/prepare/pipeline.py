@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from system.config.parse import parse_dataclass
 from system.data.prepare.captions import clean_caption
-from system.data.prepare.dataset import Preparer, Progress
+from system.data.prepare.dataset import Dataset, Progress
 from system.data.prepare.moved_data import moved_data, refuse_other_origin
 from system.data.prepare.origin import Origin
 from system.data.prepare.shard_writer import (
@@ -88,7 +88,7 @@ Options = TypeVar("Options", bound=ReaderOptions)
 Reader = Callable[[Options, Faults, Progress | None], CheckedDataset]
 
 
-def preparer(options_class: type[Options], read: Reader[Options]) -> Preparer:
+def preparer(options_class: type[Options], read: Reader[Options]) -> Dataset:
     """Make a dataset's entry in the registry from its options and its reader."""
 
     name = read.__module__.rpartition(".")[2]  # as the registry knows it
@@ -119,8 +119,7 @@ def preparer(options_class: type[Options], read: Reader[Options]) -> Preparer:
             replace=replace,
         )
 
-    prepare.options = options_class  # type: ignore[attr-defined]  # what `composed_values` asks for
-    return prepare
+    return Dataset(options_class, prepare)
 
 
 @contextmanager
