@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from system.config.parse import parse_dataclass
 from system.data.prepare.captions import clean_caption
 from system.data.prepare.dataset import Dataset, Progress
+from system.data.prepare.image_files import StoredImage
 from system.data.prepare.moved_data import moved_data, refuse_other_origin
 from system.data.prepare.origin import Origin
 from system.data.prepare.shard_writer import (
@@ -28,7 +30,7 @@ from system.data.shards.parallel import bounded_map
 from system.errors import DataError, OnError, PromptideError, StorageError
 
 _SAME_SIZE = """
-SELECT rank, number FROM rows
+SELECT rank, number, path, start, length FROM rows
 WHERE size IN (SELECT size FROM rows GROUP BY size HAVING min(rank) < max(rank))
 ORDER BY rank, number
 """
@@ -204,20 +206,25 @@ def check_disjoint(
     allowed: Counter[str] = Counter()
     ranked = [splits[split] for split in sorted(splits, key=_rank)]
     with temporary_database() as database, temporary_space():
-        database.execute("CREATE TABLE rows (rank INTEGER, number INTEGER, size INTEGER)")
+        database.execute(
+            "CREATE TABLE rows (rank INTEGER, number INTEGER, path TEXT, start INTEGER, "
+            "length INTEGER, size INTEGER)"
+        )
         database.execute("CREATE TABLE digests (digest BLOB, rank INTEGER, number INTEGER)")
         for rank, index in enumerate(ranked):
             database.executemany(
-                "INSERT INTO rows VALUES (?, ?, ?)",
-                ((rank, number, size) for number, size in enumerate(index.sizes())),
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",
+                ((rank, number, *place) for number, place in enumerate(index.places())),
             )
         database.execute("CREATE INDEX sizes ON rows (size, rank)")
         same_size = database.execute(_SAME_SIZE)
 
-        def digest(row: tuple[int, int]) -> tuple[bytes | None, int, int]:
-            rank, number = row
+        def digest(
+            row: tuple[int, int, str, int, int | None],
+        ) -> tuple[bytes | None, int, int]:
+            rank, number, path, start, length = row
             try:
-                image = ranked[rank].load(number).image
+                image = ranked[rank].read(StoredImage(Path(path), start, length))
             except DataError:  # which is said when the row is written
                 return None, rank, number
             return hashlib.sha256(image).digest(), rank, number

@@ -75,19 +75,19 @@ class SplitIndex:
         if index in self._refused:
             raise self._refused[index]
         row = self._row(index)
-        try:
-            return replace(row.record, image=self._images.read(row.image))
-        except OSError as error:
-            raise _unreadable(row.image, error) from error
+        return replace(row.record, image=self.read(row.image))
 
-    def sizes(self) -> Iterator[int]:
-        """Go through the sizes of all encoded images, in bytes."""
+    def read(self, image: StoredImage) -> bytes:
+        """Read an image's bytes alone. Raises: DataError naming a file that cannot be read."""
+        try:
+            return self._images.read(image)
+        except OSError as error:
+            raise _unreadable(image, error) from error
+
+    def places(self) -> Iterator[tuple[str, int, int | None, int]]:
+        """Go through all images: path, start, length (see `StoredImage`) and size in bytes."""
         for batch in self._batches:
-            for row in self._records.read(batch):
-                try:
-                    yield self._images.stamp(row.image)[0]
-                except OSError as error:
-                    raise _unreadable(row.image, error) from error
+            yield from self._records.places(batch)
 
     def _row(self, index: int) -> LocatedRecord:
         place = bisect_right(self._starts, index) - 1
@@ -137,7 +137,7 @@ class SplitIndexBuilder:
             self._digest.update(repr((record, size, changed)).encode())
             self._counts[record.task] += 1
             waiting = self._waiting[record.task]
-            waiting.append(LocatedRecord(image, record))
+            waiting.append(LocatedRecord(image, record, size))
             if len(waiting) == _BATCH_ROWS:
                 self._flush(record.task)
 

@@ -54,18 +54,22 @@ def temporary_database() -> Iterator[sqlite3.Connection]:
         database.close()
 
 
+_PLACE = ("path", "start", "length", "size")
+
+
 @dataclass(frozen=True, slots=True)
 class LocatedRecord:
-    """A record without its image, and where the image lies."""
+    """A record without its image, where the image lies, and of how many bytes it is."""
 
     image: StoredImage
     record: ImageRecord
+    size: int
 
 
 class TemporaryRecords:
     """Batches of rows in a nameless temporary file, which ends with the process or this object.
 
-    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, and the image's place.
+    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, the image's place and its size.
     """
 
     _schema = pa.schema(
@@ -74,6 +78,7 @@ class TemporaryRecords:
             pa.field("path", pa.string(), nullable=False),
             pa.field("start", pa.int64(), nullable=False),
             pa.field("length", pa.int64()),
+            pa.field("size", pa.int64(), nullable=False),
         ]
     )
 
@@ -89,10 +94,10 @@ class TemporaryRecords:
     def write(self, rows: Sequence[LocatedRecord]) -> int:
         """Append a batch and return its number."""
         table = records_to_table([row.record for row in rows]).drop_columns(["image"])
-        places = [(str(row.image.path), row.image.start, row.image.length) for row in rows]
-        for field, values in zip(
-            ("path", "start", "length"), zip(*places, strict=True), strict=True
-        ):
+        places = [
+            (str(row.image.path), row.image.start, row.image.length, row.size) for row in rows
+        ]
+        for field, values in zip(_PLACE, zip(*places, strict=True), strict=True):
             column = self._schema.field(field)
             table = table.append_column(column, pa.array(values, column.type))
         with temporary_space():
@@ -115,6 +120,14 @@ class TemporaryRecords:
             LocatedRecord(
                 StoredImage(Path(row["path"]), row["start"], row["length"]),
                 record_from_row({**row, "image": b""}),
+                row["size"],
             )
             for row in rows
         ]
+
+    def places(self, batch: int) -> list[tuple[str, int, int | None, int]]:
+        """Read of one batch only path, start and length of each image and its size."""
+        assert self._reader is not None
+        with self._lock:
+            columns = self._reader.get_batch(batch).select(_PLACE).to_pydict()
+        return list(zip(*(columns[name] for name in _PLACE), strict=True))

@@ -31,6 +31,7 @@ _WEB_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "G
 _JPEG_QUALITY = 85
 
 _ORIENTATION = 0x0112
+_METADATA_KEYS = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -299,7 +300,9 @@ def _composed(image: Image.Image, background: tuple[int, int, int]) -> Image.Ima
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read an image's orientation tag; 1, as it is stored, if there is none to be read."""
+    """Read a loaded image's orientation tag; 1, as it is stored, if there is none to be read."""
+    if not image.info.keys() & _METADATA_KEYS:
+        return 1
     try:
         found: Any = image.getexif().get(_ORIENTATION, 1)
     # Damaged metadata raises nearly anything; the pixels are sound all the same.

@@ -19,7 +19,7 @@ from tests.data.coco_files import prepare_coco, write_coco
 from tests.data.generated_splits import Generated, file_size_limit
 
 ROWS = [
-    LocatedRecord(StoredImage(Path(f"/images/{n}.png"), n), Generated(64).load(n))
+    LocatedRecord(StoredImage(Path(f"/images/{n}.png"), n), Generated(64).load(n), 7)
     for n in range(64)
 ]
 
@@ -33,9 +33,18 @@ def test_batches_come_back_by_their_numbers() -> None:
     for batch, numbers in ((1, [2, 3, 4]), (0, [0, 1])):
         expected = [replace(ROWS[n].record, image=b"") for n in numbers]
         assert records.read(batch) == [
-            LocatedRecord(ROWS[n].image, record)
+            LocatedRecord(ROWS[n].image, record, 7)
             for n, record in zip(numbers, expected, strict=True)
         ]
+
+
+def test_places_are_read_without_the_rest() -> None:
+    """Pictures of two splits are compared by them: another's place is another picture."""
+    records = TemporaryRecords()
+    records.write(ROWS[:2])
+    records.write(ROWS[2:4])
+    records.finish()
+    assert records.places(1) == [("/images/2.png", 2, None, 7), ("/images/3.png", 3, None, 7)]
 
 
 def test_full_temporary_disk_is_a_storage_error_with_the_remedy() -> None:
