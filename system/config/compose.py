@@ -18,6 +18,7 @@ CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "configs"
 _OPTIONS = "benchmark.options."
 _BATCH, _SMALL = "stage.batch_size", "stage.small_tasks"
 _SOURCES = "benchmark.sources="
+_INSIDE_OPTION = re.compile(r"benchmark\.options\.[^.=]+(\.|=\{)")
 
 
 def compose(overrides: Sequence[str], file: str | None = None) -> ExperimentConfig:
@@ -149,11 +150,15 @@ def _long_form(overrides: Sequence[str]) -> list[str]:
 def _forcing_unlisted(overrides: Sequence[str]) -> list[str]:
     """The overrides, those of keys that no YAML names as Hydra wants them.
 
-    Keys of `tune` are checked by the section's own dataclass, and `sharing`, which every method
-    takes, by `method_kind`.
+    Keys of `tune` are checked by the section's own dataclass, `sharing`, which every method takes,
+    by `method_kind`, and keys inside a data set's option, such as a split of one's own, when it is
+    prepared.
     """
     unlisted = ("tune.", "method.sharing=")
-    return [f"++{text}" if text.startswith(unlisted) else text for text in overrides]
+    return [
+        f"++{text}" if text.startswith(unlisted) or _INSIDE_OPTION.match(text) else text
+        for text in overrides
+    ]
 
 
 def given_options(overrides: Sequence[str], file: str | None = None) -> frozenset[str]:

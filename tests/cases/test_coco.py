@@ -249,3 +249,21 @@ def test_a_template_makes_texts_where_an_option_says_so(case: Case, prepare: Pre
     assert (row["captions"], row["expressions"]) == (["a photo of a apple"], [])
     refused = prepare("detection", root, "benchmark.options.caption_template=photo").refused()
     assert "{category}" in refused
+
+
+def test_a_split_that_the_group_does_not_name_can_be_given(
+    case: Callable[[str], Path], prepare: Callable[..., Prepared]
+) -> None:
+    root = case("coco-zero-area")
+    files = "{captions:valid/captions.json,instances:valid/_annotations.coco.json,images:valid}"
+    train = files.replace("valid", "train")
+    options = ("~benchmark.options.splits.test", "benchmark.options.tasks=[apple,pear]")
+    whole = f"benchmark.options.splits={{train:{train},val:{files}}}"
+    for given in (
+        (whole,),
+        (f"benchmark.options.splits.train={train}", f"benchmark.options.splits.val={files}"),
+    ):
+        counts = prepare("coco", root, *given, *options).manifest().counts
+        assert [sorted(of) for of in counts.values()] == [["train", "val"]] * 2
+    line = prepare("coco", root, whole, *options, "benchmark.options.splits.val.capt=x").refused()
+    assert "benchmark.options.splits.val.capt" in line
