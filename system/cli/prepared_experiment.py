@@ -21,8 +21,8 @@ def prepared_experiment(
     overrides: Sequence[str], file: str | None, console: Console
 ) -> ExperimentConfig | ModelExperiment:
     """The experiment of a command's words; see `on_prepared`."""
-    given = given_options(overrides, file)
-    return on_prepared(experiment_from(overrides, file), given, console)
+    experiment = experiment_from(overrides, file)
+    return on_prepared(experiment, given_options(overrides, file), console)
 
 
 def on_prepared(experiment: E, given: Collection[str], console: Console) -> E:

@@ -27,8 +27,8 @@ def stream(arguments: Sequence[str], file: str | None, console: Console) -> None
     tasks = [word for word in words if word != WAIT]
     if action not in ACTIONS or (words and action != "append"):
         raise ConfigError(f"stream {' '.join(arguments)}: write `{USAGE}`")
-    given = given_options(overrides, file)
-    experiment = with_prepared_options(compose(overrides, file), given)
+    experiment = compose(overrides, file)
+    experiment = with_prepared_options(experiment, given_options(overrides, file))
     auth = RunDirectory.of(experiment).cluster().get("auth")
     if auth:
         # Ray reads it when it is imported, and would else meet the run's Ray without its token.

@@ -165,20 +165,20 @@ def given_options(overrides: Sequence[str], file: str | None = None) -> frozense
     """Return the keys in `benchmark.options` that somebody wrote, or prefixes of such keys.
 
     That is the user, or an experiment's file: all options but those that are as the benchmark's
-    group has them. A resolved config's file gives all, which the empty prefix says.
+    group has them. A resolved config's file gives all, which the empty prefix says. For overrides
+    that `composed_values` took: it says what is wrong with others.
     """
     if file is not None:
         return frozenset({""})
     overrides = _long_form(overrides)
     keys = map(key_of, overrides)
     written = {key.removeprefix(_OPTIONS) for key in keys if key.startswith(_OPTIONS)}
-    options = composed_values(overrides)["benchmark"]["options"]
-    of_group = differences(plain(_group_options(overrides)), plain(options))
-    return frozenset(written | of_group.keys())
+    of_group, composed = _options(overrides)
+    return frozenset(written | differences(plain(of_group), plain(composed)).keys())
 
 
-def _group_options(overrides: Sequence[str]) -> Any:
-    """The options in the file of the chosen benchmark; the overrides compose."""
+def _options(overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The options in the file of the chosen benchmark, and as composed."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
@@ -188,7 +188,8 @@ def _group_options(overrides: Sequence[str]) -> Any:
         composed = hydra_compose("config", words, return_hydra_config=True)
     name = composed.hydra.runtime.choices.benchmark
     group = OmegaConf.load(CONFIG_DIRECTORY / "benchmark" / f"{name}.yaml")
-    return OmegaConf.to_container(group)["options"]  # type: ignore[index, call-overload]
+    options = OmegaConf.to_container(composed.benchmark.options, resolve=True)
+    return OmegaConf.to_container(group)["options"], options  # type: ignore[index, call-overload]
 
 
 def _values_of_file(
