@@ -18,7 +18,7 @@ from typing_extensions import Self
 from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GrounderShape, Tokens
+from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
 from system.registry import Registry
 
 Objective = Literal["retrieval", "grounding"]
@@ -172,11 +172,11 @@ class Method(nn.Module):
         """
         return self.encode(backbone, modality, inputs), {}
 
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        """Prompts and functions that enter the grounder for a batch of expressions.
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
+        """Prompts and functions that enter the grounder for a batch of images and expressions.
 
         `latents` (B, L, C, h, w), one a prompted layer, come for methods that need them; they are
-        None for all others.
+        None for all others. The batch's targets are for the loss alone.
         """
         return Entries()
 

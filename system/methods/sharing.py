@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import (
     METHODS,
     Method,
@@ -211,15 +211,15 @@ class StreamMethod(nn.Module):
         return self.of(self.current).encode_training(backbone, modality, inputs)
 
     def entries(
-        self, grounder: Grounder, tokens: Tokens, tasks: Tensor, latents: Tensor | None
+        self, grounder: Grounder, batch: GroundingBatch, tasks: Tensor, latents: Tensor | None
     ) -> Entries:
-        """Entries for expressions of which each has its task, (B,); see `Method.entries`."""
+        """Entries for a batch of which each sample has its task, (B,); see `Method.entries`."""
         if not self.tasks:
             return Entries()
         if not self.needs_router:
-            return self.of(0).entries(grounder, tokens, latents)
+            return self.of(0).entries(grounder, batch, latents)
         present, place = torch.unique(tasks, return_inverse=True)
-        found = [self.of(int(task)).entries(grounder, tokens, latents) for task in present]
+        found = [self.of(int(task)).entries(grounder, batch, latents) for task in present]
         return found[0] if len(found) == 1 else chosen_entries(found, place)
 
     def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def batch(grounder: Grounder) -> GroundingBatch:
 
 def loss(grounder: Grounder, method: Method) -> Tensor:
     given = batch(grounder)
-    terms = grounder.losses(given, method.entries(grounder, given.tokens, None))
+    terms = grounder.losses(given, method.entries(grounder, given, None))
     return torch.stack(list(terms.values())).sum()
 
 
@@ -63,8 +63,8 @@ def test_a_longer_neighbour_changes_nothing(name: str, grounder: Grounder) -> No
     method, given = build(name, grounder.shape, **LOUD.get(name, {})), batch(grounder)
     assert len(set(given.tokens.mask.sum(dim=1).tolist())) == 2
     alone = GroundingBatch(given.images[:1], grounder.tokenize(TEXTS[:1]))
-    (found,) = grounder.ground(alone, method.entries(grounder, alone.tokens, None))
-    beside, _ = grounder.ground(given, method.entries(grounder, given.tokens, None))
+    (found,) = grounder.ground(alone, method.entries(grounder, alone, None))
+    beside, _ = grounder.ground(given, method.entries(grounder, given, None))
     torch.testing.assert_close(beside.scores, found.scores, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(beside.boxes, found.boxes, rtol=1e-5, atol=1e-5)
 
@@ -94,7 +94,7 @@ def test_untrained_it_is_the_frozen_grounder(name: str, grounder: Grounder) -> N
     given = batch(grounder)
     method = build(name, grounder.shape)
     plain = grounder.ground(given, Entries())
-    found = grounder.ground(given, method.entries(grounder, given.tokens, None))
+    found = grounder.ground(given, method.entries(grounder, given, None))
     for before, after in zip(plain, found, strict=True):
         torch.testing.assert_close(before.scores, after.scores)
 
@@ -110,8 +110,10 @@ def test_the_seed_alone_decides_how_it_starts(name: str, grounder: Grounder) -> 
 def test_padding_does_not_change_a_generated_context(grounder: Grounder) -> None:
     """FedTPG must not read what another expression's length left behind."""
     method = build("fedtpg", grounder.shape)
-    together = method.entries(grounder, grounder.tokenize(TEXTS), None).context
-    alone = method.entries(grounder, grounder.tokenize(TEXTS[:1]), None).context
+    both = batch(grounder)
+    one = GroundingBatch(both.images[:1], grounder.tokenize(TEXTS[:1]))
+    together = method.entries(grounder, both, None).context
+    alone = method.entries(grounder, one, None).context
     assert together is not None
     assert alone is not None
     torch.testing.assert_close(together[:1], alone)

@@ -49,7 +49,7 @@ def found(grounder: Grounder, method: StreamMethod, size: int, tasks: Tensor) ->
     for start in range(0, SAMPLES, size):
         rows = slice(start, start + size)
         batch = GroundingBatch(images[rows].to(dtype), grounder.tokenize(texts[rows]))
-        entries = method.entries(grounder, batch.tokens, tasks[rows], None)
+        entries = method.entries(grounder, batch, tasks[rows], None)
         scored += grounder.ground(batch, entries)
     return scored
 
@@ -222,7 +222,9 @@ def test_frozen_is_the_frozen_grounder(small: Grounder) -> None:
     section = {"name": "vpt", "prompt_length": 2, "sharing": "frozen"}
     method = build_method(section, GroundingSetting(small.shape, 0))
     method.begin_task(0, small)
-    found = method.entries(small, small.tokenize(TEXTS[:1]), torch.zeros(1), None)
+    images = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    given = GroundingBatch(images, small.tokenize(TEXTS[:1]))
+    found = method.entries(small, given, torch.zeros(1), None)
     assert found == Entries()
 
 

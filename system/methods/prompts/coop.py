@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.parts import check_positive, normal
 
@@ -39,7 +39,7 @@ class Coop(Method):
         )
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         return Entries(context=self.context[None])
 
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GrounderShape, Tokens
+from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
 from system.methods.base import GroundingSetting, LatentNeeds, Method, MethodFactory
 from system.methods.parts import check_at_least, np_seed
 
@@ -203,7 +203,7 @@ class DiffPrompt(Method):
         self.text = self._tower("text", setting)
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         """Prompts of the first L layers of both towers, from latents (B, L, C, h, w)."""
         masks = None
         if self.config.specific:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.parts import check_positive
 
@@ -74,9 +74,9 @@ class FedTpg(Method):
         self.translator = PromptTranslator(width, width, config, setting.seed)
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
-        words = grounder.embed_text(tokens).transpose(0, 1).detach()
-        return Entries(context=self.translator(words, tokens.mask == 0))
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
+        words = grounder.embed_text(batch.tokens).transpose(0, 1).detach()
+        return Entries(context=self.translator(words, batch.tokens.mask == 0))
 
 
 METHOD = MethodFactory(FedTpgConfig, grounding=FedTpg)

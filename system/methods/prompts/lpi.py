@@ -22,7 +22,7 @@ from typing_extensions import Self, override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import Method, MethodFactory, MethodSetting, SimilaritySource
 from system.methods.interaction import InteractionConfig, LowRankInteraction
 from system.methods.losses import layer_alignment, task_contrast
@@ -296,7 +296,7 @@ class GroundingLowRank(LowRankPrompts):
         return dict(self.named_parameters())
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         prompts = self.prompts()
         return Entries(
             vision=[prompt[None] for prompt in prompts["vision"]],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.prompts.diff_prompt import DiffPrompt, DiffPromptConfig
 from system.methods.prompts.lpi import GroundingLowRank, LowRankConfig
@@ -48,10 +48,10 @@ class LpiDiffPrompt(Method):
         self.task.begin_task(task, model)
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         """Both prompts of each layer, the task's first, for every sample its own."""
-        task = self.task.entries(grounder, tokens, latents)
-        instance = self.instance.entries(grounder, tokens, latents)
+        task = self.task.entries(grounder, batch, latents)
+        instance = self.instance.entries(grounder, batch, latents)
         return Entries(
             vision=beside(task.vision, instance.vision), text=beside(task.text, instance.text)
         )

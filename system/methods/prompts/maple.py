@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
 from system.methods.parts import (
     check_at_least,
@@ -113,7 +113,7 @@ class GroundingMaple(Method):
         )
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         parts = zip(self.text, self.weight, self.bias, strict=True)
         return Entries(
             vision=[coupled(text[None], weight[None], bias[None]) for text, weight, bias in parts],

@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from system.backbones.dual_encoder import Modality
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import Method, MethodFactory, MethodSetting
 from system.methods.parts import check_at_least, layer_widths, normal, prompt_lengths
 
@@ -63,7 +63,7 @@ class SPrompts(Method):
         return self.get_parameter(modality)[None]
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         return Entries(vision=[self.prompt("vision")], context=self.prompt("text"))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.parts import check_positive, depth_in_each, normal
 
@@ -42,7 +42,7 @@ class Vpt(Method):
         )
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         return Entries(vision=[prompt[None] for prompt in self.vision])
 
 

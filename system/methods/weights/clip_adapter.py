@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.parts import check_positive, uniform
 
@@ -54,7 +54,7 @@ class ClipAdapter(Method):
         )
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         return Entries(
             adapt_level=lambda index, level: self._mix(index, level.movedim(1, -1)).movedim(-1, 1),
             adapt_text=lambda hidden: self._mix(len(self.down) - 1, hidden),

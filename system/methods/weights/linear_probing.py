@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from typing_extensions import override
 
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 
 
@@ -40,7 +40,7 @@ class LinearProbing(Method):
         self.text = _identity(shape.text_widths[-1]) if config.text else None
 
     @override
-    def entries(self, grounder: Grounder, tokens: Tokens, latents: Tensor | None) -> Entries:
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
         return Entries(adapt_level=self._level if len(self.levels) else None, adapt_text=self.text)
 
     def _level(self, index: int, features: Tensor) -> Tensor:

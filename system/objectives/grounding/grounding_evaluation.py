@@ -18,7 +18,7 @@ from torch import Tensor
 from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
-from system.grounders.grounder import Entries, Tokens
+from system.grounders.grounder import Entries, GroundingBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.rec_scoring import (
@@ -229,9 +229,11 @@ class GroundingEvaluation:
         if not blocks:
             return known
 
-        def entries(places: Sequence[int], tokens: Tokens, latents: Tensor | None) -> Entries:
-            tasks = routes[list(places)].to(tokens.ids.device)
-            return method.entries(self.scorer.grounder, tokens, tasks, latents)
+        def entries(
+            places: Sequence[int], batch: GroundingBatch, latents: Tensor | None
+        ) -> Entries:
+            tasks = routes[list(places)].to(batch.images.device)
+            return method.entries(self.scorer.grounder, batch, tasks, latents)
 
         new = self.scorer.score(
             chosen,

@@ -156,7 +156,7 @@ class GroundingTraining(TaskTraining):
         device = self.group.device
         latents = self._latents(step, part)
         tasks = torch.full((len(part),), self.method.current, device=device)
-        entries = self.method.entries(self.grounder, batch.tokens, tasks, latents)
+        entries = self.method.entries(self.grounder, batch, tasks, latents)
         features: dict[Modality, Tensor] = {}
         if self.method.has_loss_terms:
             entries = watched(entries, batch.tokens, features)

@@ -28,7 +28,7 @@ from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled, in_order
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.results.rec import best_hits
 from system.results.rec_recalls import OVERLAPS
 from system.storage.feature_store import FeatureStore
@@ -75,8 +75,8 @@ class Found:
         return {"ranks": self.ranks, "best": self.best}
 
 
-#: What enters for chosen expressions, by their places: the frozen grounder's tokens and latents.
-EntriesOf = Callable[[Sequence[int], Tokens, Tensor | None], Entries]
+#: What enters for chosen expressions, by their places, with their images, tokens and latents.
+EntriesOf = Callable[[Sequence[int], GroundingBatch, Tensor | None], Entries]
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ class RecScorer:
         path = None
         if latents is not None:
             path = latents.take([chosen.samples[i] for i in rows], epoch).to(device)
-        entering = Entries() if entries is None else entries(rows, tokens, path)
-        pixels = filled(images, self.block).to(device)
-        scored = self.grounder.ground(GroundingBatch(pixels, tokens), entering)
+        batch = GroundingBatch(filled(images, self.block).to(device), tokens)
+        entering = Entries() if entries is None else entries(rows, batch, path)
+        scored = self.grounder.ground(batch, entering)
         scored = scored[: len(block)]
         boxes, scores = [s.boxes.cpu() for s in scored], [s.scores.cpu() for s in scored]
         targets = torch.tensor([chosen.expressions[i].box for i in block])

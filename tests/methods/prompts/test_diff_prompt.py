@@ -12,7 +12,7 @@ from torch import nn
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
-from system.grounders.grounder import Grounder, GrounderShape, Tokens
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch, Tokens
 from system.methods.base import GroundingSetting, build_task_method
 from system.methods.prompts.diff_prompt import (
     DiffPrompt,
@@ -25,6 +25,7 @@ from system.methods.prompts.diff_prompt import (
 SHAPE = GrounderShape((6, 6, 12, 12), (8, 8, 8), (6, 12), 16, 10, 12)
 NOTHING = cast(Grounder, None)  # the method asks the grounder for nothing
 TOKENS = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3))
+BATCH = GroundingBatch(torch.zeros(2, 3, 16, 16), TOKENS)
 CONFIG = DiffPromptConfig(generator={}, prompt_length=4, depth=3, steps=5)
 
 
@@ -45,11 +46,11 @@ def latents() -> torch.Tensor:
 def test_each_layers_prompt_comes_from_its_own_latent(masks: MaskDecoder) -> None:
     """Layers that all saw one mask would waste the path that the method is named after."""
     learner, path = method(masks), latents()
-    before = learner.entries(NOTHING, TOKENS, path)
+    before = learner.entries(NOTHING, BATCH, path)
     assert [tuple(p.shape) for p in before.vision] == [(2, 4, 6), (2, 4, 6), (2, 4, 12)]
     assert [tuple(p.shape) for p in before.text] == [(2, 4, 8)] * 3
     path[0, 1] += 1.0  # sample 0, layer 1
-    after = learner.entries(NOTHING, TOKENS, path)
+    after = learner.entries(NOTHING, BATCH, path)
     for old, new in ((before.vision, after.vision), (before.text, after.text)):
         changed = [not torch.allclose(a, b) for a, b in zip(old, new, strict=True)]
         assert changed == [False, True, False]
@@ -58,7 +59,7 @@ def test_each_layers_prompt_comes_from_its_own_latent(masks: MaskDecoder) -> Non
 
 def test_a_prompt_is_the_adapted_mask_and_then_the_global_half(masks: MaskDecoder) -> None:
     learner, path = method(masks), latents()
-    prompt = learner.entries(NOTHING, TOKENS, path).vision[2]
+    prompt = learner.entries(NOTHING, BATCH, path).vision[2]
     adapter = cast(Any, learner.vision[1])  # the second width's, whose first layer this is
     torch.testing.assert_close(prompt, adapter(masks(path[:, 2]), 0))
     torch.testing.assert_close(prompt[1, 2:], adapter.general(0)[0])
@@ -67,7 +68,7 @@ def test_a_prompt_is_the_adapted_mask_and_then_the_global_half(masks: MaskDecode
 def test_only_adapters_and_global_prompts_learn(masks: MaskDecoder) -> None:
     """A Mask-VAE among the parameters would be trained, saved and counted."""
     learner = method(masks)
-    entries = learner.entries(NOTHING, TOKENS, latents())
+    entries = learner.entries(NOTHING, BATCH, latents())
     sum(p.square().sum() for p in (*entries.vision, *entries.text)).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None for p in learner.parameters())
     names = {name.split(".")[2] for name, _ in learner.named_parameters()}
@@ -87,7 +88,7 @@ def test_a_half_that_is_left_out_is_gone_from_its_tower_alone(
     masks: MaskDecoder, change: Any, vision: Any, text: Any, needs: int
 ) -> None:
     learner = method(masks, replace(CONFIG, **change))
-    entries = learner.entries(NOTHING, TOKENS, latents() if needs else None)
+    entries = learner.entries(NOTHING, BATCH, latents() if needs else None)
     assert tuple(entries.vision[0].shape) == vision
     assert tuple(entries.text[0].shape) == text
     assert (learner.latent_needs.layers if learner.latent_needs else 0) == needs
@@ -95,7 +96,7 @@ def test_a_half_that_is_left_out_is_gone_from_its_tower_alone(
 
 def test_a_tower_without_either_half_gets_no_prompt(masks: MaskDecoder) -> None:
     learner = method(masks, replace(CONFIG, specific=("vision",), general=("vision",)))
-    entries = learner.entries(NOTHING, TOKENS, latents())
+    entries = learner.entries(NOTHING, BATCH, latents())
     assert len(entries.vision) == 3
     assert not entries.text
 

@@ -11,7 +11,8 @@ from torch.nn.functional import layer_norm
 
 from system.backbones.dual_encoder import MODALITIES, Modality, unit
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GrounderShape, Tokens
+from system.grounders.glip_style import GlipStyle
+from system.grounders.grounder import Entries, GrounderShape
 from system.methods.base import GroundingSetting, RetrievalSetting, build_task_method
 from system.methods.interaction import OTHER
 from system.methods.losses import contrastive_loss, layer_alignment, task_contrast
@@ -22,6 +23,7 @@ from system.methods.prompts.lpi import (
     low_rank_prompt,
 )
 from system.methods.sharing import StreamMethod, build_method
+from tests.grounders.small_glip import some_batch
 from tests.methods.method_parts import LAYERS, TEXTS, backbone, build, images, tokens, weights
 
 # Tasks that start apart stand in for tasks that learned different things.
@@ -474,9 +476,8 @@ def test_what_does_not_fit_the_grounder_is_named(changes: dict[str, Any], named:
         on_grounder(**changes)
 
 
-def test_one_prompt_a_layer_enters(small: Grounder) -> None:
+def test_one_prompt_a_layer_enters(small: GlipStyle) -> None:
     method = on_grounder(small.shape)
-    tokens: Tokens = small.tokenize(["a red dog"])
-    entries: Entries = method.entries(small, tokens, None)
+    entries: Entries = method.entries(small, some_batch(small), None)
     assert [p.shape[2] for p in entries.vision] == list(small.shape.vision_widths)
     assert [p.shape[2] for p in entries.text] == list(small.shape.text_widths)

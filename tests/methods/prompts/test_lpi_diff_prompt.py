@@ -10,7 +10,7 @@ import torch
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
-from system.grounders.grounder import Grounder, GrounderShape, Tokens
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch, Tokens
 from system.methods.base import GroundingSetting, build_task_method
 from system.methods.prompts.lpi_diff_prompt import LpiDiffPrompt
 from system.methods.sharing import build_method
@@ -18,6 +18,7 @@ from system.methods.sharing import build_method
 SHAPE = GrounderShape((6, 6, 12, 12), (8, 8, 8), (6, 12), 16, 10, 12)
 NOTHING = cast(Grounder, torch.nn.Linear(1, 1))  # the method asks it for its device alone
 TOKENS = Tokens(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3))
+BATCH = GroundingBatch(torch.zeros(2, 3, 16, 16), TOKENS)
 SECTION = {
     "name": "lpi_diff_prompt",
     "generator": {},
@@ -48,12 +49,12 @@ def latents() -> torch.Tensor:
 def test_the_prompts_of_a_layer_stand_side_by_side(setting: GroundingSetting) -> None:
     """The fourth vision block is too deep for instance prompts: the task's is there alone."""
     method = build(setting)
-    entries = method.entries(NOTHING, TOKENS, latents())
+    entries = method.entries(NOTHING, BATCH, latents())
     shapes = [tuple(prompt.shape) for prompt in entries.vision]
     assert shapes == [(2, 7, 6), (2, 7, 6), (2, 7, 12), (1, 3, 12)]
     assert [tuple(prompt.shape) for prompt in entries.text] == [(2, 5, 8)] * 3
-    task = method.task.entries(NOTHING, TOKENS, None)
-    instance = method.instance.entries(NOTHING, TOKENS, latents())
+    task = method.task.entries(NOTHING, BATCH, None)
+    instance = method.instance.entries(NOTHING, BATCH, latents())
     for layer in range(3):
         for sample in range(2):
             torch.testing.assert_close(entries.vision[layer][sample, :3], task.vision[layer][0])
@@ -65,7 +66,7 @@ def test_the_prompts_of_a_layer_stand_side_by_side(setting: GroundingSetting) ->
 
 def test_both_parts_learn_and_the_mask_vae_does_not(setting: GroundingSetting) -> None:
     method = build(setting)
-    entries = method.entries(NOTHING, TOKENS, latents())
+    entries = method.entries(NOTHING, BATCH, latents())
     total = torch.stack([p.square().sum() for p in (*entries.vision, *entries.text)]).sum()
     torch.autograd.backward(total)
     for name, parameter in method.named_parameters():
@@ -83,11 +84,11 @@ def test_each_task_has_its_own_in_a_stream(setting: GroundingSetting) -> None:
     trained = {key for key, p in method.named_parameters() if p.requires_grad}
     assert {key.split(".")[1] for key in trained} == {"1"}
     tasks = torch.tensor([1, 0])
-    entries = method.entries(NOTHING, TOKENS, tasks, latents())
+    entries = method.entries(NOTHING, BATCH, tasks, latents())
     for sample, task in enumerate(tasks.tolist()):
         own = method.tasks[task]
         assert isinstance(own, LpiDiffPrompt)
-        expected = own.entries(NOTHING, TOKENS, latents()).vision[0][sample]
+        expected = own.entries(NOTHING, BATCH, latents()).vision[0][sample]
         torch.testing.assert_close(entries.vision[0][sample], expected)
 
 

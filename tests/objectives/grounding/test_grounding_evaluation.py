@@ -13,7 +13,7 @@ from torch import Tensor
 from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.objectives.grounding.grounder_features import GrounderFeatures
@@ -37,10 +37,10 @@ class Counted:
         self.needs_router = method.needs_router
 
     def entries(
-        self, grounder: Grounder, tokens: Tokens, tasks: Tensor, latents: Tensor | None
+        self, grounder: Grounder, batch: GroundingBatch, tasks: Tensor, latents: Tensor | None
     ) -> Entries:
         self.asked += len(tasks)
-        return self.method.entries(grounder, tokens, tasks, latents)
+        return self.method.entries(grounder, batch, tasks, latents)
 
 
 #: The library loads a model under switches of the whole process, which these threads share.

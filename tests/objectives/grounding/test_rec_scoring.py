@@ -15,7 +15,7 @@ from system.data.shards.loading import read_images
 from system.data.shards.split_objects import read_expressions
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import GroundingSetting, Method, build_task_method
 from system.objectives.grounding.rec_scoring import ChosenExpressions, Found, RecScorer
@@ -55,8 +55,8 @@ def score(
     method = vpt(grounder)
     scorer = RecScorer(grounder, group, block, threads=1)
 
-    def entries(_: Sequence[int], tokens: Tokens, latents: Tensor | None) -> Entries:
-        return method.entries(grounder, tokens, latents)
+    def entries(_: Sequence[int], batch: GroundingBatch, latents: Tensor | None) -> Entries:
+        return method.entries(grounder, batch, latents)
 
     return scorer.score(chosen, show_nothing, phase="test", entries=entries if prompted else None)
 
