@@ -4,7 +4,7 @@ R[i, j] is a metric on task j after training on task i, in percent, higher is be
 full: tasks are also evaluated before they are learned. Row -1 is the frozen backbone (zero-shot).
 An undefined value is NaN with a reason, never 0.
 
-Legend: K tasks, T the last task learned.
+Legend: K tasks, E what is evaluated (the K tasks, or held out), T the last task learned.
 """
 
 from __future__ import annotations
@@ -65,13 +65,22 @@ class AccuracyMatrix:
     Args:
         tasks: names of the K tasks in order.
         rows: entries in any order, at most one a (trained, evaluated, metric).
+        evaluated: names of what is evaluated, where that is not the tasks but held out: R is then
+            [K, E], and has no summaries over tasks.
 
     Raises:
         DataError: an entry appears twice or names a task that does not exist.
     """
 
-    def __init__(self, tasks: Iterable[str], rows: Iterable[MatrixRow] = ()) -> None:
+    def __init__(
+        self,
+        tasks: Iterable[str],
+        rows: Iterable[MatrixRow] = (),
+        evaluated: Iterable[str] | None = None,
+    ) -> None:
         self.tasks = tuple(tasks)
+        self.held_out = evaluated is not None
+        self.evaluated = self.tasks if evaluated is None else tuple(evaluated)
         self.rows = tuple(rows)
         self._entries: dict[tuple[str, int, int], MatrixRow] = {}
         for row in self.rows:
@@ -79,7 +88,8 @@ class AccuracyMatrix:
 
     def with_rows(self, rows: Iterable[MatrixRow]) -> AccuracyMatrix:
         """A matrix that also holds `rows`."""
-        return AccuracyMatrix(self.tasks, (*self.rows, *rows))
+        evaluated = self.evaluated if self.held_out else None
+        return AccuracyMatrix(self.tasks, (*self.rows, *rows), evaluated)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -92,14 +102,14 @@ class AccuracyMatrix:
         return tuple(metric for metric in self.metrics if not metric.startswith(ROUTE))
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """R of a metric, [K, K], NaN where it is undefined or was not evaluated."""
-        size = range(len(self.tasks))
-        values = [[self._value(metric, i, j) for j in size] for i in size]
-        return np.array(values, dtype=np.float64).reshape(len(size), len(size))
+        """R of a metric, [K, E], NaN where it is undefined or was not evaluated."""
+        size = len(self.tasks), len(self.evaluated)
+        values = [[self._value(metric, i, j) for j in range(size[1])] for i in range(size[0])]
+        return np.array(values, dtype=np.float64).reshape(size)
 
     def zero_shot(self, metric: str) -> NDArray[np.float64]:
-        """The frozen backbone's metric on each task, [K], NaN where there is none."""
-        return np.array([self._value(metric, ZERO_SHOT, j) for j in range(len(self.tasks))])
+        """The frozen backbone's metric on each task, [E], NaN where there is none."""
+        return np.array([self._value(metric, ZERO_SHOT, j) for j in range(len(self.evaluated))])
 
     def average(self, metric: str) -> Summary:
         """Mean of R's last row over the tasks learned."""
@@ -135,6 +145,17 @@ class AccuracyMatrix:
 
         return self._summary(metric, compute, needs_two="forward transfer")
 
+    def retention(self, metric: str, evaluated: int) -> Summary:
+        """What is left of the zero-shot value: R[T, j] less it; negative is lost.
+
+        Of what is never trained: the loss that ZSCL is about (Zheng et al., arXiv 2303.06628).
+        """
+
+        def compute(last: int) -> float:
+            return self._need(metric, last, evaluated) - self._need(metric, ZERO_SHOT, evaluated)
+
+        return self._summary(metric, compute)
+
     def published_average(self, metric: str) -> Summary:
         """LPI's average: each task's mean since it was learned, then the mean over tasks."""
 
@@ -165,42 +186,44 @@ class AccuracyMatrix:
                 if row.trained_index == ZERO_SHOT
                 else self.tasks[row.trained_index],
                 "evaluated_index": row.evaluated_index,
-                "evaluated_task": self.tasks[row.evaluated_index],
+                "evaluated_task": self.evaluated[row.evaluated_index],
                 "metric": row.metric,
                 "value": row.value,
                 "reason": row.reason,
                 "queries": row.queries,
+                "held_out": self.evaluated[row.evaluated_index] if self.held_out else None,
             }
             for row in self.rows
         ]
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> AccuracyMatrix:
-        """The matrix that `to_records` gave.
+    def from_records(
+        cls, records: Iterable[Mapping[str, Any]], *, held_out: bool = False
+    ) -> AccuracyMatrix:
+        """The matrix that `to_records` gave: the stream's, or that of `held_out` benchmarks.
 
         Raises:
             DataError: the records leave out or rename a task.
         """
         records = list(records)
-        names: dict[int, str] = {}
+        tasks, evaluated = _Names(), _Names()
         for record in records:
-            for index, name in (
-                (record["evaluated_index"], record["evaluated_task"]),
-                (record["trained_index"], record["trained_task"]),
-            ):
-                if index != ZERO_SHOT and names.setdefault(index, name) != name:
-                    raise DataError(
-                        f"accuracy matrix names task {index} both {names[index]!r} and {name!r}"
-                    )
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"accuracy matrix leaves out tasks: it has only {sorted(names)}")
+            tasks.add(record["trained_index"], record["trained_task"])
+            beside = record.get("held_out") is not None
+            (evaluated if beside else tasks).add(
+                record["evaluated_index"], record["evaluated_task"]
+            )
         fields = ("trained_index", "evaluated_index", "metric", "value", "queries", "reason")
-        rows = [MatrixRow(**{field: record[field] for field in fields}) for record in records]
-        return cls([names[index] for index in range(len(names))], rows)
+        rows = [
+            MatrixRow(**{field: record[field] for field in fields})
+            for record in records
+            if (record.get("held_out") is not None) == held_out
+        ]
+        return cls(tasks.in_order(), rows, evaluated.in_order() if held_out else None)
 
     def _enter(self, row: MatrixRow) -> None:
-        size = len(self.tasks)
-        if not (ZERO_SHOT <= row.trained_index < size and 0 <= row.evaluated_index < size):
+        size, width = len(self.tasks), len(self.evaluated)
+        if not (ZERO_SHOT <= row.trained_index < size and 0 <= row.evaluated_index < width):
             raise DataError(
                 f"accuracy matrix entry ({row.trained_index}, {row.evaluated_index}) is outside "
                 f"the {size} tasks"
@@ -224,7 +247,7 @@ class AccuracyMatrix:
             row = self._entries.get((metric, trained, evaluated))
             why = (row.reason or "undefined") if row else "not evaluated"
             when = "zero-shot" if trained == ZERO_SHOT else f"after {self.tasks[trained]!r}"
-            raise _UndefinedError(f"{metric} on {self.tasks[evaluated]!r} {when}: {why}")
+            raise _UndefinedError(f"{metric} on {self.evaluated[evaluated]!r} {when}: {why}")
         return value
 
     def _best_before(self, metric: str, task: int, last: int, *, first: int) -> float:
@@ -249,6 +272,24 @@ class AccuracyMatrix:
             return Summary(compute(last))
         except _UndefinedError as undefined:
             return Summary(math.nan, str(undefined))
+
+
+class _Names:
+    """Names of tasks by their index, as records give them."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def add(self, index: int, name: str) -> None:
+        if index != ZERO_SHOT and self._names.setdefault(index, name) != name:
+            raise DataError(
+                f"accuracy matrix names task {index} both {self._names[index]!r} and {name!r}"
+            )
+
+    def in_order(self) -> list[str]:
+        if sorted(self._names) != list(range(len(self._names))):
+            raise DataError(f"accuracy matrix leaves out tasks: it has only {sorted(self._names)}")
+        return [self._names[index] for index in range(len(self._names))]
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -42,8 +42,10 @@ MATRIX_SCHEMA = pa.schema(
         ("value", pa.float64()),  # percent; NaN if undefined
         ("reason", pa.string()),  # why it is undefined, else null
         ("queries", pa.int32()),
+        ("held_out", pa.string()),  # the benchmark of a row that is no task's, else null
     ]
 )
+_NEWER = ("held_out",)  # columns that tables of earlier versions lack
 
 
 class RunConfig(Protocol):
@@ -161,10 +163,13 @@ def matrix_table(records: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def matrix_records(table: pa.Table) -> list[dict[str, Any]]:
-    """The records of a table that `matrix_table` made.
+    """The records of a table that `matrix_table` made, also that of an earlier version.
 
     Raises DataError for a table with other columns.
     """
+    for place, field in enumerate(MATRIX_SCHEMA):
+        if field.name in _NEWER and field.name not in table.column_names:
+            table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
     if not table.schema.equals(MATRIX_SCHEMA):
         raise DataError(
             f"accuracy matrix has columns {table.schema.names}, expected {MATRIX_SCHEMA.names} "

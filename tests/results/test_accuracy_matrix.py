@@ -117,6 +117,26 @@ def test_table_survives_a_file_and_comes_back_equal(tmp_path: Path) -> None:
     assert repr(again.rows) == repr(matrix.rows)  # NaN is not equal to itself
 
 
+def test_rows_of_held_out_benchmarks_are_kept_apart(tmp_path: Path) -> None:
+    """A benchmark that no task is of would count as a task that was forgotten, or gained."""
+    held_out = AccuracyMatrix(TASKS, _rows([[70.0]], -1) + _rows([[68.0], [60.0]]), ["flickr30k"])
+    table = matrix_table([*_full().to_records(), *held_out.to_records()])
+    pq.write_table(table, tmp_path / "accuracy_matrix.parquet")
+    records = matrix_records(pq.read_table(tmp_path / "accuracy_matrix.parquet"))
+    assert AccuracyMatrix.from_records(records).rows == _full().rows
+    again = AccuracyMatrix.from_records(records, held_out=True)
+    assert (again.tasks, again.evaluated, again.rows) == (TASKS, ("flickr30k",), held_out.rows)
+    assert again.values(METRIC)[:, 0].tolist()[:2] == [68.0, 60.0]
+    assert again.retention(METRIC, 0).value == -10.0
+    assert {record["held_out"] for record in records} == {None, "flickr30k"}
+
+
+def test_a_table_of_an_earlier_version_is_read() -> None:
+    """Runs of before held-out benchmarks would lose their report."""
+    table = matrix_table(_full().to_records()).drop_columns(["held_out"])
+    assert AccuracyMatrix.from_records(matrix_records(table)).rows == _full().rows
+
+
 def test_rows_of_an_evaluation_extend_a_matrix() -> None:
     figures = {METRIC: {0: MetricValue(40.0, 10), 1: MetricValue(math.nan, 0, "no queries")}}
     rows = matrix_rows(1, figures)
