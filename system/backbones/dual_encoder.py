@@ -17,8 +17,13 @@ from system.registry import Registry
 
 Modality = Literal["vision", "text"]
 MODALITIES: tuple[Modality, Modality] = ("vision", "text")
-#: How the prompts of layers > 0 enter: added to the prompt's tokens, or put in their place.
-Deep = Literal["add", "replace"]
+#: How prompts enter. The first layer's become tokens, and those of layers > 0 are added to these
+#: ("add") or put in their place ("replace"); or each layer's stand before the keys and values of
+#: its attention, half of them each ("prefix"); or the first layer's alone take the place of the
+#: tower's first tokens, a class or begin token among them ("overwrite").
+Deep = Literal["add", "replace", "prefix", "overwrite"]
+#: (1|B, L, N, D); with "prefix" also one (1|B, N, D) per layer, whose lengths N then may differ.
+Prompt = Tensor | Sequence[Tensor]
 #: The folder of the models that come inside the package.
 SHIPPED = Path(__file__).resolve().parent
 
@@ -58,8 +63,8 @@ class ImageTransform(Protocol):
 class DualEncoder(nn.Module, ABC):
     """A frozen model that embeds images and texts in one space, with entries for prompts.
 
-    The prompt of layer 0 becomes N tokens; `deep` says how those of later layers enter: added to
-    these tokens (LPI as released) or put in their place (VPT deep, MaPLe).
+    `deep` says how a prompt enters, see `Deep`: added (LPI as released), in the place of the prompt
+    before (VPT deep, MaPLe), as keys and values of the attention (DualPrompt, CODA-Prompt).
 
     Legend: B batch, L layers entered, N prompt length, D tower width, T tokens, P feature width.
     """
@@ -74,7 +79,7 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode_image(
-        self, pixel_values: Tensor, prompt: Tensor | None, deep: Deep = "add"
+        self, pixel_values: Tensor, prompt: Prompt | None, deep: Deep = "add"
     ) -> Tensor:
         """Projected image features (B, P), not normalised, of images (B, 3, H, W).
 
@@ -82,10 +87,11 @@ class DualEncoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_text(self, input_ids: Tensor, prompt: Tensor | None, deep: Deep = "add") -> Tensor:
+    def encode_text(self, input_ids: Tensor, prompt: Prompt | None, deep: Deep = "add") -> Tensor:
         """Projected text features (B, P), not normalised, of ids (B, T).
 
-        The prompt is (1|B, L, N, D); the ids hold N placeholders for it, see `tokenize`.
+        The prompt is (1|B, L, N, D); the ids hold N placeholders for one that is added or replaces,
+        see `tokenize`.
         """
 
     @abstractmethod
@@ -126,7 +132,7 @@ class DualEncoder(nn.Module, ABC):
         """
 
     def forward(
-        self, modality: Modality, inputs: Tensor, prompt: Tensor | None, deep: Deep = "add"
+        self, modality: Modality, inputs: Tensor, prompt: Prompt | None, deep: Deep = "add"
     ) -> Tensor:
         """Features of either modality in the set precision; see `encode_image`, `encode_text`."""
         with self.computation.autocast(inputs.device):

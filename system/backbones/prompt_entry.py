@@ -46,13 +46,16 @@ class PromptEntry:
         """Let `prompt` (1|B, L, N, D) enter during the block; L may be any depth of the tower.
 
         `deep` says how the prompts of layers > 0 enter: "add" (LPI as released) or "replace" (VPT
-        deep, MaPLe).
+        deep, MaPLe). With "overwrite" that of layer 0 takes the place of the tower's first N
+        tokens, whatever they are, and there are no others.
         """
         assert self._prompt is None, "a prompt is already active in this tower"
         if prompt is not None and not 0 < prompt.shape[1] <= self.depth:
             raise ValueError(
                 f"a prompt for {prompt.shape[1]} layers does not fit a tower of {self.depth}"
             )
+        if prompt is not None and deep == "overwrite" and prompt.shape[1] > 1:
+            raise ValueError("only the first layer's tokens can be overwritten")
         self._prompt, self._deep = prompt, deep
         try:
             yield
@@ -64,8 +67,10 @@ class PromptEntry:
             if self._prompt is None:
                 return None
             prompt = self._prompt_of(0, tokens)
-            rest = self.first + (prompt.shape[1] if replace else 0)
-            return torch.cat([tokens[:, : self.first], prompt, tokens[:, rest:]], dim=1)
+            overwrite = self._deep == "overwrite"
+            first = 0 if overwrite else self.first
+            rest = first + (prompt.shape[1] if replace or overwrite else 0)
+            return torch.cat([tokens[:, :first], prompt, tokens[:, rest:]], dim=1)
 
         module.register_forward_hook(hook)
 

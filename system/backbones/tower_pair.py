@@ -7,6 +7,7 @@ import copy
 import functools
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality
+from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality, Prompt
 from system.backbones.fingerprint import fingerprint
 from system.backbones.image_transform import ProcessorTransform
+from system.backbones.prefix_entry import PrefixEntry
 from system.backbones.prompt_entry import PromptEntry
 from system.errors import ConfigError
 
@@ -68,6 +70,10 @@ class TowerPair(DualEncoder):
         self._vision_entry.insert_after(vision.embeddings)
         self._text_entry = PromptEntry(text.encoder.layers, self.first_prompted)
         self._text_entry.replace_after(text.embeddings.token_embedding)
+        self._prefix_entries: dict[Modality, PrefixEntry] = {
+            "vision": PrefixEntry(vision.encoder.layers),
+            "text": PrefixEntry(text.encoder.layers),
+        }
         self.computation.apply(chain(vision.encoder.layers, text.encoder.layers))
 
     @override
@@ -88,17 +94,28 @@ class TowerPair(DualEncoder):
 
     @override
     def encode_image(
-        self, pixel_values: Tensor, prompt: Tensor | None, deep: Deep = "add"
+        self, pixel_values: Tensor, prompt: Prompt | None, deep: Deep = "add"
     ) -> Tensor:
-        with self._vision_entry.active(prompt, deep):
+        with self._entered("vision", prompt, deep):
             features: Tensor = self.model.get_image_features(pixel_values).pooler_output
         return features
 
     @override
-    def encode_text(self, input_ids: Tensor, prompt: Tensor | None, deep: Deep = "add") -> Tensor:
-        with self._text_entry.active(prompt, deep):
+    def encode_text(self, input_ids: Tensor, prompt: Prompt | None, deep: Deep = "add") -> Tensor:
+        with self._entered("text", prompt, deep):
             features: Tensor = self.model.get_text_features(input_ids).pooler_output
         return features
+
+    def _entered(
+        self, modality: Modality, prompt: Prompt | None, deep: Deep
+    ) -> AbstractContextManager[None]:
+        """What lets a prompt enter a tower during a block of code."""
+        if deep == "prefix" and prompt is not None:
+            layers = prompt.unbind(1) if isinstance(prompt, Tensor) else prompt
+            return self._prefix_entries[modality].active(layers)
+        assert prompt is None or isinstance(prompt, Tensor), "tokens have one length in all layers"
+        entry = self._vision_entry if modality == "vision" else self._text_entry
+        return entry.active(prompt, deep)
 
     @override
     def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> Tensor:
