@@ -103,6 +103,7 @@ class StageConfig:
     augmentation: str = "none"
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
     train_expressions: int | None = None  # of grounding: a subsample of each task; null: all
+    grounding_loss_weight: float = 1.0  # of the grounder's losses beside a method's own terms
     on_error: OnError = "stop"  # at a training image that does not decode
     checkpoint_steps: int | None = None  # inside an epoch; null: a checkpoint after each alone
 
@@ -119,6 +120,8 @@ class StageConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if not 0 < self.grounding_loss_weight < math.inf:
+            raise ValueError(f"grounding_loss_weight={self.grounding_loss_weight} must be above 0")
 
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally."""

@@ -8,6 +8,8 @@ from system.results.metrics import GROUNDING, RETRIEVAL
 
 METRIC_LABELS = {metric.name: metric.label for metric in (*RETRIEVAL, *GROUNDING)}
 GIOU = "_giou"  # ends the names of metrics that count a hit by GIoU, not by IoU
+#: The metrics of boxes that count a hit otherwise than by an IoU of 0.5.
+OTHER_OVERLAPS = frozenset(m.name for m in GROUNDING if (m.overlap, m.least) != ("iou", 0.5))
 # The metrics that lead, by the kind of stream; the first ones where nothing is known yet.
 HEADLINES = tuple(
     tuple(metric.name for metric in kind if metric.lead) for kind in (RETRIEVAL, GROUNDING)

@@ -17,8 +17,8 @@ Overlap = Literal["iou", "giou"]  # how a box's overlap with the object is measu
 class Metric:
     """A recall in percent: how often a right candidate is among the first `k`.
 
-    `k` None counts all candidates; `overlap` is what makes a box a right one. Of each kind of
-    stream the metrics that `lead` are shown first.
+    `k` None counts all candidates; a box is a right one from an `overlap` of `least` on. Of each
+    kind of stream the metrics that `lead` are shown first.
     """
 
     name: str  # in metrics.json, parquet columns and configs
@@ -26,6 +26,7 @@ class Metric:
     k: int | None
     overlap: Overlap = "iou"
     lead: bool = False
+    least: float = 0.5
 
 
 RETRIEVAL = tuple(
@@ -34,6 +35,8 @@ RETRIEVAL = tuple(
     for direction, label in (("t2i", "Text → image"), ("i2t", "Image → text"))
 )
 _BOXES: tuple[tuple[Overlap, str, str], ...] = (("iou", "", ""), ("giou", "_giou", ", by GIoU"))
+#: Overlaps by which a first box is also counted, as detection does (MSCOCO's AP averages them).
+STRICTER = (0.6, 0.7, 0.8, 0.9)
 #: Counted by IoU, and by GIoU as the papers' released code does.
 GROUNDING = tuple(
     Metric(f"rec_{name}{suffix}", label + by, k, overlap, lead=k == 1 and not suffix)
@@ -44,6 +47,9 @@ GROUNDING = tuple(
         ("r10", "Expression → box R@10", 10),
         ("ub", "Expression → any box", None),
     )
+) + tuple(
+    Metric(f"rec_r1_iou{round(100 * least)}", f"Expression → box R@1, IoU {least}", 1, least=least)
+    for least in STRICTER
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from system.results.metrics import Overlap
 
-HIT = 0.5  # the overlap from which a box counts
+HIT = 0.5  # the overlap from which a box counts, unless it is said otherwise
 
 
 def box_overlap(first: Tensor, second: Tensor, measure: Overlap) -> Tensor:
@@ -31,7 +31,11 @@ def box_overlap(first: Tensor, second: Tensor, measure: Overlap) -> Tensor:
 
 
 def best_hits(
-    boxes: Sequence[Tensor], scores: Sequence[Tensor], target: Tensor, measure: Overlap
+    boxes: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    target: Tensor,
+    measure: Overlap,
+    least: float = HIT,
 ) -> Tensor:
     """For each query the rank (Q,), from 0, of its best scored box that hits; -1 if none does.
 
@@ -39,8 +43,8 @@ def best_hits(
         boxes: Q tensors [K, 4]; K may differ, and be 0.
         scores: Q tensors [K]. Of equal scores the earlier box is the better one.
         target: [Q, 4], the box of the object that is meant.
-        measure: "iou" (the field's rule) or "giou" (as the papers' released code counts), each
-            from 0.5 on.
+        measure: "iou" (the field's rule) or "giou" (as the papers' released code counts).
+        least: the overlap from which a box hits.
 
     Raises:
         ValueError: the three do not hold the same number of queries.
@@ -50,7 +54,7 @@ def best_hits(
     ranks = torch.full((len(target),), -1, dtype=torch.long)
     for query, (found, score) in enumerate(zip(boxes, scores, strict=True)):
         order = torch.argsort(score, descending=True, stable=True)
-        hit = torch.nonzero(box_overlap(found[order], target[query], measure) >= HIT)
+        hit = torch.nonzero(box_overlap(found[order], target[query], measure) >= least)
         if len(hit):
             ranks[query] = hit[0, 0]
     return ranks

@@ -139,11 +139,12 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "undefined": undefined,
     }
     apart = record.outcome.get("splits")
-    if apart is not None:  # of a joined stream, or one that several splits judge
+    if apart is not None:  # of boxes
         metrics["splits"] = apart["trained"]
         metrics["zero_shot"]["splits"] = apart["zero_shot"]
-        metrics["denoising_steps"] = record.outcome["denoising_steps"]
         undefined |= apart["undefined"]
+    if "denoising_steps" in record.outcome:
+        metrics["denoising_steps"] = record.outcome["denoising_steps"]
     return metrics
 
 

@@ -58,6 +58,15 @@ def test_half_an_overlap_is_a_hit_by_iou_and_not_always_by_giou() -> None:
     assert best_hits([wide], [score], target, "giou").tolist() == [-1]
 
 
+def test_a_stricter_overlap_takes_the_next_box_that_reaches_it() -> None:
+    """R@1 at 0.9 of a box that only half fits would be a wrong one."""
+    target = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 7.0], [0.0, 0.0, 10.0, 9.0]])
+    scores = torch.tensor([0.9, 0.8])
+    found = [best_hits([boxes], [scores], target, "iou", least) for least in (0.7, 0.8, 0.9, 0.95)]
+    assert [int(rank) for rank in found] == [0, 1, 1, -1]
+
+
 def test_a_query_without_boxes_counts_as_missed() -> None:
     """A grounder that finds nothing must not shrink the number of queries."""
     target = torch.tensor([[0.0, 0.0, 4.0, 4.0]] * 2)

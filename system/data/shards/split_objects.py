@@ -43,7 +43,8 @@ class ReferredExpression:
     """One expression; its number in the split is its place in `read_expressions`.
 
     `row` counts from 0 in the split's file order. The box is left, top, right, bottom as shares of
-    the image's width and height.
+    the image's width and height; its `area` is in square pixels of the image as distributed, before
+    any model resizes it.
     """
 
     row: int
@@ -52,6 +53,7 @@ class ReferredExpression:
     box: tuple[float, float, float, float]
     mask: Mask
     super_category: str
+    area: float
 
 
 def read_expressions(
@@ -90,7 +92,7 @@ def read_expressions(
                 )
                 mask = Mask(**values["masks"][instance])
                 category = values["super_categories"][instance]
-                yield ReferredExpression(row, instance, text, box, mask, category)
+                yield ReferredExpression(row, instance, text, box, mask, category, width * height)
 
 
 def with_masks(

@@ -159,9 +159,9 @@ class GroundingEvaluation:
     ) -> dict[str, Any]:
         """The recalls of each split, the leading one first, once all tasks are learned.
 
-        "zero_shot" and "trained" of each, over all expressions, by task and by super-category, as
-        `SplitRecalls.to_json` gives them; "undefined": why one has no value, by its path in
-        metrics.json.
+        "zero_shot" and "trained" of each, over all expressions, by task, by super-category and by
+        size of the object, as `SplitRecalls.to_json` gives them; "undefined": why one has no value,
+        by its path in metrics.json.
         """
         found: dict[str, Any] = {"zero_shot": {}, "trained": {}, "undefined": {}}
         for place, split in enumerate(splits):
@@ -175,6 +175,7 @@ class GroundingEvaluation:
                     one.chosen.handle.task: TaskRanks(
                         (one.plain if phase == "zero_shot" else one.prompted).ranks,
                         [expression.super_category for expression in one.chosen.expressions],
+                        [expression.area for expression in one.chosen.expressions],
                     )
                     for one in evaluated
                 }

@@ -160,7 +160,10 @@ class GroundingTraining(TaskTraining):
         features: dict[Modality, Tensor] = {}
         if self.method.has_loss_terms:
             entries = watched(entries, batch.tokens, features)
-        losses = self.grounder.losses(batch, entries)
+        weight = self.stage.grounding_loss_weight
+        losses = {
+            name: weight * loss for name, loss in self.grounder.losses(batch, entries).items()
+        }
         if not own_terms:
             return losses
         losses |= self.method.regularisers(self.similarity)

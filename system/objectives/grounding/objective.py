@@ -158,14 +158,13 @@ class GroundingWork(StreamWork):
 
     @override
     def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:
-        """Recalls by split, where there are several splits or the tasks are joined."""
+        """Recalls by split; where one evaluation judged all, also how many steps it denoised."""
         splits = self.worker.experiment.evaluation.splits
+        found = {"splits": self.evaluation.by_split(splits, method, router)}
         if len(splits) == 1 and not self.evaluation.joined:
-            return {}
-        return {
-            "splits": self.evaluation.by_split(splits, method, router),
-            "denoising_steps": 0 if self._latents is None else self._latents.steps_run,
-        }
+            return found
+        steps = 0 if self._latents is None else self._latents.steps_run
+        return found | {"denoising_steps": steps}
 
 
 class GroundingObjective(StreamObjective):

@@ -67,7 +67,7 @@ def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressio
 class Found:
     """Ranks and boxes found for n expressions."""
 
-    ranks: Tensor  # (n, 2) of the first hit by IoU and by GIoU, from 0; -1: none
+    ranks: Tensor  # (n, columns) of the first hit by each of OVERLAPS, from 0; -1: none
     best: Tensor  # (n, 4) the box scored highest; NaN where none was found
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class RecScorer:
         count = sum(map(len, blocks))
         starts = [0, *accumulate(map(len, blocks))]
         places = [[(0, chosen.expressions[i].row) for i in block] for block in mine]
-        ranks, best = [torch.zeros(0, 2, dtype=torch.long)], [torch.zeros(0, 4)]
+        ranks, best = [torch.zeros(0, len(OVERLAPS), dtype=torch.long)], [torch.zeros(0, 4)]
         images = image_batches(
             [chosen.handle],
             places,
@@ -138,6 +138,7 @@ class RecScorer:
         grounder, handle = self.grounder, chosen.handle
         key = FeatureStore.key(
             grounder=grounder.fingerprint,
+            ranks=[list(overlap) for overlap in OVERLAPS],
             shards=[shard.sha256 for shard in handle.shards],
             samples=list(chosen.samples),
             device=self.group.device.type,
@@ -175,7 +176,7 @@ class RecScorer:
         scored = scored[: len(block)]
         boxes, scores = [s.boxes.cpu() for s in scored], [s.scores.cpu() for s in scored]
         targets = torch.tensor([chosen.expressions[i].box for i in block])
-        ranks = [best_hits(boxes, scores, targets, overlap) for overlap in OVERLAPS]
+        ranks = [best_hits(boxes, scores, targets, *overlap) for overlap in OVERLAPS]
         nothing = torch.full((1, 4), float("nan"))
         best = [torch.cat([found, nothing])[:1].float() for found in boxes]
         return Found(torch.stack(ranks, dim=1), torch.cat(best))

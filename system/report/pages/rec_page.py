@@ -9,8 +9,12 @@ import pyarrow as pa
 from system.data.shards.images import web_picture
 from system.report.formatting import Footnotes, Formatted
 from system.report.metrics_view import GIOU, MetricsView
+from system.results.metrics import GROUNDING
+from system.results.rec import HIT
 from system.storage.run_directory import BOX_EXAMPLES
 
+#: Overlaps by which R@1 is also counted, and the metrics that do.
+STRICTER = {f"IoU {metric.least}": metric.name for metric in GROUNDING if metric.least > HIT}
 COLUMNS = {"rec_r1": "R@1", "rec_r5": "R@5", "rec_r10": "R@10", "rec_ub": "any box"}
 SIDE = 240  # pixels of the longer side, for photographs; smaller pictures stay as they are
 
@@ -18,17 +22,21 @@ Row = tuple[str, list[str]]  # which expressions, and a cell for each of COLUMNS
 
 
 def split_tables(metrics: MetricsView, notes: Footnotes) -> dict[str, list[Row]]:
-    """The lines of each split's table: all, the mean of tasks, tasks, super-categories.
+    """The lines of each split's table: all, by size, the mean of tasks, tasks, super-categories.
 
-    Empty for a run that was not judged by splits apart.
+    Empty for a run of an earlier version that was not judged by splits apart.
     """
     return {split: list(_rows(metrics, split, notes)) for split in metrics.mapping("splits")}
 
 
 def split_lines(metrics: MetricsView) -> Iterator[str]:
-    """The recalls over all expressions of each split as lines of text."""
+    """The recalls over all expressions of each split as lines of text.
+
+    None of a stream that one split judges, whose tasks have lines of their own.
+    """
     notes = Footnotes()
-    for split in metrics.mapping("splits"):
+    splits = metrics.mapping("splits")
+    for split in splits if len(splits) > 1 or len(metrics.tasks) < 2 else ():
         for metric, title in COLUMNS.items():
             before, after = _both(metrics, notes, split, "all", metric)
             yield f"{split} {title}: {before.text} zero-shot, {after.text} trained"
@@ -41,6 +49,13 @@ def _rows(metrics: MetricsView, split: str, notes: Footnotes) -> Iterator[Row]:
 
     yield "all expressions, IoU", cells("all")
     yield "all expressions, GIoU", cells("all", suffix=GIOU)
+    for name, metric in STRICTER.items():
+        before, after = _both(metrics, notes, split, "all", metric)
+        if metric in metrics.mapping("splits", split, "all"):
+            first = f"{_noted(before)} → {_noted(after)}"
+            yield f"all expressions, {name}", [first, *[""] * (len(COLUMNS) - 1)]
+    for size, count in metrics.mapping("splits", split, "sizes").items():
+        yield f"{size} objects ({count})", cells("per_size", size)
     yield "mean of the tasks", cells("average")
     tasks, groups = (
         metrics.mapping("splits", split, key) for key in ("per_task", "per_super_category")

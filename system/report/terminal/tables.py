@@ -12,7 +12,7 @@ from rich.text import Text
 
 from system.report.formatting import Footnotes, Formatted
 from system.report.matrix_view import MatrixView, mean
-from system.report.metrics_view import GIOU, MetricsView, direction_of
+from system.report.metrics_view import OTHER_OVERLAPS, MetricsView, direction_of
 from system.report.pages.rec_page import split_lines
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
 
@@ -63,7 +63,7 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
 
 def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:
     """Each task's recalls with the adapters, and the difference from zero-shot under the table."""
-    metrics = [metric for metric in matrix.recalls if not metric.endswith(GIOU)]
+    metrics = [metric for metric in matrix.recalls if metric not in OTHER_OVERLAPS]
     last = max(row.trained_index for row in matrix.rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("task", no_wrap=True)

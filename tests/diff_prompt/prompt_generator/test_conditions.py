@@ -24,7 +24,7 @@ def embedded(root: Path, how: TextEmbedding) -> torch.Tensor:
     handle = prepare_shapes(root).task("disk").handle("train")
     (first, *_) = read_expressions(handle)
     expressions = [
-        ReferredExpression(first.row, 0, text, first.box, first.mask, "") for text in TEXTS
+        ReferredExpression(first.row, 0, text, first.box, first.mask, "", 1.0) for text in TEXTS
     ]
     backbone = load_backbone(BackboneConfig("clip", "shipped:tiny_clip"))
     encoder = ConditionEncoder(backbone, how, ALONE, Folder.of(root / "kept"), show_nothing)

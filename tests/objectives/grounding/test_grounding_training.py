@@ -93,6 +93,20 @@ def test_two_workers_learn_what_one_learns_to_the_bit(root: Path) -> None:
             assert torch.equal(parameter, learner.parameters[name]), name
 
 
+def test_the_weight_is_of_the_grounders_losses_alone(root: Path) -> None:
+    """LPI's release weighs them 0.8 and its own terms 0.1: a weight on all would be no weight."""
+
+    def terms(*more: str) -> dict[str, float]:
+        learner = training(experiment(root, "method.name=lpi", *more))
+        return learner.gradients(next(learner.batches(0, 0)[1]))
+
+    plain, weighted = terms(), terms("stage.grounding_loss_weight=0.8")
+    own = {"words", "boxes", "centreness"}
+    assert set(plain) > own, "the method has no terms of its own: the test would see nothing"
+    for name, value in plain.items():
+        assert weighted[name] == pytest.approx(0.8 * value if name in own else value), name
+
+
 def test_an_epoch_has_every_expression_of_every_member_once(root: Path) -> None:
     """Expressions of a member that is left out would be judged and never learned."""
     learner = training(experiment(root))

@@ -18,6 +18,8 @@ def split(value: float, of_food: float | None, groups: tuple[str, ...]) -> dict[
         "average": recalls(of_food),
         "per_task": {"animal": recalls(value), "food": recalls(of_food)},
         "per_super_category": {name: recalls(value) for name in groups},
+        "per_size": {name: recalls(value) for name in ("small", "large")},
+        "sizes": {"small": 2, "large": 1},
         "expressions": 3,
     }
 
@@ -41,6 +43,9 @@ def test_each_split_has_its_table_before_and_after() -> None:
     assert dict(tables["val"]) == {
         "all expressions, IoU": ["10.0 → 50.0"] * len(COLUMNS),
         "all expressions, GIoU": ["10.0 → 50.0"] * len(COLUMNS),
+        **{f"all expressions, IoU 0.{n}": ["10.0 → 50.0", "", "", ""] for n in (6, 7, 8, 9)},
+        "small objects (2)": ["10.0 → 50.0"] * len(COLUMNS),
+        "large objects (1)": ["10.0 → 50.0"] * len(COLUMNS),
         "mean of the tasks": ["20.0 → 60.0"] * len(COLUMNS),
         "animal": ["10.0 → 50.0"] * len(COLUMNS),
         "food": ["20.0 → 60.0"] * len(COLUMNS),
@@ -61,5 +66,14 @@ def test_what_is_undefined_is_a_dash_with_its_reason() -> None:
     assert notes.reasons == ["task 'food' has no expression in split 'testA'"]
 
 
-def test_a_run_judged_on_one_split_of_separate_tasks_has_no_table() -> None:
+def test_a_run_of_an_earlier_version_without_splits_has_no_table() -> None:
     assert split_tables(MetricsView({"average": recalls(1.0)}), Footnotes()) == {}
+
+
+def test_one_split_of_several_tasks_has_a_table_and_no_lines_on_the_terminal() -> None:
+    """There each task has its own line, and the splits' lines would say it twice."""
+    one = {"test": split(50.0, 60.0, ())}
+    content = {"splits": one, "zero_shot": {"splits": one}, "tasks": ["animal", "food"]}
+    assert list(split_tables(MetricsView(content), Footnotes())) == ["test"]
+    assert list(split_lines(MetricsView(content))) == []
+    assert list(split_lines(MetricsView(content | {"tasks": ["all"]})))
