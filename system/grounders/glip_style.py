@@ -80,6 +80,7 @@ class GlipStyle(Grounder):
             image_size=config.pictures.image_size,
             context_length=config.context_length,
             feature_width=config.head.channels,
+            level_sides=tuple(-(-config.pictures.image_size // side) for side in config.strides),
         )
         computation.apply(chain(network.vision_layers, network.text_layers))
 
@@ -97,7 +98,7 @@ class GlipStyle(Grounder):
         """
         selection = self.network.config.selection
         with torch.no_grad():
-            dense = self.dense(batch, entries)
+            dense = self.dense(batch, entries.each_alone())
             named = word_mean(dense.words.sigmoid(), self.words(batch.tokens))  # (B, A)
             scores = (named * dense.centreness.sigmoid()).sqrt()
             boxes = (dense.boxes / _sides(batch.images)).clamp(0, 1)
@@ -121,13 +122,13 @@ class GlipStyle(Grounder):
         """The head's outputs for every place."""
         tokens = batch.tokens
         with self.computation.autocast(batch.images.device):
-            levels = self.network.see(batch.images, entries.vision)
+            levels = self.network.see(batch.images, entries.vision, entries.windows)
             if entries.adapt_level is not None:
                 levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
             words = self.network.read(tokens.ids, tokens.mask, entries.text, entries.context)
             if entries.adapt_text is not None:
                 words = entries.adapt_text(words)
-            return self.network.locate(levels, words)
+            return self.network.locate(levels, words, entries.adapt_pyramid)
 
     def words(self, tokens: Tokens) -> Tensor:
         """Mask (B, T) of the tokens that name the object: no padding, begin or end."""

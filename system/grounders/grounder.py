@@ -7,7 +7,7 @@ depend on how an image was resized; IoU and GIoU are the same in shares and in p
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality, encode_names, resolved
 from system.config.schema import GrounderConfig
+from system.grounders.swin_prompts import WindowEntry
 from system.registry import Registry
 
 
@@ -30,6 +31,7 @@ class GrounderShape:
     image_size: int
     context_length: int
     feature_width: int  # of `text_features`
+    level_sides: tuple[int, ...] = ()  # H of each level behind the pyramid, of a square image
 
     @property
     def image_feature_width(self) -> int:
@@ -59,10 +61,12 @@ class Entries:
 
     A layer's prompt is (1, N, D) or (B, N, D) in that layer's own width; the first prompt of a
     tower enters its first layer. Prompts stand beside the layer's tokens, take part in its
-    attention and are dropped from its output. A context (1, N, D) or (B, N, D) passes through the
-    whole text tower beside the expression's tokens and is dropped at its end. The two functions
-    change what leaves the towers: each level (B, P_level, H, W) of the vision tower, and the
-    text's tokens (B, T, D).
+    attention and are dropped from its output. `windows` holds the vision tower's prompts that
+    enter behind a block's norm, and how prompts stand in its windows. A context (1, N, D) or
+    (B, N, D) passes through the whole text tower beside the expression's tokens and is dropped at
+    its end. The functions change what leaves the towers, each level (B, P_level, H, W) of the
+    vision tower and the text's tokens (B, T, D), and each level (B, C, H, W) of the pyramid, which
+    is made of the vision tower's levels.
     """
 
     vision: Sequence[Tensor] = ()
@@ -70,6 +74,17 @@ class Entries:
     context: Tensor | None = None
     adapt_level: Callable[[int, Tensor], Tensor] | None = None
     adapt_text: Callable[[Tensor], Tensor] | None = None
+    adapt_pyramid: Callable[[int, Tensor], Tensor] | None = None
+    windows: WindowEntry = field(default_factory=WindowEntry)
+
+    def each_alone(self) -> "Entries":
+        """The same as each sample has it by itself, whatever stands beside it in the batch.
+
+        The released tiling of prompts changes nothing for an image alone, as which it was judged.
+        """
+        if self.windows.tiling == "sample":
+            return self
+        return replace(self, windows=replace(self.windows, tiling="sample"))
 
 
 @dataclass(frozen=True)

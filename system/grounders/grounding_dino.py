@@ -88,6 +88,15 @@ def square_side(processor: Any) -> int:
     return int(size.get("height") or size.get("shortest_edge") or DEFAULT_SIDE)
 
 
+def level_sides(config: Any, side: int) -> tuple[int, ...]:
+    """Side of each level behind the towers, of a square image: each of Swin's, then halved ones."""
+    swin = config.backbone_config
+    strides = [swin.patch_size * 2 ** (stage - 1) for stage in swin.out_indices]
+    while len(strides) < config.num_feature_levels:
+        strides.append(2 * strides[-1])
+    return tuple(-(-side // stride) for stride in strides)
+
+
 class GroundingDino(Grounder):
     """A `transformers.GroundingDinoForObjectDetection` as a frozen grounder.
 
@@ -122,11 +131,13 @@ class GroundingDino(Grounder):
             image_size=square_side(image_processor),
             context_length=min(config.max_text_len, config.text_config.max_position_embeddings),
             feature_width=config.d_model,
+            level_sides=level_sides(config, square_side(image_processor)),
         )
         self._swin_prompts = SwinPrompts(blocks)
         self._bert_prompts = BertPrompts(model.model.text_backbone.encoder)
         swin.register_forward_hook(self._adapt_levels)
         model.model.text_backbone.register_forward_hook(self._adapt_text)
+        model.model.encoder.register_forward_pre_hook(self._adapt_pyramid, with_kwargs=True)
         computation.apply(chain(blocks, layers))
 
     @override
@@ -140,7 +151,7 @@ class GroundingDino(Grounder):
         """The best queries' boxes; a box's score is that of the word that fits it best."""
         from transformers.image_transforms import center_to_corners_format
 
-        with self._entered(entries, batch.images.device):
+        with self._entered(entries.each_alone(), batch.images.device):
             output = self.model(**_inputs(batch))
         scores = output.logits.float().sigmoid().amax(dim=-1)  # [B, Q]; padding is -inf
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -237,7 +248,7 @@ class GroundingDino(Grounder):
         self._entries = entries
         try:
             with (
-                self._swin_prompts.active(entries.vision),
+                self._swin_prompts.active(entries.vision, entries.windows),
                 self._bert_prompts.active(entries.text, entries.context),
                 self.computation.autocast(device),
             ):
@@ -257,6 +268,20 @@ class GroundingDino(Grounder):
             return None
         output.last_hidden_state = self._entries.adapt_text(output.last_hidden_state)
         return output
+
+    def _adapt_pyramid(self, _: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Change what the encoder gets: all levels' places (B, sum of H W, C), one by one."""
+        adapt = self._entries.adapt_pyramid
+        if adapt is None:
+            return None
+        sides = kwargs["spatial_shapes_list"]
+        levels = kwargs["vision_features"].split([h * w for h, w in sides], dim=1)
+        adapted = [
+            adapt(index, level.transpose(1, 2).unflatten(2, (height, width)))
+            for index, (level, (height, width)) in enumerate(zip(levels, sides, strict=True))
+        ]
+        places = [level.flatten(2).transpose(1, 2) for level in adapted]
+        return args, kwargs | {"vision_features": torch.cat(places, dim=1)}
 
     def _phrase(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Attention masks [B, 1, T, T] and positions [B, T] as the model makes them of ids."""

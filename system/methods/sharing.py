@@ -293,6 +293,8 @@ def chosen_entries(found: Sequence[Entries], place: Tensor) -> Entries:
     contexts = [entries.context for entries in found if entries.context is not None]
     levels = [entries.adapt_level for entries in found if entries.adapt_level is not None]
     texts = [entries.adapt_text for entries in found if entries.adapt_text is not None]
+    pyramids = [entries.adapt_pyramid for entries in found if entries.adapt_pyramid is not None]
+    windows = found[0].windows
     return Entries(
         vision=prompts([entries.vision for entries in found]),
         text=prompts([entries.text for entries in found]),
@@ -306,6 +308,14 @@ def chosen_entries(found: Sequence[Entries], place: Tensor) -> Entries:
             (lambda hidden: chosen_rows([adapt(hidden) for adapt in texts], place))
             if texts
             else None
+        ),
+        adapt_pyramid=(
+            (lambda index, level: chosen_rows([adapt(index, level) for adapt in pyramids], place))
+            if pyramids
+            else None
+        ),
+        windows=replace(
+            windows, after_norm=prompts([entries.windows.after_norm for entries in found])
         ),
     )
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tests.golden import (  # noqa: F401  (they register their checks)
     coupled,
     diff_prompt,
+    glip_towers,
     grounding,
     lpi,
     pools,
@@ -39,6 +40,7 @@ OUTPUTS = {
     "mask_dit": "output",
     "diffusion": "loss_vb",
     "prompt_adapter": "prompt_layer2",
+    "diff_prompt_on_glip": "out_corrected_c5",
     "rec_recall": "recall_iou_1_5_10_all",
     "clip_adapter": "output",
     "fedtpg": "output",

@@ -26,6 +26,8 @@ def swin() -> Any:
     for name, parameter in model.named_parameters():
         if "bias_table" in name:  # zero in a fresh model, which would hide a wrong bias
             parameter.normal_()
+        elif "attention" in name and parameter.ndim == 2:  # a fresh one hardly mixes tokens
+            parameter.mul_(10)
     return model
 
 

@@ -6,7 +6,7 @@ its model GLIP-T (A): image and text meet in the region-token dot product alone.
 Legend: B batch, A places over all levels, T tokens, D text width, P width of a vision level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -26,7 +26,7 @@ from system.grounders.detection import (
 )
 from system.grounders.glip.dense_head import DenseHead, FeaturePyramid, WordScores
 from system.grounders.glip.glip_config import GlipConfig
-from system.grounders.swin_prompts import SwinPrompts
+from system.grounders.swin_prompts import SwinPrompts, WindowEntry
 
 BOX_WEIGHT = 2.0  # of the box loss in the sum (ATSS)
 
@@ -94,9 +94,14 @@ class GlipNetwork(nn.Module):
         """BERT's layers, in order."""
         return list(self.text.encoder.layer)
 
-    def see(self, images: Tensor, prompts: Sequence[Tensor] = ()) -> list[Tensor]:
+    def see(
+        self,
+        images: Tensor,
+        prompts: Sequence[Tensor] = (),
+        windows: WindowEntry = WindowEntry(),  # noqa: B008 - frozen
+    ) -> list[Tensor]:
         """Levels (B, P, H, W) of the vision tower from images (B, 3, H, W)."""
-        with self._vision_prompts.active(prompts):
+        with self._vision_prompts.active(prompts, windows):
             return list(self.vision(images).feature_maps)
 
     def read(
@@ -111,12 +116,20 @@ class GlipNetwork(nn.Module):
             tokens: Tensor = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
         return tokens
 
-    def locate(self, levels: Sequence[Tensor], tokens: Tensor) -> Dense:
+    def locate(
+        self,
+        levels: Sequence[Tensor],
+        tokens: Tensor,
+        adapt: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Dense:
         """The head's outputs for every place, from those of the towers.
 
-        All images have the same number of expressions; those of one image are adjacent.
+        All images have the same number of expressions; those of one image are adjacent. `adapt`
+        changes each level (B, C, H, W) of the pyramid.
         """
         levels = self.pyramid(levels)
+        if adapt is not None:
+            levels = [adapt(index, level) for index, level in enumerate(levels)]
         each = len(tokens) // max(len(levels[0]), 1)  # expressions per image
         regions, logs, centres = (
             found.repeat_interleave(each, dim=0) if each > 1 else found
