@@ -31,6 +31,7 @@ class Encoder:
     group: WorkerGroup
     block: int
     threads: int
+    raw: bool = False  # features as the backbone gives them, not scaled to unit length
 
     def images(
         self,
@@ -39,7 +40,7 @@ class Encoder:
         transform: ImageTransform,
         prompted: Prompted | None,
     ) -> Tensor:
-        """Unit features (n, P) of the images in `rows` of a split, in that order, on every rank."""
+        """Features (n, P) of the images in `rows` of a split, in that order, on every rank."""
         mine = [i for block in self._my_blocks(len(rows)) for i in block]
 
         def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
@@ -59,7 +60,7 @@ class Encoder:
         return self._encode("vision", batches(), prompted)
 
     def texts(self, texts: Sequence[str], prompted: Prompted | None) -> Tensor:
-        """Unit features (n, P) of texts, in their order, on every rank."""
+        """Features (n, P) of texts, in their order, on every rank."""
         placeholders = prompted[0].placeholders if prompted else 0
 
         def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
@@ -111,7 +112,8 @@ class Encoder:
                 features = method.encode(
                     self.backbone, modality, inputs, filled(chosen, self.block)
                 )
-            parts.append(unit(features)[: len(part)].cpu())
+            features = features.float() if self.raw else unit(features)
+            parts.append(features[: len(part)].cpu())
             positions.extend(part)
         return in_order(self.group, torch.cat(parts), positions)
 

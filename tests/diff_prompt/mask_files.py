@@ -40,11 +40,14 @@ def compressed(covered: NDArray[np.uint8]) -> Mask:
 class _Shapes:
     """One split: an image a row, half of the rows in each task.
 
-    Row `empty` covers nothing, row `boxless` has a box without area.
+    Row `empty` covers nothing, row `boxless` has a box without area; a `bare` one has no objects.
     """
 
-    def __init__(self, first: int, count: int, empty: int | None, boxless: int | None) -> None:
-        self.fingerprint = f"shapes {first} {count} {empty} {boxless}"
+    def __init__(
+        self, first: int, count: int, empty: int | None, boxless: int | None, bare: bool
+    ) -> None:
+        self.fingerprint = f"shapes {first} {count} {empty} {boxless}" + " bare" * bare
+        self._bare = bare
         self._first, self._count, self._empty, self._boxless = first, count, empty, boxless
 
     def __len__(self) -> int:
@@ -66,22 +69,31 @@ class _Shapes:
             height=SIDE,
             captions=(f"a {task}",),
             task=task,
-            instances=(Instance((0.0, 0.0, side, side), task, task, compressed(covered)),),
-            expressions=(Expression(0, f"the {task}"),),
+            instances=()
+            if self._bare
+            else (Instance((0.0, 0.0, side, side), task, task, compressed(covered)),),
+            expressions=() if self._bare else (Expression(0, f"the {task}"),),
         )
 
 
-def prepare_shapes(root: Path, empty: int | None = None, boxless: int | None = None) -> Manifest:
-    """Write the benchmark `shapes` below `root`; see `_Shapes` for the two rows of train."""
+def prepare_shapes(
+    root: Path,
+    empty: int | None = None,
+    boxless: int | None = None,
+    *,
+    bare: bool = False,
+    name: str = "shapes",
+) -> Manifest:
+    """Write the benchmark `name` below `root`; see `_Shapes` for the two rows of train."""
     first, splits = 0, {}
-    for name, count in SPLITS.items():
-        broken = (empty, boxless) if name == "train" else (None, None)
-        splits[name] = _Shapes(first, count, *broken)
+    for split, count in SPLITS.items():
+        broken = (empty, boxless) if split == "train" else (None, None)
+        splits[split] = _Shapes(first, count, *broken, bare)
         first += count
     return write_shards(
         splits,
-        str(root / "shapes"),
-        benchmark="shapes",
+        str(root / name),
+        benchmark=name,
         tasks=TASKS,
         source={},
         faults=Faults("stop"),

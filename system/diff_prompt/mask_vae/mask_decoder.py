@@ -1,4 +1,4 @@
-"""The frozen Mask-VAE between masks and latents of standard deviation 1.
+"""The frozen Mask-VAE between masks and latents, these scaled or as the encoder gives them.
 
 Legend: n latents, C channels, h w latent height and width, H mask side.
 """
@@ -27,21 +27,34 @@ class MaskDecoder:
     """
 
     def __init__(
-        self, config: MaskVaeConfig, digest: str, load: Callable[[], tuple[AutoencoderKL, float]]
+        self,
+        config: MaskVaeConfig,
+        digest: str,
+        load: Callable[[], tuple[AutoencoderKL, float]],
+        *,
+        scaled: bool = True,
     ) -> None:
+        """`load` returns the autoencoder, and what `scaled` latents are multiplied with.
+
+        They then have the standard deviation that the Mask-VAE's stage sets; others are as the
+        encoder gives them.
+        """
         self.config = config
         self.digest = digest
+        self.scaled = scaled
         self._load = load
 
     @classmethod
-    def at(cls, folder: Folder, config: MaskVaeConfig, digest: str) -> MaskDecoder:
+    def at(
+        cls, folder: Folder, config: MaskVaeConfig, digest: str, *, scaled: bool = True
+    ) -> MaskDecoder:
         """The Mask-VAE of a folder; the first use raises StorageError if there is none."""
 
         def load() -> tuple[AutoencoderKL, float]:
             vae, header = load_mask_vae(folder)
             return vae, header.latent_scale
 
-        return cls(config, digest, load)
+        return cls(config, digest, load, scaled=scaled)
 
     @property
     def image_size(self) -> int:
@@ -50,19 +63,24 @@ class MaskDecoder:
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
-        """Masks (n, 1, H, H), about -1 to 1, of latents (n, C, h, w) at standard deviation 1."""
+        """Masks (n, 1, H, H), about in `config.mask_range`, of latents (n, C, h, w)."""
         vae, scale = self._frozen
         masks: Tensor = vae.to(latents.device).decode(latents / scale).sample
         return masks
 
     @torch.no_grad()
     def encode(self, masks: Tensor) -> Tensor:
-        """Latents (n, C, h, w) at standard deviation 1 of masks (n, 1, H, H)."""
+        """Modes (n, C, h, w) of the latents of masks (n, 1, H, H) in `config.mask_range`."""
+        return self.posterior(masks)[0]
+
+    @torch.no_grad()
+    def posterior(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (n, C, h, w) each of the latents of masks."""
         vae, scale = self._frozen
-        latents: Tensor = vae.to(masks.device).encode(masks).latent_dist.mode() * scale
-        return latents
+        found = vae.to(masks.device).encode(masks).latent_dist
+        return found.mode() * scale, found.std * scale
 
     @cached_property
     def _frozen(self) -> tuple[AutoencoderKL, float]:
         vae, scale = self._load()
-        return vae.eval().requires_grad_(False), scale
+        return vae.eval().requires_grad_(False), scale if self.scaled else 1.0

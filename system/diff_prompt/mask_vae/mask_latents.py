@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from system.data.shards.manifest import SplitHandle
-from system.data.shards.split_objects import ReferredExpression, mask_pixels
+from system.data.shards.split_objects import ReferredExpression
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup, make_parts
 from system.storage.feature_store import FeatureStore, TensorParts
@@ -24,9 +25,10 @@ BLOCK = 64  # masks of a forward pass
 
 @dataclass(frozen=True)
 class MaskLatents:
-    """Latents at standard deviation 1, an object each."""
+    """Latents in the space of the decoder that made them, an object each."""
 
-    latents: Tensor  # (O, C, h, w)
+    latents: Tensor  # (O, C, h, w), the modes
+    deviations: Tensor | None  # (O, C, h, w) around them, of a decoder without scale
     object_of: Tensor  # (n,) row of `latents`
 
 
@@ -52,9 +54,10 @@ def mask_latents(
         parts = []
         for start in range(rows.start, rows.stop, BLOCK):
             block = objects[start : min(start + BLOCK, rows.stop)]
-            pixels = torch.stack([mask_pixels(mask, vae.image_size) for mask in block])
-            parts.append(vae.encode(pixels.to(group.device)).cpu())
-        return {"latent": torch.cat(parts)}
+            pixels = object_pixels(vae.config, block)
+            parts.append([each.cpu() for each in vae.posterior(pixels.to(group.device))])
+        mode, deviation = (torch.cat(each) for each in zip(*parts, strict=True))
+        return {"latent": mode} if vae.scaled else {"latent": mode, "deviation": deviation}
 
     def show_parts(done: int, total: int) -> None:
         show(f"mask latents of {handle.task}, {handle.split}", done, total, "")
@@ -64,10 +67,13 @@ def mask_latents(
         vae=vae.digest,
         shards=[shard.sha256 for shard in handle.shards],
         device=group.device.type,
+        **({} if vae.scaled else {"scaled": False}),
     )
     parts = TensorParts(folder.child(f"masks-{key}"), len(objects))
     make_parts(parts, group, encode, show_parts)
+    made = parts.read_all()
     return MaskLatents(
-        parts.read_all()["latent"],
+        made["latent"],
+        made.get("deviation"),
         torch.tensor([place[entry.row, entry.instance] for entry in expressions]),
     )

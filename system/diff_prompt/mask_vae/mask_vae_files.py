@@ -31,12 +31,15 @@ class MaskVaeHeader:
     seed: int
     train_masks: int
     held_out_masks: int
-    held_out_iou: float  # mean over the held-out masks
+    held_out_iou: float | None  # mean over the held-out masks; None of imported weights
     held_out_iou_per_task: dict[str, float]
     latent_scale: float  # times a latent: what stage 2 works with
     trainable_parameters: int
     log: tuple[dict[str, float], ...]  # one row an epoch
     left_out: dict[str, int] = field(default_factory=dict)  # objects without area, by split
+    imported_from: str = (
+        ""  # the hub id or files that the weights came from, if nobody trained here
+    )
     format_version: int = FORMAT_VERSION
 
 

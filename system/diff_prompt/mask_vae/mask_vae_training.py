@@ -6,7 +6,7 @@ Legend: B global batch, H mask side, C latent channels, h latent side.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +15,13 @@ from typing_extensions import override
 
 from system.config.schema import OptimiserConfig, check_seed
 from system.data.shards.schema import Mask
-from system.data.shards.split_objects import mask_pixels
 from system.diff_prompt.mask_vae.mask_vae_network import (
     MaskVaeConfig,
     build_mask_vae,
-    mask_iou,
     mask_vae_loss,
 )
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
+from system.diff_prompt.settings_digest import LATER
 from system.engine.encoding import dealt_blocks, in_order
 from system.engine.epochs import ModelTraining, Progress, epoch_order
 from system.engine.model_stage import Show, show_nothing
@@ -37,7 +37,7 @@ BLOCK = 64  # masks reconstructed at once
 
 @dataclass(frozen=True)
 class MaskVaeSettings:
-    """The stage's settings; the defaults are the published ones."""
+    """The stage's settings; learning rate, decay and kl_weight are the released ones."""
 
     name: str
     vae: MaskVaeConfig
@@ -49,6 +49,8 @@ class MaskVaeSettings:
     # Of the latents that stage 2 sees. With less signal each step of the diffusion is noisier, and
     # more of them depend on the condition (arXiv 2301.10972).
     latent_std: float = 1.0
+    # The folder of a trained one, which stage 2 takes instead of training one.
+    path: str | None = field(default=None, metadata=LATER)
     held_out: str = "val"  # the split whose masks are only reconstructed
     seed: int | None = None  # None: the run's; a number: runs of other seeds share the model
 
@@ -147,8 +149,7 @@ class MaskVaeTraining(ModelTraining):
         self._show("Mask-VAE", progress.done, progress.total, f"loss {progress.loss:.4f}")
 
     def _pixels(self, chosen: Sequence[int]) -> Tensor:
-        size = self.settings.vae.image_size
-        return torch.stack([mask_pixels(self.masks[i], size) for i in chosen])
+        return object_pixels(self.settings.vae, (self.masks[i] for i in chosen))
 
     def latent_scale(self, most: int = 1024) -> float:
         """What brings the latents of the first training masks to the wanted deviation."""
@@ -192,13 +193,12 @@ def reconstruct(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def reconstruction_ious(
-    vae: Any, masks: Sequence[Mask], image_size: int, group: WorkerGroup
+    vae: Any, masks: Sequence[Mask], sizes: MaskVaeConfig, group: WorkerGroup
 ) -> Tensor:
     """IoU (n,) of each mask with its reconstruction, computed by all workers, on every rank."""
     mine = dealt_blocks(group, len(masks), BLOCK)
     parts = [torch.zeros(0)]
     for block in mine:
-        pixels = torch.stack([mask_pixels(masks[i], image_size) for i in block])
-        pixels = pixels.to(group.device)
-        parts.append(mask_iou(reconstruct(vae, pixels), pixels).float().cpu())
+        pixels = object_pixels(sizes, (masks[i] for i in block)).to(group.device)
+        parts.append(sizes.iou(reconstruct(vae, pixels), pixels).float().cpu())
     return in_order(group, torch.cat(parts), [i for block in mine for i in block])

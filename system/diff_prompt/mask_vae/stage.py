@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 
+from system.config.differences import differences, plain
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
 from system.data.shards.schema import Mask
-from system.data.shards.split_objects import LeftOut, mask_pixels, read_object_masks
+from system.data.shards.split_objects import LeftOut, read_object_masks
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_files import (
+    HEADER,
     MaskVaeHeader,
     load_mask_vae,
     mask_vae_header,
     save_mask_vae,
 )
+from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig
 from system.diff_prompt.mask_vae.mask_vae_training import (
     MaskVaeSettings,
     MaskVaeTraining,
@@ -26,12 +29,14 @@ from system.diff_prompt.mask_vae.mask_vae_training import (
     reconstruct,
     reconstruction_ious,
 )
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
+from system.diff_prompt.settings_digest import digested
 from system.engine.epochs import EpochLoop
 from system.engine.model_stage import ModelExperiment, Show, Tell, started, tell_model, worker_of
 from system.engine.provenance import code_provenance, data_provenance
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
-from system.errors import DataError
+from system.errors import ConfigError, DataError, StorageError
 from system.report.metrics_view import MetricsView
 from system.report.pages.model_pages import mask_grid, mask_page
 from system.report.pages.origin_rows import provenance
@@ -47,26 +52,34 @@ SHOWN = 24  # masks in the grid
 
 @dataclass(frozen=True)
 class MaskVaePlan:
-    """An experiment, checked: its settings, its data, and where its model lies."""
+    """An experiment, checked: its settings, its data, and where its model lies.
+
+    `given` is the header of the trained or imported model that `settings.path` names.
+    """
 
     experiment: ModelExperiment
     settings: MaskVaeSettings
     manifest: Manifest
     tasks: tuple[str, ...]
+    given: MaskVaeHeader | None = None
 
     @classmethod
     def of(cls, experiment: ModelExperiment) -> MaskVaePlan:
-        """Raises ConfigError or DataError naming the field or file that cannot be used."""
+        """Raises ConfigError, DataError or StorageError naming the field or file that is wrong."""
         manifest = experiment.manifest()
         settings = parse_dataclass(MaskVaeSettings, experiment.stage, "config.stage")
-        return cls(experiment, settings, manifest, manifest.order(experiment.benchmark.tasks))
+        given = None if settings.path is None else given_mask_vae(settings.path, settings.vae)
+        order = manifest.order(experiment.benchmark.tasks)
+        return cls(experiment, settings, manifest, order, given)
 
     @property
     def digest(self) -> str:
         """Of all that determines the model: settings, data, seed; not the workers."""
+        if self.given is not None:
+            return self.given.digest
         return FeatureStore.key(
             kind=KIND,
-            stage={key: value for key, value in asdict(self.settings).items() if key != "seed"},
+            stage={key: value for key, value in digested(self.settings).items() if key != "seed"},
             benchmark=self.manifest.fingerprint,
             tasks=list(self.tasks),
             seed=self.seed,
@@ -81,27 +94,25 @@ class MaskVaePlan:
     @property
     def folder(self) -> Folder:
         """Where the finished model lies."""
+        if self.settings.path is not None:
+            return Folder.of(self.settings.path)
         return DataDirectory.of(self.experiment).model(KIND, self.digest)
 
-    @property
-    def decoder(self) -> MaskDecoder:
-        """The finished model, loaded when it is first used."""
-        return MaskDecoder.at(self.folder, self.settings.vae, self.digest)
+    def decoder(self, *, scaled: bool) -> MaskDecoder:
+        """The finished model, loaded when it is first used; see `MaskDecoder.at`."""
+        return MaskDecoder.at(self.folder, self.settings.vae, self.digest, scaled=scaled)
 
     def masks(self, split: str, left_out: LeftOut | None = None) -> dict[str, list[Mask]]:
         """The object masks of a split, by task; empty ones are counted in `left_out`.
 
-        Raises DataError naming a task whose split holds no object with a mask.
+        Raises DataError naming a task whose split holds no object with a mask, or the benchmark if
+        none of them holds any.
         """
         found = {}
         for task in self.tasks:
             handle = self.manifest.task(task).handle(split)
             found[task] = [entry.mask for entry in read_object_masks(handle, left_out)]
-            if not found[task]:
-                raise DataError(
-                    f"task {task!r} has no object mask in split {split!r}; leave it out of "
-                    "benchmark.tasks or take another split"
-                )
+        require_some(found, "object mask", split, self.manifest.benchmark)
         return found
 
 
@@ -123,6 +134,11 @@ class MaskVaeStage:
     def finished(self, experiment: ModelExperiment) -> bool:
         """Whether the model is there already; checks settings and data first."""
         plan = MaskVaePlan.of(experiment)
+        if plan.given is not None:
+            raise ConfigError(
+                f"stage.path={plan.settings.path} is a trained Mask-VAE, for the stages that build "
+                "on one (stage.mask_vae.path); this run would train one: set stage.path=null"
+            )
         if mask_vae_header(plan.folder) is not None:
             return True
         plan.manifest.verify()
@@ -143,11 +159,11 @@ class MaskVaeStage:
         plan = MaskVaePlan.of(experiment)
         vae, header = load_mask_vae(plan.folder)
         folder = RunDirectory.of(experiment).folder
-        size = plan.settings.vae.image_size
+        sizes = plan.settings.vae
         held_out = _all(plan.masks(plan.settings.held_out))
         step = max(1, len(held_out) // SHOWN)
-        shown = torch.stack([mask_pixels(mask, size) for mask in held_out[::step][:SHOWN]])
-        grid = mask_grid(shown, reconstruct(vae, shown))
+        shown = object_pixels(sizes, held_out[::step][:SHOWN])
+        grid = mask_grid(sizes.signed(shown), sizes.signed(reconstruct(vae, shown)))
         folder.write(GRID, grid)
         metrics = asdict(header)
         metrics[MODEL_LOG] = metrics.pop("log")
@@ -164,6 +180,47 @@ class MaskVaeStage:
 STAGE = MaskVaeStage()
 
 
+def given_mask_vae(path: str, sizes: MaskVaeConfig) -> MaskVaeHeader:
+    """The header of the Mask-VAE in a folder, whose sizes the settings have to name.
+
+    Raises StorageError if there is none, ConfigError naming the settings that differ.
+    """
+    folder = Folder.of(path)
+    header = mask_vae_header(folder)
+    if header is None:
+        raise StorageError(
+            f"mask_vae.path={path} holds no {HEADER}; give the folder of a trained Mask-VAE, or of "
+            "one that `promptide import mask_vae` wrote"
+        )
+    wrong = differences(plain(asdict(header.vae)), plain(asdict(sizes)))
+    if wrong:
+        named = ", ".join(
+            f"mask_vae.vae.{key}={old} (not {new})" for key, (old, new) in wrong.items()
+        )
+        raise ConfigError(
+            f"the Mask-VAE in {path} is of other sizes than the settings; set {named}"
+        )
+    return header
+
+
+def require_some(
+    found: Mapping[str, Sequence[object]], what: str, split: str, benchmark: str
+) -> None:
+    """Raises DataError naming the tasks without any, or the benchmark if all are."""
+    without = [task for task, entries in found.items() if not entries]
+    if len(without) == len(found):
+        raise DataError(
+            f"benchmark {benchmark!r} has no {what} in split {split!r}, in any of the tasks: masks "
+            "have to come from a benchmark with segmented objects; train on one (such as "
+            "benchmark=diff_prompt_refcoco), and use its models by method.generator.benchmark"
+        )
+    if without:
+        raise DataError(
+            f"task {without[0]!r} has no {what} in split {split!r}; leave it out of "
+            "benchmark.tasks or take another split"
+        )
+
+
 def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
     settings, experiment = plan.settings, plan.experiment
     left_out = {split: LeftOut() for split in ("train", settings.held_out)}
@@ -176,7 +233,7 @@ def _train(plan: MaskVaePlan, group: WorkerGroup, log: RankLog, show: Show) -> N
     for objects in left_out.values():
         if objects.count:
             log.add(f"masks: {objects}")
-    ious = reconstruction_ious(training.vae, _all(held_out), settings.vae.image_size, group)
+    ious = reconstruction_ious(training.vae, _all(held_out), settings.vae, group)
     if group.leads:
         per_task = torch.split(ious, [len(found) for found in held_out.values()])
         scale = training.latent_scale()

@@ -14,7 +14,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder, unit
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import ReferredExpression
-from system.diff_prompt.prompt_generator.generator_settings import TextEmbedding
+from system.diff_prompt.prompt_generator.generator_settings import ConditionScale, TextEmbedding
 from system.engine.encoding import Encoder
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup, make_parts
@@ -47,24 +47,25 @@ class ConditionEncoder:
         self,
         backbone: DualEncoder,
         text_embedding: TextEmbedding,
+        scale: ConditionScale,
         group: WorkerGroup,
         folder: Folder,
         show: Show,
     ) -> None:
         self.text_embedding = text_embedding
+        self.scale = scale
         self.group = group
         self.folder = folder
         self.show = show
         # Each rank makes whole parts by itself.
         alone = WorkerGroup(rank=0, size=1, device=group.device)
-        self.encoder = Encoder(backbone.to(group.device), alone, BLOCK, threads=1)
+        self.encoder = Encoder(
+            backbone.to(group.device), alone, BLOCK, threads=1, raw=scale == "raw"
+        )
         self.transform = backbone.image_transform(PROTOCOL, "none")
 
     def of(self, handle: SplitHandle, expressions: Sequence[ReferredExpression]) -> Conditions:
-        """The embeddings of a split's expressions; every rank has to call this.
-
-        They have length sqrt(P), so that an entry is about as large as one of the timestep's.
-        """
+        """The embeddings of a split's expressions; every rank has to call this."""
         texts = sorted({entry.text for entry in expressions})
         place = {text: index for index, text in enumerate(texts)}
         key = self.encoder.feature_key(PROTOCOL, [handle])
@@ -85,7 +86,8 @@ class ConditionEncoder:
         make_parts(images, self.group, embed_images, show)
         embedded = TensorParts(self._place(f"expressions {self.text_embedding}", key), len(texts))
         make_parts(embedded, self.group, embed_texts, show)
-        scale = self.encoder.backbone.shape.feature_width**0.5
+        raw = self.scale == "raw"
+        scale = 1.0 if raw else self.encoder.backbone.shape.feature_width**0.5
         return Conditions(
             images.read_all()["image"] * scale,
             embedded.read_all()["text"] * scale,
@@ -94,14 +96,17 @@ class ConditionEncoder:
         )
 
     def _mean_tokens(self, texts: Sequence[str]) -> Tensor:
-        """Unit means (n, D) of the tokens of texts as they enter the text tower."""
+        """Means (n, D), of unit length or raw, of the tokens that enter the text tower."""
         backbone, device = self.encoder.backbone, self.group.device
         ids = backbone.tokenize(texts).to(device)  # [n, T]
         tokens = backbone.embed("text", ids).float()  # [n, T, D]
         places = torch.arange(tokens.shape[1], device=device)
-        own = places < backbone.text_lengths(ids)[:, None]  # [n, T]
-        return unit((tokens * own[..., None]).sum(dim=1)).cpu()
+        own = (places < backbone.text_lengths(ids)[:, None])[..., None]  # [n, T, 1]
+        total = (tokens * own).sum(dim=1)
+        return (total / own.sum(dim=1) if self.scale == "raw" else unit(total)).cpu()
 
     def _place(self, what: str, key: str) -> Folder:
+        if self.scale == "raw":
+            what += " raw"
         digest = FeatureStore.key(what=what, features=key)
         return self.folder.child(f"{what.split()[0]}-{digest}")

@@ -28,7 +28,7 @@ class GeneratorData:
 
     def samples(self, split: str) -> tuple[GeneratorSamples, list[ReferredExpression]]:
         """All tasks' expressions, task by task; every rank has to call this."""
-        latents, images, texts, places, all_expressions = [], [], [], [], []
+        latents, deviations, images, texts, places, all_expressions = [], [], [], [], [], []
         objects = rows = words = 0
         for task, expressions in self.plan.expressions(split).items():
             handle = self.plan.manifest.task(task).handle(split)
@@ -52,6 +52,8 @@ class GeneratorData:
                 )
             )
             latents.append(encoded.latents)
+            if encoded.deviations is not None:
+                deviations.append(encoded.deviations)
             images.append(conditions.images)
             texts.append(conditions.texts)
             all_expressions += expressions
@@ -59,6 +61,10 @@ class GeneratorData:
             rows += len(conditions.images)
             words += len(conditions.texts)
         samples = GeneratorSamples(
-            torch.cat(latents), torch.cat(images), torch.cat(texts), torch.cat(places)
+            torch.cat(latents),
+            torch.cat(images),
+            torch.cat(texts),
+            torch.cat(places),
+            torch.cat(deviations) if deviations else None,
         )
         return samples, all_expressions

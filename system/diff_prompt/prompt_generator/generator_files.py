@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from system.config.differences import differences, plain
+from system.diff_prompt.prompt_generator.generator_settings import (
+    ConditionScale,
+    Latents,
+    TextEmbedding,
+)
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule, require_same_schedule
 from system.errors import AdapterMismatchError, StorageError
@@ -16,6 +24,16 @@ from system.storage.files import Folder
 HEADER = "generator.json"
 WEIGHTS = "generator.safetensors"
 FORMAT_VERSION = 1
+#: The setting that each field of the header follows from, as an error names it.
+_SETTING = {
+    "network": "network",
+    "schedule": "schedule",
+    "backbone_fingerprint": "the fingerprint of encoder.path",
+    "mask_vae": "the digest of mask_vae",
+    "text_embedding": "text_embedding",
+    "latents": "latents",
+    "condition_scale": "condition_scale",
+}
 
 
 @dataclass(frozen=True)
@@ -23,13 +41,18 @@ class GeneratorHeader:
     """What a generator's weights were trained with; they fit nothing else."""
 
     network: MaskDitConfig
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | None  # None: it draws nothing, but says one latent
     backbone: str
-    backbone_fingerprint: str  # of the embeddings that condition it
-    mask_vae: str  # digest of the autoencoder in whose latent space it works
+    backbone_fingerprint: str  # of the embeddings that condition it; "": not known
+    mask_vae: str  # digest of the autoencoder in whose latent space it works; "": not known
     condition_dropout: float  # share of samples trained without a condition; 0: no guidance
-    train_expressions: int
+    train_expressions: int | None  # None: not known
     log: tuple[dict[str, float], ...]  # one row an epoch
+    digest: str = ""  # of all that determines the weights; "": of an earlier version
+    text_embedding: TextEmbedding | None = None  # None: of an earlier version
+    latents: Latents = "mode_scaled"
+    condition_scale: ConditionScale = "sqrt_width"
+    imported_from: str = ""  # the hub id or files that the weights came from
     format_version: int = FORMAT_VERSION
 
 
@@ -47,15 +70,15 @@ def load_generator(
 
     Args:
         folder: where `save_generator` wrote.
-        schedule: the one it is to be sampled with; None: the one it was trained with.
+        schedule: the one that it has to have been trained with; None: any.
         guidance: the one it is to be sampled with.
 
     Raises:
         StorageError: there is no generator, or its files are damaged.
-        AdapterMismatchError: trained with another schedule, or without dropped conditions while
-            guidance is asked for, or weights that are not those of the header.
+        AdapterMismatchError: trained with another schedule or none, or without dropped conditions
+            while guidance is asked for, or weights that are not those of the header.
     """
-    header = _header(folder)
+    header = generator_header(folder)
     file = folder.file_uri(WEIGHTS)
     if schedule is not None:
         require_same_schedule(header.schedule, schedule, file)
@@ -94,7 +117,38 @@ def require_same_latents(
         )
 
 
-def _header(folder: Folder) -> GeneratorHeader:
+def require_same_generator(given: GeneratorHeader, stated: GeneratorHeader, path: str) -> None:
+    """Refuse a trained generator that is not what the settings, as `stated`, say it is.
+
+    What the given header does not know is not compared. Raises AdapterMismatchError naming each
+    setting that differs, as it is and as it is stated.
+    """
+    wrong = []
+    for name, setting in _SETTING.items():
+        is_, said = (plain(_value(header, name)) for header in (given, stated))
+        if is_ not in ("", None) or name == "schedule":
+            wrong += [
+                f"{'.'.join(filter(None, (setting, key)))}={old} (not {new})"
+                for key, (old, new) in differences(is_, said).items()
+            ]
+    if wrong:
+        raise AdapterMismatchError(
+            f"the generator in {path} was not trained as the settings say: {'; '.join(wrong)}"
+        )
+
+
+def digest_of_weights(folder: Folder) -> str:
+    """A digest for a generator whose header names none: of its weights."""
+    return hashlib.sha256(folder.read(WEIGHTS)).hexdigest()[:32]
+
+
+def _value(header: GeneratorHeader, name: str) -> Any:
+    value = getattr(header, name)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def generator_header(folder: Folder) -> GeneratorHeader:
+    """The header alone. Raises StorageError or ConfigError naming the file that is wrong."""
     return read_header(
         folder,
         HEADER,

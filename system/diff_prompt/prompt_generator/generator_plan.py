@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.parse import parse_dataclass
@@ -13,8 +14,15 @@ from system.data.shards.split_objects import (
     read_expressions,
     with_masks,
 )
-from system.diff_prompt.mask_vae.stage import MaskVaePlan
+from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.stage import MaskVaePlan, require_some
 from system.diff_prompt.prompt_generator.conditions import ConditionEncoder
+from system.diff_prompt.prompt_generator.generator_files import (
+    GeneratorHeader,
+    digest_of_weights,
+    generator_header,
+    require_same_generator,
+)
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
 from system.diff_prompt.prompt_generator.mask_dit import MaskDitConfig
 from system.engine.model_stage import ModelExperiment, Show
@@ -24,12 +32,13 @@ from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 
-KIND = "prompt_generator"
-
 
 @dataclass(frozen=True)
 class GeneratorPlan:
-    """An experiment, checked: its settings, its data, the models it builds on, its own place."""
+    """An experiment, checked: its settings, its data, the models it builds on, its own place.
+
+    `given` is the header of the trained or imported model that `settings.path` names.
+    """
 
     experiment: ModelExperiment
     settings: PromptGeneratorSettings
@@ -38,12 +47,15 @@ class GeneratorPlan:
     vae: MaskVaePlan
     encoder: DualEncoder
     network: MaskDitConfig
+    given: GeneratorHeader | None = None
 
     @classmethod
     def of(cls, experiment: ModelExperiment) -> GeneratorPlan:
         """Raises ConfigError or DataError naming the field or file that cannot be used."""
         manifest = experiment.manifest()
         settings = parse_dataclass(PromptGeneratorSettings, experiment.stage, "config.stage")
+        if settings.regresses:  # which always sees its conditions
+            settings = replace(settings, condition_dropout=0.0, guidance=1.0)
         vae = MaskVaePlan.of(experiment.with_stage(settings.mask_vae))
         network = settings.network.sizes(vae.settings.vae.latent_shape)
         encoder = load_backbone(settings.encoder)
@@ -61,18 +73,22 @@ class GeneratorPlan:
             )
         settings.micro_batches_for(experiment.cluster.workers)
         order = manifest.order(experiment.benchmark.tasks)
-        return cls(experiment, settings, manifest, order, vae, encoder, network)
+        plan = cls(experiment, settings, manifest, order, vae, encoder, network)
+        if settings.path is None:
+            return plan
+        given = generator_header(plan.folder)
+        require_same_generator(given, plan.header(None, ()), settings.path)
+        return replace(plan, given=given)
 
     @property
     def digest(self) -> str:
         """Of all that determines the model: settings, data, encoder, Mask-VAE, seed."""
-        own = asdict(self.settings)
-        # what stands for the first two are their weights, wherever they were loaded from
-        apart = ("encoder", "mask_vae", "seed", *self.settings.judging)
-        own = {key: value for key, value in own.items() if key not in apart}
+        if self.given is not None:
+            return self.given.digest or digest_of_weights(self.folder)
+        # what stands for encoder and Mask-VAE are their weights, wherever they were loaded from
         return FeatureStore.key(
-            kind=KIND,
-            stage=own,
+            kind=self.settings.name,
+            stage=self.settings.deciding,
             encoder=self.encoder.fingerprint,
             mask_vae=self.vae.digest,
             benchmark=self.manifest.fingerprint,
@@ -89,7 +105,42 @@ class GeneratorPlan:
     @property
     def folder(self) -> Folder:
         """Where the finished model lies."""
-        return DataDirectory.of(self.experiment).model(KIND, self.digest)
+        if self.settings.path is not None:
+            return Folder.of(self.settings.path)
+        return DataDirectory.of(self.experiment).model(self.settings.name, self.digest)
+
+    @property
+    def judged_in(self) -> Folder:
+        """Where its outcome lies: beside the model, but never in a folder that was given."""
+        if self.given is None:
+            return self.folder
+        key = FeatureStore.key(model=self.digest, benchmark=self.manifest.fingerprint)
+        return DataDirectory.of(self.experiment).model(self.settings.name, f"given-{key}")
+
+    @property
+    def decoder(self) -> MaskDecoder:
+        """The Mask-VAE between masks and the latents that the generator works with."""
+        return self.vae.decoder(scaled=self.settings.latents == "mode_scaled")
+
+    def header(
+        self, train_expressions: int | None, log: Sequence[dict[str, float]]
+    ) -> GeneratorHeader:
+        """The header of a model that is trained as planned."""
+        settings = self.settings
+        return GeneratorHeader(
+            network=self.network,
+            schedule=None if settings.regresses else settings.schedule,
+            backbone=settings.encoder.name,
+            backbone_fingerprint=self.encoder.fingerprint,
+            mask_vae=self.vae.digest,
+            condition_dropout=0.0 if settings.regresses else settings.condition_dropout,
+            train_expressions=train_expressions,
+            log=tuple(log),
+            digest="" if settings.path is not None else self.digest,
+            text_embedding=settings.text_embedding,
+            latents=settings.latents,
+            condition_scale=settings.condition_scale,
+        )
 
     @property
     def judged(self) -> str:
@@ -99,7 +150,10 @@ class GeneratorPlan:
     def condition_encoder(self, group: WorkerGroup, show: Show) -> ConditionEncoder:
         """What embeds images and expressions, once for all runs that share their place."""
         place = DataDirectory.of(self.experiment).store("embeddings")
-        return ConditionEncoder(self.encoder, self.settings.text_embedding, group, place, show)
+        settings = self.settings
+        return ConditionEncoder(
+            self.encoder, settings.text_embedding, settings.condition_scale, group, place, show
+        )
 
     def expressions(
         self, split: str, left_out: LeftOut | None = None
@@ -107,18 +161,14 @@ class GeneratorPlan:
         """The expressions of a split whose objects have a box and a mask, by task.
 
         Others are counted in `left_out`.
-        Raises DataError naming a task whose split has none.
+        Raises DataError naming a task whose split has none, or the benchmark if no task has.
         """
         found = {}
         left_out = LeftOut() if left_out is None else left_out
         for task in self.tasks:
             handle = self.manifest.task(task).handle(split)
             found[task] = with_masks(handle, read_expressions(handle, left_out), left_out)
-            if not found[task]:
-                raise DataError(
-                    f"task {task!r} has no referring expression in split {split!r}; leave it out "
-                    "of benchmark.tasks or take a benchmark with expressions"
-                )
+        require_some(found, "referring expression to a mask", split, self.manifest.benchmark)
         return found
 
     def check_data(self) -> None:

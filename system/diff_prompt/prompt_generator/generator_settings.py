@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from system.config.schema import BackboneConfig, check_seed
 from system.diff_prompt.prompt_generator.mask_dit import MaskDitConfig
-from system.diff_prompt.prompt_generator.noise import NoiseSchedule
+from system.diff_prompt.prompt_generator.noise import NoiseSchedule, ScheduleName
+from system.diff_prompt.settings_digest import LATER, digested
 from system.errors import ConfigError
 
 #: The encoder's own feature of a text, as published, or the mean of the tokens that enter its first
 #: layer. A small encoder's feature may have lost where a text says that a thing is.
 TextEmbedding = Literal["pooled", "tokens"]
-_JUDGING = ("held_out", "evaluated", "sampling_steps", "guidance")
+#: What the generator learns to draw: the mode of a mask's latent at the deviation that stage 1
+#: sets, or, as released, a sample of the latent's distribution as the encoder gives it. The
+#: schedule of noise is made for latents of deviation 1; unscaled ones may have any.
+Latents = Literal["mode_scaled", "sample_unscaled"]
+#: The length of the embeddings that condition it: sqrt(P), so that an entry is about as large as
+#: one of the timestep's, which is added to it; or, as released, that which the encoder gives.
+ConditionScale = Literal["sqrt_width", "raw"]
+GENERATOR, REGRESSOR = "prompt_generator", "mask_regressor"  # names of stages
+_JUDGING = ("held_out", "evaluated", "sampling_steps", "sampling_schedule", "guidance")
+_DIFFUSION = ("schedule", "variational_weight", "condition_dropout")  # what a regression has not
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,20 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class PromptGeneratorSettings:
-    """The stage's settings; the defaults are the published ones."""
+    """The settings of `prompt_generator`, and of its deterministic control `mask_regressor`.
+
+    Defaults are ours where stage=prompt_generator_released says otherwise.
+    """
 
     name: str
     encoder: BackboneConfig  # whose embeddings condition the generator
     mask_vae: dict[str, Any]  # the settings of stage 1
     epochs: int
+    # The folder of a trained one, to be judged or used instead of training one.
+    path: str | None = field(default=None, metadata=LATER)
     text_embedding: TextEmbedding = "pooled"
+    latents: Latents = field(default="mode_scaled", metadata=LATER)
+    condition_scale: ConditionScale = field(default="sqrt_width", metadata=LATER)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     batch_size: int = 128
@@ -61,11 +78,13 @@ class PromptGeneratorSettings:
     weight_decay: float = 0.0
     variational_weight: float = 1.0  # of the learned variance's term, beside the noise's error
     gradient_norm: float | None = None  # the most that a step's gradient may have; null: no bound
-    ema_decay: float = 0.9999
+    ema_decay: float | None = 0.9999  # of the weights' moving average; None: the weights themselves
     condition_dropout: float = 0.0  # share of samples trained without a condition
     held_out: str = "val"  # the split whose masks are sampled
     evaluated: int = 512  # expressions of it, an even subsample
     sampling_steps: int = 25
+    # Released: it is trained with one schedule and sampled with the other; None: with its own.
+    sampling_schedule: ScheduleName | None = field(default=None, metadata=LATER)
     guidance: float = 1.0
     seed: int | None = None  # None: the run's; a number: runs of other seeds share the model
 
@@ -81,8 +100,8 @@ class PromptGeneratorSettings:
             raise ValueError(f"gradient_norm={self.gradient_norm} must be above 0, or null")
         if not self.variational_weight >= 0:
             raise ValueError(f"variational_weight={self.variational_weight} must be at least 0")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must be at least 0 and below 1")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be at least 0 and below 1, or null")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(
                 f"condition_dropout={self.condition_dropout} must be at least 0 and below 1"
@@ -102,7 +121,25 @@ class PromptGeneratorSettings:
     @property
     def judging(self) -> dict[str, Any]:
         """The settings that say how the trained generator is judged, and do not change it."""
-        return {name: getattr(self, name) for name in _JUDGING}
+        return {name: value for name, value in digested(self).items() if name in _JUDGING}
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the weights, beside those of encoder, Mask-VAE and seed."""
+        apart = {"encoder", "mask_vae", "seed", *_JUDGING}
+        if self.regresses:
+            apart.update(_DIFFUSION)
+        return {name: value for name, value in digested(self).items() if name not in apart}
+
+    @property
+    def regresses(self) -> bool:
+        """Whether the model says one latent, and draws none."""
+        return self.name == REGRESSOR
+
+    @property
+    def drawn_with(self) -> NoiseSchedule:
+        """The schedule that latents are sampled with."""
+        return replace(self.schedule, name=self.sampling_schedule or self.schedule.name)
 
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally.

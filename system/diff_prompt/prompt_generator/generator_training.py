@@ -29,7 +29,7 @@ from system.methods.parts import np_seed, sample_noise
 from system.storage.adapters import prefixed
 
 # Branches of the seed.
-_WEIGHTS, _ORDER, _NOISE, _TIME, _DROP = 1, 2, 3, 4, 5
+_WEIGHTS, _ORDER, _NOISE, _TIME, _DROP, _POSTERIOR = 1, 2, 3, 4, 5, 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class GeneratorSamples:
     images: Tensor  # (images, P)
     texts: Tensor  # (texts, P)
     places: Tensor  # (n, 3): row of latents, images, texts
+    deviations: Tensor | None = None  # (objects, C, h, w): a sample is drawn around the latent
 
     def __len__(self) -> int:
         return len(self.places)
@@ -48,6 +49,14 @@ class GeneratorSamples:
         """Latents (b, C, h, w), image and text embeddings (b, P)."""
         latent, image, text = self.places[torch.as_tensor(samples)].unbind(dim=1)
         return self.latents[latent], self.images[image], self.texts[text]
+
+    def drawn(self, samples: Sequence[int], seed: int) -> Tensor:
+        """Samples (b, C, h, w) of the latents' distributions, each drawn by its own number."""
+        latents = self.latents[self.places[torch.as_tensor(samples), 0]]
+        if self.deviations is None:
+            return latents
+        noise = sample_noise(latents.shape[1:], seed, list(samples))
+        return latents + self.deviations[self.places[torch.as_tensor(samples), 0]] * noise
 
 
 class PromptGeneratorTraining(ModelTraining):
@@ -59,6 +68,8 @@ class PromptGeneratorTraining(ModelTraining):
     """
 
     subject = "the prompt generator"
+    #: What the module of `_loss` returns: the loss, then its parts.
+    terms: tuple[str, ...] = ("loss", "mse", "variational")
 
     def __init__(
         self,
@@ -79,22 +90,30 @@ class PromptGeneratorTraining(ModelTraining):
         self.epochs = settings.epochs
         self.network = MaskDiT(network, np_seed(seed, _WEIGHTS)).to(group.device)
         self.parameters = trained(self.network)
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        averaged = {} if settings.ema_decay is None else self.parameters
+        self.average = {name: p.detach().clone() for name, p in averaged.items()}
         self.optimiser = build_optimiser(
             OptimiserConfig("adamw", settings.learning_rate, weight_decay=settings.weight_decay),
             self.parameters,
         )
         self._show = show
-        self.model = _NoisePrediction(
-            self.network, DiffusionTraining(settings.schedule), settings.variational_weight
-        )
+        self.model = self._loss()
 
     @override
     def state(self) -> dict[str, Tensor]:
         return super().state() | prefixed("average", self.average)
 
+    def _loss(self) -> nn.Module:
+        """What DistributedDataParallel wraps: a micro-batch to the mean loss and its terms."""
+        settings = self.settings
+        training = DiffusionTraining(settings.schedule)
+        return _NoisePrediction(self.network, training, settings.variational_weight)
+
     def averaged(self) -> MaskDiT:
-        """A network with the moving average of the weights: what samples are drawn with."""
+        """A network with the moving average of the weights: what samples are drawn with.
+
+        Without an average, with the weights themselves.
+        """
         network = MaskDiT(self.network.config, seed=0).to(self.group.device)
         network.load_state_dict(self.network.state_dict() | self.average)
         return network.eval().requires_grad_(False)
@@ -121,7 +140,8 @@ class PromptGeneratorTraining(ModelTraining):
     def gradients(self, batch: _Batch) -> dict[str, float]:
         device, found = self.group.device, []
         for place, chosen in enumerate(batch.parts, start=1):
-            latent, image, text = self.samples.take(chosen)
+            _, image, text = self.samples.take(chosen)
+            latent = self.samples.drawn(chosen, np_seed(self.seed, _POSTERIOR, batch.epoch))
             kept = torch.from_numpy(~batch.dropped[chosen])[:, None]
             seed = np_seed(self.seed, _NOISE, batch.epoch)
             noise = sample_noise(latent.shape[1:], seed, chosen)
@@ -134,13 +154,14 @@ class PromptGeneratorTraining(ModelTraining):
         if self.settings.gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.gradient_norm)
         means = torch.stack(found).double().mean(dim=0).tolist()
-        return dict(zip(("loss", "mse", "variational"), means, strict=True))
+        return dict(zip(self.terms, means, strict=True))
 
     @override
     @torch.no_grad()
     def stepped(self, steps: int) -> None:
         """Move the average towards the weights; a young average moves faster."""
-        decay = min(self.settings.ema_decay, (1 + steps) / (10 + steps))
+        most = self.settings.ema_decay
+        decay = 0.0 if most is None else min(most, (1 + steps) / (10 + steps))
         for name, average in self.average.items():
             average.lerp_(self.parameters[name], 1 - decay)
 
@@ -163,8 +184,6 @@ class _Batch(NamedTuple):
 
 
 class _NoisePrediction(nn.Module):
-    """What DistributedDataParallel wraps: a micro-batch to the mean loss and its terms."""
-
     def __init__(self, network: MaskDiT, training: DiffusionTraining, weight: float) -> None:
         super().__init__()
         self.network = network

@@ -52,7 +52,7 @@ class LatentStore:
         require_same_latents(
             header.network, plan.vae.settings.vae.latent_shape, plan.vae.folder.uri
         )
-        if header.mask_vae != plan.vae.digest:
+        if header.mask_vae not in ("", plan.vae.digest):  # imported weights do not say it
             raise AdapterMismatchError(
                 f"{plan.folder.uri} was trained on latents of the Mask-VAE {header.mask_vae}, not "
                 f"on those of {plan.vae.digest}; take that Mask-VAE, or train the generator again"
@@ -65,7 +65,7 @@ class LatentStore:
         self.entries = prompt_steps(needs.layers, needs.steps, stride=needs.stride)
         self.sampler = Sampler(
             network.to(group.device),
-            header.schedule,
+            plan.settings.drawn_with,
             needs.steps,
             needs.guidance,
             plan.experiment.seed,
@@ -111,6 +111,7 @@ class LatentStore:
             entries=list(self.entries),
             steps=self.needs.steps,
             guidance=self.needs.guidance,
+            sampling_schedule=self.plan.settings.sampling_schedule,
             device=self.group.device.type,
         )
         folder = DataDirectory.of(self.plan.experiment).store("latents").child(f"prompts-{key}")

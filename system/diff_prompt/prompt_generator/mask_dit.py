@@ -25,7 +25,7 @@ INITIAL_STD = 0.02  # of the timestep's layers, as in DiT
 
 @dataclass(frozen=True)
 class MaskDitConfig:
-    """Sizes of the transformer; the defaults are the published ones, on a 4 x 28 x 28 latent."""
+    """Sizes of the transformer; the defaults are for CLIP ViT-B/32, on a 4 x 28 x 28 latent."""
 
     latent_channels: int = 4
     latent_size: int = 28

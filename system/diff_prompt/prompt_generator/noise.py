@@ -76,16 +76,18 @@ class NoiseSchedule:
         )
 
 
-def require_same_schedule(trained: NoiseSchedule, wanted: NoiseSchedule, where: str) -> None:
-    """Refuse to sample with another schedule than the weights were trained with.
+def require_same_schedule(trained: NoiseSchedule | None, stated: NoiseSchedule, where: str) -> None:
+    """Refuse weights that were trained with another schedule than the settings state.
 
     Raises AdapterMismatchError naming both: a latent at step t would then hold another amount of
-    noise than the network learned to remove at t.
+    noise than the network learned to remove at t. To sample with another one, as released, it has
+    to be declared as `sampling_schedule`.
     """
-    if trained != wanted:
+    if trained != stated:
         raise AdapterMismatchError(
             f"{where} was trained with the noise schedule {_words(trained)}, not with "
-            f"{_words(wanted)}; set the schedule to the one it was trained with"
+            f"{_words(stated)}; set schedule to the one it was trained with, and, to sample with "
+            "another one, sampling_schedule"
         )
 
 
@@ -186,5 +188,7 @@ def _normal_below(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _words(schedule: NoiseSchedule) -> str:
+def _words(schedule: NoiseSchedule | None) -> str:
+    if schedule is None:
+        return "none (it is a regression)"
     return f"{schedule.name} over {schedule.steps} steps"

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from system.data.shards.schema import Mask
-from system.data.shards.split_objects import mask_pixels
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
-from system.diff_prompt.mask_vae.mask_vae_network import mask_iou
+from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule
 from system.diff_prompt.prompt_generator.sampling import conditioned, ddim_path
@@ -28,6 +29,24 @@ BLOCK = 64  # samples drawn at once
 _NOISE, _SHUFFLE = 6, 7  # branches of the seed
 _JUDGED = 4096  # training masks that the mean mask is chosen by
 _THRESHOLDS = 32
+
+
+class Draws(Protocol):
+    """Makes latents of conditions: by diffusion, or by a regression."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of whatever is drawn."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        ...
+
+    def path(self, image: Tensor, text: Tensor, samples: Sequence[int]) -> Tensor:
+        """Latents (B, K, C, h, w) on the CPU, the clean ones last; see `Sampler.path`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class SampledIous:
 
 
 def sampled_ious(
-    sampler: Sampler,
+    sampler: Draws,
     vae: MaskDecoder,
     conditions: tuple[Tensor, Tensor],
     masks: Sequence[Mask],
@@ -92,16 +111,16 @@ def sampled_ious(
     mine = [list(block) for block in dealt_blocks(group, count, BLOCK)]
     parts = [torch.zeros(0, 4)]
     for block in mine:
-        true = torch.stack([mask_pixels(masks[i], vae.image_size) for i in block])
+        true = object_pixels(vae.config, (masks[i] for i in block))
         own = sampler.path(image[block], text[block], block)[:, -1]
         other = sampler.path(image[block], text[shuffle[block]], block)[:, -1]
         parts.append(
             torch.stack(
                 [
-                    mask_iou(_decoded(vae, own, sampler.device), true),
-                    mask_iou(_decoded(vae, other, sampler.device), true),
-                    mask_iou(average.expand_as(true), true),
-                    mask_iou(
+                    vae.config.iou(_decoded(vae, own, sampler.device), true),
+                    vae.config.iou(_decoded(vae, other, sampler.device), true),
+                    vae.config.iou(average.expand_as(true), true),
+                    vae.config.iou(
                         _decoded(vae, vae.encode(true.to(sampler.device)), sampler.device), true
                     ),
                 ],
@@ -112,19 +131,19 @@ def sampled_ious(
     return SampledIous(*found.unbind(dim=1))
 
 
-def best_mean_mask(masks: Sequence[Mask], size: int) -> Tensor:
-    """The fixed mask (1, H, H) in {-1, 1} that fits training masks best.
+def best_mean_mask(masks: Sequence[Mask], sizes: MaskVaeConfig) -> Tensor:
+    """The fixed mask (1, H, H), of the two values of `mask_range`, that fits training masks best.
 
     Of all places that more than a share of the masks cover, the share with the highest mean IoU.
     """
     step = max(1, len(masks) // _JUDGED)
-    pixels = torch.stack([mask_pixels(mask, size) for mask in masks[::step]])
-    share = (pixels > 0).float().mean(dim=0)  # [1, H, H]
+    pixels = object_pixels(sizes, masks[::step])
+    share = (pixels > sizes.threshold).float().mean(dim=0)  # [1, H, H]
     candidates = [
-        torch.where(share > threshold, 1.0, -1.0)
+        sizes.ranged(torch.where(share > threshold, 1.0, -1.0))
         for threshold in torch.linspace(0, float(share.max()), _THRESHOLDS)[:-1]
     ]
-    fits = [float(mask_iou(mask.expand_as(pixels), pixels).mean()) for mask in candidates]
+    fits = [float(sizes.iou(mask.expand_as(pixels), pixels).mean()) for mask in candidates]
     return candidates[int(np.argmax(fits))]
 
 

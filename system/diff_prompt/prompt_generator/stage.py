@@ -10,23 +10,27 @@ import torch
 from torch import Tensor
 
 from system.config.parse import parse_dataclass
-from system.data.shards.split_objects import LeftOut, ReferredExpression, mask_pixels, subsample
+from system.data.shards.split_objects import LeftOut, ReferredExpression, subsample
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
 from system.diff_prompt.mask_vae.stage import left_out_text
 from system.diff_prompt.prompt_generator.generator_data import GeneratorData
 from system.diff_prompt.prompt_generator.generator_files import (
     HEADER,
     GeneratorHeader,
+    generator_header,
     load_generator,
     save_generator,
 )
-from system.diff_prompt.prompt_generator.generator_plan import KIND, GeneratorPlan
+from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.generator_training import (
     GeneratorSamples,
     PromptGeneratorTraining,
 )
 from system.diff_prompt.prompt_generator.latent_store import LatentStore
+from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
 from system.diff_prompt.prompt_generator.sampled_masks import (
+    Draws,
     SampledIous,
     Sampler,
     best_mean_mask,
@@ -75,18 +79,35 @@ class GeneratorOutcome:
     trainable_parameters: int
     shown: tuple[str, ...]  # expressions of the masks along the denoising path
     left_out: dict[str, int] = field(default_factory=dict)  # expressions without area, by split
+    sampling_schedule: str | None = None  # where it is not that of the training
 
 
 class PromptGeneratorStage:
     """What a run of `stage=prompt_generator` does, and the latents that its models make."""
 
     experiment = ModelExperiment
+    training: type[PromptGeneratorTraining] = PromptGeneratorTraining
     metrics = ("iou.sampled",)
     logged = ("iou", "trainable_parameters")
 
     def masks(self, experiment: ModelExperiment) -> MaskDecoder:
         """The decoder of what the experiment's model makes; neither need be trained yet."""
-        return GeneratorPlan.of(experiment).vae.decoder
+        return GeneratorPlan.of(experiment).decoder
+
+    def draws(self, plan: GeneratorPlan, group: WorkerGroup) -> Draws:
+        """The trained model, drawing as the settings say that it is judged."""
+        settings = plan.settings
+        network, _ = load_generator(
+            plan.folder, schedule=settings.schedule, guidance=settings.guidance
+        )
+        return Sampler(
+            network.to(group.device).requires_grad_(False),
+            settings.drawn_with,
+            settings.sampling_steps,
+            settings.guidance,
+            plan.seed,
+            group.device,
+        )
 
     def check_needs(self, experiment: ModelExperiment, needs: LatentNeeds) -> None:
         """See `LatentStage.check_needs`; the generator need not be trained yet."""
@@ -109,17 +130,18 @@ class PromptGeneratorStage:
         return LatentStore(GeneratorPlan.of(experiment), needs, group, show)
 
     def place(self, experiment: ModelExperiment) -> Folder:
-        """Where the finished model lies."""
-        return GeneratorPlan.of(experiment).folder
+        """Where the finished model and its outcome lie; of a model that was given, the outcome."""
+        return GeneratorPlan.of(experiment).judged_in
 
     def before(self, experiment: ModelExperiment) -> Sequence[ModelExperiment]:
-        """The Mask-VAE in whose latent space it works."""
-        return (GeneratorPlan.of(experiment).vae.experiment,)
+        """The Mask-VAE in whose latent space it works, unless that was given."""
+        vae = GeneratorPlan.of(experiment).vae
+        return () if vae.given is not None else (vae.experiment,)
 
     def finished(self, experiment: ModelExperiment) -> bool:
         """Whether the model is there and was judged so; checks settings and data first."""
         plan = GeneratorPlan.of(experiment)
-        if plan.folder.exists(HEADER) and plan.folder.exists(_outcome(plan)):
+        if plan.folder.exists(HEADER) and plan.judged_in.exists(_outcome(plan)):
             return True
         plan.check_data()
         return False
@@ -129,18 +151,18 @@ class PromptGeneratorStage:
         experiment, show = started(config)
         plan = GeneratorPlan.of(experiment)
         with worker_of(experiment) as (group, log):
-            _train(plan, group, log, show)
+            _train(self, plan, group, log, show)
 
     def report(self, experiment: ModelExperiment, tell: Tell) -> None:
         """Write metrics and page into the run directory and report the main metrics."""
         plan = GeneratorPlan.of(experiment)
-        _, header = load_generator(plan.folder, schedule=plan.settings.schedule)
+        header = generator_header(plan.folder)
         outcome = parse_dataclass(
             GeneratorOutcome,
-            plan.folder.read_json(_outcome(plan)),
-            plan.folder.file_uri(_outcome(plan)),
+            plan.judged_in.read_json(_outcome(plan)),
+            plan.judged_in.file_uri(_outcome(plan)),
         )
-        shown = FeatureStore(plan.folder).find(_shown(plan))
+        shown = FeatureStore(plan.judged_in).find(_shown(plan))
         folder = RunDirectory.of(experiment).folder
         values = _main_values(outcome, header)
         generator = asdict(header)
@@ -149,7 +171,7 @@ class PromptGeneratorStage:
             MODEL_LOG: generator.pop("log"),
         }
         origin = {"benchmark": data_provenance(plan.manifest), **code_provenance()}
-        head = {"run": experiment.run_name, "stage": KIND, **origin}
+        head = {"run": experiment.run_name, "stage": plan.settings.name, **origin}
         folder.write_json(
             METRICS, {**head, **asdict(outcome), **trained_on, "generator": generator}
         )
@@ -163,31 +185,30 @@ class PromptGeneratorStage:
 STAGE = PromptGeneratorStage()
 
 
-def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) -> None:
+def _train(
+    stage: PromptGeneratorStage,
+    plan: GeneratorPlan,
+    group: WorkerGroup,
+    log: RankLog,
+    show: Show,
+) -> None:
     settings, experiment = plan.settings, plan.experiment
     watched: Show = show if group.leads else show_nothing
-    vae = plan.vae.decoder
+    vae = plan.decoder
     data = GeneratorData(plan, vae, group, watched)
     # a model that was judged in another way is not trained again
     if not group.broadcast(plan.folder.exists(HEADER) if group.leads else None):
         samples, _ = data.samples("train")
-        training = PromptGeneratorTraining(
+        training = stage.training(
             settings, plan.network, samples, group, seed=plan.seed, digest=plan.digest, show=show
         )
         rows = EpochLoop(training, RunDirectory.of(experiment).folder, log).run()
         if group.leads:
             _save(plan, training, rows)
         group.broadcast(None)  # the others read what the leader wrote
-    network, _ = load_generator(plan.folder, schedule=settings.schedule)
-    trainable = sum(p.numel() for p in trained(network).values())
-    sampler = Sampler(
-        network.to(group.device).requires_grad_(False),
-        settings.schedule,
-        settings.sampling_steps,
-        settings.guidance,
-        plan.seed,
-        group.device,
-    )
+    sampler = stage.draws(plan, group)
+    with torch.device("meta"):  # sizes alone
+        trainable = sum(p.numel() for p in trained(MaskDiT(plan.network, seed=0)).values())
     watched("sampling held-out masks", 0, 1, "")
     held_out = data.samples(settings.held_out)
     left_out = {split: LeftOut() for split in ("train", settings.held_out)}
@@ -202,7 +223,7 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
     if not group.leads:
         return
     shown = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]
-    FeatureStore(plan.folder).put(_shown(plan), {"paths": _paths(sampler, vae, held_out, shown)})
+    FeatureStore(plan.judged_in).put(_shown(plan), {"paths": _paths(sampler, vae, held_out, shown)})
     outcome = GeneratorOutcome(
         digest=plan.digest,
         benchmark=experiment.benchmark.name,
@@ -212,29 +233,19 @@ def _train(plan: GeneratorPlan, group: WorkerGroup, log: RankLog, show: Show) ->
         held_out_expressions=len(chosen),
         sampling_steps=settings.sampling_steps,
         guidance=settings.guidance,
+        sampling_schedule=settings.sampling_schedule,
         iou=ious.means(),
         trainable_parameters=trainable,
         shown=tuple(held_out[1][sample].text for sample in shown),
         left_out={split: expressions.count for split, expressions in left_out.items()},
     )
-    plan.folder.write_json(_outcome(plan), asdict(outcome))
+    plan.judged_in.write_json(_outcome(plan), asdict(outcome))
 
 
 def _save(
     plan: GeneratorPlan, training: PromptGeneratorTraining, rows: Sequence[dict[str, Any]]
 ) -> None:
-    settings = plan.settings
-    header = GeneratorHeader(
-        network=plan.network,
-        schedule=settings.schedule,
-        backbone=settings.encoder.name,
-        backbone_fingerprint=plan.encoder.fingerprint,
-        mask_vae=plan.vae.digest,
-        condition_dropout=settings.condition_dropout,
-        train_expressions=len(training.samples),
-        log=tuple(rows),
-    )
-    save_generator(plan.folder, training.averaged(), header)
+    save_generator(plan.folder, training.averaged(), plan.header(len(training.samples), rows))
 
 
 def _outcome(plan: GeneratorPlan) -> str:
@@ -247,7 +258,7 @@ def _shown(plan: GeneratorPlan) -> str:
 
 def _judge(
     plan: GeneratorPlan,
-    sampler: Sampler,
+    sampler: Draws,
     vae: MaskDecoder,
     held_out: tuple[GeneratorSamples, list[ReferredExpression]],
     train_masks: list[Any],
@@ -257,13 +268,13 @@ def _judge(
     samples, expressions = held_out
     chosen = list(subsample(len(samples), plan.settings.evaluated))
     _, image, text = samples.take(chosen)
-    average = best_mean_mask(train_masks, vae.image_size)
+    average = best_mean_mask(train_masks, vae.config)
     masks = [expressions[sample].mask for sample in chosen]
     return sampled_ious(sampler, vae, (image, text), masks, average, group), chosen
 
 
 def _paths(
-    sampler: Sampler,
+    sampler: Draws,
     vae: MaskDecoder,
     held_out: tuple[GeneratorSamples, list[ReferredExpression]],
     shown: list[int],
@@ -276,8 +287,8 @@ def _paths(
     latents = path[:, steps].to(sampler.device)
     decoded = vae(latents.flatten(0, 1))  # [n K', 1, H, H]
     masks = decoded.reshape(len(shown), len(steps), *decoded.shape[2:])
-    true = torch.cat([mask_pixels(expressions[i].mask, vae.image_size) for i in shown])
-    return torch.cat([true[:, None], masks.cpu()], dim=1)
+    true = object_pixels(vae.config, (expressions[i].mask for i in shown))
+    return vae.config.signed(torch.cat([true, masks.cpu()], dim=1))
 
 
 def _main_values(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str, str]:
@@ -289,12 +300,24 @@ def _main_values(outcome: GeneratorOutcome, header: GeneratorHeader) -> dict[str
         "IoU of the best fixed mask": f"{outcome.iou['mean_mask']:.3f}",
         "IoU of the Mask-VAE alone": f"{outcome.iou['reconstruction']:.3f}",
         "latent": f"{sizes.latent_channels} x {sizes.latent_size} x {sizes.latent_size}",
-        "schedule": f"{header.schedule.name}, {header.schedule.steps} steps, "
-        f"{outcome.sampling_steps} in sampling",
+        "schedule": _schedule_text(outcome, header),
         "trainable parameters": f"{outcome.trainable_parameters:,}",
-        "expressions for training": f"{header.train_expressions:,}"
+        "expressions for training": (
+            f"not known: {header.imported_from}"
+            if header.train_expressions is None
+            else f"{header.train_expressions:,}"
+        )
         + left_out_text(outcome.left_out),
         "benchmark": outcome.benchmark,
         "seed": str(outcome.seed),
         "epochs": str(len(header.log)),
     }
+
+
+def _schedule_text(outcome: GeneratorOutcome, header: GeneratorHeader) -> str:
+    if header.schedule is None:
+        return "none: one latent by regression"
+    trained = f"{header.schedule.name}, {header.schedule.steps} steps"
+    return f"{trained}, {outcome.sampling_steps} in sampling" + (
+        f" with {outcome.sampling_schedule}" if outcome.sampling_schedule else ""
+    )

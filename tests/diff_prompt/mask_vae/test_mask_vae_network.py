@@ -1,22 +1,38 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from system.config.compose import composed_values
+from system.config.parse import parse_dataclass
 from system.diff_prompt.mask_vae.mask_vae_network import (
+    RANGES,
     MaskVaeConfig,
     build_mask_vae,
-    mask_iou,
     mask_vae_loss,
 )
+from system.diff_prompt.mask_vae.mask_vae_training import MaskVaeSettings
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
 from system.errors import ConfigError
+from tests.diff_prompt.mask_files import compressed, shape
+
+
+def stage_settings(name: str) -> MaskVaeSettings:
+    """The settings of a stage's YAML."""
+    values = composed_values([f"stage={name}"])["stage"]
+    return parse_dataclass(MaskVaeSettings, values, "config.stage")
+
 
 SMALL = MaskVaeConfig(image_size=32, channels=(4, 8), latent_channels=2, norm_groups=2)
 
 
-def test_published_sizes_give_the_published_latent() -> None:
+@pytest.mark.parametrize("name", ["mask_vae", "mask_vae_released"])
+def test_both_full_sizes_give_the_released_latent(name: str) -> None:
     """The released generator works on 4 x 28 x 28; another size could not use its weights."""
-    config = MaskVaeConfig()
+    config = stage_settings(name).vae
     vae = build_mask_vae(config, seed=0)
     with torch.no_grad():
         moments = vae.encode(torch.zeros(1, 1, 224, 224)).latent_dist
@@ -44,6 +60,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
         ("norm_groups", {"channels": (6, 8), "norm_groups": 4}),
         ("channels", {"channels": ()}),
         ("latent_channels", {"latent_channels": 0}),
+        ("mask_range", {"mask_range": (0, 255)}),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_by_name(field: str, values: dict[str, object]) -> None:
@@ -67,11 +84,31 @@ def test_negative_divergence_weight_is_refused() -> None:
         mask_vae_loss(mask, mask, zeros, zeros, kl_weight=-1.0)
 
 
-def test_iou_counts_pixels_and_agrees_on_two_empty_masks() -> None:
-    """An empty reconstruction of an empty mask is right, of a mask that covers something wrong."""
-    empty, half = -torch.ones(1, 1, 4, 4), -torch.ones(1, 1, 4, 4)
-    half[..., :2] = 1.0
-    full = torch.ones(1, 1, 4, 4)
+@pytest.mark.parametrize("mask_range", RANGES)
+def test_iou_counts_pixels_and_agrees_on_two_empty_masks(mask_range: tuple[int, int]) -> None:
+    """An empty reconstruction of an empty mask is right, of a mask that covers something wrong.
+
+    With the threshold of the other range, what a decoder is unsure of (0.3 of 1) would be covered.
+    """
+    sizes = replace(SMALL, mask_range=mask_range)
+    low, high = mask_range
+    empty = torch.full((1, 1, 4, 4), low + 0.3 * (high - low))
+    half, full = empty.clone(), torch.full_like(empty, high)
+    half[..., :2] = low + 0.6 * (high - low)
     first = torch.cat([empty, empty, half, half])
     second = torch.cat([empty, half, half, full])
-    assert mask_iou(first, second).tolist() == [1.0, 0.0, 1.0, 0.5]
+    assert sizes.iou(first, second).tolist() == [1.0, 0.0, 1.0, 0.5]
+
+
+def test_masks_have_the_two_values_of_their_range() -> None:
+    """The released Mask-VAE learned masks in [0, 1]; it decodes nothing sensible of others."""
+    masks = [compressed(shape("disk", 0)), compressed(shape("disk", 0) * np.uint8(0))]
+    for low, high in RANGES:
+        sizes = replace(SMALL, mask_range=(low, high))
+        pixels = object_pixels(sizes, masks)
+        assert pixels.shape == (2, 1, 32, 32)
+        assert set(pixels[0].flatten().tolist()) == {low, high}
+        assert set(pixels[1].flatten().tolist()) == {low}  # without area: all outside
+        signed = sizes.signed(pixels)
+        assert set(signed.flatten().tolist()) == {-1.0, 1.0}
+        assert torch.equal(sizes.ranged(signed), pixels)

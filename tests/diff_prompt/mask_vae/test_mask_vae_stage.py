@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,31 @@ from actors.drive import fit
 from actors.model_run import ModelRun
 from system.cli.report import report_model
 from system.cli.run import carry_out
+from system.config.compose import composed_values
+from system.config.parse import parse_dataclass
 from system.data.shards.schema import Mask
 from system.data.shards.split_objects import mask_pixels
-from system.diff_prompt.mask_vae.mask_vae_files import HEADER, load_mask_vae
-from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig
+from system.diff_prompt.mask_vae.mask_vae_files import (
+    HEADER,
+    MaskVaeHeader,
+    load_mask_vae,
+    save_mask_vae,
+)
+from system.diff_prompt.mask_vae.mask_vae_network import RANGES, MaskVaeConfig, build_mask_vae
 from system.diff_prompt.mask_vae.mask_vae_training import (
     MaskVaeSettings,
     MaskVaeTraining,
     check_batch,
+    reconstruct,
     reconstruction_ious,
 )
+from system.diff_prompt.mask_vae.object_pixels import object_pixels
 from system.diff_prompt.mask_vae.stage import GRID, MaskVaePlan, MaskVaeStage
 from system.engine.epochs import DivergedError, EpochLoop
 from system.engine.model_stage import MODEL_STAGES, ModelExperiment
 from system.engine.worker_group import WorkerGroup
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, StorageError
+from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
 from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
@@ -82,7 +92,7 @@ def experiment(root: Path, **stage: Any) -> ModelExperiment:
 
 
 def test_the_loss_falls_and_the_rate_decays(tmp_path: Path) -> None:
-    """The released code's schedule never steps."""
+    """A rate that never falls ends in a loss that jumps between the last epochs."""
     learner = training()
     log = EpochLoop(learner, Folder.of(tmp_path)).run()
     assert log[2]["loss"] < log[0]["loss"]
@@ -93,8 +103,8 @@ def test_the_loss_falls_and_the_rate_decays(tmp_path: Path) -> None:
 def test_workers_iou_is_each_masks_own() -> None:
     """A block that is filled or dealt out wrongly would give figures of other masks."""
     learner, many = training(), masks(70)
-    together = reconstruction_ious(learner.vae, many, SIDE, ALONE)
-    last = reconstruction_ious(learner.vae, many[-1:], SIDE, ALONE)
+    together = reconstruction_ious(learner.vae, many, SIZES, ALONE)
+    last = reconstruction_ious(learner.vae, many[-1:], SIZES, ALONE)
     assert len(together) == 70
     assert float(together[-1]) == pytest.approx(float(last[0]))
 
@@ -131,8 +141,90 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
         experiment(tmp_path, epochs=3),
         experiment(tmp_path, kl_weight=0.0),
         experiment(tmp_path, latent_std=0.5),
+        experiment(tmp_path, vae=asdict(replace(SIZES, mask_range=(0, 1)))),
     ]
-    assert len({plan.digest, *(MaskVaePlan.of(other).digest for other in others)}) == 6
+    assert len({plan.digest, *(MaskVaePlan.of(other).digest for other in others)}) == 7
+
+
+def test_a_mask_vae_of_an_earlier_version_is_found(tmp_path: Path) -> None:
+    """Settings that came later, at their defaults, must not have a training repeated."""
+    prepare_shapes(tmp_path)
+    plan = MaskVaePlan.of(experiment(tmp_path))
+    stage = {
+        "name": "mask_vae",
+        "vae": {
+            "image_size": SIDE,
+            "channels": (8, 16),
+            "latent_channels": 4,
+            "layers_per_block": 1,
+            "norm_groups": 4,
+        },
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 5e-3,
+        "decay": 0.95,
+        "kl_weight": 0.00037732,
+        "latent_std": 1.0,
+        "held_out": "val",
+    }
+    assert plan.digest == FeatureStore.key(
+        kind="mask_vae",
+        stage=stage,
+        benchmark=plan.manifest.fingerprint,
+        tasks=["disk", "square"],
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("mask_range", RANGES)
+def test_masks_of_either_range_are_learned(tmp_path: Path, mask_range: tuple[int, int]) -> None:
+    """One that is judged by the other range's threshold seems to cover all, or nothing."""
+    learner = training(replace(SETTINGS, vae=replace(SIZES, mask_range=mask_range), epochs=40))
+    EpochLoop(learner, Folder.of(tmp_path)).run()
+    sizes = learner.settings.vae
+    assert float(reconstruction_ious(learner.vae, masks(20), sizes, ALONE).mean()) > 0.6
+    restored = reconstruct(learner.vae, object_pixels(sizes, masks(8)))
+    outside, inside = restored.flatten().quantile(torch.tensor([0.2, 0.95])).tolist()
+    low, high = mask_range
+    assert (outside, inside) == pytest.approx((low, high), abs=0.4)
+
+
+def test_the_released_rate_falls_by_a_twentieth_in_each_of_200_epochs() -> None:
+    values = composed_values(["stage=mask_vae_released"])["stage"]
+    settings = parse_dataclass(MaskVaeSettings, values, "config.stage")
+    rate, decay = settings.learning_rate, settings.decay
+    learner = training(replace(SETTINGS, decay=decay, learning_rate=rate))
+    rates = []
+    for epoch in (0, 1, settings.epochs - 1):
+        learner.set_rate(epoch, 0, 1)
+        rates.append(learner.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.005, 0.00475, 0.005 * 0.95**199])
+    assert isinstance(learner.optimiser, torch.optim.Adam)
+
+
+def test_a_given_mask_vae_stands_for_one_that_is_trained(tmp_path: Path) -> None:
+    """Its sizes and its digest are its own; a config that says otherwise would describe another."""
+    prepare_shapes(tmp_path)
+    header = MaskVaeHeader("own", SIZES, "", "", 0, 0, 0, None, {}, 1.0, 1, ())
+    given = Folder.of(tmp_path / "given")
+    with pytest.raises(StorageError, match=r"mask_vae\.path=.*promptide import mask_vae"):
+        MaskVaePlan.of(experiment(tmp_path, path=given.uri))
+    save_mask_vae(given, build_mask_vae(SIZES, 0), header)
+    plan = MaskVaePlan.of(experiment(tmp_path, path=given.uri))
+    assert (plan.digest, plan.folder.uri) == ("own", given.uri)
+    assert plan.decoder(scaled=True)(torch.zeros(1, 4, 8, 8)).shape == (1, 1, SIDE, SIDE)
+    wrong = asdict(replace(SIZES, layers_per_block=2, mask_range=(0, 1)))
+    with pytest.raises(ConfigError, match=r"vae\.layers_per_block=1 \(not 2\).*mask_range"):
+        MaskVaePlan.of(experiment(tmp_path, path=given.uri, vae=wrong))
+    with pytest.raises(ConfigError, match=r"set stage\.path=null"):
+        MaskVaeStage().finished(experiment(tmp_path, path=given.uri))
+
+
+def test_a_benchmark_without_masks_is_one_clear_error(tmp_path: Path) -> None:
+    """Before anything is trained, and with where masks can come from."""
+    prepare_shapes(tmp_path, bare=True)
+    with pytest.raises(DataError, match=r"has no object mask.*any of the tasks.*refcoco"):
+        MaskVaeStage().finished(experiment(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from system.diff_prompt.prompt_generator.generator_training import PromptGenerat
 from system.engine.epochs import DivergedError, EpochLoop
 from system.errors import ConfigError
 from system.storage.files import Folder
-from tests.diff_prompt.generator_parts import training
+from tests.diff_prompt.generator_parts import samples, training
 
 
 def learn(learner: PromptGeneratorTraining, epochs: int) -> list[dict[str, Any]]:
@@ -73,6 +74,28 @@ def test_samples_are_drawn_with_the_moving_average_of_the_weights() -> None:
         expected = decay * expected + (1 - decay) * learner.parameters[name].detach()
     torch.testing.assert_close(learner.averaged().state_dict()[name], expected)
     assert not torch.allclose(expected, learner.parameters[name])
+
+
+def test_without_an_average_samples_are_drawn_with_the_weights_themselves() -> None:
+    """As released; the published weights are no average."""
+    learner = training(ema_decay=None)
+    learn(learner, 1)
+    for name, parameter in learner.parameters.items():
+        assert torch.equal(learner.averaged().state_dict()[name], parameter), name
+    assert not any(name.startswith("average") for name in learner.state())
+
+
+def test_latents_are_drawn_anew_in_each_epoch_and_for_each_sample() -> None:
+    """A generator of samples that saw one draw alone would learn that draw."""
+    spread = replace(samples(4), deviations=torch.full((4, 2, 4, 4), 0.5))
+    first, again, other = (spread.drawn([2, 0], seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert torch.equal(spread.drawn([0], 1)[0], first[1])
+    many = torch.stack([spread.drawn([3], seed)[0] for seed in range(200)])
+    torch.testing.assert_close(many.mean(dim=0), spread.latents[3], atol=0.2, rtol=0)
+    assert float(many.std(dim=0).mean()) == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(samples(4).drawn([2, 0], 1), samples(4).latents[[2, 0]])
 
 
 def test_more_micro_batches_change_nothing_but_rounding() -> None:

@@ -9,25 +9,28 @@ import pytest
 import torch
 
 from system.data.shards.manifest import SplitHandle
-from system.diff_prompt.mask_vae.mask_vae_files import MaskVaeHeader, save_mask_vae
+from system.diff_prompt.mask_vae.mask_vae_files import MaskVaeHeader, load_mask_vae, save_mask_vae
 from system.diff_prompt.mask_vae.mask_vae_network import build_mask_vae
-from system.diff_prompt.prompt_generator.generator_files import GeneratorHeader, save_generator
+from system.diff_prompt.prompt_generator.generator_data import GeneratorData
+from system.diff_prompt.prompt_generator.generator_files import save_generator
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.latent_store import LatentStore
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
-from system.engine.model_stage import show_nothing
+from system.diff_prompt.prompt_generator.noise import NoiseSchedule
+from system.engine.model_stage import ModelExperiment, show_nothing
 from system.errors import AdapterMismatchError, ConfigError, StorageError
 from system.methods.base import LatentNeeds
+from system.storage.files import Folder
 from tests.diff_prompt.generator_parts import ALONE, STAGE, experiment
-from tests.diff_prompt.mask_files import prepare_shapes
+from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 
 NEEDS = LatentNeeds(STAGE, layers=2, steps=5, stride=2, guidance=1.0, fresh_noise=False)
 
 
-def trained_plan(root: Path) -> GeneratorPlan:
+def trained_plan(root: Path, run: ModelExperiment | None = None) -> GeneratorPlan:
     """Both models are there, with weights as drawn: a generator draws with any."""
     prepare_shapes(root)
-    plan = GeneratorPlan.of(experiment(root))
+    plan = GeneratorPlan.of(run or experiment(root))
     vae = MaskVaeHeader(
         plan.vae.digest, plan.vae.settings.vae, "shapes", "", 0, 1, 1, 0.5, {}, 1.0, 1, ()
     )
@@ -36,18 +39,14 @@ def trained_plan(root: Path) -> GeneratorPlan:
     with torch.no_grad():  # its output starts at zero, and so would not depend on anything
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=_draw(parameter)))
-    header = GeneratorHeader(
-        plan.network,
-        plan.settings.schedule,
-        "clip",
-        plan.encoder.fingerprint,
-        vae.digest,
-        condition_dropout=0.0,
-        train_expressions=24,
-        log=(),
-    )
-    save_generator(plan.folder, network, header)
+    save_generator(plan.folder, network, plan.header(24, ()))
     return plan
+
+
+def copied(source: Folder, target: Folder) -> None:
+    """Put a folder's files into another one."""
+    for name in source.names():
+        target.write(name, source.read(name))
 
 
 def _draw(parameter: torch.Tensor) -> torch.Generator:
@@ -103,6 +102,47 @@ def test_layers_take_the_path_backwards_from_its_end(plan: GeneratorPlan) -> Non
     torch.testing.assert_close(three[:, :1], one)
     every = store(plan, replace(NEEDS, layers=5, stride=1)).of(handle(plan)).take([0], epoch=0)
     torch.testing.assert_close(every[:, [0, 2, 4]], three)
+
+
+def test_another_schedule_draws_other_latents_and_has_to_be_declared(tmp_path: Path) -> None:
+    """As released it is trained with one and sampled with the other; nobody should by accident."""
+    run = experiment(tmp_path, schedule={"name": "squaredcos_cap_v2", "steps": 40})
+    own = trained_plan(tmp_path, run)
+    plain = store(own).of(handle(own)).take([0], epoch=0)
+    declared = replace(own, settings=replace(own.settings, sampling_schedule="linear"))
+    assert declared.digest == own.digest  # the same weights, judged apart
+    assert declared.judged != own.judged
+    drawn = store(declared).of(handle(own)).take([0], epoch=0)
+    assert drawn.isfinite().all()
+    assert not torch.allclose(drawn, plain)
+    linear = replace(own.settings, schedule=NoiseSchedule("linear", 40))
+    header = own.folder.read_json("generator.json")
+    other = replace(own, settings=linear)
+    copied(own.folder, other.folder)
+    assert header["schedule"]["name"] == "squaredcos_cap_v2"
+    with pytest.raises(AdapterMismatchError, match="sampling_schedule"):
+        store(other)
+
+
+def test_unscaled_latents_are_decoded_as_they_are(tmp_path: Path) -> None:
+    """Divided by the scale of stage 1 they would be another mask's."""
+    plan = trained_plan(tmp_path)
+    unscaled = replace(plan, settings=replace(plan.settings, latents="sample_unscaled"))
+    vae, old = load_mask_vae(plan.vae.folder)
+    save_mask_vae(plan.vae.folder, vae, replace(old, latent_scale=3.0))
+    pixels = torch.ones(1, 1, SIDE, SIDE)
+    scaled, raw = (each.decoder.encode(pixels) for each in (plan, unscaled))
+    torch.testing.assert_close(scaled, 3 * raw)
+    torch.testing.assert_close(plan.decoder(scaled), unscaled.decoder(raw))
+    found = [
+        GeneratorData(each, each.decoder, ALONE, show_nothing).samples("val")[0]
+        for each in (plan, unscaled)
+    ]
+    torch.testing.assert_close(found[0].latents, 3 * found[1].latents)
+    assert found[0].deviations is None
+    assert found[1].deviations is not None
+    assert found[1].deviations.shape == found[1].latents.shape
+    assert (found[1].deviations > 0).all()
 
 
 def test_splits_and_seeds_have_noise_of_their_own(plan: GeneratorPlan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,22 @@ from system.storage.run_directory import RunDirectory
 from tests.diff_prompt.generator_parts import STAGE, VAE, experiment
 from tests.diff_prompt.mask_files import prepare_shapes
 
+EARLIER_SETTINGS = (
+    "name",
+    "epochs",
+    "text_embedding",
+    "network",
+    "schedule",
+    "batch_size",
+    "micro_batches",
+    "learning_rate",
+    "weight_decay",
+    "variational_weight",
+    "gradient_norm",
+    "ema_decay",
+    "condition_dropout",
+)
+
 
 def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: Path) -> None:
     """One that forgets a setting hands out a model that was trained with another."""
@@ -43,8 +59,34 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
         experiment(tmp_path, text_embedding="tokens"),
         experiment(tmp_path, mask_vae={**VAE, "epochs": 2}),
         experiment(tmp_path, schedule={"name": "squaredcos_cap_v2", "steps": 40}),
+        experiment(tmp_path, latents="sample_unscaled"),
+        experiment(tmp_path, condition_scale="raw"),
+        experiment(tmp_path, ema_decay=None),
+        experiment(tmp_path, name="mask_regressor"),
     ]
-    assert len({plan.digest, *(GeneratorPlan.of(other).digest for other in others)}) == 7
+    assert len({plan.digest, *(GeneratorPlan.of(other).digest for other in others)}) == 11
+    # what a regression has not
+    steps, drop = {"name": "squaredcos_cap_v2", "steps": 40}, 0.5
+    regressor = experiment(tmp_path, name="mask_regressor", schedule=steps, condition_dropout=drop)
+    assert GeneratorPlan.of(regressor).digest == GeneratorPlan.of(others[-1]).digest
+
+
+def test_a_generator_of_an_earlier_version_is_found(tmp_path: Path) -> None:
+    """Settings that came later, at their defaults, must not have days of training repeated."""
+    prepare_shapes(tmp_path)
+    plan = GeneratorPlan.of(experiment(tmp_path))
+    values = asdict(plan.settings)
+    assert plan.digest == FeatureStore.key(
+        kind="prompt_generator",
+        stage={key: values[key] for key in EARLIER_SETTINGS},
+        encoder=plan.encoder.fingerprint,
+        mask_vae=plan.vae.digest,
+        benchmark=plan.manifest.fingerprint,
+        tasks=["disk", "square"],
+        seed=0,
+    )
+    judged = ("held_out", "evaluated", "sampling_steps", "guidance")
+    assert plan.judged == FeatureStore.key(**{key: values[key] for key in judged})
 
 
 @pytest.mark.parametrize(

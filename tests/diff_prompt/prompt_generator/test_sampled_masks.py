@@ -73,7 +73,7 @@ def test_each_sample_is_compared_with_its_own_mask() -> None:
         0,
         torch.device("cpu"),
     )
-    average = best_mean_mask(masks, SIDE)
+    average = best_mean_mask(masks, Identity().config)
     ious = sampled_ious(sampler, Identity(), (text, text), masks, average, ALONE)
     assert torch.equal(ious.sampled, torch.ones(COUNT))
     assert torch.equal(ious.reconstruction, torch.ones(COUNT))

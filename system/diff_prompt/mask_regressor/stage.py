@@ -1,0 +1,26 @@
+"""The control of stage 2: a regressor of mask latents, trained and judged as the generator is."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from system.diff_prompt.mask_regressor.regression import MaskRegressorTraining, Regressor
+from system.diff_prompt.prompt_generator.generator_files import load_generator
+from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
+from system.diff_prompt.prompt_generator.sampled_masks import Draws
+from system.diff_prompt.prompt_generator.stage import PromptGeneratorStage
+from system.engine.worker_group import WorkerGroup
+
+
+class MaskRegressorStage(PromptGeneratorStage):
+    """What a run of `stage.name=mask_regressor` does; its settings are the generator's."""
+
+    training = MaskRegressorTraining
+
+    @override
+    def draws(self, plan: GeneratorPlan, group: WorkerGroup) -> Draws:
+        network, _ = load_generator(plan.folder)
+        return Regressor(network.to(group.device).requires_grad_(False), plan.seed, group.device)
+
+
+STAGE = MaskRegressorStage()
