@@ -8,7 +8,7 @@ K tasks so far, C latent channels, h w latent height and width.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -205,7 +205,8 @@ class Method(nn.Module):
 class MethodFactory:
     """How a registered method is built: its config dataclass, and its class on each objective.
 
-    `sharing` is how a stream learns it unless `method.sharing` says otherwise.
+    `sharing` is how a stream learns it unless `method.sharing` says otherwise. `renamed` are keys
+    of its config that earlier versions wrote, with what they are called now.
     """
 
     config: type[Any]
@@ -213,6 +214,7 @@ class MethodFactory:
     grounding: type[Method] | None = None
     sharing: Sharing = "shared"
     trains_on: TrainsOn = "task"
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def on(self, objective: Objective) -> type[Method] | None:
         """The method's class on an objective; None if it has none."""
@@ -250,6 +252,10 @@ def build_task_method(section: Mapping[str, Any], setting: MethodSetting[Any]) -
 
     Raises ConfigError for an unknown name or key, a wrong value, or sizes that do not fit.
     """
-    made = method_class(section["name"], setting.objective)
-    own = {key: value for key, value in section.items() if key not in ("name", "sharing")}
-    return made(parse_dataclass(METHODS.get(section["name"]).config, own, "method"), setting)
+    factory, made = METHODS.get(section["name"]), method_class(section["name"], setting.objective)
+    own = {
+        factory.renamed.get(key, key): value
+        for key, value in section.items()
+        if key not in ("name", "sharing")
+    }
+    return made(parse_dataclass(factory.config, own, "method"), setting)

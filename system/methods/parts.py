@@ -1,6 +1,7 @@
 """Small parts that several methods use: seeds, initial values, sizes, and loss weights by task."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,27 @@ def depth_in_each(prompt_depth: int | None, shape: GrounderShape, *towers: Modal
                 f"{layers} layers; use 1..{min(have.values())}, or null for as many as there are"
             )
     return depth
+
+
+def check_readable(rows: int, widths: Sequence[int], key: str) -> None:
+    """Raises ConfigError naming `key` if `rows` of the first width make no rows of another."""
+    for width in widths:
+        if rows * widths[0] % width:
+            raise ConfigError(
+                f"{key}={rows}: {rows} x {widths[0]} numbers cannot be read as rows of a block's "
+                f"width of {width}; make it a multiple of {width // math.gcd(width, widths[0])}"
+            )
+
+
+def read_at_widths(prompts: Sequence[Tensor], widths: Sequence[int]) -> list[Tensor]:
+    """Prompts (B, N, D) of the first block's width as (B, N D / Dl, Dl), Dl the layer's width.
+
+    As in Diff-Prompt's released code: 8 x 96 is 4 x 192, 2 x 384, 1 x 768 where a Swin is wider.
+    """
+    return [
+        prompt.reshape(len(prompt), -1, width)
+        for prompt, width in zip(prompts, widths, strict=True)
+    ]
 
 
 def check_at_least(least: float, config: object, *names: str) -> None:

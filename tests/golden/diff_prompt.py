@@ -118,7 +118,13 @@ def _prompt_adapter(fixture: Fixture) -> Outputs:
     half, width = weights["global_prompt.0.prompt"].shape
     layers = sum(name.startswith("global_prompt.") for name in weights)
     adapter = PromptAdapter(
-        PromptAdapterConfig(layers, width, prompt_length=2 * half, image_size=mask.shape[-1]),
+        PromptAdapterConfig(
+            layers,
+            width,
+            prompt_length=2 * half,
+            image_size=mask.shape[-1],
+            base=len(weights["model.0.weight"]),
+        ),
         seed=0,
     )
     adapter.load_state_dict(weights, strict=True)

@@ -1,5 +1,20 @@
 """Diff-Prompt: instance prompts from the generator's latents beside learned global ones.
 
+Yan et al., "Diff-Prompt: Diffusion-Driven Prompt Generator with Mask Supervision", ICLR 2025
+(arXiv 2504.21423), stage 3. A layer's prompt is half the sample's, made by an adapter from the mask
+that one step of denoising decodes to, and half the layer's own.
+
+As released, each tower has one adapter of 8, 16, 32, 64, 128 channels (`adapter_base` 8), and the
+visual prompt of 8 x 96 is read as 4 x 192, 2 x 384, 1 x 768 where a Swin is wider (`visual_prompt`
+reshaped); it joins each window's tokens behind the block's norm as it is (`prompt_norm` none); the
+layers' own halves start normal with a standard deviation of sqrt(2 / rows) (`init_std` null). Ours
+is an adapter for each width, so that prompts are equally long in all blocks. Two mistakes of the
+released code are options, `prompt_tiling` and `relative_bias`, see `system.grounders.swin_prompts`.
+
+Trainable parameters of an adapter of base c for L layers of width D and masks of side H, with
+s = H / 32: 9 c (1 + 170 c) + 31 c of its convolutions, (16 c s^2 + 1) N D / 2 of its linear layer,
+and L N D / 2 of global prompts. As released (H = 224, N = 8, L = 9, widths 96 and 768): 21,907,072.
+
 Legend: B batch, L prompted layers, N prompt length, D width of a layer, C latent channels, h w
 latent height and width, H mask side.
 """
@@ -9,7 +24,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +33,30 @@ from typing_extensions import override
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
+from system.grounders.swin_prompts import RelativeBias, Tiling, WindowEntry
 from system.methods.base import GroundingSetting, LatentNeeds, Method, MethodFactory
-from system.methods.parts import check_at_least, np_seed
+from system.methods.parts import (
+    check_at_least,
+    check_positive,
+    check_readable,
+    np_seed,
+    read_at_widths,
+)
 
 PUBLISHED_DEPTH = 9
-CHANNELS = (1, 2, 4, 8, 16)  # after each convolution of an adapter as wide as published
+PUBLISHED_BASE = 8
+CHANNELS = (1, 2, 4, 8, 16)  # after each convolution of an adapter, times its base
+#: Keys that adapters and runs of earlier versions hold: the base was given as times the smallest.
+RENAMED = {"adapter_width": "adapter_base"}
 
 
 @dataclass(frozen=True)
 class DiffPromptConfig:
-    """The method's settings; the defaults are the published ones.
+    """The method's settings.
 
     `specific` and `general` name the towers that get instance prompts and learned global ones, each
-    N / 2 a layer: leaving one out is an ablation.
+    N / 2 a layer: leaving one out is an ablation. The last six default to what adapters without
+    these keys were learned with; configs/method/diff_prompt.yaml has what new runs start from.
     """
 
     generator: dict[str, Any]  # the settings of stage 2, whose model makes the latents
@@ -42,14 +68,19 @@ class DiffPromptConfig:
     fresh_noise: bool = False  # new latents each epoch, instead of one set a run
     specific: tuple[Modality, ...] = MODALITIES
     general: tuple[Modality, ...] = MODALITIES
-    adapter_width: int = 1  # its convolutions' channels, times the published 1, 2, 4, 8, 16
+    adapter_base: int = 1  # of its convolutions' channels: times 1, 2, 4, 8, 16
+    visual_prompt: Literal["reshaped", "per_width"] = "per_width"
+    prompt_norm: Literal["none", "block"] = "block"  # what the visual prompt goes through
+    prompt_tiling: Tiling = "sample"
+    relative_bias: RelativeBias = "own"
+    init_std: float | None = 0.02  # of global prompts; null: sqrt(2 / rows), as released
 
     def __post_init__(self) -> None:
         _check_halves(self.prompt_length)
         if self.depth is not None and self.depth < 1:
             raise ValueError(f"depth={self.depth} must be at least 1, or null")
-        if self.adapter_width < 1:
-            raise ValueError(f"adapter_width={self.adapter_width} must be at least 1")
+        check_at_least(1, self, "adapter_base")
+        check_positive(self, "init_std")
         if not self.specific and not self.general:
             raise ValueError("specific=[] and general=[] leave no prompt; name a tower in either")
         for name in ("specific", "general"):
@@ -111,12 +142,13 @@ class PromptAdapterConfig:
     width: int
     prompt_length: int = 8  # half of it specific, half global
     image_size: int = 224
-    channels: int = 1  # times the published ones
+    base: int = PUBLISHED_BASE  # channels of the first convolution
+    init_std: float | None = None  # of global prompts; null: sqrt(2 / rows), as released
     specific: bool = True  # without: only the global half is there, and learns
     general: bool = True  # without: only the specific half
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "layers", "width", "image_size", "channels")
+        check_at_least(1, self, "layers", "width", "image_size", "base")
         _check_halves(self.prompt_length)
 
 
@@ -137,7 +169,7 @@ class PromptAdapter(nn.Module):
         modules: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            channels = [config.channels * count for count in CHANNELS]
+            channels = [config.base * count for count in CHANNELS]
             for inside, outside in pairwise([1, *channels]):  # a mask has one
                 modules += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.SiLU()]
                 side = math.ceil(side / 2)
@@ -145,8 +177,9 @@ class PromptAdapter(nn.Module):
             modules += [nn.Flatten(), nn.Linear(flat, half * config.width)]
             self.model = nn.Sequential(*modules) if config.specific else None
             count = config.layers if config.general else 0
+            std = math.sqrt(2 / half) if config.init_std is None else config.init_std
             self.global_prompt = nn.ModuleList(
-                _GlobalPrompt(half, config.width) for _ in range(count)
+                _GlobalPrompt(half, config.width, std) for _ in range(count)
             )
 
     def forward(self, mask: Tensor, layer: int) -> Tensor:
@@ -167,18 +200,15 @@ class PromptAdapter(nn.Module):
 
 
 class _GlobalPrompt(nn.Module):
-    def __init__(self, length: int, width: int) -> None:
+    def __init__(self, length: int, width: int, std: float) -> None:
         super().__init__()
-        self.prompt = nn.Parameter(torch.empty(length, width).normal_(std=0.02))
+        self.prompt = nn.Parameter(torch.empty(length, width).normal_(std=std))
 
 
 class DiffPrompt(Method):
     """Adapters and global prompts of each tower; only these learn.
 
-    Layers of one width share an adapter's convolutions; a Swin's widths grow, so each of its widths
-    has an adapter of its own.
-
-    Source: Diff-Prompt (arXiv 2504.21423), stage 3.
+    Layers that share an adapter share its convolutions.
     """
 
     needs_latents = True
@@ -199,6 +229,7 @@ class DiffPrompt(Method):
         if config.specific and setting.masks is None:
             raise ConfigError("method=diff_prompt needs the Mask-VAE that its generator works with")
         self._masks = setting.masks
+        self._widths = setting.shape.vision_widths[: self.layers]
         self.vision = self._tower("vision", setting)
         self.text = self._tower("text", setting)
 
@@ -211,9 +242,17 @@ class DiffPrompt(Method):
             assert self._masks is not None
             decoded = self._masks(latents.transpose(0, 1).flatten(0, 1))  # [L B, 1, H, H]
             masks = decoded.reshape(self.layers, -1, *decoded.shape[1:])  # [L, B, 1, H, H]
+        config = self.config
+        vision = self._prompts("vision", self.vision, masks)
+        if config.visual_prompt == "reshaped":
+            vision = read_at_widths(vision, self._widths)
+        as_they_are = config.prompt_norm == "none"
         return Entries(
-            vision=self._prompts("vision", self.vision, masks),
+            vision=[] if as_they_are else vision,
             text=self._prompts("text", self.text, masks),
+            windows=WindowEntry(
+                vision if as_they_are else [], config.prompt_tiling, config.relative_bias
+            ),
         )
 
     def _prompts(
@@ -236,26 +275,31 @@ class DiffPrompt(Method):
         return prompts
 
     def _tower(self, modality: Modality, setting: GroundingSetting) -> nn.ModuleList:
-        """One adapter for each run of layers of one width."""
-        specific = modality in self.config.specific
-        general = modality in self.config.general
+        """One adapter for each run of layers of one width, or for all layers if reshaped."""
+        config = self.config
+        specific, general = modality in config.specific, modality in config.general
         adapters = nn.ModuleList()
         if not specific and not general:
             return adapters
-        runs = groupby(setting.shape.widths(modality)[: self.layers])
-        for place, (width, run) in enumerate(runs):
+        widths = setting.shape.widths(modality)[: self.layers]
+        if modality == "vision" and config.visual_prompt == "reshaped":
+            rows = config.prompt_length // (1 if specific and general else 2)
+            check_readable(rows, widths, "method.prompt_length")
+            widths = widths[:1] * len(widths)
+        for place, (width, run) in enumerate(groupby(widths)):
             sizes = PromptAdapterConfig(
                 layers=len(list(run)),
                 width=width,
-                prompt_length=self.config.prompt_length,
+                prompt_length=config.prompt_length,
                 image_size=setting.masks.image_size if setting.masks else 1,
                 specific=specific,
                 general=general,
-                channels=self.config.adapter_width,
+                base=config.adapter_base,
+                init_std=config.init_std,
             )
             seed = np_seed(setting.seed, MODALITIES.index(modality), place)
             adapters.append(PromptAdapter(sizes, seed))
         return adapters
 
 
-METHOD = MethodFactory(DiffPromptConfig, grounding=DiffPrompt)
+METHOD = MethodFactory(DiffPromptConfig, grounding=DiffPrompt, renamed=RENAMED)

@@ -1,8 +1,9 @@
 """Diff-Prompt in a stream: instance prompts from the generator beside a task's low-rank prompts.
 
 At each layer the low-rank prompt of LPI (arXiv 2501.14369), which is the task's, and the prompt of
-Diff-Prompt (arXiv 2504.21423), half of it the sample's, stand side by side. A task learns both,
-by the grounder's loss and LPI's two terms; the generator is trained once and frozen.
+Diff-Prompt (arXiv 2504.21423), half of it the sample's, stand side by side; `prompt_norm` is that
+of Diff-Prompt's alone. A task learns both, by the grounder's loss and LPI's two terms; the
+generator is trained once and frozen.
 
 Legend: B batch, N prompt length, D width of a layer.
 """
@@ -19,7 +20,7 @@ from typing_extensions import Self, override
 
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
-from system.methods.prompts.diff_prompt import DiffPrompt, DiffPromptConfig
+from system.methods.prompts.diff_prompt import RENAMED, DiffPrompt, DiffPromptConfig
 from system.methods.prompts.lpi import GroundingLowRank, LowRankConfig
 
 
@@ -53,7 +54,9 @@ class LpiDiffPrompt(Method):
         task = self.task.entries(grounder, batch, latents)
         instance = self.instance.entries(grounder, batch, latents)
         return Entries(
-            vision=beside(task.vision, instance.vision), text=beside(task.text, instance.text)
+            vision=beside(task.vision, instance.vision),
+            text=beside(task.text, instance.text),
+            windows=instance.windows,
         )
 
     @override
@@ -74,4 +77,4 @@ def beside(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
     return joined
 
 
-METHOD = MethodFactory(LpiDiffPromptConfig, grounding=LpiDiffPrompt, sharing="own")
+METHOD = MethodFactory(LpiDiffPromptConfig, grounding=LpiDiffPrompt, sharing="own", renamed=RENAMED)

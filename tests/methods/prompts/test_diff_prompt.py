@@ -65,11 +65,14 @@ def test_a_prompt_is_the_adapted_mask_and_then_the_global_half(masks: MaskDecode
     torch.testing.assert_close(prompt[1, 2:], adapter.general(0)[0])
 
 
-def test_only_adapters_and_global_prompts_learn(masks: MaskDecoder) -> None:
+@pytest.mark.parametrize("norm", ["none", "block"])
+@pytest.mark.parametrize("visual", ["reshaped", "per_width"])
+def test_only_adapters_and_global_prompts_learn(masks: MaskDecoder, norm: Any, visual: Any) -> None:
     """A Mask-VAE among the parameters would be trained, saved and counted."""
-    learner = method(masks)
+    learner = method(masks, replace(CONFIG, prompt_norm=norm, visual_prompt=visual))
     entries = learner.entries(NOTHING, BATCH, latents())
-    sum(p.square().sum() for p in (*entries.vision, *entries.text)).backward()  # type: ignore[union-attr]
+    prompts = (*entries.vision, *entries.windows.after_norm, *entries.text)
+    torch.stack([p.square().sum() for p in prompts]).sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in learner.parameters())
     names = {name.split(".")[2] for name, _ in learner.named_parameters()}
     assert names == {"model", "global_prompt"}
@@ -152,13 +155,103 @@ def test_half_of_the_prompt_is_the_masks_and_half_the_layers(image_size: int) ->
     assert not torch.equal(first[:, 4:], last[:, 4:])  # another layer
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_wider_adapter_has_so_many_times_the_channels(times: int) -> None:
-    adapter = PromptAdapter(PromptAdapterConfig(3, 6, image_size=64, channels=times), seed=0)
+@pytest.mark.parametrize("base", [1, 2, 3])
+def test_the_channels_of_an_adapter_are_those_of_its_base(base: int) -> None:
+    adapter = PromptAdapter(PromptAdapterConfig(3, 6, image_size=64, base=base), seed=0)
     assert adapter.model is not None
     outside = [each.out_channels for each in adapter.model if isinstance(each, nn.Conv2d)]
-    assert outside == [times * published for published in (1, 2, 4, 8, 16)]
+    assert outside == [base * times for times in (1, 2, 4, 8, 16)]
     assert adapter(torch.zeros(2, 1, 64, 64), 0).shape == (2, 8, 6)
+
+
+class FullSize:
+    """Masks of the published side, decoded by nobody."""
+
+    image_size = 224
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("base", "numbers"), [(8, 21_907_072), (2, 5_465_968)])
+def test_at_the_published_sizes_the_counts_are_the_released_ones(base: int, numbers: int) -> None:
+    """21.9 M as released; with a base of 2 the 5.5 M of the paper's reviews."""
+    widths = (96,) * 2 + (192,) * 2 + (384,) * 6 + (768,) * 2
+    shape = GrounderShape(widths, (768,) * 12, (), 800, 256, 256)
+    config = DiffPromptConfig(generator={}, adapter_base=base, visual_prompt="reshaped")
+    with torch.device("meta"):
+        learner = DiffPrompt(config, GroundingSetting(shape, seed=0, masks=FullSize()))
+    assert sum(p.numel() for p in learner.parameters()) == numbers
+
+
+def test_a_reshaped_prompt_holds_the_same_numbers_in_fewer_rows(masks: MaskDecoder) -> None:
+    """One adapter for the tower; a wider block reads it row by row."""
+    learner = method(masks, replace(CONFIG, visual_prompt="reshaped", prompt_norm="none"))
+    entries = learner.entries(NOTHING, BATCH, latents())
+    assert not entries.vision
+    shapes = [tuple(prompt.shape) for prompt in entries.windows.after_norm]
+    assert shapes == [(2, 4, 6), (2, 4, 6), (2, 2, 12)]
+    (adapter,) = cast(Any, learner.vision)
+    whole = adapter(masks(latents()[:, 2]), 2)  # [B, 4, 6]
+    torch.testing.assert_close(entries.windows.after_norm[2], whole.reshape(2, 2, 12))
+
+
+def test_a_prompt_that_wider_blocks_cannot_read_is_refused(masks: MaskDecoder) -> None:
+    shape = replace(SHAPE, vision_widths=(6, 12, 24))
+    config = replace(CONFIG, visual_prompt="reshaped", prompt_length=2)
+    with pytest.raises(ConfigError, match=r"prompt_length=2: 2 x 6 .* width of 24.*multiple of 4"):
+        DiffPrompt(config, GroundingSetting(shape, seed=0, masks=masks))
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ({}, ("sample", "own")),
+        ({"prompt_tiling": "released"}, ("released", "own")),
+        ({"relative_bias": "released"}, ("sample", "released")),
+    ],
+)
+@pytest.mark.parametrize("norm", ["none", "block"])
+def test_how_prompts_stand_in_the_windows_reaches_the_grounder(
+    masks: MaskDecoder, norm: Any, change: Any, rules: Any
+) -> None:
+    entries = method(masks, replace(CONFIG, prompt_norm=norm, **change)).entries(
+        NOTHING, BATCH, latents()
+    )
+    assert (len(entries.vision), len(entries.windows.after_norm)) == (
+        (0, 3) if norm == "none" else (3, 0)
+    )
+    assert (entries.windows.tiling, entries.windows.relative_bias) == rules
+
+
+def test_global_prompts_start_as_large_as_released() -> None:
+    """Behind the norm, small ones would be next to nothing: 1, 0.71, 0.5 for 2, 4, 8 rows."""
+    for rows in (2, 4, 8):
+        sizes = PromptAdapterConfig(1, 4096, prompt_length=2 * rows, image_size=32, base=1)
+        prompt = PromptAdapter(sizes, seed=0).general(0).detach()
+        assert float(prompt.std()) == pytest.approx((2 / rows) ** 0.5, rel=0.05)
+    small = PromptAdapterConfig(1, 4096, image_size=32, base=1, init_std=0.02)
+    assert float(PromptAdapter(small, seed=0).general(0).detach().std()) == pytest.approx(
+        0.02, rel=0.05
+    )
+
+
+@pytest.mark.parametrize(("old", "base"), [({"adapter_width": 2}, 2), ({}, 1)])
+@pytest.mark.parametrize("name", ["diff_prompt", "lpi_diff_prompt"])
+def test_an_adapter_of_an_earlier_version_is_what_it_was(
+    masks: MaskDecoder, name: str, old: Any, base: int
+) -> None:
+    """Its header says nothing of the norm, nor of the start; `adapter_width` was the base."""
+    section = {"name": name, "generator": {}, "prompt_length": 4, "depth": 3, "steps": 5, **old}
+    built = build_task_method(section, GroundingSetting(SHAPE, seed=1, masks=masks))
+    learner = cast(Any, getattr(built, "instance", built))
+    config = learner.config
+    assert config.adapter_base == base
+    assert (config.visual_prompt, config.prompt_norm) == ("per_width", "block")
+    assert learner.vision[0].model[0].out_channels == base
+    assert float(learner.vision[0].general(0).abs().max()) < 0.2
+    with pytest.raises(ConfigError, match="adapter_widths"):
+        build_task_method(section | {"adapter_widths": 2}, GroundingSetting(SHAPE, seed=1))
 
 
 def test_odd_prompt_length_is_refused() -> None:

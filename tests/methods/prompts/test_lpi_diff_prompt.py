@@ -64,6 +64,16 @@ def test_the_prompts_of_a_layer_stand_side_by_side(setting: GroundingSetting) ->
     assert not torch.equal(entries.vision[0][0], entries.vision[0][1]), "an instance's own half"
 
 
+def test_the_instance_s_prompt_alone_enters_behind_the_norm(setting: GroundingSetting) -> None:
+    """LPI's goes through it as without Diff-Prompt."""
+    method = build(setting, prompt_norm="none", relative_bias="released")
+    entries = method.entries(NOTHING, BATCH, latents())
+    assert [tuple(p.shape) for p in entries.vision] == [(1, 3, w) for w in SHAPE.vision_widths]
+    after = [tuple(prompt.shape) for prompt in entries.windows.after_norm]
+    assert after == [(2, 4, 6), (2, 4, 6), (2, 4, 12)]
+    assert entries.windows.relative_bias == "released"
+
+
 def test_both_parts_learn_and_the_mask_vae_does_not(setting: GroundingSetting) -> None:
     method = build(setting)
     entries = method.entries(NOTHING, BATCH, latents())
