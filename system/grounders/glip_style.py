@@ -28,8 +28,10 @@ from system.grounders.grounder import (
     GroundingBatch,
     ScoredBoxes,
     Tokens,
+    block_sides,
     level_means,
 )
+from system.grounders.lockstep import Lockstep
 
 
 class SquarePixels:
@@ -81,7 +83,11 @@ class GlipStyle(Grounder):
             context_length=config.context_length,
             feature_width=config.head.channels,
             level_sides=tuple(-(-config.pictures.image_size // side) for side in config.strides),
+            vision_sides=block_sides(
+                config.pictures.image_size, config.vision.patch_size, config.vision.depths
+            ),
         )
+        self._lockstep = Lockstep(network.vision, network.text)
         computation.apply(chain(network.vision_layers, network.text_layers))
 
     @override
@@ -120,12 +126,18 @@ class GlipStyle(Grounder):
 
     def dense(self, batch: GroundingBatch, entries: Entries) -> Dense:
         """The head's outputs for every place."""
-        tokens = batch.tokens
-        with self.computation.autocast(batch.images.device):
-            levels = self.network.see(batch.images, entries.vision, entries.windows)
+        tokens, length, added = batch.tokens, batch.tokens.ids.shape[1], entries.added
+        if added is not None:
+            tokens = tokens.padded(added.text_length, self.tokenizer.pad_token_id)
+        with (
+            self.computation.autocast(batch.images.device),
+            self.network.prompted(entries.vision, entries.windows, entries.text, entries.context),
+            self._lockstep.active(added, batch.images),
+        ):
+            words = self.network.read(tokens.ids, tokens.mask)[:, :length]
+            levels = self.network.see(batch.images)
             if entries.adapt_level is not None:
                 levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
-            words = self.network.read(tokens.ids, tokens.mask, entries.text, entries.context)
             if entries.adapt_text is not None:
                 words = entries.adapt_text(words)
             return self.network.locate(levels, words, entries.adapt_pyramid)

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality, encode_names, resolved
@@ -32,6 +32,7 @@ class GrounderShape:
     context_length: int
     feature_width: int  # of `text_features`
     level_sides: tuple[int, ...] = ()  # H of each level behind the pyramid, of a square image
+    vision_sides: tuple[int, ...] = ()  # of each vision block's square feature map, where known
 
     @property
     def image_feature_width(self) -> int:
@@ -54,6 +55,35 @@ class Tokens:
         """The same on a device."""
         return Tokens(self.ids.to(device), self.mask.to(device))
 
+    def padded(self, length: int, padding: int) -> "Tokens":
+        """The same with tokens of that id behind, so that there are at least `length`."""
+        more = (0, max(0, length - self.ids.shape[1]))
+        return Tokens(pad(self.ids, more, value=padding), pad(self.mask, more))
+
+
+@dataclass(frozen=True)
+class Added:
+    """Prompts that are added to a grounder's tokens: see `system.grounders.lockstep`.
+
+    A layer's prompt is (1, n, D) or (B, n, D) in that layer's own width; the first prompt of a
+    tower enters before its first layer. In the layers of `exchanging`, which both towers have
+    prompts in, `exchange` gets the layer and the two towers' tokens where prompts were added,
+    (B, n, D) and (B, N, D), and gives what replaces them.
+    """
+
+    vision: Sequence[Tensor]
+    text: Sequence[Tensor]
+    exchange: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] = lambda _, vision, text: (
+        vision,
+        text,
+    )
+    exchanging: range = range(0)
+
+    @property
+    def text_length(self) -> int:
+        """How many tokens a text must have at least, padding among them."""
+        return max((prompt.shape[1] for prompt in self.text), default=0)
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -64,9 +94,10 @@ class Entries:
     attention and are dropped from its output. `windows` holds the vision tower's prompts that
     enter behind a block's norm, and how prompts stand in its windows. A context (1, N, D) or
     (B, N, D) passes through the whole text tower beside the expression's tokens and is dropped at
-    its end. The functions change what leaves the towers, each level (B, P_level, H, W) of the
-    vision tower and the text's tokens (B, T, D), and each level (B, C, H, W) of the pyramid, which
-    is made of the vision tower's levels.
+    its end. `added` prompts change the tokens themselves, and the two towers then run in step. The
+    functions change what leaves the towers, each level (B, P_level, H, W) of the vision tower and
+    the text's tokens (B, T, D), and each level (B, C, H, W) of the pyramid, which is made of the
+    vision tower's levels.
     """
 
     vision: Sequence[Tensor] = ()
@@ -76,6 +107,7 @@ class Entries:
     adapt_text: Callable[[Tensor], Tensor] | None = None
     adapt_pyramid: Callable[[int, Tensor], Tensor] | None = None
     windows: WindowEntry = field(default_factory=WindowEntry)
+    added: Added | None = None
 
     def each_alone(self) -> "Entries":
         """The same as each sample has it by itself, whatever stands beside it in the batch.
@@ -185,6 +217,16 @@ GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.grounders", "
 def load_grounder(config: GrounderConfig) -> Grounder:
     """The frozen grounder of a config section. Raises ConfigError naming what cannot be loaded."""
     return GROUNDERS.get(config.name)(resolved(config.path), Computation.of(config))
+
+
+def block_sides(image_size: int, patch_size: int, depths: Sequence[int]) -> tuple[int, ...]:
+    """Side of the feature map of each block of a Swin, whose stages halve it."""
+    sides: list[int] = []
+    side = -(-image_size // patch_size)
+    for depth in depths:
+        sides += [side] * depth
+        side = (side + 1) // 2
+    return tuple(sides)
 
 
 def level_means(levels: Sequence[Tensor]) -> Tensor:

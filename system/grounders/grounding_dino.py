@@ -30,9 +30,11 @@ from system.grounders.grounder import (
     GroundingBatch,
     ScoredBoxes,
     Tokens,
+    block_sides,
     level_means,
 )
 from system.grounders.grounding_dino_loss import loss_terms, sample_losses
+from system.grounders.lockstep import Lockstep
 from system.grounders.swin_prompts import SwinPrompts
 
 DEFAULT_SIDE = 800  # of the square, if the image processor names no size
@@ -120,6 +122,7 @@ class GroundingDino(Grounder):
         self.name = name
         self.computation = computation
         self._entries = Entries()
+        self._length = 0  # of the texts of the batch at hand
         config = model.config
         swin = model.model.backbone.conv_encoder.model
         blocks = [block for stage in swin.swin.encoder.layers for block in stage.blocks]
@@ -132,9 +135,13 @@ class GroundingDino(Grounder):
             context_length=min(config.max_text_len, config.text_config.max_position_embeddings),
             feature_width=config.d_model,
             level_sides=level_sides(config, square_side(image_processor)),
+            vision_sides=block_sides(
+                square_side(image_processor), swin.config.patch_size, swin.config.depths
+            ),
         )
         self._swin_prompts = SwinPrompts(blocks)
         self._bert_prompts = BertPrompts(model.model.text_backbone.encoder)
+        self._lockstep = Lockstep(swin, model.model.text_backbone)
         swin.register_forward_hook(self._adapt_levels)
         model.model.text_backbone.register_forward_hook(self._adapt_text)
         model.model.encoder.register_forward_pre_hook(self._adapt_pyramid, with_kwargs=True)
@@ -151,8 +158,8 @@ class GroundingDino(Grounder):
         """The best queries' boxes; a box's score is that of the word that fits it best."""
         from transformers.image_transforms import center_to_corners_format
 
-        with self._entered(entries.each_alone(), batch.images.device):
-            output = self.model(**_inputs(batch))
+        with self._entered(entries.each_alone(), batch):
+            output = self.model(**self._inputs(batch, entries))
         scores = output.logits.float().sigmoid().amax(dim=-1)  # [B, Q]; padding is -inf
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         boxes = center_to_corners_format(output.pred_boxes.float()).clamp(0, 1)
@@ -175,8 +182,8 @@ class GroundingDino(Grounder):
         ]
         device = batch.images.device
         labels = [{name: value.to(device) for name, value in label.items()} for label in labels]
-        with self._entered(entries, device):
-            output = self.model(**_inputs(batch), labels=labels)
+        with self._entered(entries, batch):
+            output = self.model(**self._inputs(batch, entries), labels=labels)
         return loss_terms(output.loss_dict, self.model.config)
 
     @torch.no_grad()
@@ -244,13 +251,14 @@ class GroundingDino(Grounder):
         return digest(self.model, sizes, self.tokenizer, self.image_processor)
 
     @contextmanager
-    def _entered(self, entries: Entries, device: torch.device) -> Iterator[None]:
-        self._entries = entries
+    def _entered(self, entries: Entries, batch: GroundingBatch) -> Iterator[None]:
+        self._entries, self._length = entries, batch.tokens.ids.shape[1]
         try:
             with (
                 self._swin_prompts.active(entries.vision, entries.windows),
                 self._bert_prompts.active(entries.text, entries.context),
-                self.computation.autocast(device),
+                self._lockstep.active(entries.added, batch.images),
+                self.computation.autocast(batch.images.device),
             ):
                 yield
         finally:
@@ -266,7 +274,9 @@ class GroundingDino(Grounder):
     def _adapt_text(self, _: Any, __: Any, output: Any) -> Any:
         if self._entries.adapt_text is None:
             return None
-        output.last_hidden_state = self._entries.adapt_text(output.last_hidden_state)
+        hidden, length = output.last_hidden_state, self._length
+        own = self._entries.adapt_text(hidden[:, :length])
+        output.last_hidden_state = torch.cat([own, hidden[:, length:]], dim=1)
         return output
 
     def _adapt_pyramid(self, _: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -282,6 +292,16 @@ class GroundingDino(Grounder):
         ]
         places = [level.flatten(2).transpose(1, 2) for level in adapted]
         return args, kwargs | {"vision_features": torch.cat(places, dim=1)}
+
+    def _inputs(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
+        tokens = batch.tokens
+        if entries.added is not None:
+            tokens = tokens.padded(entries.added.text_length, self.tokenizer.pad_token_id)
+        return {
+            "pixel_values": batch.images,
+            "input_ids": tokens.ids,
+            "attention_mask": tokens.mask,
+        }
 
     def _phrase(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Attention masks [B, 1, T, T] and positions [B, T] as the model makes them of ids."""
@@ -339,14 +359,6 @@ def load_grounding_dino(
     return GroundingDino(
         parts.model, parts.tokenizer, parts.image_processor, parts.path, computation
     )
-
-
-def _inputs(batch: GroundingBatch) -> dict[str, Tensor]:
-    return {
-        "pixel_values": batch.images,
-        "input_ids": batch.tokens.ids,
-        "attention_mask": batch.tokens.mask,
-    }
 
 
 GROUNDER = load_grounding_dino

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.grounder import Added, Entries, Grounder, GroundingBatch
 from system.methods.base import (
     METHODS,
     Method,
@@ -290,6 +290,7 @@ def chosen_entries(found: Sequence[Entries], place: Tensor) -> Entries:
     def prompts(layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         return [chosen_rows(options, place) for options in zip(*layers, strict=True)]
 
+    added = [entries.added for entries in found if entries.added is not None]
     contexts = [entries.context for entries in found if entries.context is not None]
     levels = [entries.adapt_level for entries in found if entries.adapt_level is not None]
     texts = [entries.adapt_text for entries in found if entries.adapt_text is not None]
@@ -317,6 +318,25 @@ def chosen_entries(found: Sequence[Entries], place: Tensor) -> Entries:
         windows=replace(
             windows, after_norm=prompts([entries.windows.after_norm for entries in found])
         ),
+        added=_chosen_added(added, place) if added else None,
+    )
+
+
+def _chosen_added(found: Sequence[Added], place: Tensor) -> Added:
+    """The same of prompts that are added: each sample takes part in its own task's exchange."""
+
+    def exchange(layer: int, vision: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        options = [added.exchange(layer, vision, text) for added in found]
+        return (
+            chosen_rows([option[0] for option in options], place),
+            chosen_rows([option[1] for option in options], place),
+        )
+
+    return Added(
+        vision=[chosen_rows(p, place) for p in zip(*(a.vision for a in found), strict=True)],
+        text=[chosen_rows(p, place) for p in zip(*(a.text for a in found), strict=True)],
+        exchange=exchange,
+        exchanging=found[0].exchanging,
     )
 
 

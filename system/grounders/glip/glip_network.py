@@ -6,7 +6,8 @@ its model GLIP-T (A): image and text meet in the region-token dot product alone.
 Legend: B batch, A places over all levels, T tokens, D text width, P width of a vision level.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -94,26 +95,28 @@ class GlipNetwork(nn.Module):
         """BERT's layers, in order."""
         return list(self.text.encoder.layer)
 
-    def see(
+    @contextmanager
+    def prompted(
         self,
-        images: Tensor,
-        prompts: Sequence[Tensor] = (),
-        windows: WindowEntry = WindowEntry(),  # noqa: B008 - frozen
-    ) -> list[Tensor]:
-        """Levels (B, P, H, W) of the vision tower from images (B, 3, H, W)."""
-        with self._vision_prompts.active(prompts, windows):
-            return list(self.vision(images).feature_maps)
+        vision: Sequence[Tensor],
+        windows: WindowEntry,
+        text: Sequence[Tensor],
+        context: Tensor | None,
+    ) -> Iterator[None]:
+        """Let prompts and a context stand in both towers during the block of code."""
+        with (
+            self._vision_prompts.active(vision, windows),
+            self._text_prompts.active(text, context),
+        ):
+            yield
 
-    def read(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        prompts: Sequence[Tensor] = (),
-        context: Tensor | None = None,
-    ) -> Tensor:
+    def see(self, images: Tensor) -> list[Tensor]:
+        """Levels (B, P, H, W) of the vision tower from images (B, 3, H, W)."""
+        return list(self.vision(images).feature_maps)
+
+    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Tokens (B, T, D) of the text tower."""
-        with self._text_prompts.active(prompts, context):
-            tokens: Tensor = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
+        tokens: Tensor = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
         return tokens
 
     def locate(
