@@ -206,7 +206,8 @@ class MethodFactory:
     """How a registered method is built: its config dataclass, and its class on each objective.
 
     `sharing` is how a stream learns it unless `method.sharing` says otherwise. `renamed` are keys
-    of its config that earlier versions wrote, with what they are called now.
+    of its config that earlier versions wrote, with what they are called now. `refusal` says why it
+    has no class on the other objective, where there is a reason.
     """
 
     config: type[Any]
@@ -215,6 +216,7 @@ class MethodFactory:
     sharing: Sharing = "shared"
     trains_on: TrainsOn = "task"
     renamed: Mapping[str, str] = field(default_factory=dict)
+    refusal: str | None = None
 
     def on(self, objective: Objective) -> type[Method] | None:
         """The method's class on an objective; None if it has none."""
@@ -240,9 +242,12 @@ def methods_on(objective: Objective) -> list[str]:
 
 def method_class(name: str, objective: Objective) -> type[Method]:
     """A method's class. Raises ConfigError for an unknown name, or one of the other objective."""
-    found = METHODS.get(name).on(objective)
+    factory = METHODS.get(name)
+    found = factory.on(objective)
     if found is None:
         known = ", ".join(methods_on(objective))
+        if factory.refusal is not None:
+            raise ConfigError(f"method={name} {factory.refusal}; take one of {known}")
         raise ConfigError(f"method={name} {_ELSEWHERE[objective]} {known}")
     return found
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
-from system.methods.base import GroundingSetting, Method, build_task_method, methods_on
+from system.methods.base import (
+    GroundingSetting,
+    Method,
+    build_task_method,
+    method_class,
+    methods_on,
+)
 from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
 
 # method -> its settings and the numbers it trains on the small grounder: blocks of 16, 16, 32, 64,
@@ -22,13 +28,18 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "linear_probing": ({}, 32 * 33 + 64 * 65 + 32 * 33),
     "vpt": ({"prompt_length": 2}, 2 * (16 + 16 + 32 + 64)),
     "coop": ({"context_length": 3}, 3 * 32),
+    "cocoop": ({"context_length": 3}, 3 * 32 + 6 * 97 + 32 * 7),
     "s_prompts": ({"prompt_length": 2, "text_prompt_length": 3}, 2 * 16 + 3 * 32),
     "maple": ({"prompt_length": 2}, 3 * 2 * 32 + 33 * (16 + 16 + 32)),
     "clip_adapter": ({}, 2 * (32 * 8 + 64 * 16 + 32 * 8)),
     "fedtpg": ({"context_length": 2}, 2 * 32 + 6 * 32 * 33 + 2 * 32 + 2 * 32 * 33),
 }
 #: Prompts that stand out: as they start, small ones hardly change a result.
-LOUD: dict[str, dict[str, Any]] = {"coop": {"init_std": 1.0}, "s_prompts": {"init_std": 1.0}}
+LOUD: dict[str, dict[str, Any]] = {
+    "coop": {"init_std": 1.0},
+    "cocoop": {"init_std": 1.0},
+    "s_prompts": {"init_std": 1.0},
+}
 TEXTS = ["the red dog", "a disk on the left"]
 
 
@@ -57,7 +68,7 @@ def loss(grounder: Grounder, method: Method) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["coop", "s_prompts", "fedtpg"])
+@pytest.mark.parametrize("name", ["coop", "cocoop", "s_prompts", "fedtpg"])
 def test_a_longer_neighbour_changes_nothing(name: str, grounder: Grounder) -> None:
     """A context that saw padding would make figures depend on the batch."""
     method, given = build(name, grounder.shape, **LOUD.get(name, {})), batch(grounder)
@@ -117,6 +128,27 @@ def test_padding_does_not_change_a_generated_context(grounder: Grounder) -> None
     assert together is not None
     assert alone is not None
     torch.testing.assert_close(together[:1], alone)
+
+
+def test_cocoop_s_context_is_of_the_sample_s_own_image(grounder: Grounder) -> None:
+    """A context of the batch's mean would look like learning and be a leak."""
+    method, given = build("cocoop", grounder.shape), batch(grounder)
+    context = method.entries(grounder, given, None).context
+    assert context is not None
+    assert not torch.allclose(context[0], context[1])
+    moved = context - method.get_parameter("context")
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved))  # all of a context alike
+    features = grounder.image_features(given.images)
+    hidden = (
+        features @ method.get_parameter("inner_weight").T + method.get_parameter("inner_bias")
+    ).relu()
+    expected = hidden @ method.get_parameter("outer_weight").T + method.get_parameter("outer_bias")
+    torch.testing.assert_close(moved[:, 0], expected)
+
+
+def test_cocoop_is_refused_in_retrieval_and_says_why() -> None:
+    with pytest.raises(ConfigError, match=r"cocoop .*depend on the image it is compared with"):
+        method_class("cocoop", "retrieval")
 
 
 @pytest.mark.parametrize(
