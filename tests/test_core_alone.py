@@ -21,7 +21,7 @@ from system.grounders import grounder, grounding_dino
 from system.methods.base import METHODS, MethodSetting
 from system.methods.losses import contrastive_loss
 from system.methods.sharing import build_method
-from system.results import accuracy_matrix, metrics, rec, recall, replay_audit
+from system.results import accuracy_matrix, metrics, rec, recall, replay_audit, stream_metrics
 
 for method in METHODS:
     METHODS.get(method)
@@ -57,11 +57,12 @@ assert losses[1] < losses[0], losses
 
 with torch.no_grad():
     found = features()
-values = recall.retrieval_recalls(
+ranks = recall.retrieval_ranks(
     found["vision"], found["text"], torch.arange(6), tasks, tasks=[0], gallery="all", seen=[0]
 )
-rows = accuracy_matrix.matrix_rows(0, values)
-print(accuracy_matrix.AccuracyMatrix(["things"], rows).average("t2i_r1").value)
+rows = accuracy_matrix.matrix_rows(0, recall.retrieval_metrics(ranks))
+matrix = accuracy_matrix.AccuracyMatrix(["things"], rows)
+print(stream_metrics.AVERAGE.of(matrix, "t2i_r1").value)
 """
 
 

@@ -1,16 +1,16 @@
-"""The accuracy matrix R and the metrics drawn from it.
+"""The accuracy matrix R of a stream.
 
 R[i, j] is a metric on task j after training on task i, in percent, higher is better. The matrix is
 full: tasks are also evaluated before they are learned. Row -1 is the frozen backbone (zero-shot).
 An undefined value is NaN with a reason, never 0.
 
-Legend: K tasks, E what is evaluated (the K tasks, or held out), T the last task learned.
+Legend: K tasks, E what is evaluated (the K tasks, or held out).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +36,8 @@ class MatrixRow:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A metric drawn from the matrix, or NaN with the reason why there is none."""
-
-    value: float
-    reason: str | None = None
-
-
-class _UndefinedError(Exception):
-    """An entry that a metric needs is undefined; the text is the reason."""
+class UndefinedEntryError(Exception):
+    """An entry that a summary needs is undefined; the text is the reason."""
 
 
 def matrix_rows(
@@ -60,13 +52,15 @@ def matrix_rows(
 
 
 class AccuracyMatrix:
-    """All entries of a run, for every metric, and the summaries of the field and of the paper.
+    """All entries of a run, for every metric; `system.results.stream_metrics` sums them up.
 
     Args:
         tasks: names of the K tasks in order.
         rows: entries in any order, at most one a (trained, evaluated, metric).
         evaluated: names of what is evaluated, where that is not the tasks but held out: R is then
             [K, E], and has no summaries over tasks.
+        before: where galleries grow with the tasks, the frozen model's entry on each task in the
+            gallery that it has right before the task is learned; None: all galleries are alike.
 
     Raises:
         DataError: an entry appears twice or names a task that does not exist.
@@ -77,11 +71,15 @@ class AccuracyMatrix:
         tasks: Iterable[str],
         rows: Iterable[MatrixRow] = (),
         evaluated: Iterable[str] | None = None,
+        before: Iterable[MatrixRow] | None = None,
     ) -> None:
         self.tasks = tuple(tasks)
         self.held_out = evaluated is not None
         self.evaluated = self.tasks if evaluated is None else tuple(evaluated)
         self.rows = tuple(rows)
+        self._before: dict[tuple[str, int], MatrixRow] | None = None
+        if before is not None:
+            self._before = {(row.metric, row.evaluated_index): row for row in before}
         self._entries: dict[tuple[str, int, int], MatrixRow] = {}
         for row in self.rows:
             self._enter(row)
@@ -89,7 +87,13 @@ class AccuracyMatrix:
     def with_rows(self, rows: Iterable[MatrixRow]) -> AccuracyMatrix:
         """A matrix that also holds `rows`."""
         evaluated = self.evaluated if self.held_out else None
-        return AccuracyMatrix(self.tasks, (*self.rows, *rows), evaluated)
+        before = None if self._before is None else self._before.values()
+        return AccuracyMatrix(self.tasks, (*self.rows, *rows), evaluated, before)
+
+    @property
+    def galleries_grow(self) -> bool:
+        """Whether a query searches the more, the more tasks were learned."""
+        return self._before is not None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -104,78 +108,37 @@ class AccuracyMatrix:
     def values(self, metric: str) -> NDArray[np.float64]:
         """R of a metric, [K, E], NaN where it is undefined or was not evaluated."""
         size = len(self.tasks), len(self.evaluated)
-        values = [[self._value(metric, i, j) for j in range(size[1])] for i in range(size[0])]
+        values = [[self.value(metric, i, j) for j in range(size[1])] for i in range(size[0])]
         return np.array(values, dtype=np.float64).reshape(size)
 
     def zero_shot(self, metric: str) -> NDArray[np.float64]:
         """The frozen backbone's metric on each task, [E], NaN where there is none."""
-        return np.array([self._value(metric, ZERO_SHOT, j) for j in range(len(self.evaluated))])
+        return np.array([self.value(metric, ZERO_SHOT, j) for j in range(len(self.evaluated))])
 
-    def average(self, metric: str) -> Summary:
-        """Mean of R's last row over the tasks learned."""
+    def value(self, metric: str, trained: int, evaluated: int) -> float:
+        """An entry, NaN where it is undefined or was not evaluated."""
+        row = self._entries.get((metric, trained, evaluated))
+        return math.nan if row is None else row.value
 
-        def compute(last: int) -> float:
-            return _mean(self._need(metric, last, j) for j in range(last + 1))
+    def need(self, metric: str, trained: int, evaluated: int) -> float:
+        """An entry that a summary cannot do without. Raises UndefinedEntryError with its reason."""
+        when = "zero-shot" if trained == ZERO_SHOT else f"after {self.tasks[trained]!r}"
+        row = self._entries.get((metric, trained, evaluated))
+        return _defined(row, f"{metric} on {self.evaluated[evaluated]!r} {when}")
 
-        return self._summary(metric, compute)
+    def need_before(self, metric: str, task: int) -> float:
+        """The frozen model's entry to compare R[task - 1, task] with: the same gallery's.
 
-    def forgetting(self, metric: str) -> Summary:
-        """Mean over j < T of max_{i < T} R[i, j] - R[T, j]; positive is bad.
-
-        The maximum is over all earlier rows, also those before task j was learned, where it was
-        evaluated then (Chaudhry et al., arXiv 1801.10112).
+        Raises UndefinedEntryError with its reason.
         """
+        if self._before is None:
+            return self.need(metric, ZERO_SHOT, task)
+        where = f"{metric} on {self.tasks[task]!r} zero-shot, in the gallery before it was learned"
+        return _defined(self._before.get((metric, task)), where)
 
-        def compute(last: int) -> float:
-            return _mean(
-                self._best_before(metric, j, last, first=0) - self._need(metric, last, j)
-                for j in range(last)
-            )
-
-        return self._summary(metric, compute, needs_two="forgetting")
-
-    def forward_transfer(self, metric: str) -> Summary:
-        """Mean over j >= 1 of R[j-1, j] less the zero-shot value; positive is good."""
-
-        def compute(last: int) -> float:
-            return _mean(
-                self._need(metric, j - 1, j) - self._need(metric, ZERO_SHOT, j)
-                for j in range(1, last + 1)
-            )
-
-        return self._summary(metric, compute, needs_two="forward transfer")
-
-    def retention(self, metric: str, evaluated: int) -> Summary:
-        """What is left of the zero-shot value: R[T, j] less it; negative is lost.
-
-        Of what is never trained: the loss that ZSCL is about (Zheng et al., arXiv 2303.06628).
-        """
-
-        def compute(last: int) -> float:
-            return self._need(metric, last, evaluated) - self._need(metric, ZERO_SHOT, evaluated)
-
-        return self._summary(metric, compute)
-
-    def published_average(self, metric: str) -> Summary:
-        """LPI's average: each task's mean since it was learned, then the mean over tasks."""
-
-        def compute(last: int) -> float:
-            return _mean(
-                _mean(self._need(metric, i, j) for i in range(j, last + 1)) for j in range(last + 1)
-            )
-
-        return self._summary(metric, compute)
-
-    def published_forgetting(self, metric: str) -> Summary:
-        """LPI's forgetting: mean over j < T of R[T, j] - max_{j<=i<T} R[i, j]; negative is bad."""
-
-        def compute(last: int) -> float:
-            return _mean(
-                self._need(metric, last, j) - self._best_before(metric, j, last, first=j)
-                for j in range(last)
-            )
-
-        return self._summary(metric, compute, needs_two="forgetting")
+    def last_trained(self, metric: str) -> int:
+        """The last task after which a metric was evaluated; `ZERO_SHOT` if there is none."""
+        return max((row.trained_index for row in self.rows if row.metric == metric), default=-1)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One mapping an entry, as accuracy_matrix.parquet has its rows."""
@@ -236,43 +199,6 @@ class AccuracyMatrix:
             )
         self._entries[key] = row
 
-    def _value(self, metric: str, trained: int, evaluated: int) -> float:
-        row = self._entries.get((metric, trained, evaluated))
-        return math.nan if row is None else row.value
-
-    def _need(self, metric: str, trained: int, evaluated: int) -> float:
-        """An entry that a summary cannot do without."""
-        value = self._value(metric, trained, evaluated)
-        if math.isnan(value):
-            row = self._entries.get((metric, trained, evaluated))
-            why = (row.reason or "undefined") if row else "not evaluated"
-            when = "zero-shot" if trained == ZERO_SHOT else f"after {self.tasks[trained]!r}"
-            raise _UndefinedError(f"{metric} on {self.evaluated[evaluated]!r} {when}: {why}")
-        return value
-
-    def _best_before(self, metric: str, task: int, last: int, *, first: int) -> float:
-        """Largest entry of a task in rows first..last-1, complete since it was learned."""
-        learned = [self._need(metric, i, task) for i in range(task, last)]
-        earlier = [self._value(metric, i, task) for i in range(first, task)]
-        return max(learned + [value for value in earlier if not math.isnan(value)])
-
-    def _summary(
-        self, metric: str, compute: Callable[[int], float], *, needs_two: str | None = None
-    ) -> Summary:
-        """`compute` of the last learned task's index, or the reason why it cannot be had."""
-        learned = [row.trained_index for row in self.rows if row.metric == metric]
-        last = max(learned, default=ZERO_SHOT)
-        if last == ZERO_SHOT:
-            return Summary(
-                math.nan, f"no task's training was followed by an evaluation of {metric}"
-            )
-        if needs_two and last == 0:
-            return Summary(math.nan, f"{needs_two} needs two tasks; one was learned")
-        try:
-            return Summary(compute(last))
-        except _UndefinedError as undefined:
-            return Summary(math.nan, str(undefined))
-
 
 class _Names:
     """Names of tasks by their index, as records give them."""
@@ -292,5 +218,9 @@ class _Names:
         return [self._names[index] for index in range(len(self._names))]
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+def _defined(row: MatrixRow | None, where: str) -> float:
+    if row is None:
+        raise UndefinedEntryError(f"{where}: not evaluated")
+    if math.isnan(row.value):
+        raise UndefinedEntryError(f"{where}: {row.reason or 'undefined'}")
+    return row.value

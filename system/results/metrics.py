@@ -11,14 +11,30 @@ from typing import Literal
 from torch import Tensor
 
 Overlap = Literal["iou", "giou"]  # how a box's overlap with the object is measured
+Of = Literal["recall", "average precision"]  # of a query's ranking
+
+#: By what a metric takes the mean of: its formula for one query, and its source.
+FORMULAS: dict[Of, tuple[str, str]] = {
+    "recall": (
+        "1 if the best right candidate is among the first k, else 0",
+        "Hodosh et al., Framing image description as a ranking task, JAIR 2013",
+    ),
+    "average precision": (
+        "sum over right candidates at ranks r ≤ k of (right ones among the first r) / r, divided "
+        "by min(k, all right ones): with one right candidate 1 / r, or 0 beyond k",
+        "Manning et al., Introduction to Information Retrieval, 2008, section 8.4; cut at k as "
+        "mAP@R of Musgrave et al., arXiv 2003.08505, is cut at all right ones",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A recall in percent: how often a right candidate is among the first `k`.
+    """A mean over queries in percent: a recall (is a right candidate among the first `k`?) or mAP.
 
-    `k` None counts all candidates; a box is a right one from an `overlap` of `least` on. Of each
-    kind of stream the metrics that `lead` are shown first.
+    `k` None counts all candidates; a box is a right one from an `overlap` of `least` on; `of` is
+    what is averaged over queries, by `FORMULAS`. Of each kind of stream the metrics that `lead` are
+    shown first.
     """
 
     name: str  # in metrics.json, parquet columns and configs
@@ -27,12 +43,26 @@ class Metric:
     overlap: Overlap = "iou"
     lead: bool = False
     least: float = 0.5
+    of: Of = "recall"
 
 
-RETRIEVAL = tuple(
-    Metric(f"{direction}_r{k}", f"{label} R@{k}", k, lead=k == 1)
-    for k in (1, 5, 10)
-    for direction, label in (("t2i", "Text → image"), ("i2t", "Image → text"))
+MAP_DEPTH = 10  # the k of mean average precision
+_DIRECTIONS = (("t2i", "Text → image"), ("i2t", "Image → text"))
+RETRIEVAL = (
+    *(
+        Metric(f"{direction}_r{k}", f"{label} R@{k}", k, lead=k == 1)
+        for k in (1, 5, 10)
+        for direction, label in _DIRECTIONS
+    ),
+    *(
+        Metric(
+            f"{direction}_map{MAP_DEPTH}",
+            f"{label} mAP@{MAP_DEPTH}",
+            MAP_DEPTH,
+            of="average precision",
+        )
+        for direction, label in _DIRECTIONS
+    ),
 )
 _BOXES: tuple[tuple[Overlap, str, str], ...] = (("iou", "", ""), ("giou", "_giou", ", by GIoU"))
 #: Overlaps by which a first box is also counted, as detection does (MSCOCO's AP averages them).

@@ -1,16 +1,20 @@
-"""Recall at k of image-text retrieval, from features, never holding images x texts at once.
+"""Ranks of image-text retrieval and their metrics, never holding images x texts at once.
 
 The rank of a query is 1 + the number of wrong candidates that score at least as high as its best
 right one, less a tolerance: a tie counts against the model, never for it, and rounding that depends
 on the batch a feature was computed in does not decide a tie. Other right candidates (the other
 captions of an image) are never wrong ones.
 
-Legend: I images, T texts, Q queries, G gallery (candidates), D features.
+The m-th best of several right candidates has the rank m + the number of such wrong ones.
+
+Legend: I images, T texts, Q queries, G gallery (candidates), D features, M right candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name PyTorch's own documentation uses)
@@ -18,13 +22,15 @@ from torch import Tensor
 
 from system.config.schema import Gallery
 from system.errors import ConfigError, DataError
-from system.results.metrics import RETRIEVAL, MetricValue
+from system.results.metrics import MAP_DEPTH, RETRIEVAL, Metric, MetricValue
 
 KS = (1, 5, 10)
 METRICS = tuple(
     sorted((m.name for m in RETRIEVAL), key=lambda name: name.startswith("i2t"))
 )  # by direction
+BEYOND = 2**31 - 1  # a rank beyond the depth that is looked at
 CHUNK = 256  # queries scored at once: 256 x 25,000 texts in float64 are 51 MB
+Direction = Literal["t2i", "i2t"]
 TIE_TOLERANCE = 1e-6  # of cosine similarity; float32 encoders repeat themselves to about 1e-7
 
 
@@ -49,16 +55,57 @@ def ranks_from_scores(
         ValueError: a query has no right candidate.
         DataError: a score is NaN.
     """
+    return right_ranks(scores, query_image, candidate_image, 1, tie_tolerance=tie_tolerance)[:, 0]
+
+
+def right_ranks(
+    scores: Tensor,
+    query_image: Tensor,
+    candidate_image: Tensor,
+    depth: int,
+    *,
+    tie_tolerance: float,
+) -> Tensor:
+    """Ranks of each query's right candidates, from the best on, as far as they are within `depth`.
+
+    Arguments and errors as of `ranks_from_scores`.
+
+    Returns:
+        [Q, M] int64, from 1: the first column is the rank of the best right candidate, however
+        high; further ones are at most `depth`, or `BEYOND` it. M is at most `depth`.
+    """
     right = query_image[:, None] == candidate_image[None, :]  # [Q, G]
-    orphan = ~right.any(dim=1)
-    if orphan.any():
-        image = int(query_image[orphan][0])
+    count = torch.count_nonzero(right, dim=1)
+    if not count.all():
+        image = int(query_image[count == 0][0])
         raise ValueError(f"no candidate in the gallery belongs to image {image}, which is a query")
     if scores.isnan().any():
         raise DataError("scores hold NaN: the features they come from are not finite")
-    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # [Q, 1]
-    ahead = (scores >= best - tie_tolerance) & ~right
-    return 1 + ahead.sum(dim=1)
+    most = min(depth, int(count.max())) if len(count) else 1
+    best = scores.masked_fill(~right, -torch.inf).topk(most, dim=1).values  # [Q, M]
+    wrong = scores.masked_fill(right, -torch.inf)
+    ranks = torch.full(best.shape, BEYOND, device=scores.device)
+    ranks[:, 0] = 1 + torch.count_nonzero(wrong >= best[:, :1] - tie_tolerance, dim=1)
+    for place in range(1, most):
+        # The ones after a candidate beyond the depth are beyond it too.
+        within = ((ranks[:, place - 1] <= depth) & (count > place)).nonzero()[:, 0]
+        if not len(within):
+            break
+        ahead = wrong[within] >= best[within, place, None] - tie_tolerance
+        rank = place + 1 + torch.count_nonzero(ahead, dim=1)
+        ranks[within, place] = rank.where(rank <= depth, BEYOND)
+    return ranks
+
+
+def average_precision(ranks: Tensor, right: Tensor, depth: int) -> Tensor:
+    """Average precision at `depth` [Q] float64, in 0..1, from ranks [Q, M] of `right_ranks`.
+
+    `right` [Q] is the number of each query's right candidates. See `FORMULAS` of
+    `system.results.metrics`.
+    """
+    place = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    precision = (place / ranks.double()).where(ranks <= depth, 0.0)
+    return precision.sum(dim=1) / right.clamp(max=depth)
 
 
 def text_to_image_ranks(
@@ -95,7 +142,7 @@ def text_to_image_ranks(
     mask = _mask(gallery, images)
     return _chunked_ranks(
         texts[queries], images[mask], image_of_text[queries], image[mask], chunk, tie_tolerance
-    )
+    )[:, 0]
 
 
 def image_to_text_ranks(
@@ -133,7 +180,7 @@ def image_to_text_ranks(
     mask = _mask(gallery, texts)
     return _chunked_ranks(
         images[queries], texts[mask], queries, image_of_text[mask], chunk, tie_tolerance
-    )
+    )[:, 0]
 
 
 def recall_at_k(ranks: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
@@ -143,7 +190,35 @@ def recall_at_k(ranks: Tensor, ks: Sequence[int] = KS) -> dict[int, float]:
     }
 
 
-def retrieval_recalls(
+@dataclass(frozen=True)
+class QueryRanks:
+    """What the queries of one direction and task found in their gallery.
+
+    Attributes:
+        direction: texts that search images (t2i), or images that search texts (i2t).
+        task: the task of the queries.
+        queries: [Q] the texts or images that search, by their place among all.
+        ranks: [Q] of each query's best right candidate, from 1.
+        precision: [Q] average precision at `MAP_DEPTH`, in 0..1.
+        right: [Q] right candidates of each query.
+        gallery: candidates that each query searches.
+    """
+
+    direction: Direction
+    task: int
+    queries: Tensor
+    ranks: Tensor
+    precision: Tensor
+    right: Tensor
+    gallery: int
+
+    @property
+    def worst(self) -> int:
+        """The worst rank that any of the queries can get; 0 without queries."""
+        return int((1 + self.gallery - self.right).max()) if len(self.right) else 0
+
+
+def retrieval_ranks(
     image_features: Tensor,
     text_features: Tensor,
     image_of_text: Tensor,
@@ -154,18 +229,15 @@ def retrieval_recalls(
     seen: Sequence[int] = (),
     chunk: int = CHUNK,
     tie_tolerance: float = TIE_TOLERANCE,
-) -> dict[str, dict[int, MetricValue]]:
-    """Recall at 1, 5 and 10 both ways, for each task of the query.
-
-    A recall that cannot fail, because the gallery has no more than k - 1 wrong candidates, is
-    undefined: NaN with a reason. Images without a text are searched but do not search.
+) -> list[QueryRanks]:
+    """Ranks both ways, for each task of the query. Images without a text do not search.
 
     Args:
         image_features: [I, D], of any norm.
         text_features: [T, D], of any norm.
         image_of_text: [T] int64, the image each text describes.
         image_task: [I] int64, the task of each image; a text has its image's task.
-        tasks: the tasks to report; one without queries is NaN.
+        tasks: the tasks of the queries.
         gallery: what a query searches: "all" tasks, the "seen" ones and its own, or its own
             "task".
         seen: the tasks learned so far, for the gallery "seen".
@@ -173,7 +245,7 @@ def retrieval_recalls(
         tie_tolerance: see `ranks_from_scores`.
 
     Returns:
-        Metric (t2i_r1, t2i_r5, t2i_r10, i2t_r1, i2t_r5, i2t_r10) -> task -> value.
+        One for each direction and task, on the CPU.
 
     Raises:
         ConfigError: an unknown gallery.
@@ -195,18 +267,13 @@ def retrieval_recalls(
         within = [task, *seen] if gallery == "seen" else [task]
         return torch.isin(owner_task, torch.tensor(within, device=owner_task.device))
 
-    values: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
-    directions = (  # name, queries, their images, may they search; candidates, their images
-        (
-            "t2i",
-            texts,
-            image_of_text,
-            torch.ones_like(image_of_text, dtype=torch.bool),
-            images,
-            image,
-        ),
+    every = torch.ones_like(image_of_text, dtype=torch.bool)
+    # name, queries, their images, may they search; candidates, their images
+    directions: tuple[tuple[Direction, Tensor, Tensor, Tensor, Tensor, Tensor], ...] = (
+        ("t2i", texts, image_of_text, every, images, image),
         ("i2t", images, image, captioned, texts, image_of_text),
     )
+    results = []
     for direction, queries, query_image, may_search, candidates, candidate_image in directions:
         for task in tasks:
             asked = (image_task[query_image] == task) & may_search
@@ -214,25 +281,51 @@ def retrieval_recalls(
             owner = candidate_image[found]
             asker = query_image[asked]
             ranks = _chunked_ranks(
-                queries[asked], candidates[found], asker, owner, chunk, tie_tolerance
+                queries[asked], candidates[found], asker, owner, chunk, tie_tolerance, MAP_DEPTH
             )
-            right = torch.bincount(owner, minlength=len(images))[asker]  # [Q]
-            worst = int((1 + len(owner) - right).max()) if len(asker) else 0
-            for k, value in recall_at_k(ranks, KS).items():
-                values[f"{direction}_r{k}"][task] = _value(value, k, len(asker), worst)
+            right = torch.bincount(owner, minlength=len(images))[asker].cpu()  # [Q]
+            results.append(
+                QueryRanks(
+                    direction,
+                    task,
+                    asked.nonzero()[:, 0].cpu(),
+                    ranks[:, 0],
+                    average_precision(ranks, right, MAP_DEPTH),
+                    right,
+                    len(owner),
+                )
+            )
+    return results
+
+
+def retrieval_metrics(found: Iterable[QueryRanks]) -> dict[str, dict[int, MetricValue]]:
+    """The metrics of `RETRIEVAL` on each task: name -> task -> value.
+
+    A metric that cannot fail is undefined: NaN with a reason. That is recall in a gallery with no
+    more than k - 1 wrong candidates, and mAP in one without any.
+    """
+    values: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
+    for one in found:
+        for metric in RETRIEVAL:
+            if metric.name.startswith(one.direction):
+                values[metric.name][one.task] = _value(metric, one)
     return values
 
 
-def _value(value: float, k: int, queries: int, worst_rank: int) -> MetricValue:
-    """A recall with the reason where it is undefined; `worst_rank`: the worst any query can get."""
+def _value(metric: Metric, found: QueryRanks) -> MetricValue:
+    """A metric, or the reason why it is undefined."""
+    assert metric.k is not None
+    queries, worst = len(found.ranks), found.worst
+    recall = metric.of == "recall"
     if queries == 0:
         return MetricValue(float("nan"), 0, "no queries")
-    if worst_rank <= k:
-        reason = (
-            f"no query can rank below {worst_rank} in this gallery: recall at {k} is always 100"
-        )
+    if worst <= (metric.k if recall else 1):
+        what = f"recall at {metric.k}" if recall else f"mAP@{metric.k}"
+        reason = f"no query can rank below {worst} in this gallery: {what} is always 100"
         return MetricValue(float("nan"), queries, reason)
-    return MetricValue(value, queries)
+    if recall:
+        return MetricValue(recall_at_k(found.ranks, (metric.k,))[metric.k], queries)
+    return MetricValue(100.0 * float(found.precision.mean()), queries)
 
 
 def _chunked_ranks(
@@ -242,18 +335,22 @@ def _chunked_ranks(
     candidate_image: Tensor,
     chunk: int,
     tie_tolerance: float,
+    depth: int = 1,
 ) -> Tensor:
-    """Ranks [Q] on the CPU of unit-norm queries [Q, D] among candidates [G, D]."""
-    ranks = [torch.empty(0, dtype=torch.int64)]
+    """Ranks [Q, M] on the CPU of unit-norm queries [Q, D] among candidates [G, D].
+
+    See `right_ranks`; a column that a chunk lacks is `BEYOND`.
+    """
+    parts = [torch.empty(0, 1, dtype=torch.int64)]
     for start in range(0, len(queries), chunk):
         rows = slice(start, start + chunk)
         scores = queries[rows] @ candidates.T  # [chunk, G]
-        ranks.append(
-            ranks_from_scores(
-                scores, query_image[rows], candidate_image, tie_tolerance=tie_tolerance
-            ).cpu()
+        ranks = right_ranks(
+            scores, query_image[rows], candidate_image, depth, tie_tolerance=tie_tolerance
         )
-    return torch.cat(ranks)
+        parts.append(ranks.cpu())
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, most - part.shape[1]), value=BEYOND) for part in parts])
 
 
 def _checked(texts: Tensor, images: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor, Tensor]:

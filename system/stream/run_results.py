@@ -10,8 +10,15 @@ from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault, summarise, write_quarantine
 from system.engine.provenance import code_provenance
 from system.errors import ReplayRefusedError
-from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow, Summary
+from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow
 from system.results.replay_audit import replayed_rows
+from system.results.stream_metrics import (
+    AVERAGE,
+    COMBINED,
+    STREAM_METRICS,
+    CombinedMetric,
+    Summary,
+)
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
@@ -45,7 +52,14 @@ class RunRecord:
         rows = [row for payload in self.committed for row in payload["rows"]]
         # A live stream that has ended is evaluated anew: its tasks were not all there before.
         rows = self.outcome.get("matrix") or rows
-        return AccuracyMatrix(self.tasks, [_row(row) for row in rows])
+        before = self.outcome.get("zero_shot_before")
+        if before is None and self.experiment.evaluation.gallery == "seen":
+            before = ()  # an earlier version's run does not know
+        return AccuracyMatrix(
+            self.tasks,
+            [_row(row) for row in rows],
+            before=None if before is None else [_row(row) for row in before],
+        )
 
     @property
     def smaller_batches(self) -> dict[str, int]:
@@ -83,13 +97,19 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
     split = experiment.evaluation.split
     undefined: dict[str, str] = {}
 
-    def summary(section: str, of: Any) -> dict[str, float | None]:
+    def values(section: str, summaries: Mapping[str, Summary]) -> dict[str, float | None]:
         return {
-            metric: _value(of(metric), f"{section}.{metric}", undefined)
-            for metric in matrix.recalls
+            metric: _value(summary, f"{section}.{metric}", undefined)
+            for metric, summary in summaries.items()
         }
 
     oracle = AccuracyMatrix(record.tasks, [_row(row) for row in record.outcome["oracle"]])
+    last = len(record.tasks) - 1
+    averages = {
+        "average": {recall: AVERAGE.of(matrix, recall) for recall in matrix.recalls},
+        "zero_shot": {recall: _mean(matrix, recall, ZERO_SHOT) for recall in matrix.recalls},
+        "oracle": {recall: _mean(oracle, recall, last) for recall in matrix.recalls},
+    }
     per_task = record.outcome["trainable_parameters_per_task"]
     metrics = {
         "run": experiment.run_name,
@@ -113,18 +133,24 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             "router": _router(record),
         },
         "tasks": list(record.tasks),
-        "average": summary("average", matrix.average),
-        "forgetting": summary("forgetting", matrix.forgetting),
-        "forward_transfer": summary("forward_transfer", matrix.forward_transfer),
-        "published_average": summary("published_average", matrix.published_average),
-        "published_forgetting": summary("published_forgetting", matrix.published_forgetting),
+        **{
+            metric.name: values(
+                metric.name, {recall: metric.of(matrix, recall) for recall in matrix.recalls}
+            )
+            for metric in STREAM_METRICS
+        },
+        **(
+            _combined(averages, undefined)
+            if set(CombinedMetric.RECALLS) <= set(matrix.recalls)
+            else {}
+        ),
         "zero_shot": {
-            "average": summary("zero_shot.average", lambda m: _mean(matrix, m, ZERO_SHOT)),
+            "average": values("zero_shot.average", averages["zero_shot"]),
             "per_task": _per_task(matrix, ZERO_SHOT, "zero_shot", undefined),
         },
         "oracle": {
-            "average": summary("oracle.average", lambda m: _mean(oracle, m, len(record.tasks) - 1)),
-            "per_task": _per_task(oracle, len(record.tasks) - 1, "oracle", undefined),
+            "average": values("oracle.average", averages["oracle"]),
+            "per_task": _per_task(oracle, last, "oracle", undefined),
         },
         "routing": _routing(record, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
@@ -170,6 +196,21 @@ def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
     return Summary(sum(row.value for row in rows) / len(rows))
 
 
+def _combined(
+    averages: Mapping[str, Mapping[str, Summary]], undefined: dict[str, str]
+) -> dict[str, dict[str, float | None]]:
+    """Rsum and the like of each set of averages; of retrieval alone."""
+    if not set(CombinedMetric.RECALLS) <= set(averages["average"]):
+        return {}
+    return {
+        metric.name: {
+            of: _value(metric.of(summaries), f"{metric.name}.{of}", undefined)
+            for of, summaries in averages.items()
+        }
+        for metric in COMBINED
+    }
+
+
 def _per_task(
     matrix: AccuracyMatrix, trained: int, section: str, undefined: dict[str, str]
 ) -> dict[str, dict[str, float | None]]:
@@ -202,7 +243,7 @@ def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
             for task in [matrix.tasks[row.evaluated_index]]
         }
         found[f"{name}_average"] = _value(
-            matrix.average(metric), f"routing.{name}_average", undefined
+            AVERAGE.of(matrix, metric), f"routing.{name}_average", undefined
         )
     return found
 

@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from system.backbones.clip import ClipBackbone
 from system.methods.losses import contrastive_loss, layer_alignment, nt_bxent, task_contrast
 from system.methods.prompts.lpi import low_rank_prompt
-from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow, Summary
+from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.recall import ranks_from_scores, recall_at_k
+from system.results.stream_metrics import (
+    AVERAGE,
+    FORGETTING,
+    PUBLISHED_AVERAGE,
+    PUBLISHED_FORGETTING,
+    Summary,
+)
 from system.stream.router import route_by_centers
 from tests.golden.runner import Fixture, check
 
@@ -160,8 +167,8 @@ def _forgetting(fixture: Fixture) -> Outputs:
 
     metrics = [f"k{k}" for k in range(values.shape[2])]
     return {
-        "published_average": each_k([matrix.published_average(m) for m in metrics]),
-        "published_forgetting": each_k([matrix.published_forgetting(m) for m in metrics]),
-        "last_row_average": each_k([matrix.average(m) for m in metrics]),
-        "max_minus_last_forgetting": each_k([matrix.forgetting(m) for m in metrics]),
+        "published_average": each_k([PUBLISHED_AVERAGE.of(matrix, m) for m in metrics]),
+        "published_forgetting": each_k([PUBLISHED_FORGETTING.of(matrix, m) for m in metrics]),
+        "last_row_average": each_k([AVERAGE.of(matrix, m) for m in metrics]),
+        "max_minus_last_forgetting": each_k([FORGETTING.of(matrix, m) for m in metrics]),
     }

@@ -14,6 +14,7 @@ from system.results.accuracy_matrix import (
     matrix_rows,
 )
 from system.results.metrics import MetricValue
+from system.results.stream_metrics import retention
 from system.storage.run_directory import MATRIX_SCHEMA, matrix_records, matrix_table
 
 METRIC = "t2i_r1"
@@ -32,69 +33,6 @@ def _rows(values: list[list[float]], first: int = 0) -> list[MatrixRow]:
 
 def _full() -> AccuracyMatrix:
     return AccuracyMatrix(TASKS, _rows([ZERO_SHOT], first=-1) + _rows(R))
-
-
-def test_summaries_follow_their_formulas() -> None:
-    matrix = _full()
-    assert matrix.average(METRIC).value == pytest.approx((40 + 66 + 70) / 3)
-    assert matrix.forgetting(METRIC).value == pytest.approx(((50 - 40) + (60 - 66)) / 2)
-    assert matrix.forward_transfer(METRIC).value == pytest.approx(((35 - 30) + (45 - 40)) / 2)
-    expected = ((50 + 44 + 40) / 3 + (60 + 66) / 2 + 70) / 3
-    assert matrix.published_average(METRIC).value == pytest.approx(expected)
-    assert matrix.published_forgetting(METRIC).value == pytest.approx(((40 - 50) + (66 - 60)) / 2)
-
-
-def test_forgetting_counts_what_was_known_before_a_task_was_learned() -> None:
-    """Our maximum is over all earlier rows, the published one over those since the task's own."""
-    values = [[50.0, 90.0, 0.0], [50.0, 60.0, 0.0], [50.0, 60.0, 0.0]]
-    matrix = AccuracyMatrix(TASKS, _rows(values))
-    assert matrix.forgetting(METRIC).value == pytest.approx((0 + 30) / 2)
-    assert matrix.published_forgetting(METRIC).value == pytest.approx(0)
-
-
-def test_one_task_has_no_forgetting_rather_than_zero() -> None:
-    matrix = AccuracyMatrix(TASKS, _rows(R[:1]))
-    for summary in (
-        matrix.forgetting(METRIC),
-        matrix.published_forgetting(METRIC),
-        matrix.forward_transfer(METRIC),
-    ):
-        assert math.isnan(summary.value)
-        assert "two tasks" in (summary.reason or "")
-    assert matrix.average(METRIC).value == 50.0
-
-
-def test_average_of_an_unfinished_run_is_over_the_tasks_learned() -> None:
-    """Unlearned tasks in the average would look like a collapse that is none."""
-    assert AccuracyMatrix(TASKS, _rows(R[:2])).average(METRIC).value == pytest.approx((44 + 60) / 2)
-
-
-def test_nothing_learned_is_undefined_with_a_reason() -> None:
-    summary = AccuracyMatrix(TASKS, _rows([ZERO_SHOT], first=-1)).average(METRIC)
-    assert math.isnan(summary.value)
-    assert METRIC in (summary.reason or "")
-
-
-def test_an_undefined_entry_passes_its_reason_on() -> None:
-    """A mean over fewer tasks than it says would be another figure under the same name."""
-    values = [[50.0, math.nan, 38.0], [44.0, 60.0, 45.0], [40.0, math.nan, 70.0]]
-    matrix = AccuracyMatrix(TASKS, _rows(values))
-    for summary in (matrix.average(METRIC), matrix.forgetting(METRIC)):
-        assert math.isnan(summary.value)
-        assert "'vehicle' after 'animal': too few images" in (summary.reason or "")
-    assert "zero-shot: not evaluated" in (
-        AccuracyMatrix(TASKS, _rows(R)).forward_transfer(METRIC).reason or ""
-    )
-
-
-def test_undefined_before_a_task_was_learned_does_not_matter_to_forgetting() -> None:
-    values = [[50.0, math.nan, math.nan], [44.0, 60.0, math.nan], [40.0, 66.0, 70.0]]
-    assert AccuracyMatrix(TASKS, _rows(values)).forgetting(METRIC).value == pytest.approx(2)
-
-
-def test_a_missing_evaluation_since_a_task_was_learned_is_not_papered_over() -> None:
-    rows = [row for row in _rows(R) if (row.trained_index, row.evaluated_index) != (0, 0)]
-    assert "not evaluated" in (AccuracyMatrix(TASKS, rows).forgetting(METRIC).reason or "")
 
 
 def test_values_hold_the_upper_triangle_and_zero_shot() -> None:
@@ -127,7 +65,7 @@ def test_rows_of_held_out_benchmarks_are_kept_apart(tmp_path: Path) -> None:
     again = AccuracyMatrix.from_records(records, held_out=True)
     assert (again.tasks, again.evaluated, again.rows) == (TASKS, ("flickr30k",), held_out.rows)
     assert again.values(METRIC)[:, 0].tolist()[:2] == [68.0, 60.0]
-    assert again.retention(METRIC, 0).value == -10.0
+    assert retention(again, METRIC, 0).value == -10.0
     assert {record["held_out"] for record in records} == {None, "flickr30k"}
 
 

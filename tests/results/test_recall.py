@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,14 +10,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from system.errors import ConfigError, DataError
+from system.results.metrics import MetricValue
 from system.results.recall import (
+    BEYOND,
     TIE_TOLERANCE,
+    average_precision,
     image_to_text_ranks,
     ranks_from_scores,
     recall_at_k,
-    retrieval_recalls,
+    retrieval_metrics,
+    retrieval_ranks,
+    right_ranks,
     text_to_image_ranks,
 )
+
+
+def found_metrics(*features: Tensor, **options: Any) -> dict[str, dict[int, MetricValue]]:
+    return retrieval_metrics(retrieval_ranks(*features, **options))
 
 
 def _naive_ranks(scores: Tensor, query_image: Tensor, candidate_image: Tensor) -> list[int]:
@@ -67,6 +77,93 @@ def test_chunked_ranks_equal_the_naive_ones(images: int, extra: int, chunk: int,
     assert i2t.tolist() == _naive_ranks(scores, image, image_of_text)
     whole = ranks_from_scores(scores, image, image_of_text, tie_tolerance=TIE_TOLERANCE)
     assert i2t.tolist() == whole.tolist()
+
+
+def _naive_precision(
+    scores: Tensor, query_image: Tensor, candidate_image: Tensor, depth: int
+) -> list[float]:
+    """One query at a time down its ranking, wrong candidates first where the scores tie."""
+    found = []
+    for row, image in zip(scores.tolist(), query_image.tolist(), strict=True):
+        candidates = list(zip(row, candidate_image.tolist(), strict=True))
+        right = sorted((s for s, owner in candidates if owner == image), reverse=True)
+        wrong = [s for s, owner in candidates if owner != image]
+        # A right candidate comes behind all wrong ones that tie with it.
+        ranking = sorted(
+            [(s, 1) for s in wrong] + [(s - TIE_TOLERANCE, 0) for s in right], reverse=True
+        )
+        total, hits = 0.0, 0
+        for rank, (_, is_wrong) in enumerate(ranking[:depth], start=1):
+            if not is_wrong:
+                hits += 1
+                total += hits / rank
+        found.append(total / min(depth, len(right)))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.integers(1, 12),
+    extra=st.integers(0, 30),
+    depth=st.integers(1, 12),
+    seed=st.integers(0, 10_000),
+)
+def test_average_precision_equals_the_naive_one(
+    images: int, extra: int, depth: int, seed: int
+) -> None:
+    """Of all right candidates, whatever ties and however many captions an image has."""
+    image_features, text_features, image_of_text = _problem(images, extra, seed)
+    unit = torch.nn.functional.normalize
+    scores = unit(image_features.double(), dim=1) @ unit(text_features.double(), dim=1).T
+    image = torch.arange(images)
+    for rows, query, candidate in (
+        (scores, image, image_of_text),
+        (scores.T, image_of_text, image),
+    ):
+        ranks = right_ranks(rows, query, candidate, depth, tie_tolerance=TIE_TOLERANCE)
+        right = torch.bincount(candidate, minlength=images)[query]
+        precision = average_precision(ranks, right, depth)
+        assert precision.tolist() == pytest.approx(_naive_precision(rows, query, candidate, depth))
+
+
+def test_average_precision_of_a_ranking_by_hand() -> None:
+    """Right at ranks 1, 3 and 12 of four right ones: (1/1 + 2/3) / 4, and all right first is 1."""
+    scores = torch.linspace(1, 0, 20)[None]
+    owner = torch.ones(20, dtype=torch.long)
+    owner[[0, 2, 11, 19]] = 0
+    ranks = right_ranks(scores, torch.tensor([0]), owner, 10, tie_tolerance=0.0)
+    assert ranks.tolist() == [[1, 3, BEYOND, BEYOND]]
+    assert average_precision(ranks, torch.tensor([4]), 10).tolist() == [pytest.approx(5 / 12)]
+    many = right_ranks(scores, torch.tensor([1]), owner.clamp(max=1), 10, tie_tolerance=0.0)
+    assert many[0, 0] == 2
+    first = right_ranks(scores, torch.tensor([2]), 2 + 0 * owner, 10, tie_tolerance=0.0)
+    assert average_precision(first, torch.tensor([20]), 10).tolist() == [1.0]
+
+
+def test_map_of_text_queries_is_the_reciprocal_rank_within_ten() -> None:
+    image_features, text_features, image_of_text = _problem(15, 30, seed=5)
+    tasks = torch.zeros(15, dtype=torch.long)
+    features = (image_features, text_features, image_of_text)
+    found = found_metrics(*features, tasks, tasks=[0], gallery="all")
+    ranks = text_to_image_ranks(text_features, image_features, image_of_text)
+    expected = (1 / ranks).where(ranks <= 10, 0.0).mean()
+    assert found["t2i_map10"][0].value == pytest.approx(100 * float(expected))
+    assert found["t2i_map10"][0].queries == 45
+
+
+def test_map_without_a_wrong_candidate_is_undefined() -> None:
+    """One image that is searched alone would have an mAP of 100 whatever the model."""
+    found = found_metrics(
+        torch.eye(3),
+        torch.eye(3),
+        torch.arange(3),
+        torch.tensor([0, 1, 1]),
+        tasks=[0, 1],
+        gallery="task",
+    )
+    assert math.isnan(found["t2i_map10"][0].value)
+    assert "mAP@10 is always 100" in (found["t2i_map10"][0].reason or "")
+    assert found["t2i_map10"][1].value == 100.0
 
 
 def test_a_model_that_answers_the_same_to_everything_scores_zero() -> None:
@@ -120,7 +217,7 @@ def test_figures_do_not_depend_on_the_test_batch_or_order(batch: int) -> None:
         return features[torch.argsort(order)]
 
     def figures(batch: int, image_order: Tensor, text_order: Tensor) -> object:
-        return retrieval_recalls(
+        return found_metrics(
             encode(images, batch, image_order),
             encode(texts, batch, text_order),
             image_of_text,
@@ -154,7 +251,7 @@ def test_gallery_decides_what_a_query_searches() -> None:
     image_task = torch.arange(3).repeat_interleave(3)
 
     def task_of_gallery(gallery: str, seen: list[int]) -> list[float]:
-        figures = retrieval_recalls(
+        figures = found_metrics(
             image_features,
             image_features,
             torch.arange(9),
@@ -171,11 +268,33 @@ def test_gallery_decides_what_a_query_searches() -> None:
     assert task_of_gallery("seen", []) == [100, 100, 100]
 
 
+def test_the_gallery_of_seen_tasks_grows_with_each_task() -> None:
+    """As the released code of LPI evaluates: images and captions of the tasks learned so far."""
+    images_of, captions = (3, 4, 5), 2
+    image_task = torch.arange(3).repeat_interleave(torch.tensor(images_of))
+    image_of_text = torch.arange(12).repeat_interleave(captions)
+    features = torch.eye(12), torch.eye(12)[image_of_text], image_of_text, image_task
+
+    def sizes(learned: int) -> dict[tuple[str, int], int]:
+        found = retrieval_ranks(
+            *features, tasks=range(3), gallery="seen", seen=range(learned), chunk=2
+        )
+        return {(one.direction, one.task): one.gallery for one in found}
+
+    for learned, images in ((1, 3), (2, 7), (3, 12)):
+        for task in range(learned):
+            assert sizes(learned)["t2i", task] == images
+            assert sizes(learned)["i2t", task] == captions * images
+    # A task that is not learned yet is searched beside them, among its own too.
+    assert [sizes(1)["t2i", task] for task in range(3)] == [3, 3 + 4, 3 + 5]
+    assert [sizes(2)["i2t", task] for task in range(3)] == [14, 14, 24]
+
+
 def test_figures_are_per_task_of_the_query() -> None:
     image_features = torch.eye(12)
     text_features = torch.eye(12)
     text_features[6:] = text_features[6:].roll(1, 0)  # the second task's texts are mixed up
-    figures = retrieval_recalls(
+    figures = found_metrics(
         image_features,
         text_features,
         torch.arange(12),
@@ -191,7 +310,7 @@ def test_figures_are_per_task_of_the_query() -> None:
 
 def test_recall_that_cannot_fail_is_undefined_with_a_reason() -> None:
     """Recall at 10 among 5 images is 100 for any model: reporting it would be a boast."""
-    figures = retrieval_recalls(
+    figures = found_metrics(
         torch.eye(5),
         torch.eye(5).repeat(4, 1),
         torch.arange(5).repeat(4),
@@ -207,7 +326,7 @@ def test_recall_that_cannot_fail_is_undefined_with_a_reason() -> None:
 
 
 def test_task_without_queries_is_undefined_with_a_reason() -> None:
-    figures = retrieval_recalls(
+    figures = found_metrics(
         torch.eye(12),
         torch.eye(12),
         torch.arange(12),
@@ -222,7 +341,7 @@ def test_task_without_queries_is_undefined_with_a_reason() -> None:
 
 
 def test_image_without_a_caption_is_searched_but_does_not_search() -> None:
-    figures = retrieval_recalls(
+    figures = found_metrics(
         torch.eye(12),
         torch.eye(12)[:11],
         torch.arange(11),
@@ -277,7 +396,7 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match="outside"):
         text_to_image_ranks(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 3]))
     with pytest.raises(ValueError, match="image_task"):
-        retrieval_recalls(
+        found_metrics(
             torch.eye(3),
             torch.eye(3),
             torch.arange(3),
@@ -286,7 +405,7 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
             gallery="all",
         )
     with pytest.raises(ConfigError, match="gallery"):
-        retrieval_recalls(
+        found_metrics(
             torch.eye(3),
             torch.eye(3),
             torch.arange(3),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from system.config.schema import Gallery
-from system.results.recall import KS, retrieval_recalls
+from system.results.recall import KS, retrieval_metrics, retrieval_ranks
 from system.results.repeated_texts import repeated_texts
 
 #: Images, each with its task and the numbers of its texts.
@@ -27,12 +27,14 @@ def recalls(
     numbers = torch.tensor([n for _, own in images for n in own])
     owner = torch.tensor([i for i, (_, own) in enumerate(images) for _ in own])
     task = torch.tensor([t for t, _ in images])
-    found = retrieval_recalls(
+    ranks = retrieval_ranks(
         image, text[numbers], owner, task, tasks=(0, 1), gallery=gallery, seen=(0, 1)
     )
+    found = retrieval_metrics(ranks)
     return {
         metric: {task: one.value for task, one in values.items()}
         for metric, values in found.items()
+        if "_r" in metric
     }
 
 

@@ -14,6 +14,7 @@ from system.config.schema import ExperimentConfig
 from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.recall import METRICS as RECALLS
+from system.results.stream_metrics import AVERAGE, STREAM_METRICS
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
@@ -63,14 +64,8 @@ def test_summaries_are_the_matrix_s(experiment: ExperimentConfig) -> None:
     metrics = finish(experiment)
     matrix = AccuracyMatrix(TASKS, [MatrixRow(**r) for p in payloads() for r in p["rows"]])
     for metric in RECALLS:
-        for section in (
-            "average",
-            "forgetting",
-            "forward_transfer",
-            "published_average",
-            "published_forgetting",
-        ):
-            assert metrics[section][metric] == getattr(matrix, section)(metric).value, section
+        for summary in STREAM_METRICS:
+            assert metrics[summary.name][metric] == summary.of(matrix, metric).value, summary.name
         zero = [value_of(metric, -1, j) for j in range(3)]
         assert metrics["zero_shot"]["average"][metric] == pytest.approx(sum(zero) / 3)
         last = [value_of(metric, 2, j) for j in range(3)]
@@ -80,7 +75,10 @@ def test_summaries_are_the_matrix_s(experiment: ExperimentConfig) -> None:
     assert metrics["routing"]["image"] == {
         task: value_of("route_image", 2, j) for j, task in enumerate(TASKS)
     }
-    assert metrics["routing"]["text_average"] == matrix.average("route_text").value
+    assert metrics["routing"]["text_average"] == AVERAGE.of(matrix, "route_text").value
+    six = [metrics["average"][f"{way}_r{k}"] for way in ("t2i", "i2t") for k in (1, 5, 10)]
+    assert metrics["rsum"]["average"] == pytest.approx(sum(six))
+    assert metrics["r_mean"]["average"] == pytest.approx(sum(six) / 6)
     assert metrics["undefined"] == {}
 
 
@@ -147,6 +145,7 @@ def test_undefined_figures_are_null_with_a_reason(experiment: ExperimentConfig) 
         assert metrics[section]["t2i_r1"] is None
         assert reason in metrics["undefined"][f"{section}.t2i_r1"]
         assert metrics[section]["i2t_r1"] is not None
+    assert metrics["rsum"]["average"] is None
     assert metrics["zero_shot"]["average"]["t2i_r1"] is None
     assert metrics["zero_shot"]["per_task"]["food"]["t2i_r1"] is None
     assert metrics["undefined"]["zero_shot.per_task.food.t2i_r1"] == reason

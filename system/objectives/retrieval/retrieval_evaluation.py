@@ -22,7 +22,7 @@ from system.methods.sharing import StreamMethod
 from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import routing_accuracy
-from system.results.recall import retrieval_recalls
+from system.results.recall import retrieval_metrics, retrieval_ranks
 from system.results.repeated_texts import repeated_texts
 from system.storage.feature_store import FeatureStore
 
@@ -271,7 +271,7 @@ class StreamEvaluation:
     def _rows(
         self, trained: int, images: Tensor, texts: Tensor, seen: Sequence[int]
     ) -> list[MatrixRow]:
-        values = retrieval_recalls(
+        found = retrieval_ranks(
             images,
             texts,
             self.tests.image_of_text,
@@ -280,4 +280,4 @@ class StreamEvaluation:
             gallery=self.gallery,
             seen=seen,
         )
-        return matrix_rows(trained, values)
+        return matrix_rows(trained, retrieval_metrics(found))

@@ -1,0 +1,278 @@
+"""Summaries of a stream, one `StreamMetric` each, computed from the accuracy matrix of a recall.
+
+R[i, j] is the recall on task j after training on task i, in percent, counted from 1 in formulas and
+from 0 in code; Z[j] is the frozen model's (zero-shot). T is the last task learned. A summary that
+needs an entry that is undefined or was not evaluated is undefined itself, with that entry's reason.
+
+With evaluation.gallery=seen galleries grow: R[i, j] is searched among the candidates of tasks 1..i
+and of task j. Every difference to an earlier row then holds what the larger gallery costs any
+model, the frozen one too. `FORGETTING` leaves out rows before task j was learned, whose galleries
+are smaller still; `FORWARD_TRANSFER` takes Z[j] in the gallery of R[j - 1, j]; `TRANSFER` and
+`STREAM_AVERAGE` join galleries of different sizes, so they compare runs of that gallery alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, UndefinedEntryError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric drawn from the matrix, or NaN with the reason why there is none."""
+
+    value: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of one recall's matrix, up to the last task learned."""
+
+    matrix: AccuracyMatrix
+    recall: str
+    last: int
+
+    def at(self, trained: int, evaluated: int) -> float:
+        """R[trained, evaluated]. Raises UndefinedEntryError."""
+        return self.matrix.need(self.recall, trained, evaluated)
+
+    def zero_shot_before(self, task: int) -> float:
+        """Z of a task, in the gallery of R[task - 1, task]. Raises UndefinedEntryError."""
+        return self.matrix.need_before(self.recall, task)
+
+    def best_before(self, task: int, *, first: int) -> float:
+        """The largest of R[first..last - 1, task], which must be complete from the task's own.
+
+        Rows before the task's own do not count where galleries grow.
+        """
+        learned = [self.at(trained, task) for trained in range(task, self.last)]
+        rows = range(0) if self.matrix.galleries_grow else range(first, task)
+        earlier = [self.matrix.value(self.recall, trained, task) for trained in rows]
+        return max(learned + [value for value in earlier if not math.isnan(value)])
+
+
+@dataclass(frozen=True)
+class StreamMetric:
+    """A summary of a recall over the whole stream.
+
+    Attributes:
+        name: its key in metrics.json.
+        label: its heading.
+        formula: how it is computed, with the legend of this module.
+        reference: who defined it; for a name of the field, the paper.
+        unit: "percent" for a recall, "points" for a difference of two.
+        compute: its value of the entries.
+        tasks: how many tasks must be learned before it means anything.
+    """
+
+    name: str
+    label: str
+    formula: str
+    reference: str
+    unit: Literal["percent", "points"]
+    compute: Callable[[Entries], float]
+    tasks: int = 1
+
+    def of(self, matrix: AccuracyMatrix, recall: str) -> Summary:
+        """The summary of a recall's matrix, or the reason why there is none."""
+        last = matrix.last_trained(recall)
+        if last == ZERO_SHOT:
+            reason = f"no task's training was followed by an evaluation of {recall}"
+            return Summary(math.nan, reason)
+        if last + 1 < self.tasks:
+            return Summary(math.nan, f"{self.label} needs two tasks; one was learned")
+        try:
+            return Summary(self.compute(Entries(matrix, recall, last)))
+        except UndefinedEntryError as undefined:
+            return Summary(math.nan, str(undefined))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _average(r: Entries) -> float:
+    return _mean(r.at(r.last, j) for j in range(r.last + 1))
+
+
+def _stream_average(r: Entries) -> float:
+    learned = range(r.last + 1)
+    return _mean(r.at(i, j) for i in learned for j in learned)
+
+
+def _transfer(r: Entries) -> float:
+    return _mean(_mean(r.at(i, j) for i in range(j)) for j in range(1, r.last + 1))
+
+
+def _forgetting(r: Entries) -> float:
+    return _mean(r.best_before(j, first=0) - r.at(r.last, j) for j in range(r.last))
+
+
+def _backward_transfer(r: Entries) -> float:
+    return _mean(r.at(r.last, j) - r.at(j, j) for j in range(r.last))
+
+
+def _forward_transfer(r: Entries) -> float:
+    return _mean(r.at(j - 1, j) - r.zero_shot_before(j) for j in range(1, r.last + 1))
+
+
+def _published_average(r: Entries) -> float:
+    return _mean(_mean(r.at(i, j) for i in range(j, r.last + 1)) for j in range(r.last + 1))
+
+
+def _published_forgetting(r: Entries) -> float:
+    return _mean(r.at(r.last, j) - r.best_before(j, first=j) for j in range(r.last))
+
+
+_ZSCL = "ZSCL (Zheng et al., arXiv 2303.06628)"
+_GEM = "GEM (Lopez-Paz and Ranzato, arXiv 1706.08840)"
+_LPI = "LPI's released code"
+
+AVERAGE = StreamMetric(
+    "average",
+    "Last",
+    "mean over j of R[T, j]: every task once, at the end",
+    f"Last of {_ZSCL}; ACC of {_GEM}",
+    "percent",
+    _average,
+)
+STREAM_AVERAGE = StreamMetric(
+    "stream_average",
+    "Avg",
+    "mean over i and j of R[i, j]: every task after every task, those not learned yet too",
+    f"Avg of {_ZSCL}",
+    "percent",
+    _stream_average,
+)
+TRANSFER = StreamMetric(
+    "transfer",
+    "Transfer",
+    "for each j > 1 the mean over i < j of R[i, j], then the mean over j: tasks before they are "
+    "learned, each counting alike",
+    f"Transfer of {_ZSCL}",
+    "percent",
+    _transfer,
+    tasks=2,
+)
+FORGETTING = StreamMetric(
+    "forgetting",
+    "Forgetting",
+    "mean over j < T of max over i < T of R[i, j] - R[T, j]: positive is a loss; in growing "
+    "galleries over i ≥ j alone",
+    "Chaudhry et al., arXiv 1801.10112",
+    "points",
+    _forgetting,
+    tasks=2,
+)
+BACKWARD_TRANSFER = StreamMetric(
+    "backward_transfer",
+    "BWT",
+    "mean over j < T of R[T, j] - R[j, j]: negative is a loss",
+    _GEM,
+    "points",
+    _backward_transfer,
+    tasks=2,
+)
+FORWARD_TRANSFER = StreamMetric(
+    "forward_transfer",
+    "FWT",
+    "mean over j > 1 of R[j - 1, j] - Z[j]: what earlier tasks did for a task before it was "
+    "learned; GEM subtracts a random initialisation, here it is the frozen model, zero-shot",
+    _GEM,
+    "points",
+    _forward_transfer,
+    tasks=2,
+)
+PUBLISHED_AVERAGE = StreamMetric(
+    "published_average",
+    "Average, as LPI's code",
+    "for each j the mean over i ≥ j of R[i, j], then the mean over j: early high values stay in it",
+    _LPI,
+    "percent",
+    _published_average,
+)
+PUBLISHED_FORGETTING = StreamMetric(
+    "published_forgetting",
+    "Forgetting, as LPI's code",
+    "mean over j < T of R[T, j] - max over j ≤ i < T of R[i, j]: negative is a loss",
+    _LPI,
+    "points",
+    _published_forgetting,
+    tasks=2,
+)
+#: In the order of tables.
+STREAM_METRICS = (
+    AVERAGE,
+    STREAM_AVERAGE,
+    TRANSFER,
+    FORGETTING,
+    BACKWARD_TRANSFER,
+    FORWARD_TRANSFER,
+    PUBLISHED_AVERAGE,
+    PUBLISHED_FORGETTING,
+)
+
+
+def retention(matrix: AccuracyMatrix, recall: str, evaluated: int) -> Summary:
+    """What is left of the zero-shot value of what is never trained: R[T, j] - Z[j].
+
+    Negative is lost. That loss is what ZSCL is about (Zheng et al., arXiv 2303.06628).
+    """
+    metric = replace(
+        AVERAGE, compute=lambda r: r.at(r.last, evaluated) - r.at(ZERO_SHOT, evaluated)
+    )
+    return metric.of(matrix, recall)
+
+
+@dataclass(frozen=True)
+class CombinedMetric:
+    """One number of the six recalls of retrieval: at 1, 5 and 10, in both directions.
+
+    Attributes:
+        name: its key in metrics.json.
+        label: its heading.
+        formula: how it is computed.
+        reference: who reports it.
+        compute: its value of the six.
+    """
+
+    name: str
+    label: str
+    formula: str
+    reference: str
+    compute: Callable[[Sequence[float]], float]
+
+    #: The recalls that are combined.
+    RECALLS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in (1, 5, 10))
+
+    def of(self, summaries: Mapping[str, Summary]) -> Summary:
+        """The combination of summaries by recall, or the reason of the first undefined one."""
+        six = [summaries[recall] for recall in self.RECALLS]
+        reason = next((one.reason for one in six if one.reason is not None), None)
+        if reason is not None:
+            return Summary(math.nan, reason)
+        return Summary(self.compute([one.value for one in six]))
+
+
+RSUM = CombinedMetric(
+    "rsum",
+    "Rsum",
+    "sum of R@1, R@5 and R@10 of both directions, at most 600",
+    "the released code of VSE++ (Faghri et al., arXiv 1707.05612)",
+    math.fsum,
+)
+R_MEAN = CombinedMetric(
+    "r_mean",
+    "R mean",
+    "mean of R@1, R@5 and R@10 of both directions: a sixth of Rsum",
+    "r_mean of the released code of ALBEF (Li et al., arXiv 2107.07651)",
+    _mean,
+)
+COMBINED = (RSUM, R_MEAN)
