@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,12 @@ def matrix_rows(
         for metric, per_task in values.items()
         for task, value in per_task.items()
     ]
+
+
+def plain_row(row: MatrixRow) -> dict[str, Any]:
+    """A matrix row as JSON can hold it: an undefined value is null."""
+    values = asdict(row)
+    return values | {"value": None if math.isnan(row.value) else row.value}
 
 
 class AccuracyMatrix:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -82,16 +82,28 @@ class StreamMetric:
 
     def of(self, matrix: AccuracyMatrix, recall: str) -> Summary:
         """The summary of a recall's matrix, or the reason why there is none."""
-        last = matrix.last_trained(recall)
-        if last == ZERO_SHOT:
-            reason = f"no task's training was followed by an evaluation of {recall}"
-            return Summary(math.nan, reason)
-        if last + 1 < self.tasks:
+        if matrix.last_trained(recall) + 1 in range(1, self.tasks):
             return Summary(math.nan, f"{self.label} needs two tasks; one was learned")
-        try:
-            return Summary(self.compute(Entries(matrix, recall, last)))
-        except UndefinedEntryError as undefined:
-            return Summary(math.nan, str(undefined))
+        return _summary(matrix, recall, self.compute)
+
+
+def retention(matrix: AccuracyMatrix, recall: str, evaluated: int) -> Summary:
+    """What is left of the zero-shot value of what is never trained: R[T, j] - Z[j].
+
+    Negative is lost. That loss is what ZSCL is about (Zheng et al., arXiv 2303.06628).
+    """
+    return _summary(matrix, recall, lambda r: r.at(r.last, evaluated) - r.at(ZERO_SHOT, evaluated))
+
+
+def _summary(matrix: AccuracyMatrix, recall: str, compute: Callable[[Entries], float]) -> Summary:
+    last = matrix.last_trained(recall)
+    if last == ZERO_SHOT:
+        reason = f"no task's training was followed by an evaluation of {recall}"
+        return Summary(math.nan, reason)
+    try:
+        return Summary(compute(Entries(matrix, recall, last)))
+    except UndefinedEntryError as undefined:
+        return Summary(math.nan, str(undefined))
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -218,17 +230,6 @@ STREAM_METRICS = (
     PUBLISHED_AVERAGE,
     PUBLISHED_FORGETTING,
 )
-
-
-def retention(matrix: AccuracyMatrix, recall: str, evaluated: int) -> Summary:
-    """What is left of the zero-shot value of what is never trained: R[T, j] - Z[j].
-
-    Negative is lost. That loss is what ZSCL is about (Zheng et al., arXiv 2303.06628).
-    """
-    metric = replace(
-        AVERAGE, compute=lambda r: r.at(r.last, evaluated) - r.at(ZERO_SHOT, evaluated)
-    )
-    return metric.of(matrix, recall)
 
 
 @dataclass(frozen=True)

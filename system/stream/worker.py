@@ -1,9 +1,8 @@
 """The loop of a Ray Train worker over the whole task stream: lease, train, evaluate, commit."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from system.engine.worker_log import PhaseClock, RankLog
 from system.errors import DataError, QuarantinedError
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import OBJECTIVES, Evaluation, Worker
-from system.results.accuracy_matrix import MatrixRow
+from system.results.accuracy_matrix import MatrixRow, plain_row
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.run_directory import OUTCOME, RunDirectory
 from system.stream.given_similarity import given_similarity
@@ -372,9 +371,3 @@ def final_outcome(
         "trainable_parameters": method.parameters_in_all(),
         "trainable_parameters_per_task": method.parameters_per_task(),
     }
-
-
-def plain_row(row: MatrixRow) -> dict[str, Any]:
-    """A matrix row as JSON can hold it: an undefined value is null."""
-    values = asdict(row)
-    return values | {"value": None if math.isnan(row.value) else row.value}

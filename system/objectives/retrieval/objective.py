@@ -21,6 +21,7 @@ from system.objectives.objective import (
     NameFeatures,
     StreamObjective,
     StreamWork,
+    TaskRouter,
     Worker,
     saved_method,
 )
@@ -28,6 +29,7 @@ from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, T
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
 from system.objectives.retrieval.retrieval_training import IMAGES, LEAST, RetrievalTraining
 from system.objectives.task_training import LeasedTask
+from system.results.accuracy_matrix import plain_row
 from system.results.recall import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
@@ -119,6 +121,12 @@ class RetrievalWork(StreamWork):
     @override
     def examples(self, tasks: Sequence[str]) -> pa.Table:
         return retrieval_examples(self.evaluation, tasks, self.worker.open_test)
+
+    @override
+    def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:
+        """The frozen backbone in the galleries that tasks have before they are learned."""
+        before = self.evaluation.zero_shot_before()
+        return {"zero_shot_before": before and [plain_row(row) for row in before]}
 
     def _key(self, handles: Sequence[SplitHandle]) -> str:
         return self.encoder.feature_key(self.worker.protocol, handles)

@@ -196,8 +196,25 @@ class StreamEvaluation:
         }
 
     def zero_shot(self) -> list[MatrixRow]:
-        """Matrix rows of the frozen backbone."""
-        return self._rows(ZERO_SHOT, self.plain["vision"], self.plain["text"], ())
+        """Matrix rows of the frozen backbone, in the gallery of all tasks: that of the last row."""
+        return self._rows(
+            ZERO_SHOT, self.plain["vision"], self.plain["text"], range(len(self.tests.handles))
+        )
+
+    def zero_shot_before(self) -> list[MatrixRow] | None:
+        """The frozen backbone on each task in the gallery right before the task is learned.
+
+        None where that gallery is the one of all other rows.
+        """
+        if self.gallery != "seen":
+            return None
+        return [
+            row
+            for task in range(len(self.tests.handles))
+            for row in self._rows(
+                ZERO_SHOT, self.plain["vision"], self.plain["text"], range(task), tasks=(task,)
+            )
+        ]
 
     def after_task(
         self, trained: int, method: StreamMethod, router: TaskRouter | None
@@ -269,14 +286,20 @@ class StreamEvaluation:
         return torch.cat(parts)
 
     def _rows(
-        self, trained: int, images: Tensor, texts: Tensor, seen: Sequence[int]
+        self,
+        trained: int,
+        images: Tensor,
+        texts: Tensor,
+        seen: Sequence[int],
+        tasks: Sequence[int] | None = None,
     ) -> list[MatrixRow]:
+        """Matrix rows of all tasks, or of some."""
         found = retrieval_ranks(
             images,
             texts,
             self.tests.image_of_text,
             self.tests.image_task,
-            tasks=range(len(self.tests.handles)),
+            tasks=range(len(self.tests.handles)) if tasks is None else tasks,
             gallery=self.gallery,
             seen=seen,
         )

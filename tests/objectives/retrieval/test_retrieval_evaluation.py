@@ -91,7 +91,7 @@ def test_figures_do_not_depend_on_the_test_batch(small: Small) -> None:
         evaluation = _evaluation(small, block)
         rows = evaluation.after_task(1, _method(small), _router(evaluation))
         seen.append((_figures(evaluation.zero_shot()), _figures(rows)))
-    assert len(seen[0][1]) == 2 * 8
+    assert len(seen[0][1]) == 2 * 10
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -157,3 +157,22 @@ def test_stored_features_are_read_and_not_computed_again(
     second = _evaluation(small, 16)
     for modality in MODALITIES:
         assert torch.equal(first.plain[modality], second.plain[modality])
+
+
+def test_growing_galleries_have_a_zero_shot_of_their_own(small: Small) -> None:
+    """The frozen backbone is compared with the last row, and forward transfer with its own."""
+    evaluation = _evaluation(small, 16)
+    everywhere = _figures(evaluation.zero_shot())
+    assert evaluation.zero_shot_before() is None
+    evaluation.gallery = "task"
+    alone = _figures(evaluation.zero_shot())
+    evaluation.gallery = "seen"
+    assert _figures(evaluation.zero_shot()) == everywhere
+    before = evaluation.zero_shot_before()
+    assert before is not None
+    found = _figures(before)
+    assert found == {
+        key: (alone if key[0] == 0 else everywhere)[key] for key in everywhere if key in found
+    }
+    assert {row.evaluated_index for row in before} == {0, 1}
+    assert any(alone[0, metric] != everywhere[0, metric] for _, metric in alone)
