@@ -257,7 +257,7 @@ def test_gallery_decides_what_a_query_searches() -> None:
             torch.arange(9),
             image_task,
             tasks=[0, 1, 2],
-            gallery=gallery,  # type: ignore[arg-type]
+            gallery=gallery,
             seen=seen,
         )
         return [figures["t2i_r1"][task].value for task in range(3)]
@@ -411,5 +411,5 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
             torch.arange(3),
             torch.arange(3),
             tasks=[0],
-            gallery="everything",  # type: ignore[arg-type]
+            gallery="everything",
         )
