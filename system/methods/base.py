@@ -112,8 +112,8 @@ class Method(nn.Module):
     grows: ClassVar[bool] = False
     #: Whether `entries` needs what the prompt generator made of each sample.
     needs_latents: ClassVar[bool] = False
-    #: How the prompts of layers after the first enter a dual encoder.
-    deep: ClassVar[Deep] = "add"
+    #: How the prompts of a dual encoder's layers enter.
+    deep: Deep = "add"
     #: Tokens that a text must leave free for a prompt.
     placeholders: int = 0
     #: Which latents of each sample; None for methods without.
@@ -205,9 +205,10 @@ class Method(nn.Module):
 class MethodFactory:
     """How a registered method is built: its config dataclass, and its class on each objective.
 
-    `sharing` is how a stream learns it unless `method.sharing` says otherwise. `renamed` are keys
-    of its config that earlier versions wrote, with what they are called now. `refusal` says why it
-    has no class on the other objective, where there is a reason.
+    `sharing` is how a stream learns it unless `method.sharing` says otherwise; `no_sharing` are the
+    values that mean nothing for this method, each with the reason, as the end of a sentence.
+    `renamed` are keys of its config that earlier versions wrote, with what they are called now.
+    `refusal` says why it has no class on the other objective, where there is a reason.
     """
 
     config: type[Any]
@@ -215,6 +216,7 @@ class MethodFactory:
     grounding: type[Method] | None = None
     sharing: Sharing = "shared"
     trains_on: TrainsOn = "task"
+    no_sharing: Mapping[Sharing, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     refusal: str | None = None
 

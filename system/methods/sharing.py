@@ -69,11 +69,8 @@ def method_kind(section: Mapping[str, Any], objective: Objective) -> MethodKind:
     if sharing not in get_args(Sharing):
         known = ", ".join(get_args(Sharing))
         raise ConfigError(f"method.sharing={sharing!r} is not one of: {known}, or null")
-    if sharing == "own" and factory.trains_on == "all":
-        raise ConfigError(
-            f"method.sharing=own: method={name} learns all tasks at once, at the last one; use "
-            "shared or frozen"
-        )
+    if sharing in factory.no_sharing:
+        raise ConfigError(f"method.sharing={sharing}: method={name} {factory.no_sharing[sharing]}")
     trains_on: TrainsOn = "nothing" if sharing == "frozen" else factory.trains_on
     return MethodKind(sharing, trains_on, made.grows)
 

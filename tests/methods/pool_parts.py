@@ -76,8 +76,8 @@ def alone(method: StreamMethod, model: DualEncoder, modality: Modality, given: T
     return torch.cat(rows)
 
 
-def parameters_at_published_sizes(name: str, tasks: int) -> tuple[int, int]:
-    """Trainable numbers of a task, and of all tasks, for ViT-B/16 and the defaults."""
+def parameters_at_published_sizes(name: str, tasks: int, **section: Any) -> tuple[int, int]:
+    """Trainable numbers of a task, and of all tasks, for ViT-B/16."""
     shape = BackboneShape(
         vision_layers=12,
         text_layers=12,
@@ -87,7 +87,7 @@ def parameters_at_published_sizes(name: str, tasks: int) -> tuple[int, int]:
         image_size=224,
         context_length=77,
     )
-    method = build_method({"name": name}, RetrievalSetting(shape, 0))
+    method = build_method({"name": name} | section, RetrievalSetting(shape, 0))
     method.begin_task(tasks - 1, tower_pair("clip"))
     return method.parameters_per_task(), method.parameters_in_all()
 

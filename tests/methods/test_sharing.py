@@ -139,7 +139,7 @@ def test_a_state_is_compared_strictly(state: dict[str, torch.Tensor], message: s
 
 
 #: Retrieval methods of all kinds: prompts, pools, objects that grow, weights.
-RETRIEVAL = ["lpi", "maple", "l2p", "dualprompt", "coda_prompt", "fine_tune", "lora", "ewc"]
+RETRIEVAL = ["lpi", "maple", "l2p", "dualprompt", "coda_prompt", "fine_tune", "lora", "dcp"]
 SIZES: dict[str, dict[str, Any]] = {
     "lpi": {"task_start": "own"},
     "l2p": {"pool_size": 4, "top_k": 2},
@@ -151,8 +151,6 @@ def on_clip(name: str, sharing: str | None, tasks: int = 2) -> StreamMethod:
     """A method of some tasks, each of which moved what it trains."""
     short = {} if name in ("fine_tune", "lora", "zero_shot") else SHORT
     section = SIZES.get(name, {}) | short | {"sharing": sharing}
-    if name == "ewc":
-        section |= {"text_prompt_length": 2}
     method = build(name, section, protocol="corrected")
     generator = torch.Generator().manual_seed(5)
     for task in range(tasks):

@@ -6,9 +6,15 @@ of their own in each of their first layers. A task adds components and freezes t
 sample's prompt is a sum over all of them, so no task has to be inferred. The query is the frozen
 model's own feature.
 
-A layer's prompt enters as tokens in the place of those of the layer before (prompt tuning), not as
-keys and values of its attention (prefix tuning, in the paper): tokens can be put into every kind of
-tower from outside.
+A layer's prompt enters as a prefix of its attention, half of it before the keys and half before the
+values, as in the paper's released code (GT-RIPL/CODA-Prompt). With `entry: prompt` it is tokens in
+the place of those of the layer before; results of before `entry` was an option are of that form.
+
+The released code multiplies its penalty, the mean of the squares, by 1e-6, and its scripts weigh it
+with 0: new components start orthogonal to the older ones. Before `entry` was an option, the weight
+was 0.1 here, without that factor.
+
+With `sharing: own` each task has its own components alone, and the router names the task.
 
 Legend: B batch, L layers entered, M components so far, C components a task, N prompt length,
 D tower width, P feature width, F numbers in a row.
@@ -22,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from system.backbones.dual_encoder import MODALITIES, BackboneShape, DualEncoder, Modality
+from system.backbones.dual_encoder import MODALITIES, BackboneShape, Deep, DualEncoder, Modality
 from system.methods.base import Method, MethodFactory, RetrievalSetting
 from system.methods.keys import feature_query, require_room
 from system.methods.parts import check_at_least, prompt_lengths
@@ -73,7 +79,7 @@ class CodaPromptConfig:
     """The settings of CODA-Prompt.
 
     `prompt_depth` is of each tower, or as many layers as it has; `text_prompt_length` null means
-    `prompt_length` for both towers.
+    `prompt_length` for both towers. Of a prefix, half the length is keys and half is values.
     """
 
     components_per_task: int = 8
@@ -81,11 +87,19 @@ class CodaPromptConfig:
     text_prompt_length: int | None = None
     prompt_depth: int = 5
     orthogonality_weight: float = 0.1
+    entry: Literal["prefix", "prompt"] = "prompt"
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "components_per_task", "prompt_length", "prompt_depth")
         check_at_least(1, self, "text_prompt_length")
         check_at_least(0, self, "orthogonality_weight")
+        for name in ("prompt_length", "text_prompt_length"):
+            length = getattr(self, name)
+            if self.entry == "prefix" and length is not None and length % 2:
+                raise ValueError(
+                    f"{name}={length} must be even: half of a prefix is keys, half is values; "
+                    "or set entry=prompt"
+                )
 
 
 class Components(nn.Module):
@@ -116,7 +130,8 @@ class CodaPrompt(Method):
             m: min(config.prompt_depth, self.shape.layers(m)) for m in MODALITIES
         }
         self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        self.placeholders = self.lengths["text"]
+        self.deep: Deep = "prefix" if config.entry == "prefix" else "replace"
+        self.placeholders = 0 if config.entry == "prefix" else self.lengths["text"]
         require_room(self.shape, self.placeholders, f"prompts of length {self.placeholders}")
         self.tasks = nn.ModuleList()
 
@@ -151,7 +166,7 @@ class CodaPrompt(Method):
         )
         components = self._all(modality, "component")  # (L, M, N, D)
         prompts = torch.einsum("blm,lmnd->blnd", weights, components)
-        features: Tensor = backbone(modality, inputs, prompts, deep="replace")
+        features: Tensor = backbone(modality, inputs, prompts, self.deep)
         return features
 
     @override

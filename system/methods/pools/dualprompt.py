@@ -6,16 +6,22 @@ General prompts enter the first layers, a task's expert prompts the layers after
 its own experts; a test sample gets those whose key is nearest to its query, the frozen model's
 feature, so no router is needed.
 
-Prompts enter as tokens (the paper's prompt tuning, Pro-T), not as keys and values of the attention
-(its prefix tuning, Pre-T, which it found better): tokens can be put into every kind of tower from
-outside. The tokens of a layer take the place of those of the layer before, so all layers have one
-length; the paper's general prompts have 5 vectors and its expert prompts 20.
+Prompts enter as prefixes, before the keys and values of a layer's attention (the paper's prefix
+tuning, Pre-T, which it found better): `prompt_length` keys and as many values, of the general
+prompts `general_length`, as in the released code (google-research/l2p: 20 and 5). With `entry:
+prompt` they are tokens (its prompt tuning, Pro-T), of which a layer's take the place of those of
+the layer before, so that all layers have one length; results of before `entry` was an option are
+of that form. Differs from the paper besides: a key pulls with its cosine to the frozen model's
+projected feature, and a task's experts have one key for all layers.
 
-Legend: B batch, K tasks, G layers with general prompts, E with expert ones, N prompt length,
-D tower width, P feature width.
+With `sharing: own` each task has general prompts and one set of experts, and the router names it.
+
+Legend: B batch, K tasks, G layers with general prompts, E with expert ones, N vectors of a layer's
+prompt (as a prefix, keys and values), D tower width, P feature width.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +44,8 @@ class DualPromptConfig:
     """The settings of DualPrompt.
 
     A tower with fewer layers than both kinds take has expert prompts in as many as are left.
-    `text_prompt_length` null means `prompt_length` for both towers.
+    `text_prompt_length` null means `prompt_length` for both towers, and `general_length` null that
+    general prompts are as long as a tower's expert ones, which tokens have to be.
     """
 
     prompt_length: int = 20
@@ -47,11 +54,18 @@ class DualPromptConfig:
     expert_layers: int = 3
     match_weight: float = 1.0
     init_std: float = 0.02
+    entry: Literal["prefix", "prompt"] = "prompt"
+    general_length: int | None = None
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "prompt_length", "text_prompt_length")
+        check_at_least(1, self, "prompt_length", "text_prompt_length", "general_length")
         check_at_least(1, self, "general_layers", "expert_layers")
         check_at_least(0, self, "match_weight", "init_std")
+        if self.entry == "prompt" and self.general_length is not None:
+            raise ValueError(
+                f"general_length={self.general_length} goes with entry=prefix: as tokens the "
+                "prompts of all layers have one length; set it to null"
+            )
 
 
 class Expert(nn.Module):
@@ -70,7 +84,8 @@ class Expert(nn.Module):
 class DualPrompt(Method):
     """G (Nv Dv + Nt Dt) shared numbers, and E (Nv Dv + Nt Dt) + 2 P of a task's own.
 
-    With G = 2, E = 3, N = 20 and ViT-B/16 (768, 512, P = 512): 51,200 shared and 77,824 a task.
+    With G = 2, E = 3, and ViT-B/16 (768, 512, P = 512): as prefixes of 5 and 20, thus N = 10 and
+    40, 25,600 shared and 154,624 per task; as tokens of N = 20, 51,200 and 77,824.
     """
 
     grows = True
@@ -87,7 +102,8 @@ class DualPrompt(Method):
                     f"prompts in the {m} tower of {self.shape.layers(m)} layers; lower it"
                 )
         self.lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        self.placeholders = self.lengths["text"]
+        self.prefix = config.entry == "prefix"
+        self.placeholders = 0 if self.prefix else self.lengths["text"]
         require_room(self.shape, self.placeholders, f"prompts of length {self.placeholders}")
         self.general = nn.ParameterDict()
         self.experts = nn.ModuleList()
@@ -99,9 +115,13 @@ class DualPrompt(Method):
         generator = replace(self.setting, task=task).generator()
         if not self.experts:
             for m in MODALITIES:
-                general = self._drawn(m, self.config.general_layers, generator)
+                length = self.config.general_length or self.lengths[m]
+                general = self._drawn(m, self.config.general_layers, length, generator)
                 self.general[m] = nn.Parameter(general)
-        prompts = {m: self._drawn(m, self._expert_layers(m), generator) for m in MODALITIES}
+        prompts = {
+            m: self._drawn(m, self._expert_layers(m), self.lengths[m], generator)
+            for m in MODALITIES
+        }
         self.experts.append(Expert(prompts, self.shape.feature_width, generator))
 
     @override
@@ -136,9 +156,14 @@ class DualPrompt(Method):
         """Features under the general prompts and the experts of the `chosen` (B,) tasks."""
         present, position = torch.unique(chosen, return_inverse=True)
         experts = torch.stack([self._expert(int(task)).prompt[modality] for task in present])
-        general = self.general[modality].expand(len(present), -1, -1, -1)
-        prompts = torch.cat([general, experts], dim=1)[position]  # (B, G + E, N, D)
-        features: Tensor = backbone(modality, inputs, prompts, deep="replace")
+        general, own = self.general[modality], experts[position]  # (G, N, D), (B, E, N, D)
+        features: Tensor
+        if self.prefix:
+            layers = [*general[:, None], *own.unbind(1)]
+            features = backbone(modality, inputs, layers, deep="prefix")
+        else:
+            prompts = torch.cat([general.expand(len(own), -1, -1, -1), own], dim=1)
+            features = backbone(modality, inputs, prompts, deep="replace")
         return features
 
     def _keys(self, modality: Modality) -> Tensor:
@@ -154,8 +179,11 @@ class DualPrompt(Method):
         left = self.shape.layers(modality) - self.config.general_layers
         return min(self.config.expert_layers, left)
 
-    def _drawn(self, modality: Modality, layers: int, generator: torch.Generator) -> Tensor:
-        size = (layers, self.lengths[modality], self.shape.width(modality))
+    def _drawn(
+        self, modality: Modality, layers: int, length: int, generator: torch.Generator
+    ) -> Tensor:
+        vectors = 2 * length if self.prefix else length
+        size = (layers, vectors, self.shape.width(modality))
         return torch.randn(size, generator=generator) * self.config.init_std
 
 

@@ -1,17 +1,25 @@
 """L2P: a pool of prompts that all tasks share, chosen for each sample by its query.
 
 Wang et al., "Learning to Prompt for Continual Learning", CVPR 2022 (arXiv 2112.08654), for a dual
-encoder: each tower has a pool of its own, whose prompts enter its first layer. They are inserted
-behind an image's class token and stand in a text's placeholders; put in the place of the first
-tokens, as in LPI's comparison, they would drop the class token and patches.
+encoder: each tower has a pool of its own, whose prompts enter its first layer beside its tokens.
+The query is the frozen model's feature of the sample, and each sample gets its own k nearest.
 
-The query is the mean of the tokens that enter the first layer, as in that comparison; the paper's
-is the frozen model's feature. The paper's optional penalty on often chosen prompts, which needs to
-know where tasks begin, is left out.
+Differs from the paper: the paper classifies by the mean of the prompts' outputs, here a feature is
+read where the tower always reads it; its optional penalty on often chosen prompts, which needs to
+know where tasks begin, is left out. Its released code (google-research/l2p) gives all samples of a
+batch the same prompts (`selection: batchwise_leaking`), which scores here must not depend on.
 
-Without a router: the pool is learned on and on, and what a task learns serves all samples.
+LPI's comparison has another L2P: 12 prompts of 4, of which 4 (`pool_size`, `prompt_length`,
+`top_k`), in the vision tower alone (`towers`), in the place of its first tokens, class token and
+patches (`entry: replace`), chosen by the mean input token (`query: tokens`) for a whole batch, and
+without a pull of the keys (`pull_weight: 0`), which then stay as they were drawn. Before `query`
+was an option, it was that one's here too.
 
-Legend: B batch, M prompts in the pool, N length of one, k prompts chosen, D tower width, T tokens.
+Without a router: the pool is learned on and on, and what a task learns serves all samples. With
+`sharing: own` each task has a pool, and the router names the task.
+
+Legend: B batch, M prompts in the pool, N length of one, k prompts chosen, D tower width, P feature
+width, Q width of a query, T tokens.
 """
 
 from dataclasses import dataclass
@@ -21,10 +29,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
+from system.backbones.dual_encoder import MODALITIES, Deep, DualEncoder, Modality
 from system.methods.base import Method, MethodFactory, RetrievalSetting
 from system.methods.keys import (
     cosines,
+    feature_query,
     require_room,
     token_query,
     unit_directions,
@@ -65,6 +74,9 @@ def pull(similarity: Tensor, chosen: Tensor) -> Tensor:
 class L2PConfig:
     """The settings of L2P; `text_prompt_length` null means `prompt_length` for both towers.
 
+    `query`: "feature", the frozen model's, or "tokens", the mean of those that enter the first
+    layer. `entry`: "insert" beside the tokens, or "replace" in the place of the first ones.
+    `towers` names those with a pool; the other one stays as it is.
     `selection`: "per_sample", or "batchwise_leaking" as released, which leaks across the samples of
     a micro-batch: metrics then depend on batch sizes and order. `protocol: published` implies it.
     """
@@ -76,6 +88,9 @@ class L2PConfig:
     pull_weight: float = 0.5
     init_std: float = 0.02
     selection: Literal["per_sample", "batchwise_leaking"] = "per_sample"
+    query: Literal["feature", "tokens"] = "tokens"
+    entry: Literal["insert", "replace"] = "insert"
+    towers: tuple[Modality, ...] = MODALITIES
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "pool_size", "top_k", "prompt_length", "text_prompt_length")
@@ -84,41 +99,54 @@ class L2PConfig:
                 f"top_k={self.top_k} prompts cannot be chosen from pool_size={self.pool_size}"
             )
         check_at_least(0, self, "pull_weight", "init_std")
+        if not self.towers or len(set(self.towers)) < len(self.towers):
+            raise ValueError(f"towers={list(self.towers)} must name vision, text, or each once")
 
 
 class PromptPool(nn.Module):
-    """One tower's prompts (M, N, D) and their keys (M, D)."""
+    """One tower's prompts (M, N, D) and their keys (M, Q)."""
+
+    keys: Tensor
 
     def __init__(
-        self, size: int, length: int, width: int, std: float, generator: torch.Generator
+        self, config: L2PConfig, length: int, width: int, query: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.prompts = nn.Parameter(torch.randn(size, length, width, generator=generator) * std)
-        self.keys = nn.Parameter(unit_directions(size, width, generator))
+        size = config.pool_size
+        drawn = torch.randn(size, length, width, generator=generator)
+        self.prompts = nn.Parameter(drawn * config.init_std)
+        keys = unit_directions(size, query, generator)
+        if config.pull_weight:
+            self.keys = nn.Parameter(keys)
+        else:  # nothing else teaches them: they are saved, but not counted as trained
+            self.register_buffer("keys", keys)
 
 
 class LearningToPrompt(Method):
-    """L2P's two pools: M (Nv Dv + Dv + Nt Dt + Dt) numbers.
+    """L2P's two pools: M (Nv Dv + Qv + Nt Dt + Qt) numbers.
 
-    With the paper's M = 10 and N = 5, and ViT-B/16 (768 and 512 wide): 76,800.
+    With the paper's M = 10 and N = 5, and ViT-B/16 (768 and 512 wide, P = 512): 74,240; with the
+    mean token as query, where Q = D, 76,800.
     """
 
     def __init__(self, config: L2PConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         self.config = config
         lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
-        self.placeholders = config.top_k * lengths["text"]
+        inserts = config.entry == "insert" and "text" in config.towers
+        self.placeholders = config.top_k * lengths["text"] if inserts else 0
         require_room(
             setting.shape,
-            self.placeholders,
+            config.top_k * lengths["text"] if "text" in config.towers else 0,
             f"top_k={config.top_k} prompts of length {lengths['text']}",
         )
         self.batchwise = setting.protocol == "published" or config.selection == "batchwise_leaking"
+        self.query = feature_query if config.query == "feature" else token_query
         generator = setting.generator()
-        for m in MODALITIES:
+        for m in config.towers:
             width = setting.shape.width(m)
-            pool = PromptPool(config.pool_size, lengths[m], width, config.init_std, generator)
-            self.add_module(m, pool)
+            query = setting.shape.feature_width if config.query == "feature" else width
+            self.add_module(m, PromptPool(config, lengths[m], width, query, generator))
 
     @override
     def encode(self, backbone: DualEncoder, modality: Modality, inputs: Tensor) -> Tensor:
@@ -131,19 +159,24 @@ class LearningToPrompt(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Features, and the weighted sum of cosine distances to the chosen keys."""
         features, pulled = self._encode(backbone, modality, inputs)
+        if pulled is None or not self.config.pull_weight:
+            return features, {}
         return features, {"pull": self.config.pull_weight * (self.config.top_k - pulled)}
 
     def _encode(
         self, backbone: DualEncoder, modality: Modality, inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Features (B, P) and the pull (B,) of each sample."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features (B, P) and the pull (B,) of each sample; None in a tower without a pool."""
+        if modality not in self.config.towers:
+            features: Tensor = backbone(modality, inputs, None)
+            return features, None
         pool = self.get_submodule(modality)
         assert isinstance(pool, PromptPool)
-        query = token_query(backbone, modality, inputs, self.placeholders)
-        similarity = cosines(query, pool.keys)
+        similarity = cosines(self.query(backbone, modality, inputs, self.placeholders), pool.keys)
         chosen = choose_prompts(similarity, self.config.top_k, batchwise=self.batchwise)
-        prompt = chosen_prompts(pool.prompts, chosen)
-        features: Tensor = backbone(modality, inputs, prompt[:, None])  # of one layer
+        prompt = chosen_prompts(pool.prompts, chosen)[:, None]  # of one layer
+        deep: Deep = "overwrite" if self.config.entry == "replace" else "add"
+        features = backbone(modality, inputs, prompt, deep)
         return features, pull(similarity, chosen)
 
 

@@ -83,4 +83,12 @@ class Ewc(SPrompts):
         return {"ewc": self.strength / 2 * torch.stack(parts).sum()}
 
 
-METHOD = MethodFactory(EwcConfig, retrieval=Ewc, grounding=Ewc)
+METHOD = MethodFactory(
+    EwcConfig,
+    retrieval=Ewc,
+    grounding=Ewc,
+    no_sharing={
+        "own": "holds parameters where earlier tasks need them, and in a task's own there is no "
+        "earlier task: that is method=s_prompts; use shared or frozen"
+    },
+)

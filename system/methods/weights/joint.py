@@ -9,4 +9,9 @@ tasks' training images again, which it declares: the access log counts them, and
 from system.methods.base import MethodFactory
 from system.methods.weights.fine_tune import FineTune, FineTuneConfig
 
-METHOD = MethodFactory(FineTuneConfig, retrieval=FineTune, trains_on="all")
+METHOD = MethodFactory(
+    FineTuneConfig,
+    retrieval=FineTune,
+    trains_on="all",
+    no_sharing={"own": "learns all tasks at once, at the last one; use shared or frozen"},
+)

@@ -14,4 +14,11 @@ class ZeroShotConfig:
     """There is nothing to set: nothing trains."""
 
 
-METHOD = MethodFactory(ZeroShotConfig, retrieval=Method, grounding=Method, sharing="frozen")
+_NOTHING = "trains nothing that tasks could have or share; use frozen, or null"
+METHOD = MethodFactory(
+    ZeroShotConfig,
+    retrieval=Method,
+    grounding=Method,
+    sharing="frozen",
+    no_sharing={"own": _NOTHING, "shared": _NOTHING},
+)

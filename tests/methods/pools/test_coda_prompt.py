@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from system.backbones.dual_encoder import MODALITIES, Modality
+from system.backbones.dual_encoder import MODALITIES, Deep, Modality
 from system.errors import ConfigError
 from system.methods.keys import feature_query
 from system.methods.pools.coda_prompt import (
@@ -74,14 +74,20 @@ def test_new_rows_are_orthogonal_as_far_as_there_is_room(old: int, count: int) -
     torch.testing.assert_close(products, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("deep", "length"), [("replace", 3), ("prefix", 4)])
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_features_are_those_under_the_weighted_sum_of_all_components(modality: Modality) -> None:
-    method = coda(tasks=3)
+def test_features_are_those_under_the_weighted_sum_of_all_components(
+    modality: Modality, deep: Deep, length: int
+) -> None:
+    """As a prefix half of each component is keys and half is values."""
+    entry = {"replace": "prompt", "prefix": "prefix"}[deep]
+    method = coda(tasks=3, entry=entry, prompt_length=length)
+    assert method.placeholders == (0 if deep == "prefix" else length)
     given = inputs(method, modality)
     query = feature_query(backbone(), modality, given, method.placeholders)
     features = method.encode(backbone(), modality, given, tasks_of(method))
     for i in range(len(given)):
-        prompt = torch.zeros(LAYERS, 3, backbone().shape.width(modality))
+        prompt = torch.zeros(LAYERS, length, backbone().shape.width(modality))
         for task in range(3):
             own = {
                 kind: method.task_parameters(task)[f"{modality}.{kind}"].detach() for kind in KINDS
@@ -91,7 +97,7 @@ def test_features_are_those_under_the_weighted_sum_of_all_components(modality: M
                     attended = query[i] * own["attention"][layer, c]
                     weight = torch.cosine_similarity(attended, own["key"][layer, c], dim=0)
                     prompt[layer] += weight * own["component"][layer, c]
-        expected = backbone()(modality, given[i : i + 1], prompt[None], deep="replace")
+        expected = backbone()(modality, given[i : i + 1], prompt[None], deep)
         torch.testing.assert_close(features[i : i + 1], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -136,6 +142,7 @@ def test_parameters_at_the_published_sizes() -> None:
         ({"components_per_task": 0}, r"method: components_per_task=0 must be at least 1"),
         ({"prompt_depth": 0}, r"method: prompt_depth=0 must be at least 1"),
         ({"text_prompt_length": 0}, r"method: text_prompt_length=0"),
+        ({"entry": "prefix"}, r"method: prompt_length=3 must be even"),
         ({"orthogonality_weight": -1.0}, r"orthogonality_weight=-1\.0 must not be negative"),
     ],
 )

@@ -97,10 +97,28 @@ def test_general_prompts_go_on_and_older_experts_stay() -> None:
     assert all(torch.equal(p, old[n]) for n, p in expert_of(method, 0).named_parameters())
 
 
-def test_parameters_at_the_published_sizes() -> None:
+@pytest.mark.parametrize(
+    ("section", "shared", "own"),
+    [({}, 51_200, 77_824), ({"entry": "prefix", "general_length": 5}, 25_600, 154_624)],
+)
+def test_parameters_at_the_published_sizes(section: dict[str, Any], shared: int, own: int) -> None:
     """The formula of the docstring, for ViT-B/16 and twelve tasks."""
-    shared, own = 51_200, 77_824
-    assert parameters_at_published_sizes("dualprompt", 12) == (shared + own, shared + 12 * own)
+    found = parameters_at_published_sizes("dualprompt", 12, **section)
+    assert found == (shared + own, shared + 12 * own)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_as_prefixes_both_kinds_enter_their_layers_in_their_lengths(modality: Modality) -> None:
+    """A text keeps all its places: no placeholder is left for what is no token."""
+    method = dual(tasks=2, entry="prefix", general_length=1)
+    assert method.placeholders == 0
+    given = inputs(method, modality)
+    features, _ = method.encode_training(backbone(), modality, given)
+    general, expert = inner(method).general[modality], expert_of(method, 1).prompt[modality]
+    assert (general.shape[:2], expert.shape[:2]) == ((2, 2 * 1), (1, 2 * 2))
+    layers = [general[:1], general[1:], expert]
+    expected = backbone()(modality, given, layers, deep="prefix")
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_each_tower_has_experts_in_the_layers_it_has() -> None:
@@ -121,6 +139,7 @@ def test_each_tower_has_experts_in_the_layers_it_has() -> None:
         ({"expert_layers": 0}, r"method: expert_layers=0 must be at least 1"),
         ({"text_prompt_length": 0}, r"method: text_prompt_length=0"),
         ({"match_weight": -1.0}, r"method: match_weight=-1\.0 must not be negative"),
+        ({"general_length": 5}, r"method: general_length=5 goes with entry=prefix"),
         ({"expert_lenght": 1}, r"unknown key method\.expert_lenght"),
     ],
 )

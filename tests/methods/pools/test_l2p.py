@@ -8,7 +8,7 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.methods.keys import cosines, token_query
+from system.methods.keys import cosines, feature_query, token_query
 from system.methods.pools.l2p import (
     PromptPool,
     choose_prompts,
@@ -118,9 +118,66 @@ def test_all_tasks_share_the_pool() -> None:
     assert all(first[name] is last[name] for name in last)
 
 
-def test_parameters_at_the_published_sizes() -> None:
+#: The options that make it the L2P of LPI's comparison.
+OF_LPI: dict[str, Any] = {
+    "pool_size": 12,
+    "prompt_length": 4,
+    "top_k": 4,
+    "pull_weight": 0.0,
+    "query": "tokens",
+    "entry": "replace",
+    "towers": ("vision",),
+    "selection": "batchwise_leaking",
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "count"),
+    [({"query": "feature"}, 74_240), ({}, 76_800), (OF_LPI, 12 * 4 * 768)],
+)
+def test_parameters_at_the_published_sizes(section: dict[str, Any], count: int) -> None:
     """The formula of the docstring, for ViT-B/16 and twelve tasks."""
-    assert parameters_at_published_sizes("l2p", 12) == (76_800, 76_800)
+    assert parameters_at_published_sizes("l2p", 12, **section) == (count, count)
+
+
+def test_the_query_is_the_frozen_feature_or_the_mean_token() -> None:
+    """They choose other prompts: a comparison has to say which one it made."""
+    found = []
+    for query in ("feature", "tokens"):
+        method = l2p(query=query)
+        given = inputs(method, "vision")
+        asked = {"feature": feature_query, "tokens": token_query}[query]
+        keys = pool_of(method, "vision").keys
+        chosen = choose_prompts(cosines(asked(backbone(), "vision", given, 0), keys), 2)
+        prompt = chosen_prompts(pool_of(method, "vision").prompts, chosen)[:, None]
+        features = method.encode(backbone(), "vision", given, tasks_of(method))
+        torch.testing.assert_close(features, backbone()("vision", given, prompt))
+        found.append(features)
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+
+
+def test_the_l2p_of_lpi_s_comparison_is_a_combination_of_options() -> None:
+    """One set of prompts for the batch, over its first tokens; texts as they are; fixed keys."""
+    method = l2p(**OF_LPI)
+    assert method.placeholders == 0
+    given, tasks = inputs(method, "vision"), tasks_of(method)
+    pool = pool_of(method, "vision")
+    similarity = cosines(token_query(backbone(), "vision", given, 0), pool.keys)
+    (chosen,) = {tuple(r) for r in choose_prompts(similarity, 4, batchwise=True).tolist()}
+    prompt = torch.cat([pool.prompts[k] for k in chosen])[None, None]
+    expected = backbone()("vision", given, prompt, "overwrite")
+    found = method.encode(backbone(), "vision", given, tasks)
+    torch.testing.assert_close(found, expected)
+    inserted = backbone()("vision", given, prompt)
+    assert not torch.allclose(inserted, found, atol=1e-4)
+    texts = inputs(method, "text")
+    assert torch.equal(
+        method.encode(backbone(), "text", texts, tasks), backbone()("text", texts, None)
+    )
+    keys = pool.keys.clone()
+    assert train_step(method) == {}
+    assert torch.equal(pool.keys, keys)
+    assert set(method.task_state(0)) == {"vision.prompts", "vision.keys"}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +207,7 @@ def test_only_the_named_option_and_the_published_protocol_leak(
         ({"pool_size": 0}, r"method: pool_size=0 must be at least 1"),
         ({"text_prompt_length": 0}, r"method: text_prompt_length=0"),
         ({"pull_weight": -1.0}, r"method: pull_weight=-1\.0 must not be negative"),
+        ({"towers": ()}, r"method: towers=\[\] must name vision, text"),
         ({"selection": "batch"}, r"'batch' is not one of: per_sample, batchwise_leaking"),
         ({"top_k": 5, "prompt_length": 5}, r"top_k=5 prompts of length 5 take 25 tokens"),
     ],
