@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from system.backbones.computation import Computation
-from system.config.schema import BackboneConfig
+from system.config.schema import Augmentation, BackboneConfig, InputConfig
 from system.registry import Registry
 
 Modality = Literal["vision", "text"]
@@ -111,8 +111,10 @@ class DualEncoder(nn.Module, ABC):
         """The tokens (B, T, D) with their positions, as they enter the first layer; unprompted."""
 
     @abstractmethod
-    def image_transform(self, protocol: str, augmentation: str) -> ImageTransform:
-        """The checkpoint's own preprocessing; `protocol` and `augmentation` as in the config."""
+    def image_transform(
+        self, inputs: InputConfig = ..., augmentation: Augmentation = ...
+    ) -> ImageTransform:
+        """The checkpoint's own preprocessing, or what `inputs` say; augmented in training alone."""
 
     @abstractmethod
     def with_own_modules(self) -> "DualEncoder":

@@ -1,8 +1,7 @@
 """Preprocessing of images for a backbone, and the augmentations of training.
 
-`protocol: corrected` uses the checkpoint's own image processor. `protocol: published` repeats what
-LPI's released code does in training and evaluation alike: a random resized crop, a random flip,
-and ImageNet's mean and standard deviation for normalisation.
+By default an image goes through the checkpoint's own image processor; see `InputConfig` for what
+else there is.
 """
 
 import math
@@ -14,12 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from system.errors import ConfigError
+from system.config.schema import Augmentation, InputConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-AUGMENTATIONS = ("none", "crop_flip")
-PROTOCOLS = ("corrected", "published")
 
 
 def random_resized_crop(
@@ -53,41 +50,47 @@ def random_resized_crop(
 class ProcessorTransform:
     """A `transformers` image processor behind our transform interface; picklable.
 
-    Returns float32 (3, H, W). Raises ConfigError for an unknown protocol or augmentation.
+    Returns float32 (3, H, W). `inputs` say how images are normalised and resized, and whether one
+    without a generator is cropped at random too.
     """
 
-    def __init__(self, processor: Any, image_size: int, protocol: str, augmentation: str) -> None:
-        if protocol not in PROTOCOLS:
-            raise ConfigError(
-                f"protocol={protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}"
-            )
-        if augmentation not in AUGMENTATIONS:
-            raise ConfigError(
-                f"stage.augmentation={augmentation!r} is unknown; use one of "
-                f"{', '.join(AUGMENTATIONS)}"
-            )
+    def __init__(
+        self, processor: Any, image_size: int, inputs: InputConfig, augmentation: Augmentation
+    ) -> None:
         self.processor = processor
         self.image_size = image_size
-        self.published = protocol == "published"
-        self.augmentation = "crop_flip" if self.published else augmentation
+        self.inputs = inputs
+        self.augmentation = augmentation
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
         """Pixels (3, H, W); `rng` drives the augmentation, None asks for evaluation's."""
-        if self.published and rng is None:
-            # The released code crops at random in evaluation too; the image's own bytes seed
-            # the crop here, so that a metric is reproducible and independent of the batch.
-            rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+        augmentation = self.augmentation
+        if rng is None:
+            augmentation = self.inputs.evaluation_augmentation
         options: dict[str, Any] = {}
-        if rng is not None and self.augmentation == "crop_flip":
-            image = random_resized_crop(image, self.image_size, rng)
-            options = {"do_resize": False, "do_center_crop": False}
-        if self.published:
-            options |= {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+        square = {"do_resize": False, "do_center_crop": False}
+        if augmentation == "crop_flip":
+            if rng is None:
+                # LPI's released code crops at random in evaluation too; the image's own bytes seed
+                # the crop here, so that a metric is reproducible and independent of the batch.
+                rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+            image, options = random_resized_crop(image, self.image_size, rng), square
+        elif self.inputs.resize == "squeeze":
+            side = (self.image_size, self.image_size)
+            image, options = image.resize(side, Image.Resampling.BICUBIC), square
+        if self.inputs.normalisation == "imagenet":
+            options = options | {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
         pixels = self.processor(images=image, return_tensors="pt", **options)["pixel_values"]
         assert isinstance(pixels, torch.Tensor)
         return pixels[0]
 
     def __str__(self) -> str:
-        if self.published:
-            return "published: random crop and flip, ImageNet's mean and deviation"
-        return "the checkpoint's own image processor"
+        inputs = self.inputs
+        said = []
+        if inputs.evaluation_augmentation == "crop_flip":
+            said.append("a random crop, half of them mirrored")
+        elif inputs.resize == "squeeze":
+            said.append("squeezed to the model's square")
+        if inputs.normalisation == "imagenet":
+            said.append("ImageNet's mean and deviation")
+        return ", ".join(said) or "the checkpoint's own image processor"

@@ -21,6 +21,7 @@ from system.backbones.fingerprint import fingerprint
 from system.backbones.image_transform import ProcessorTransform
 from system.backbones.prefix_entry import PrefixEntry
 from system.backbones.prompt_entry import PromptEntry
+from system.config.schema import Augmentation, InputConfig
 from system.errors import ConfigError
 
 
@@ -163,10 +164,12 @@ class TowerPair(DualEncoder):
             return vision.pre_layrnorm(tokens) if hasattr(vision, "pre_layrnorm") else tokens
 
     @override
-    def image_transform(self, protocol: str, augmentation: str) -> ProcessorTransform:
-        return ProcessorTransform(
-            self.image_processor, self.shape.image_size, protocol, augmentation
-        )
+    def image_transform(
+        self,
+        inputs: InputConfig = InputConfig(),  # noqa: B008 - frozen
+        augmentation: Augmentation = "none",
+    ) -> ProcessorTransform:
+        return ProcessorTransform(self.image_processor, self.shape.image_size, inputs, augmentation)
 
     @property
     @override

@@ -9,6 +9,7 @@ from typing import Any
 
 from system.config.differences import differences, plain
 from system.config.overrides import advice, key_of, readable, texts_in
+from system.config.protocol import with_protocol
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
 from system.uris import expanded
@@ -91,7 +92,7 @@ def composed_values(
             by_hand = {key_of(text) for text in overrides}
             if "small_tasks" not in stage or by_hand & {_BATCH, _SMALL} == {_BATCH}:
                 stage["small_tasks"] = "stop"  # whoever gives a number wants that number
-        return found
+        return with_protocol(found, overrides)
 
     values = composed(schema)
     if file is None and not any(key_of(text).startswith(_OPTIONS) for text in overrides):

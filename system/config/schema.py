@@ -11,7 +11,10 @@ from system.uris import absolute, expanded
 
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
 Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
-Schedule = Literal["cosine", "constant"]  # of the learning rate: towards 0 after the last step
+#: Of the learning rate: towards 0 after the last step, or epoch by epoch, or not at all.
+Schedule = Literal["cosine", "cosine_epochs", "constant"]
+EpochOver = Literal["images", "captions"]  # of retrieval: what an epoch has a sample for each of
+Augmentation = Literal["none", "crop_flip"]  # crop_flip: a random crop, half of them mirrored
 SmallTasks = Literal["shrink", "stop"]  # at a task of fewer samples than the batch
 Gallery = Literal["all", "seen", "task"]  # what a query is searched in: of all tasks, or some
 OrderPolicy = Literal["given", "reversed", "shuffled", "similarity"]  # see system.stream.task_order
@@ -69,9 +72,38 @@ class GrounderConfig(FrozenModelConfig):
     """A grounder."""
 
 
+CAPTION = "{caption}"  # its place in a text template
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How images and captions are brought to a dual encoder, in training, routing and evaluation.
+
+    `resize` squeeze brings the whole image to the model's square, without its processor's crop.
+    With `evaluation_augmentation` crop_flip a test image is cropped and mirrored at random as well,
+    by a seed of its own pixels. With `router_placeholders` the texts that tell a task have the room
+    for a prompt in them too. `normalisation` imagenet is LPI's released code's, as are a
+    `text_template` that ends with a full stop, router_placeholders and the random crops.
+    """
+
+    normalisation: Literal["checkpoint", "imagenet"] = "checkpoint"
+    resize: Literal["checkpoint", "squeeze"] = "checkpoint"
+    evaluation_augmentation: Augmentation = "none"
+    text_template: str = CAPTION
+    router_placeholders: bool = False
+
+    def __post_init__(self) -> None:
+        if CAPTION not in self.text_template:
+            raise ValueError(f"text_template={self.text_template!r} has no place for {CAPTION}")
+
+    def text(self, caption: str) -> str:
+        """The text that stands for a caption."""
+        return self.text_template.replace(CAPTION, caption)
+
+
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """SGD with a cosine schedule is LPI's published choice."""
+    """The optimiser of what is trained; the defaults are ours, on the embedded benchmark."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.1
@@ -100,7 +132,9 @@ class StageConfig:
     schedule: Schedule = "cosine"  # of the learning rate
     small_tasks: SmallTasks = "shrink"  # where a task does not fill a batch; see `batch_for`
     objective: str = "retrieval"  # what is learned: a registered StreamObjective
-    augmentation: str = "none"
+    epoch_over: EpochOver = "images"
+    gradient_norm: float | None = None  # the most that a step's gradient may have; null: no bound
+    augmentation: Augmentation = "none"
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
     train_expressions: int | None = None  # of grounding: a subsample of each task; null: all
     grounding_loss_weight: float = 1.0  # of the grounder's losses beside a method's own terms
@@ -122,6 +156,8 @@ class StageConfig:
                 raise ValueError(f"{name}={value} must be at least 1")
         if not 0 < self.grounding_loss_weight < math.inf:
             raise ValueError(f"grounding_loss_weight={self.grounding_loss_weight} must be above 0")
+        if self.gradient_norm is not None and not self.gradient_norm > 0:
+            raise ValueError(f"gradient_norm={self.gradient_norm} must be above 0, or null")
 
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally."""
@@ -278,11 +314,13 @@ class BaseExperiment:
 class ExperimentConfig(BaseExperiment):
     """Everything that learning a stream of tasks depends on."""
 
-    protocol: Literal["corrected", "published"]
+    #: Whether the released code's settings were asked for; see `system.config.protocol`.
+    protocol: Literal["corrected", "released"]
     backbone: BackboneConfig
     method: dict[str, Any]
     stage: StageConfig
     evaluation: EvaluationConfig
+    inputs: InputConfig = field(default_factory=InputConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     adapters: str | None = None  # what `evaluate` loads; null: the run's own
     grounder: GrounderConfig | None = None  # what a grounding stream learns on, or `pretrain` makes

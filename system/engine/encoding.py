@@ -7,13 +7,14 @@ Legend: n samples asked for, E block size, P feature width.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder, ImageTransform, Modality, unit
+from system.config.schema import InputConfig
 from system.data.shards.loading import row_selection
 from system.data.shards.manifest import SplitHandle
 from system.engine.worker_group import WorkerGroup
@@ -32,6 +33,7 @@ class Encoder:
     block: int
     threads: int
     raw: bool = False  # features as the backbone gives them, not scaled to unit length
+    inputs: InputConfig = field(default_factory=InputConfig)
 
     def images(
         self,
@@ -59,9 +61,16 @@ class Encoder:
 
         return self._encode("vision", batches(), prompted)
 
-    def texts(self, texts: Sequence[str], prompted: Prompted | None) -> Tensor:
-        """Features (n, P) of texts, in their order, on every rank."""
-        placeholders = prompted[0].placeholders if prompted else 0
+    def texts(
+        self, captions: Sequence[str], prompted: Prompted | None, placeholders: int = 0
+    ) -> Tensor:
+        """Features (n, P) of captions, in their order, on every rank.
+
+        The texts have room for the prompt; unprompted ones for as many `placeholders`.
+        """
+        texts = [self.inputs.text(caption) for caption in captions]
+        if prompted is not None:
+            placeholders = prompted[0].placeholders
 
         def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
             for part in self._my_blocks(len(texts)):
@@ -69,11 +78,12 @@ class Encoder:
 
         return self._encode("text", batches(), prompted)
 
-    def feature_key(self, protocol: str, handles: Sequence[SplitHandle]) -> str:
+    def feature_key(self, handles: Sequence[SplitHandle], placeholders: int = 0) -> str:
         """The feature store's key of these rows' unprompted features."""
         return FeatureStore.key(
             backbone=self.backbone.fingerprint,
-            protocol=protocol,
+            inputs=asdict(self.inputs),
+            placeholders=placeholders,
             shards=[
                 part
                 for handle in handles

@@ -73,6 +73,8 @@ class Training(ABC):
     epochs: int
     #: Steps between two checkpoints inside an epoch; None: after each epoch only.
     checkpoint_steps: int | None = None
+    #: The most that a step's gradient may have, over all parameters; None: no bound.
+    gradient_norm: float | None = None
     #: A loss term this large is past the point where training comes back.
     largest_loss = math.inf
     #: Whether `gradients` returns the loss terms of this worker's part of the batch only.
@@ -253,6 +255,8 @@ class EpochLoop:
         training.optimiser.zero_grad(set_to_none=True)
         terms = training.gradients(batch)
         self._check(terms, batch)
+        if training.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(training.parameters.values(), training.gradient_norm)
         training.optimiser.step()
         at.step += 1
         training.stepped(at.epoch * steps + at.step)

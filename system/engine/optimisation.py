@@ -30,11 +30,23 @@ def set_rate(
     optimiser: torch.optim.Optimizer,
     config: OptimiserConfig,
     schedule: Schedule,
+    *,
     step: int,
+    epoch: int,
     steps: int,
+    epochs: int,
 ) -> None:
-    """Set the rate of one step of so many, from `learning_rate` at the first one."""
-    factor = 1.0 if schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    """Set the rate of a step, the `step`-th of an epoch's `steps`, from `learning_rate` on.
+
+    cosine: after each step, towards 0 behind the last one; cosine_epochs: after each epoch, as
+    PyTorch's CosineAnnealingLR does when it is stepped once an epoch.
+    """
+    factor = 1.0
+    if schedule != "constant":
+        done, total = epoch * steps + step, epochs * steps
+        if schedule == "cosine_epochs":
+            done, total = epoch, epochs
+        factor = 0.5 * (1.0 + math.cos(math.pi * done / total))
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * factor
 

@@ -55,7 +55,6 @@ class MethodSetting(Generic[Shape]):
 
     shape: Shape
     seed: int
-    protocol: str = "corrected"  # or "published"
     masks: DecodesMasks | None = None
     task: int = 0  # whose parameters these are, where each task has its own
 

@@ -21,7 +21,7 @@ from system.methods.sharing import StreamMethod, build_method
 from system.registry import Registry
 
 if TYPE_CHECKING:
-    from system.config.schema import ExperimentConfig
+    from system.config.schema import ExperimentConfig, InputConfig
     from system.data.shards.manifest import Manifest, SplitHandle
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.worker_group import WorkerGroup
@@ -91,7 +91,7 @@ class Worker:
     """Parts that an objective's work is made from: the run, its workers, how splits are opened."""
 
     experiment: ExperimentConfig
-    protocol: str  # the run's, or the one that saved adapters were learned with
+    inputs: InputConfig  # the run's, or those that saved adapters were learned with
     group: WorkerGroup
     open_test: OpenTest
     show: Show
@@ -193,7 +193,7 @@ def saved_method(
 
     `masks` are for a method whose prompts come from latents.
     """
-    setting = MethodSetting(model.shape, header.seed, header.protocol, masks)
+    setting = MethodSetting(model.shape, header.seed, masks)
     return build_method(header.method, setting)
 
 

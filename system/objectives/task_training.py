@@ -58,6 +58,7 @@ class TaskTraining(Training):
         self.subject = f"task {lease.task!r}"
         self.epochs = self.stage.epochs
         self.checkpoint_steps = self.stage.checkpoint_steps
+        self.gradient_norm = self.stage.gradient_norm
         self.origin = {"task": lease.task, "index": lease.index, "backbone": fingerprint}
         self.micro_batches = self.stage.micro_batches_for(group.size)
         self.slots = group.share(self.micro_batches)
@@ -79,9 +80,15 @@ class TaskTraining(Training):
 
     @override
     def set_rate(self, epoch: int, step: int, steps: int) -> None:
-        done = epoch * steps + step
-        total = self.epochs * steps
-        set_rate(self.optimiser, self.stage.optimiser, self.stage.schedule, done, total)
+        set_rate(
+            self.optimiser,
+            self.stage.optimiser,
+            self.stage.schedule,
+            step=step,
+            epoch=epoch,
+            steps=steps,
+            epochs=self.epochs,
+        )
 
     @override
     def row(

@@ -1,7 +1,7 @@
 """Learned prompts on disk: one JSON header and one safetensors file per task, no pickle."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from system.config.parse import parse_dataclass
+from system.config.protocol import FORMER, RELEASED, former_settings
 from system.errors import AdapterMismatchError, StorageError
 from system.storage.files import Folder
 
@@ -30,6 +31,7 @@ class AdapterHeader:
     seed: int
     tasks: tuple[str, ...]
     router: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)  # fields of InputConfig
     format_version: int = FORMAT_VERSION
 
 
@@ -69,7 +71,7 @@ class AdapterFolder:
         Raises StorageError if the folder holds none or a newer format, ConfigError naming a key
         that is missing or unknown.
         """
-        return read_header(
+        header = read_header(
             self.folder,
             HEADER,
             AdapterHeader,
@@ -77,6 +79,10 @@ class AdapterFolder:
             absent="give a run's adapters folder",
             foreign="adapter header; copy the adapters folder again",
         )
+        if header.protocol != FORMER:
+            return header
+        method, inputs = former_settings(header.method)
+        return replace(header, protocol=RELEASED, method=method, inputs=inputs)
 
     def count(self) -> int:
         """How many tasks, from the first on, have a file."""

@@ -2,14 +2,15 @@
 
 import torch
 
-from system.config.schema import ExperimentConfig
+from system.config.parse import parse_dataclass
+from system.config.schema import ExperimentConfig, InputConfig
 from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, StorageError
 from system.objectives.objective import OBJECTIVES, Worker
 from system.results.accuracy_matrix import AccuracyMatrix
-from system.storage.adapters import AdapterFolder, require_same_backbone
+from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
 from system.stream.learned_state import LearnedState
@@ -42,7 +43,8 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
         return manifest.task(tasks[task]).handle(split or experiment.evaluation.splits[0])
 
     objective = OBJECTIVES.get(experiment.stage.objective)
-    work = objective.work(Worker(experiment, header.protocol, group, open_test, show_nothing))
+    inputs = parse_dataclass(InputConfig, header.inputs, f"{folder}: {HEADER}: inputs")
+    work = objective.work(Worker(experiment, inputs, group, open_test, show_nothing))
     require_same_backbone(header, work.model.name, work.model.fingerprint)
     learned = LearnedState(header, work.model, work.build_method(header))
     learned.load(adapters, adapters.count())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class StreamWorker:
         self.work = self.objective.work(
             Worker(
                 experiment,
-                experiment.protocol,
+                experiment.inputs,
                 self.group,
                 self._open_test,
                 self._show_evaluation,
@@ -98,6 +98,7 @@ class StreamWorker:
             benchmark=experiment.benchmark.name,
             benchmark_fingerprint=benchmark_fingerprint,
             protocol=experiment.protocol,
+            inputs=asdict(experiment.inputs),
             seed=experiment.seed,
             tasks=self.tasks,
             router={} if self.joined else {"centers": experiment.evaluation.router_centers},

@@ -17,7 +17,7 @@ from system.backbones.image_transform import (
     ProcessorTransform,
     random_resized_crop,
 )
-from system.errors import ConfigError
+from system.config.schema import Augmentation, InputConfig
 from tests.backbones.small_clip import IMAGE_SIZE, MEAN, STD
 
 
@@ -37,32 +37,40 @@ def processor() -> Any:
     )
 
 
-def transform(processor: Any, protocol: str, augmentation: str) -> ProcessorTransform:
-    return ProcessorTransform(processor, IMAGE_SIZE, protocol, augmentation)
+#: What LPI's released code does with images.
+RELEASED = InputConfig(normalisation="imagenet", evaluation_augmentation="crop_flip")
+
+
+def transform(
+    processor: Any,
+    inputs: InputConfig = InputConfig(),  # noqa: B008 - frozen
+    augmentation: Augmentation = "none",
+) -> ProcessorTransform:
+    return ProcessorTransform(processor, IMAGE_SIZE, inputs, augmentation)
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
 @pytest.mark.parametrize("size", [(50, 40), (20, 90), (32, 32)])
 def test_evaluation_equals_the_checkpoint_s_processor(
-    processor: Any, augmentation: str, size: tuple[int, int]
+    processor: Any, augmentation: Augmentation, size: tuple[int, int]
 ) -> None:
     """Other pixels than the backbone was trained on cost recall without an error."""
     image = photo(size=size)
     expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
-    found = transform(processor, "corrected", augmentation)(image, None)
+    found = transform(processor, augmentation=augmentation)(image, None)
     assert torch.equal(found, expected)
     assert found.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
     assert found.dtype == torch.float32
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(processor: Any) -> None:
-    image, plain = photo(), transform(processor, "corrected", "none")
+    image, plain = photo(), transform(processor)
     assert torch.equal(plain(image, np.random.default_rng(1)), plain(image, None))
 
 
 def test_augmentation_follows_its_seed(processor: Any) -> None:
     """The same seed must train on the same crops, whatever ran before."""
-    augment, image = transform(processor, "corrected", "crop_flip"), photo()
+    augment, image = transform(processor, augmentation="crop_flip"), photo()
     first = augment(image, np.random.default_rng([7, 1]))
     np.random.default_rng([0]).random()
     assert torch.equal(augment(image, np.random.default_rng([7, 1])), first)
@@ -70,21 +78,21 @@ def test_augmentation_follows_its_seed(processor: Any) -> None:
     assert first.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
 
 
-def test_published_crops_belong_to_the_image(processor: Any) -> None:
+def test_released_crops_belong_to_the_image(processor: Any) -> None:
     """The released code's metrics change with the order of images; ours repeat its crops only."""
-    published = transform(processor, "published", "none")
+    cropping = transform(processor, RELEASED)
     images = [photo(seed) for seed in range(4)]
-    forward = [published(image, None) for image in images]
-    backward = [published(image, None) for image in reversed(images)][::-1]
+    forward = [cropping(image, None) for image in images]
+    backward = [cropping(image, None) for image in reversed(images)][::-1]
     for a, b in zip(forward, backward, strict=True):
         assert torch.equal(a, b)
-    centred = transform(processor, "corrected", "none")(images[0], None)
+    centred = transform(processor)(images[0], None)
     assert not torch.allclose(forward[0], centred)
 
 
-def test_published_normalises_with_imagenet_s_figures(processor: Any) -> None:
+def test_released_normalises_with_imagenet_s_mean(processor: Any) -> None:
     grey = Image.new("RGB", (40, 40), (128, 128, 128))
-    found = transform(processor, "published", "none")(grey, None)
+    found = transform(processor, RELEASED)(grey, None)
     expected = (128 / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     assert torch.allclose(found, expected[:, None, None].expand_as(found), atol=1e-5)
 
@@ -111,26 +119,26 @@ def test_half_of_the_crops_are_mirrored() -> None:
     assert 70 < mirrored < 130
 
 
-@pytest.mark.parametrize(
-    ("protocol", "augmentation", "message"),
-    [
-        ("corrected", "flip", r"stage\.augmentation='flip' is unknown.*none, crop_flip"),
-        ("strict", "none", r"protocol='strict' is unknown.*corrected, published"),
-    ],
-)
-def test_unknown_choice_is_refused(
-    processor: Any, protocol: str, augmentation: str, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        transform(processor, protocol, augmentation)
+def test_squeezing_keeps_what_a_centre_crop_cuts_off(processor: Any) -> None:
+    """An object at the edge of a wide image must be seen where its mask is."""
+    image = Image.new("RGB", (4 * IMAGE_SIZE, IMAGE_SIZE), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, IMAGE_SIZE, IMAGE_SIZE))  # the leftmost quarter
+    cropped = transform(processor)(image, None)
+    squeezed = transform(processor, InputConfig(resize="squeeze"))(image, None)
+    assert cropped.shape == squeezed.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+    quarter = IMAGE_SIZE // 4
+    for channel in range(3):
+        assert cropped[channel].max() == cropped[channel].min()
+        left, rest = squeezed[channel, :, : quarter - 2], squeezed[channel, :, quarter + 2 :]
+        assert left.min() > rest.max()
 
 
 def test_a_transform_travels_to_a_worker(processor: Any) -> None:
-    original = transform(processor, "published", "none")
+    original = transform(processor, RELEASED)
     copy = pickle.loads(pickle.dumps(original))
     assert torch.equal(copy(photo(), None), original(photo(), None))
 
 
 def test_results_say_which_transform_was_used(processor: Any) -> None:
-    assert "ImageNet" in str(transform(processor, "published", "none"))
-    assert "checkpoint's own" in str(transform(processor, "corrected", "crop_flip"))
+    assert "ImageNet" in str(transform(processor, RELEASED))
+    assert "checkpoint's own" in str(transform(processor, augmentation="crop_flip"))

@@ -1,6 +1,7 @@
 """What is SigLIP's own: texts without a begin token, read at the last position; no NaFlex."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from system.backbones.image_transform import IMAGENET_MEAN, IMAGENET_STD
 from system.backbones.siglip import SiglipBackbone, load_siglip
+from system.config.schema import Augmentation, InputConfig
 from system.errors import ConfigError
 from tests.backbones.edited_checkpoint import Edit, edited, in_json, written
 from tests.backbones.small_backbones import LAYERS, LENGTH, WORDS, prompt_for
@@ -69,16 +71,25 @@ def test_text_is_read_behind_the_whole_context(backbone: SiglipBackbone) -> None
     assert not torch.allclose(features, backbone.encode_text(ids, prompt))
 
 
-@pytest.mark.parametrize(("protocol", "mean"), [("corrected", 0.5), ("published", IMAGENET_MEAN)])
+@pytest.mark.parametrize(
+    ("normalisation", "mean", "deviation"),
+    [("checkpoint", 0.5, 0.5), ("imagenet", IMAGENET_MEAN, IMAGENET_STD)],
+)
 def test_images_come_in_the_size_and_range_of_the_checkpoint(
-    backbone: SiglipBackbone, protocol: str, mean: object
+    backbone: SiglipBackbone,
+    normalisation: Literal["checkpoint", "imagenet"],
+    mean: object,
+    deviation: object,
 ) -> None:
     """SigLIP squeezes an image to a square; nothing is cut off but by the augmentation."""
     image = Image.new("RGB", (50, 40), (255, 255, 255))
-    std = torch.tensor(0.5 if protocol == "corrected" else IMAGENET_STD)
-    white = (1 - torch.tensor(mean)) / std
-    for augmentation, rng in (("none", None), ("crop_flip", np.random.default_rng(0))):
-        pixels = backbone.image_transform(protocol, augmentation)(image, rng)
+    white = (1 - torch.tensor(mean)) / torch.tensor(deviation)
+    cases: list[tuple[Augmentation, Any]] = [
+        ("none", None),
+        ("crop_flip", np.random.default_rng(0)),
+    ]
+    for augmentation, rng in cases:
+        pixels = backbone.image_transform(InputConfig(normalisation), augmentation)(image, rng)
         assert pixels.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
         torch.testing.assert_close(pixels.mean(dim=(1, 2)), white.expand(3))
 

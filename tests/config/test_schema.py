@@ -28,7 +28,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIRECTORY / "experiment").glo
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONFIG_DIRECTORY.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "submit")  # submit's begin from a config of their own
+    # submit's begin from a config of their own, and those of released belong to a protocol
+    if path.parent.name not in ("experiment", "submit", "released")
 )
 SUBMISSIONS = sorted(path.stem for path in (CONFIG_DIRECTORY / "submit").glob("*.yaml"))
 
@@ -113,7 +114,7 @@ def test_run_name_follows_what_it_is_made_of() -> None:
         (["stage.optimiser.learning_rate=-1"], r"learning_rate=-1.0 must be above 0"),
         (["+stage.extra=1"], r"unknown key config\.stage\.extra"),
         (["~stage.epochs"], r"stage\.epochs is missing"),
-        (["protocol=strict"], r"protocol='strict' is not one of: corrected, published"),
+        (["protocol=strict"], r"protocol='strict' is not one of: corrected, released"),
         (["evaluation.gallery=none"], r"evaluation\.gallery='none'"),
         (
             ["backbone.precision=fp16"],

@@ -20,7 +20,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def key(directory: Path, computation: Computation, device: str = "cpu", block: int = 4) -> str:
     group = WorkerGroup(rank=0, size=1, device=torch.device(device))
     encoder = Encoder(load_clip(str(directory), computation), group, block, threads=1)
-    return encoder.feature_key("corrected", [])
+    return encoder.feature_key([])
 
 
 def test_features_of_another_rounding_are_not_taken_for_these(directory: Path) -> None:

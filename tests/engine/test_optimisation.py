@@ -31,7 +31,7 @@ def _steps(
     steps: range,
 ) -> None:
     for step in steps:
-        set_rate(optimiser, config, "cosine", step, STEPS)
+        set_rate(optimiser, config, "cosine", step=step, epoch=0, steps=STEPS, epochs=1)
         optimiser.zero_grad()
         for parameter in parameters.values():
             parameter.grad = torch.sin(parameter.detach() * (step + 1))
@@ -63,7 +63,7 @@ def test_cosine_rate_starts_at_the_rate_and_falls() -> None:
     optimiser = build_optimiser(config, _parameters())
     rates = []
     for step in range(STEPS):
-        set_rate(optimiser, config, "cosine", step, STEPS)
+        set_rate(optimiser, config, "cosine", step=step, epoch=0, steps=STEPS, epochs=1)
         rates.append(optimiser.param_groups[0]["lr"])
     assert rates[0] == 0.2
     assert rates == sorted(rates, reverse=True)
@@ -71,12 +71,26 @@ def test_cosine_rate_starts_at_the_rate_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.1 * (1 + math.cos(0.9 * math.pi)))
 
 
+def test_a_rate_per_epoch_is_that_of_pytorch_s_own_schedule() -> None:
+    """As LPI's released code steps it: 0.05 falls epoch by epoch, and stays within one."""
+    config = OptimiserConfig(learning_rate=0.05)
+    ours, theirs = (build_optimiser(config, _parameters()) for _ in range(2))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=10)
+    for epoch in range(10):
+        for step in range(3):
+            set_rate(ours, config, "cosine_epochs", step=step, epoch=epoch, steps=3, epochs=10)
+            expected = theirs.param_groups[0]["lr"]
+            assert ours.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
+        theirs.step()
+        schedule.step()
+
+
 def test_a_constant_rate_stays() -> None:
     """Diff-Prompt's published training has no schedule."""
     config = OptimiserConfig(learning_rate=0.2)
     optimiser = build_optimiser(config, _parameters())
     for step in range(STEPS):
-        set_rate(optimiser, config, "constant", step, STEPS)
+        set_rate(optimiser, config, "constant", step=step, epoch=0, steps=STEPS, epochs=1)
         assert optimiser.param_groups[0]["lr"] == 0.2
 
 

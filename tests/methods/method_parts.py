@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from system.backbones.clip import ClipBackbone
+from system.config.protocol import released_settings
 from system.methods.base import Method, RetrievalSetting
 from system.methods.sharing import StreamMethod, build_method
 from tests.backbones.small_clip import CONTEXT, IMAGE_SIZE, clip_config, word_tokenizer
@@ -28,12 +29,25 @@ def backbone() -> ClipBackbone:
     return ClipBackbone(model, tokenizer)
 
 
-def build(
-    name: str, section: Mapping[str, Any] | None = None, *, seed: int = 0, protocol: str
-) -> StreamMethod:
+def build(name: str, section: Mapping[str, Any] | None = None, *, seed: int = 0) -> StreamMethod:
     """A method as the worker builds it."""
-    setting = RetrievalSetting(backbone().shape, seed, protocol)
+    setting = RetrievalSetting(backbone().shape, seed)
     return build_method({"name": name, **(section or {})}, setting)
+
+
+def released(method: str) -> dict[str, Any]:
+    """The settings of a method in LPI's released retrieval code."""
+    values = {"stage": {}, "method": {"name": method}}
+    nested: dict[str, Any] = {}
+    for key, value in released_settings(values).items():
+        section, *rest = key.split(".")
+        if section != "method":
+            continue
+        place = nested
+        for part in rest[:-1]:
+            place = place.setdefault(part, {})
+        place[rest[-1]] = value
+    return nested
 
 
 def images() -> Tensor:

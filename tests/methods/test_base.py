@@ -28,7 +28,7 @@ FROM_PRETRAINED = {"fine_tune", "fine_tune_per_task", "joint"}
 def method(name: str, seed: int = 0) -> StreamMethod:
     known = {field.name for field in dataclasses.fields(METHODS.get(name).config)}
     section = {key: value for key, value in SMALL.items() if key in known}
-    return build(name, section, seed=seed, protocol="corrected")
+    return build(name, section, seed=seed)
 
 
 def learned(name: str) -> StreamMethod:
@@ -185,9 +185,7 @@ def test_a_state_that_does_not_fit_is_refused(name: str, spoil: Callable[[State]
 
 
 def test_another_rank_is_refused_with_the_remedy() -> None:
-    other = build(
-        "lpi", {"prompt_length": 4, "text_prompt_length": 3, "rank": 2}, protocol="corrected"
-    )
+    other = build("lpi", {"prompt_length": 4, "text_prompt_length": 3, "rank": 2})
     with pytest.raises(AdapterMismatchError, match=r"layer has shape \(3, 4\).*set the same rank"):
         other.load_task(0, state(learned("lpi"), 0), backbone())
 

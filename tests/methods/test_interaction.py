@@ -21,15 +21,16 @@ from tests.methods.method_parts import LAYERS, TEXTS, backbone, build, images, t
 
 WIDTHS: dict[Modality, int] = {"vision": 5, "text": 4}
 ON = {"depth": None, "rank": 2}
+FIRST_LAYER = {"prompt_depth": 1, "constructed_depth": 9}
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def lpi(task: int = 0, protocol: str = "corrected", **section: Any) -> StreamMethod:
+def lpi(task: int = 0, **section: Any) -> StreamMethod:
     sizes = {"rank": 3, "prompt_length": 4, "interaction": ON}
-    method = build("lpi", sizes | section, protocol=protocol)
+    method = build("lpi", sizes | section)
     method.begin_task(task, backbone())
     return method
 
@@ -168,10 +169,10 @@ def test_regularisers_see_the_prompts_before_they_interact() -> None:
         assert torch.equal(term, on.regularisers(torch.eye(2))[name]), name
 
 
-@pytest.mark.parametrize("protocol", ["corrected", "published"])
-def test_loaded_interaction_gives_the_same_features(protocol: str) -> None:
+@pytest.mark.parametrize("section", [{}, FIRST_LAYER], ids=["every layer", "first layer"])
+def test_loaded_interaction_gives_the_same_features(section: dict[str, Any]) -> None:
     """What a run learned must survive its end, and fit no method without interaction."""
-    source, target = lpi(1, protocol), lpi(0, protocol)
+    source, target = lpi(1, **section), lpi(0, **section)
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(0.01)
@@ -181,13 +182,15 @@ def test_loaded_interaction_gives_the_same_features(protocol: str) -> None:
     for modality in MODALITIES:
         inputs = inputs_of(source, modality)
         assert torch.equal(features(source, modality, inputs), features(target, modality, inputs))
+    other = lpi(0, **section | {"interaction": {}})
     with pytest.raises(AdapterMismatchError, match=r"holds interaction\."):
-        lpi(0, protocol, interaction={}).load_task(0, dict(source.task_parameters(0)), backbone())
+        other.load_task(0, dict(source.task_parameters(0)), backbone())
 
 
-def test_published_interacts_where_its_prompts_enter() -> None:
-    """As released only the first layer's prompt enters."""
-    assert lpi(protocol="published").task_parameters(0)["interaction.layer.text"].shape == (1, 2)
+def test_prompts_interact_where_they_enter() -> None:
+    """In layers without an entering prompt an interaction would train nothing."""
+    parameters = lpi(**FIRST_LAYER).task_parameters(0)
+    assert parameters["interaction.layer.text"].shape == (1, 2)
 
 
 @pytest.mark.parametrize(

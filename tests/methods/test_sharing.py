@@ -151,7 +151,7 @@ def on_clip(name: str, sharing: str | None, tasks: int = 2) -> StreamMethod:
     """A method of some tasks, each of which moved what it trains."""
     short = {} if name in ("fine_tune", "lora", "zero_shot") else SHORT
     section = SIZES.get(name, {}) | short | {"sharing": sharing}
-    method = build(name, section, protocol="corrected")
+    method = build(name, section)
     generator = torch.Generator().manual_seed(5)
     for task in range(tasks):
         method.begin_task(task, backbone())

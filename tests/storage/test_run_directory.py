@@ -49,7 +49,7 @@ def test_the_same_config_goes_on(tmp_path: Path) -> None:
         ("method.rank=9", r"method\.rank=9 \(was 4\)"),
         ("benchmark.tasks=[a]", r"benchmark\.tasks=\['a'\] \(was None\)"),
         ("method=fine_tune_per_task", r"method\.name='fine_tune_per_task' \(was 'lpi'\)"),
-        ("protocol=published", r"protocol='published' \(was 'corrected'\)"),
+        ("protocol=released", r"protocol='released' \(was 'corrected'\)"),
     ],
 )
 def test_another_config_is_refused_with_the_keys(

@@ -101,7 +101,7 @@ def _count(label: str, overrides: Sequence[str], file: str | None) -> ParameterC
 
 
 def _on(backbone: ClipBackbone, label: str, experiment: ExperimentConfig) -> ParameterCount:
-    setting = RetrievalSetting(backbone.shape, experiment.seed, experiment.protocol)
+    setting = RetrievalSetting(backbone.shape, experiment.seed)
     method = build_method(experiment.method, setting)
     totals = []
     for task in range(PUBLISHED_TASKS):

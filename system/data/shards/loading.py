@@ -7,12 +7,14 @@ the number of workers: a batch is the union of S slots, and a worker asks for so
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, groupby, islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from system.config.schema import EpochOver
 from system.data.shards.faults import Fault, Faults
 from system.data.shards.images import decode_image
 from system.data.shards.manifest import SplitHandle
@@ -26,7 +28,8 @@ Transform = Callable[[Image.Image, np.random.Generator | None], torch.Tensor]
 _STEPS_AHEAD = 2
 
 # Branches of the seed: the order of row groups has the seed itself.
-_SHUFFLE, _CAPTION, _AUGMENTATION = 1, 2, 3
+_SHUFFLE, _CAPTION, _AUGMENTATION, _PASS = 1, 2, 3, 4
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,50 @@ def steps_per_epoch(
     return rows // batch_size
 
 
-def slot_rows(group_rows: Sequence[int], slots: int, seed: Sequence[int]) -> list[list[range]]:
-    """Divide an epoch's rows among slots: for each slot the row ranges it reads, in order.
+def sample_counts(handle: SplitHandle, over: EpochOver) -> list[int]:
+    """How often each row of a split comes in an epoch: once, or once for each of its captions."""
+    if over == "images":
+        return [1] * handle.rows
+    return [len(captions) for captions in read_texts(handle)]
 
-    The row groups are permuted by the seed and laid end to end; slot s owns rows
-    [s n / S, (s + 1) n / S) of the result, so it reads few row groups, each from its front on.
+
+class Share(NamedTuple):
+    """Rows that a slot reads in one go: those of a pass, from one row group."""
+
+    number: int  # of the pass over the split
+    rows: Sequence[int]
+
+
+def slot_shares(
+    group_rows: Sequence[int], counts: Sequence[int], slots: int, seed: Sequence[int]
+) -> list[list[Share]]:
+    """Divide an epoch's samples among slots: for each slot what it reads, in order.
+
+    The epoch goes over the split in passes, the p-th one over rows of more than p samples, so that
+    samples of one row are far apart. In each pass the row groups are permuted by the seed; passes
+    laid end to end have n samples, of which slot s owns [s n / S, (s + 1) n / S). So it reads few
+    row groups, each from its front on.
     """
-    order = np.random.default_rng([*seed]).permutation(len(group_rows))
     first_rows = [0, *accumulate(group_rows)]
-    total = first_rows[-1]
-    shares: list[list[range]] = []
-    for slot in range(slots):
-        start, stop = slot * total // slots, (slot + 1) * total // slots
-        share, passed = [], 0
-        for group in order:
-            begin, end = max(start - passed, 0), min(stop - passed, group_rows[group])
+    laid: list[Share] = []
+    for number in range(max(counts, default=0)):
+        branch = (_PASS, number) if number else ()
+        for group in np.random.default_rng([*seed, *branch]).permutation(len(group_rows)):
+            every = range(first_rows[group], first_rows[group + 1])
+            rows: Sequence[int] = every
+            if min(counts[every.start : every.stop], default=0) <= number:
+                rows = [row for row in every if counts[row] > number]
+            laid.append(Share(number, rows))
+    total, passed = sum(counts), 0
+    shares: list[list[Share]] = [[] for _ in range(slots)]
+    for piece in laid:
+        size = len(piece.rows)
+        for slot, share in enumerate(shares):
+            start, stop = slot * total // slots, (slot + 1) * total // slots
+            begin, end = max(start - passed, 0), min(stop - passed, size)
             if begin < end:
-                share.append(range(first_rows[group] + begin, first_rows[group] + end))
-            passed += group_rows[group]
-        shares.append(share)
+                share.append(Share(piece.number, piece.rows[begin:end]))
+        passed += size
     return shares
 
 
@@ -105,6 +133,7 @@ def training_batches(
     threads: int,
     shuffle_buffer: int,
     start: int = 0,
+    over: EpochOver = "images",
 ) -> Generator[list[MicroBatch], None, None]:
     """Yield one epoch's steps: for each asked slot, in the order asked, its micro-batch.
 
@@ -112,12 +141,14 @@ def training_batches(
     from epoch to epoch (say run seed, task, epoch). The first `start` steps are read and shuffled,
     but neither decoded nor yielded. A slot is shuffled through a buffer of
     `shuffle_buffer` / S rows of encoded images; with one row group per slot and a few decoded steps
-    this is all that is held. Each row comes at most once; fewer than B rows are dropped, and which
+    this is all that is held. Each row comes at most once, with one of its captions at random, or
+    over "captions" with each of them; fewer than B samples are dropped, and which
     changes from epoch to epoch. Closing the generator ends its threads.
     Raises: ConfigError and DataError of `steps_per_epoch`, ConfigError for slots that are not
     there; while reading, DataError naming shard and file of an image that does not decode.
     """
-    steps = steps_per_epoch(handle.rows, batch_size, micro_batches, task=handle.task)
+    counts = sample_counts(handle, over)
+    steps = steps_per_epoch(sum(counts), batch_size, micro_batches, task=handle.task)
     if shuffle_buffer < 1:
         raise ConfigError(f"stage.shuffle_buffer: {shuffle_buffer} is too few rows: at least 1")
     if len(set(slots)) != len(slots) or not set(slots) <= set(range(micro_batches)):
@@ -127,18 +158,28 @@ def training_batches(
     share = batch_size // micro_batches
     buffer = -(-shuffle_buffer // micro_batches)
 
-    def decode(row: ShardRow) -> tuple[torch.Tensor, str, ShardRow]:
+    def decode(sample: tuple[int, ShardRow]) -> tuple[torch.Tensor, str, ShardRow]:
+        number, row = sample
         rng = np.random.default_rng([*seed, _CAPTION, row.row])
-        caption = row.captions[int(rng.integers(len(row.captions)))]
-        augmentation = np.random.default_rng([*seed, _AUGMENTATION, row.row])
-        return _decode(row, transform, augmentation), caption, row
+        if over == "images":
+            chosen = int(rng.integers(len(row.captions)))
+        else:
+            chosen = int(rng.permutation(len(row.captions))[number])
+        branch = (number,) if number else ()
+        augmentation = np.random.default_rng([*seed, _AUGMENTATION, row.row, *branch])
+        return _decode(row, transform, augmentation), row.captions[chosen], row
+
+    def samples_of(reader: SplitReader, shares: Sequence[Share]) -> Iterator[tuple[int, ShardRow]]:
+        for number, pieces in groupby(shares, key=lambda piece: piece.number):
+            rows = reader.rows(chain.from_iterable(piece.rows for piece in pieces))
+            yield from ((number, row) for row in rows)
 
     def produce() -> Generator[list[MicroBatch], None, None]:
         with SplitReader(handle) as reader:
-            shares = slot_rows(reader.group_rows, micro_batches, seed)
+            shares = slot_shares(reader.group_rows, counts, micro_batches, seed)
             streams = [
                 _shuffled(
-                    reader.rows(chain.from_iterable(shares[slot])),
+                    samples_of(reader, shares[slot]),
                     buffer,
                     np.random.default_rng([*seed, _SHUFFLE, slot]),
                 )
@@ -262,10 +303,10 @@ def _micro_batch(
 
 
 def _shuffled(
-    rows: Iterator[ShardRow], size: int, rng: np.random.Generator
-) -> Generator[ShardRow, None, None]:
+    rows: Iterator[Item], size: int, rng: np.random.Generator
+) -> Generator[Item, None, None]:
     """Shuffle a stream through a buffer of at most `size` rows."""
-    buffer: list[ShardRow] = []
+    buffer: list[Item] = []
     for row in rows:
         if len(buffer) < size:
             buffer.append(row)

@@ -22,7 +22,6 @@ from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
 
 BLOCK = 64  # samples of a forward pass
-PROTOCOL = "corrected"  # the checkpoint's own transform: the generator has no published oddity
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ class ConditionEncoder:
         self.encoder = Encoder(
             backbone.to(group.device), alone, BLOCK, threads=1, raw=scale == "raw"
         )
-        self.transform = backbone.image_transform(PROTOCOL, "none")
+        self.transform = backbone.image_transform()
 
     def of(self, handle: SplitHandle, expressions: Sequence[ReferredExpression]) -> Conditions:
         """The embeddings of a split's expressions; every rank has to call this."""
         texts = sorted({entry.text for entry in expressions})
         place = {text: index for index, text in enumerate(texts)}
-        key = self.encoder.feature_key(PROTOCOL, [handle])
+        key = self.encoder.feature_key([handle])
 
         def embed_images(rows: range) -> dict[str, Tensor]:
             return {"image": self.encoder.images(handle, rows, self.transform, None)}

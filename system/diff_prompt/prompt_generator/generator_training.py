@@ -88,6 +88,7 @@ class PromptGeneratorTraining(ModelTraining):
         self.seed = seed
         self.origin = {"digest": digest}
         self.epochs = settings.epochs
+        self.gradient_norm = settings.gradient_norm
         self.network = MaskDiT(network, np_seed(seed, _WEIGHTS)).to(group.device)
         self.parameters = trained(self.network)
         averaged = {} if settings.ema_decay is None else self.parameters
@@ -151,8 +152,6 @@ class PromptGeneratorTraining(ModelTraining):
                 terms = self.model(*(part.to(device) for part in inputs))
                 (terms[0] / len(batch.parts)).backward()
             found.append(torch.stack([term.detach() for term in terms]))
-        if self.settings.gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.gradient_norm)
         means = torch.stack(found).double().mean(dim=0).tolist()
         return dict(zip(self.terms, means, strict=True))
 

@@ -78,7 +78,7 @@ class L2PConfig:
     layer. `entry`: "insert" beside the tokens, or "replace" in the place of the first ones.
     `towers` names those with a pool; the other one stays as it is.
     `selection`: "per_sample", or "batchwise_leaking" as released, which leaks across the samples of
-    a micro-batch: metrics then depend on batch sizes and order. `protocol: published` implies it.
+    a micro-batch: metrics then depend on batch sizes and order.
     """
 
     pool_size: int = 10
@@ -140,7 +140,7 @@ class LearningToPrompt(Method):
             config.top_k * lengths["text"] if "text" in config.towers else 0,
             f"top_k={config.top_k} prompts of length {lengths['text']}",
         )
-        self.batchwise = setting.protocol == "published" or config.selection == "batchwise_leaking"
+        self.batchwise = config.selection == "batchwise_leaking"
         self.query = feature_query if config.query == "feature" else token_query
         generator = setting.generator()
         for m in config.towers:

@@ -37,9 +37,6 @@ from system.methods.parts import (
     weight_at,
 )
 
-PUBLISHED_CONSTRUCTED_DEPTH = 9
-PUBLISHED_TEMPERATURE = 0.001
-
 
 def low_rank_prompt(layer: Tensor, position: Tensor, feature: Tensor) -> Tensor:
     """Prompts (L, N, D) from factors (L, R), (N, R) and (D, R).
@@ -71,30 +68,36 @@ class TaskContrastConfig:
     source: SimilaritySource = "captions"
     threshold: float = 0.4
     temperature: float = 1.0
+    sigmoid: Literal["double"] = "double"
 
 
 @dataclass(frozen=True)
 class LowRankConfig:
     """The settings of LPI.
 
-    `prompt_depth` null means every layer of both towers, and a number as many of each as it has;
-    `text_prompt_length` null means `prompt_length` for both towers. With `task_start` same, every
-    task's factors start from one draw: what then differs between tasks is what they learned, so
-    that their features stay comparable in one gallery; with own, each task has its own draw.
+    `prompt_depth` null means every layer of both towers, and a number as many of each as it has.
+    `constructed_depth` is for how many layers there are factors, which the loss terms see all, and
+    null for those that enter; `init_seed` draws them by another seed than the run's. The released
+    retrieval code has factors for nine layers from seed 1, of which the first layer's prompt
+    enters. `text_prompt_length` null means `prompt_length` for both towers. With `task_start` same,
+    every task's factors start from one draw: what then differs between tasks is what they learned,
+    so that their features stay comparable in one gallery; with own, each task has its own draw.
     """
 
     rank: int = 4
     prompt_length: int = 16
     text_prompt_length: int | None = None
     prompt_depth: int | None = None
+    constructed_depth: int | None = None
     init_std: float = 0.5
+    init_seed: int | None = None
     task_start: Literal["same", "own"] = "same"
     layer_alignment: LayerAlignmentConfig = LayerAlignmentConfig()
     task_contrast: TaskContrastConfig = TaskContrastConfig()
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "rank", "prompt_length", "text_prompt_length")
+        check_at_least(1, self, "rank", "prompt_length", "text_prompt_length", "constructed_depth")
         # From factors of zero no gradient leaves: each one's is a product of the other two.
         check_positive(self, "init_std")
         for term in ("layer_alignment", "task_contrast"):
@@ -146,7 +149,6 @@ def prompt_terms(
     similarity: Tensor | None,
     *,
     task: int,
-    published: bool = False,
 ) -> dict[str, Tensor]:
     """LPI's weighted loss terms of the newest of `tasks`, whose place in the stream is `task`.
 
@@ -167,7 +169,7 @@ def prompt_terms(
         terms["layer_alignment"] = align_weight * layer_alignment(
             means["vision"][:layers, :length],
             means["text"][:layers, :length],
-            similarity="dot" if published else align.similarity,
+            similarity=align.similarity,
             temperature=align.temperature,
         )
     if contrast_weight and similarity is not None and len(tasks) > 1:
@@ -182,7 +184,7 @@ def prompt_terms(
             stacked["text"],
             similarity[: len(tasks), : len(tasks)],
             threshold=contrast.threshold,
-            temperature=PUBLISHED_TEMPERATURE if published else contrast.temperature,
+            temperature=contrast.temperature,
             # As released, a row without a negative makes the loss and its gradient NaN, which
             # would end the run: it contributes 0 for them here.
             empty="zero",
@@ -200,17 +202,19 @@ class LowRankPrompts(Method):
     def __init__(self, config: LowRankConfig, setting: MethodSetting[Any]) -> None:
         super().__init__()
         self.config = config
-        self.published = setting.protocol == "published"
         self.similarity_source = config.task_contrast.source
         self.widths = {m: layer_widths(setting.shape, m) for m in MODALITIES}
-        depth = depth_within(config.prompt_depth, setting.shape)
-        if self.published:
-            # As released: the configured seed and depth are not read. Factors are made for nine
-            # layers from seed 1, and only the first layer's prompt enters.
-            setting, depth = replace(setting, seed=1), PUBLISHED_CONSTRUCTED_DEPTH
-        elif config.task_start == "same":
+        entering = depth_within(config.prompt_depth, setting.shape)
+        depth = entering if config.constructed_depth is None else config.constructed_depth
+        if depth < entering:
+            raise ConfigError(
+                f"method.constructed_depth={depth} is fewer than the {entering} layers that "
+                "prompts enter (method.prompt_depth); raise it, or set it to null"
+            )
+        if config.init_seed is not None:
+            setting = replace(setting, seed=config.init_seed)
+        if config.task_start == "same":
             setting = replace(setting, task=0)
-        entering = 1 if self.published else depth
         self.entered = {m: min(entering, len(self.widths[m])) for m in MODALITIES}
         self.interacting = self._interacting(config.interaction.depth)
         lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
@@ -263,10 +267,12 @@ class LowRankPrompts(Method):
     def runs(self, modality: Modality) -> list[Tensor]:
         """The low-rank product before any interaction, (l, N, D) for each run of one width.
 
-        The layers that enter; as released, all nine.
+        Of all layers that have factors, whether or not the tower has so many: see `prompt_terms`.
         """
         full = self.full_prompt(modality)
-        return [full if self.published else full[: self.entered[modality]]]
+        if self.config.constructed_depth is None:
+            full = full[: self.entered[modality]]
+        return [full]
 
     @override
     def regularisers(
@@ -278,7 +284,6 @@ class LowRankPrompts(Method):
             [{m: method.runs(m) for m in MODALITIES} for method in (*earlier, self)],
             similarity,
             task=self.index,
-            published=self.published,
         )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from torch import Tensor
 from typing_extensions import override
 
-from system.config.schema import ExperimentConfig, GrounderConfig
+from system.config.schema import ExperimentConfig, GrounderConfig, InputConfig
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.data.shards.split_objects import read_expressions, subsample
@@ -178,10 +178,10 @@ class GroundingObjective(StreamObjective):
 
     @override
     def check(self, experiment: ExperimentConfig) -> tuple[Grounder, StreamMethod]:
-        if experiment.protocol != "corrected":
+        if experiment.inputs != InputConfig():
             raise ConfigError(
-                f"protocol={experiment.protocol}: a stream of grounding tasks has the corrected "
-                "one alone; the released code's count by GIoU is in the metrics named rec_*_giou"
+                "inputs: these settings are a dual encoder's; a grounder has its own transform, so "
+                "leave them as configs/config.yaml has them"
             )
         if experiment.stage.augmentation != "none":
             raise ConfigError(

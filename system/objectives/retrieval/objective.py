@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig
-from system.data.shards.loading import read_texts, require_captions
+from system.data.shards.loading import read_texts, require_captions, sample_counts
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ from system.objectives.objective import (
 )
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
-from system.objectives.retrieval.retrieval_training import IMAGES, LEAST, RetrievalTraining
+from system.objectives.retrieval.retrieval_training import LEAST, RetrievalTraining
 from system.objectives.task_training import LeasedTask
 from system.results.accuracy_matrix import plain_row
 from system.results.recall import METRICS
@@ -51,7 +51,7 @@ class RetrievalWork(StreamWork):
         self.model = backbone.to(worker.group.device)
         # The released code routes on features of the same random crops that it trains on; here
         # as there, one evaluation transform serves router and test.
-        image_transform = backbone.image_transform(worker.protocol, "none")
+        image_transform = backbone.image_transform(worker.inputs)
         self.transform = str(image_transform)
         self.image_transform = image_transform
         self.encoder = Encoder(
@@ -59,7 +59,9 @@ class RetrievalWork(StreamWork):
             worker.group,
             experiment.evaluation.batch_size,
             experiment.stage.loader_threads,
+            inputs=worker.inputs,
         )
+        self.router_placeholders = 0
         self.store = FeatureStore(DataDirectory.of(experiment).store("features"))
         self.evaluation = self._evaluation(0)
 
@@ -71,11 +73,16 @@ class RetrievalWork(StreamWork):
             self.image_transform,
             self.worker.experiment.evaluation.gallery,
             open_test,
+            self.router_placeholders,
         )
 
     @override
     def build_method(self, header: AdapterHeader) -> StreamMethod:
-        return saved_method(header, self.model)
+        method = saved_method(header, self.model)
+        if self.worker.inputs.router_placeholders:
+            self.router_placeholders = method.placeholders
+            self.evaluation = self._evaluation(0)
+        return method
 
     @override
     def add_tests(self, count: int) -> None:
@@ -98,7 +105,7 @@ class RetrievalWork(StreamWork):
             return found["vision"], found["text"]
         images = self.encoder.images(handle, range(handle.rows), self.image_transform, None)
         captions = [caption for row in read_texts(handle) for caption in row]
-        texts = self.encoder.texts(captions, None)
+        texts = self.encoder.texts(captions, None, self.router_placeholders)
         if group.leads:
             store.put(key, {"vision": images, "text": texts})
         return images, texts
@@ -129,7 +136,7 @@ class RetrievalWork(StreamWork):
         return {"zero_shot_before": before and [plain_row(row) for row in before]}
 
     def _key(self, handles: Sequence[SplitHandle]) -> str:
-        return self.encoder.feature_key(self.worker.protocol, handles)
+        return self.encoder.feature_key(handles, self.router_placeholders)
 
 
 class RetrievalObjective(StreamObjective):
@@ -149,9 +156,9 @@ class RetrievalObjective(StreamObjective):
                 "stage.objective=grounding; method=joint trains on all retrieval tasks at once"
             )
         backbone = load_backbone(experiment.backbone)
-        setting = RetrievalSetting(backbone.shape, experiment.seed, experiment.protocol)
+        setting = RetrievalSetting(backbone.shape, experiment.seed)
         method = build_method(experiment.method, setting)
-        backbone.image_transform(experiment.protocol, experiment.stage.augmentation)
+        backbone.image_transform(experiment.inputs, experiment.stage.augmentation)
         backbone.tokenize(["a"], method.placeholders)
         return backbone, method
 
@@ -160,14 +167,17 @@ class RetrievalObjective(StreamObjective):
         self, experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
     ) -> dict[str, int]:
         trains_on = self.method_kind(experiment).trains_on
-        rows = {name: manifest.task(name).handle("train").rows for name in tasks}
-        if trains_on == "all":
-            rows = {" + ".join(tasks): sum(rows.values())}
         for name in tasks:
             require_captions(manifest.task(name).handle("train"))
+        over = experiment.stage.epoch_over
+        rows = {
+            name: sum(sample_counts(manifest.task(name).handle("train"), over)) for name in tasks
+        }
+        if trains_on == "all":
+            rows = {" + ".join(tasks): sum(rows.values())}
         stage, workers = experiment.stage, experiment.cluster.workers
         return {
-            name: stage.batch_for(name, count, workers, of=IMAGES, least=LEAST)
+            name: stage.batch_for(name, count, workers, of=over, least=LEAST)
             for name, count in rows.items()
             if trains_on != "nothing"
         }

@@ -90,13 +90,17 @@ class StreamEvaluation:
         transform: ImageTransform,
         gallery: Gallery,
         open_test: OpenTest,
+        router_placeholders: int = 0,
     ) -> None:
+        """`router_placeholders`: see `InputConfig`; a method's tokens for its prompt, or 0."""
         self.tests = tests
         self.encoder = encoder
         self.transform = transform
         self.gallery: Gallery = gallery
         self.open_test = open_test
+        self.router_placeholders = router_placeholders
         self.plain: dict[Modality, Tensor] = {}
+        self.routed: dict[Modality, Tensor] = {}  # features that tell a sample's task
         self.prompted: dict[Modality, Tensor] = {}
         self.encoded_for: dict[Modality, Tensor] = {}
 
@@ -140,7 +144,7 @@ class StreamEvaluation:
     def prepare(self, store: FeatureStore, key: str) -> None:
         """Compute the unprompted test features, or take them from the store."""
         every = torch.ones(len(self.tests.image_task), dtype=torch.bool)
-        self.plain = self._unprompted(store, key, every, self.tests.captions)
+        self.plain, self.routed = self._unprompted(store, key, every, self.tests.captions)
         self._forget()
 
     def add_task(self, store: FeatureStore, key_of: KeyOf) -> None:
@@ -149,16 +153,17 @@ class StreamEvaluation:
         handle = self.open_test(task)
         texts = len(self.tests.captions)
         self.tests = self.tests.plus(handle)
-        new = self._unprompted(
+        new, routed = self._unprompted(
             store, key_of([handle]), self.tests.image_task == task, self.tests.captions[texts:]
         )
         if task == 0:
-            self.plain = new
+            self.plain, self.routed = new, routed
             self._forget()
             return
         for modality in MODALITIES:
             unrouted = torch.full((len(new[modality]),), UNROUTED, dtype=torch.long)
             self.plain[modality] = torch.cat([self.plain[modality], new[modality]])
+            self.routed[modality] = torch.cat([self.routed[modality], routed[modality]])
             self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
             self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
 
@@ -176,17 +181,28 @@ class StreamEvaluation:
 
     def _unprompted(
         self, store: FeatureStore, key: str, chosen: Tensor, captions: Sequence[str]
-    ) -> dict[Modality, Tensor]:
-        """Features of the frozen backbone: of the chosen images (n, P) and of captions (T, P)."""
-        group = self.encoder.group
+    ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
+        """Features of the frozen backbone: of the chosen images (n, P) and of captions (T, P).
+
+        And those that tell their tasks: the same, or those of texts with placeholders.
+        """
+        group, placeholders = self.encoder.group, self.router_placeholders
         if not group.broadcast(store.find(key) is not None if group.leads else None):
-            images, texts = self._images(chosen, None), self.encoder.texts(captions, None)
+            made = {
+                "vision": self._images(chosen, None),
+                "text": self.encoder.texts(captions, None),
+            }
+            if placeholders:
+                made["routed_text"] = self.encoder.texts(captions, None, placeholders)
             if group.leads:
-                store.put(key, {"vision": images, "text": texts})
-            return {"vision": images, "text": texts}
-        found = store.find(key)
-        assert found is not None, f"feature store lost {key}"
-        return {"vision": found["vision"], "text": found["text"]}
+                store.put(key, made)
+        else:
+            found = store.find(key)
+            assert found is not None, f"feature store lost {key}"
+            made = dict(found)
+        images, texts = made["vision"], made["text"]
+        telling = made["routed_text"] if placeholders else texts
+        return {"vision": images, "text": texts}, {"vision": images, "text": telling}
 
     def _forget(self) -> None:
         """Nothing is prompted yet."""
@@ -256,7 +272,7 @@ class StreamEvaluation:
         """The task whose prompts each test sample gets."""
         if router is None:
             return torch.full((len(self.plain[modality]),), trained, dtype=torch.long)
-        return router.route(modality, self.plain[modality])
+        return router.route(modality, self.routed[modality])
 
     def _encode_again(self, modality: Modality, method: StreamMethod, routes: Tensor) -> None:
         stale = self.encoded_for[modality] != routes

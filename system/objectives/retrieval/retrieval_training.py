@@ -8,7 +8,12 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder
 from system.config.schema import ExperimentConfig
-from system.data.shards.loading import MicroBatch, steps_per_epoch, training_batches
+from system.data.shards.loading import (
+    MicroBatch,
+    sample_counts,
+    steps_per_epoch,
+    training_batches,
+)
 from system.data.shards.manifest import SplitHandle
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
 from system.engine.worker_group import WorkerGroup
@@ -16,12 +21,11 @@ from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.task_training import LeasedTask, TaskTraining
 
-IMAGES = "images"  # what a batch is counted in
 LEAST = 2  # of a batch: one image alone has nothing that it is told from
 
 
 class RetrievalTraining(TaskTraining):
-    """A task's images, each with one of its captions an epoch."""
+    """A task's images, each with one of its captions per epoch, or with each of them in turn."""
 
     def __init__(
         self,
@@ -38,7 +42,7 @@ class RetrievalTraining(TaskTraining):
         self.backbone = backbone
         self.similarity = similarity
         self.open_train = open_train
-        self.transform = backbone.image_transform(experiment.protocol, self.stage.augmentation)
+        self.transform = backbone.image_transform(experiment.inputs, self.stage.augmentation)
 
     @override
     def begin(self) -> None:
@@ -50,8 +54,9 @@ class RetrievalTraining(TaskTraining):
         self, epoch: int, start: int
     ) -> tuple[int, Generator[Sequence[MicroBatch], None, None]]:
         stage, handle = self.stage, self.open_train()
-        batch_size = self.fit_batch(handle.rows, of=IMAGES, least=LEAST)
-        return steps_per_epoch(handle.rows, batch_size, self.micro_batches), training_batches(
+        samples = sum(sample_counts(handle, stage.epoch_over))
+        batch_size = self.fit_batch(samples, of=stage.epoch_over, least=LEAST)
+        return steps_per_epoch(samples, batch_size, self.micro_batches), training_batches(
             handle,
             batch_size=batch_size,
             micro_batches=self.micro_batches,
@@ -61,6 +66,7 @@ class RetrievalTraining(TaskTraining):
             threads=stage.loader_threads,
             shuffle_buffer=stage.shuffle_buffer,
             start=start,
+            over=stage.epoch_over,
         )
 
     @override
@@ -90,7 +96,8 @@ class RetrievalTraining(TaskTraining):
 
     def _to_device(self, batch: MicroBatch) -> TokenBatch:
         device = self.group.device
-        ids = self.backbone.tokenize(batch.captions, self.method.placeholders)
+        texts = [self.experiment.inputs.text(caption) for caption in batch.captions]
+        ids = self.backbone.tokenize(texts, self.method.placeholders)
         images = batch.images
         if device.type == "cuda":  # pinned pages are copied while the GPU works
             images, ids = images.pin_memory(), ids.pin_memory()

@@ -27,7 +27,7 @@ from system.data.shards.loading import (
     read_images,
     read_texts,
     row_selection,
-    slot_rows,
+    slot_shares,
     steps_per_epoch,
     training_batches,
 )
@@ -134,6 +134,27 @@ def test_rows_carry_their_own_image_and_one_of_its_captions(prepared: Prepared) 
     assert captions == {0, 1, 2}
 
 
+def test_over_captions_an_epoch_has_each_image_with_each_of_its_captions(
+    prepared: Prepared,
+) -> None:
+    """LPI's released code has a row per caption: fewer samples would be another training."""
+    handle, records = prepared
+    expected = Counter((row, text) for row, r in enumerate(records) for text in r.captions)
+    total = sum(expected.values())
+    found = Counter(
+        (row, caption)
+        for step in epoch(handle, range(1), over="captions", batch_size=1, micro_batches=1)
+        for micro in step
+        for row, caption in zip(micro.rows, micro.captions, strict=True)
+    )
+    assert found == expected
+    assert total > len(records)
+    batches = epoch(handle, range(4), over="captions")
+    assert len(batches) == total // 8
+    apart = [len({row for micro in step for row in micro.rows}) for step in batches]
+    assert sum(apart) > 0.85 * 8 * len(batches)  # captions of an image stand far apart
+
+
 def test_seed_decides_order_captions_and_augmentation(prepared: Prepared) -> None:
     handle, _ = prepared
     one, again, other = (epoch(handle, range(4), seed=s) for s in [(5,), (5,), (6,)])
@@ -152,17 +173,22 @@ def test_shuffling_mixes_row_groups(prepared: Prepared) -> None:
 
 
 @given(
-    st.lists(st.integers(1, 70), min_size=1, max_size=12),
+    st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=40), min_size=1, max_size=12),
     st.integers(1, 8),
     st.integers(1, 8),
     st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    st.booleans(),
 )
-def test_slots_partition_the_rows_and_suffice_for_all_steps(
-    groups: list[int], slots: int, share: int, seed: list[int]
+def test_slots_partition_the_samples_and_suffice_for_all_steps(
+    groups: list[list[int]], slots: int, share: int, seed: list[int], captions: bool
 ) -> None:
-    shares = [[row for part in parts for row in part] for parts in slot_rows(groups, slots, seed)]
-    rows = sum(groups)
-    assert sorted(row for of_slot in shares for row in of_slot) == list(range(rows))
+    """`groups` hold the captions of each row: each is a sample, or each row is one."""
+    counts = [count if captions else 1 for group in groups for count in group]
+    parts = slot_shares([len(group) for group in groups], counts, slots, seed)
+    shares = [[(row, p.number) for p in of_slot for row in p.rows] for of_slot in parts]
+    rows = sum(counts)
+    every = [(row, number) for row, count in enumerate(counts) for number in range(count)]
+    assert sorted(sample for of_slot in shares for sample in of_slot) == every
     if rows < share * slots:
         with pytest.raises(DataError, match=r"lower stage\.batch_size"):
             steps_per_epoch(rows, share * slots, slots)

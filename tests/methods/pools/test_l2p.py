@@ -16,7 +16,7 @@ from system.methods.pools.l2p import (
     pull,
 )
 from system.methods.sharing import StreamMethod
-from tests.methods.method_parts import backbone, build
+from tests.methods.method_parts import backbone, build, released
 from tests.methods.pool_parts import (
     alone,
     flat,
@@ -181,18 +181,18 @@ def test_the_l2p_of_lpi_s_comparison_is_a_combination_of_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "selection", "leaks"),
+    ("section", "leaks"),
     [
-        ("corrected", "per_sample", False),
-        ("corrected", "batchwise_leaking", True),
-        ("published", "per_sample", True),
+        ({"selection": "per_sample"}, False),
+        ({"selection": "batchwise_leaking"}, True),
+        ({"selection": released("l2p")["selection"]}, True),
     ],
 )
-def test_only_the_named_option_and_the_published_protocol_leak(
-    protocol: str, selection: str, leaks: bool
+def test_only_the_named_option_and_the_released_code_leak(
+    section: dict[str, Any], leaks: bool
 ) -> None:
     """Batch-wise choice makes a sample's feature depend on the others of its batch."""
-    method = build("l2p", SMALL | {"selection": selection}, protocol=protocol)
+    method = build("l2p", SMALL | section)
     method.begin_task(0, backbone())
     given = inputs(method, "vision")
     together = method.encode(backbone(), "vision", given, tasks_of(method))

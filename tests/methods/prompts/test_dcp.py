@@ -21,7 +21,7 @@ LENGTH = 3
 
 def dcp(seed: int = 0, **section: Any) -> StreamMethod:
     sizes = {"prompt_length": LENGTH, "head_width": 8}
-    method = build("dcp", sizes | section, seed=seed, protocol="corrected")
+    method = build("dcp", sizes | section, seed=seed)
     method.begin_task(0, backbone())
     return method
 

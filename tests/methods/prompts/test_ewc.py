@@ -23,7 +23,7 @@ FEATURES = {m: torch.zeros(1, 4) for m in MODALITIES}
 
 def ewc(task: int = 0, **section: Any) -> StreamMethod:
     sizes = {"prompt_length": 2, "text_prompt_length": 3, "strength": 6.0}
-    method = build("ewc", sizes | section, protocol="corrected")
+    method = build("ewc", sizes | section)
     method.begin_task(task, backbone())
     return method
 

@@ -24,15 +24,28 @@ from system.methods.prompts.lpi import (
 )
 from system.methods.sharing import StreamMethod, build_method
 from tests.grounders.small_glip import some_batch
-from tests.methods.method_parts import LAYERS, TEXTS, backbone, build, images, tokens, weights
+from tests.methods.method_parts import (
+    LAYERS,
+    TEXTS,
+    backbone,
+    build,
+    images,
+    released,
+    tokens,
+    weights,
+)
 
 # Tasks that start apart stand in for tasks that learned different things.
 SIZES = {"rank": 3, "prompt_length": 4, "task_start": "own"}
 FACTORS = {"layer", "position.vision", "position.text", "feature.vision", "feature.text"}
 
 
-def lpi(protocol: str = "corrected", seed: int = 0, **section: Any) -> StreamMethod:
-    return build("lpi", SIZES | section, seed=seed, protocol=protocol)
+#: Of the released retrieval code, in the sizes of these tests.
+RELEASED: dict[str, Any] = released("lpi") | {"rank": 3, "prompt_length": 4}
+
+
+def lpi(seed: int = 0, **section: Any) -> StreamMethod:
+    return build("lpi", SIZES | section, seed=seed)
 
 
 def own(method: StreamMethod, task: int) -> LowRankPrompts:
@@ -41,8 +54,8 @@ def own(method: StreamMethod, task: int) -> LowRankPrompts:
     return found
 
 
-def at_task(task: int, protocol: str = "corrected", **section: Any) -> StreamMethod:
-    method = lpi(protocol, **section)
+def at_task(task: int, **section: Any) -> StreamMethod:
+    method = lpi(**section)
     method.begin_task(task, backbone())
     return method
 
@@ -141,7 +154,7 @@ def test_every_loss_term_teaches_every_factor(term: str) -> None:
 
 def test_default_sizes_get_gradient_from_task_contrast_too() -> None:
     """With published sizes, not only with small ones."""
-    method = build("lpi", {"prompt_length": 8}, protocol="corrected")
+    method = build("lpi", {"prompt_length": 8})
     method.begin_task(1, backbone())
     torch.autograd.backward(method.regularisers(torch.eye(2))["task_contrast"])
     for name, factor in method.task_parameters(1).items():
@@ -152,7 +165,7 @@ def test_default_sizes_get_gradient_from_task_contrast_too() -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_published_task_contrast_sends_nothing(sign: float) -> None:
     """What the released code computes once two tasks' prompts are alike, or opposite."""
-    method = at_task(1, "published")
+    method = at_task(1, **RELEASED)
     with torch.no_grad():
         for name, factor in method.task_parameters(1).items():
             factor.mul_(0.1).add_(method.task_parameters(0)[name])
@@ -165,7 +178,7 @@ def test_published_task_contrast_sends_nothing(sign: float) -> None:
 
 def test_published_task_contrast_without_negatives_is_no_nan() -> None:
     """As released, two tasks that resemble each other would end the run in NaN."""
-    method = at_task(1, "published")
+    method = at_task(1, **RELEASED)
     torch.autograd.backward(method.regularisers(torch.ones(2, 2))["task_contrast"])
     for name, factor in method.task_parameters(1).items():
         assert factor.grad is not None, name
@@ -248,11 +261,19 @@ def test_factors_do_not_depend_on_the_global_generator() -> None:
 
 def test_published_builds_nine_layers_enters_one_and_ignores_the_seed() -> None:
     """The oddities of the released code, which its figures depend on."""
-    method = at_task(0, "published", prompt_depth=2)
+    method = at_task(0, **RELEASED)
     for modality in MODALITIES:
         assert own(method, 0).full_prompt(modality).shape[0] == 9
         assert own(method, 0).prompt(modality).shape[0] == 1
-    assert torch.equal(start(lpi("published", seed=5), 1), start(lpi("published", seed=8), 1))
+    assert torch.equal(start(lpi(seed=5, **RELEASED), 1), start(lpi(seed=8, **RELEASED), 1))
+    assert not torch.equal(start(lpi(**RELEASED), 0), start(lpi(**RELEASED), 1))
+
+
+def test_released_alignment_sees_all_nine_layers() -> None:
+    """With one layer there is nothing to tell apart: the term would be 0."""
+    method = at_task(0, **RELEASED)
+    assert [run.shape[0] for run in own(method, 0).runs("text")] == [9]
+    assert float(method.regularisers(None)["layer_alignment"].detach()) > 0
 
 
 @pytest.mark.parametrize(
@@ -260,6 +281,7 @@ def test_published_builds_nine_layers_enters_one_and_ignores_the_seed() -> None:
     [
         ({"prompt_depth": LAYERS + 1}, rf"method\.prompt_depth={LAYERS + 1}.*use 1\.\.{LAYERS}"),
         ({"prompt_depth": 0}, r"method\.prompt_depth=0 does not fit"),
+        ({"constructed_depth": 1}, r"method\.constructed_depth=1 is fewer than the 3 layers"),
         ({"rank": 0}, r"method: rank=0 must be at least 1"),
         ({"prompt_length": 0}, r"method: prompt_length=0"),
         ({"init_std": 0.0}, r"method: init_std=0\.0 must be above 0"),
@@ -275,10 +297,12 @@ def test_a_setting_that_cannot_be_is_refused(section: dict[str, Any], message: s
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-@pytest.mark.parametrize("protocol", ["corrected", "published"])
-def test_each_sample_gets_its_own_task_s_prompt(modality: Modality, protocol: str) -> None:
+@pytest.mark.parametrize("section", [{}, RELEASED], ids=["corrected", "released"])
+def test_each_sample_gets_its_own_task_s_prompt(
+    modality: Modality, section: dict[str, Any]
+) -> None:
     """Chosen per batch, a prompt would make figures depend on which samples come together."""
-    method = at_task(2, protocol)
+    method = at_task(2, **section)
     inputs = images() if modality == "vision" else tokens(method)
     tasks = torch.tensor([2, 0, 2, 1, 0])
     mixed = method.encode(backbone(), modality, inputs, tasks)

@@ -16,7 +16,7 @@ from tests.methods.shared_parts import prompts_as_they_enter, retrieval_loss
 
 
 def maple(seed: int = 0, **section: Any) -> StreamMethod:
-    method = build("maple", section, seed=seed, protocol="corrected")
+    method = build("maple", section, seed=seed)
     method.begin_task(0, backbone())
     return method
 

@@ -15,7 +15,7 @@ VIT_B16 = BackboneShape(12, 12, 768, 512, 512, 224, 77)
 
 
 def s_prompts(tasks: int, **section: Any) -> StreamMethod:
-    method = build("s_prompts", {"prompt_length": 4, **section}, protocol="corrected")
+    method = build("s_prompts", {"prompt_length": 4, **section})
     method.begin_task(tasks - 1, backbone())
     return method
 

@@ -17,7 +17,7 @@ TASKS = torch.zeros(5, dtype=torch.long)
 
 
 def begun(name: str, tasks: int = 1, model: DualEncoder | None = None) -> StreamMethod:
-    method = build(name, protocol="corrected")
+    method = build(name)
     method.begin_task(tasks - 1, model or backbone())
     return method
 
@@ -76,4 +76,4 @@ def test_what_only_the_pre_training_loss_reads_is_not_trained() -> None:
 @pytest.mark.parametrize("name", [*TUNED, "zero_shot"])
 def test_a_setting_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown key method\.rank"):
-        build(name, {"rank": 4}, protocol="corrected")
+        build(name, {"rank": 4})

@@ -11,7 +11,7 @@ from tests.methods.method_parts import backbone, build, images, tokens, weights
 
 
 def fine_tuned(tasks: int) -> StreamMethod:
-    method = build("fine_tune_per_task", protocol="corrected")
+    method = build("fine_tune_per_task")
     method.begin_task(tasks - 1, backbone())
     return method
 
@@ -73,4 +73,4 @@ def test_logit_scale_is_not_copied() -> None:
 
 def test_a_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown key method\.rank"):
-        build("fine_tune_per_task", {"rank": 4}, protocol="corrected")
+        build("fine_tune_per_task", {"rank": 4})

@@ -20,7 +20,7 @@ TASKS = torch.zeros(5, dtype=torch.long)
 
 
 def lora(model: DualEncoder | None = None, **section: Any) -> StreamMethod:
-    method = build("lora", section, protocol="corrected")
+    method = build("lora", section)
     method.begin_task(0, model or backbone())
     return method
 
@@ -102,7 +102,7 @@ def test_without_peft_the_command_to_install_it_is_told(monkeypatch: pytest.Monk
     """It is an optional extra; the check before a run has to find out, not a worker."""
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"method\.name=lora needs PEFT.*pip install peft"):
-        build("lora", protocol="corrected")
+        build("lora")
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,10 @@ def _evaluation(
     tests = TestSet.read(open_test, 2)
     group = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
     encoder = Encoder(small.backbone, group, block, threads=1)
-    transform = small.backbone.image_transform("corrected", "none")
+    transform = small.backbone.image_transform()
     evaluation = StreamEvaluation(tests, encoder, transform, "all", open_test)
     store = FeatureStore(Folder.of(small.root / f"features-{block}"))
-    evaluation.prepare(store, encoder.feature_key("corrected", tests.handles))
+    evaluation.prepare(store, encoder.feature_key(tests.handles))
     return evaluation
 
 

@@ -125,7 +125,7 @@ def test_every_trial_of_a_shipped_sweep_can_be_built(sweep: str) -> None:
             _build_on_grounder(experiment)
         elif isinstance(experiment, ExperimentConfig):
             assert shape is not None
-            sizes = RetrievalSetting(shape, experiment.seed, experiment.protocol)
+            sizes = RetrievalSetting(shape, experiment.seed)
             build_method(experiment.method, sizes)
 
 
