@@ -20,6 +20,7 @@ USAGE = """promptide COMMAND [key=value ...]
   report     one HTML page from a run or a sweep      promptide report experiment=demo
   stream     tasks of a run as it goes on             promptide stream append run_name=demo food
   sweep      runs as trials on Ray Tune               promptide sweep experiment=compare
+  config     every value, and where it comes from     promptide config experiment=lpi_released
   parameters what each method trains, at ViT-B/16     promptide parameters
   submit     any of these as a job on a cluster       promptide submit run submit=ray_address
 

@@ -10,6 +10,7 @@ COMMANDS = (
     "report",
     "stream",
     "sweep",
+    "config",
     "parameters",
     "submit",
 )

@@ -162,6 +162,12 @@ def _forcing_unlisted(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def group_words(overrides: Sequence[str]) -> list[str]:
+    """The user's words as Hydra takes them; for overrides that `composed_values` took."""
+    words = readable(_long_form(overrides), typing.get_type_hints(ExperimentConfig))
+    return _forcing_unlisted(words)
+
+
 def given_options(overrides: Sequence[str], file: str | None = None) -> frozenset[str]:
     """Return the keys in `benchmark.options` that somebody wrote, or prefixes of such keys.
 
@@ -185,8 +191,7 @@ def _options(overrides: Sequence[str]) -> tuple[Any, Any]:
     from omegaconf import OmegaConf
 
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        words = _forcing_unlisted(readable(overrides, typing.get_type_hints(ExperimentConfig)))
-        composed = hydra_compose("config", words, return_hydra_config=True)
+        composed = hydra_compose("config", group_words(overrides), return_hydra_config=True)
     name = composed.hydra.runtime.choices.benchmark
     group = OmegaConf.load(CONFIG_DIRECTORY / "benchmark" / f"{name}.yaml")
     options = OmegaConf.to_container(composed.benchmark.options, resolve=True)
