@@ -68,8 +68,33 @@ class BackboneConfig(FrozenModelConfig):
 
 
 @dataclass(frozen=True)
+class SelectionConfig:
+    """Which of a grounder's boxes are candidates, beside what its own files say.
+
+    Those with a score of words above `threshold`: of each level of its pyramid the best
+    `candidates_per_level`, or of all levels together as many as its files say (null).
+    """
+
+    threshold: float = 0.0
+    candidates_per_level: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold={self.threshold} must be at least 0 and below 1")
+        if self.candidates_per_level is not None and self.candidates_per_level < 1:
+            raise ValueError(f"candidates_per_level={self.candidates_per_level} must be at least 1")
+
+
+@dataclass(frozen=True)
 class GrounderConfig(FrozenModelConfig):
-    """A grounder."""
+    """A grounder.
+
+    `positive_words`: which words of an expression name its object, in loss and score: those of the
+    spans that a data set's files give, where they do, or all.
+    """
+
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    positive_words: Literal["spans", "all"] = "spans"
 
 
 CAPTION = "{caption}"  # its place in a text template

@@ -21,6 +21,7 @@ from system.results.rec import box_overlap
 MOST_LOG = 8.0  # e^8 half sides is beyond any image: keeps exp from overflowing
 INSIDE = 0.01  # pixels from a target's side to an anchor's centre within it
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+NO_CANDIDATE = -1.0  # a score below all that a box can have
 
 
 @dataclass(frozen=True)
@@ -162,22 +163,43 @@ def suppress(boxes: Tensor, overlap: float) -> Tensor:
         kept = settled
 
 
+@dataclass(frozen=True)
+class LevelCandidates:
+    """The best `count` boxes of each level; `per_level` are the levels' sizes."""
+
+    count: int
+    per_level: tuple[int, ...]
+
+
 def best_boxes(
-    boxes: Tensor, scores: Tensor, candidates: int, overlap: float, most: int
+    boxes: Tensor, scores: Tensor, candidates: int | LevelCandidates, overlap: float, most: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Each sample's boxes (k, 4) and scores (k,), best first, from (B, A, 4) and (B, A).
 
-    Of the `candidates` best boxes those that suppression keeps, at most `most`. Boxes without area
-    are none.
+    Of the best boxes, `candidates` of all levels together or of each, those that suppression keeps,
+    at most `most`. Boxes without area, and those with a score below 0, are none.
     """
     area = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(dim=-1)
-    scores = scores.masked_fill(area <= 0, -1.0)
+    scores = scores.masked_fill(area <= 0, NO_CANDIDATE)
+    if isinstance(candidates, LevelCandidates):
+        levels = torch.split(scores, list(candidates.per_level), dim=1)
+        scores = torch.cat([_best(level, candidates.count) for level in levels], dim=1)
+        candidates = scores.shape[1]
     # Stable: of equal scores the earlier anchor is the better one, on every device.
     ranked, order = scores.sort(dim=1, descending=True, stable=True)
-    ranked, order = ranked[:, :candidates], order[:, :candidates]
-    chosen = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    kept = suppress(chosen, overlap) & (ranked >= 0)
-    return [
-        (chosen[sample][kept[sample]][:most], ranked[sample][kept[sample]][:most])
-        for sample in range(len(boxes))
-    ]
+    found = []
+    for box, score, places in zip(
+        boxes, ranked[:, :candidates], order[:, :candidates], strict=True
+    ):
+        # One by one: suppression compares all with all, and with a threshold few are left.
+        score = score[score >= 0]
+        box = box[places[: len(score)]]
+        kept = suppress(box[None], overlap)[0]
+        found.append((box[kept][:most], score[kept][:most]))
+    return found
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """Scores (B, A) of which all but the `count` best of a sample are no candidates any more."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return scores.scatter(1, order[:, count:], NO_CANDIDATE)

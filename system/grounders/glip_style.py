@@ -17,7 +17,7 @@ from typing_extensions import override
 from system.backbones.computation import Computation
 from system.backbones.fingerprint import digest
 from system.errors import DataError
-from system.grounders.detection import best_boxes
+from system.grounders.detection import NO_CANDIDATE, LevelCandidates, best_boxes
 from system.grounders.glip.glip_config import Pictures
 from system.grounders.glip.glip_files import load_glip_parts
 from system.grounders.glip.glip_network import Dense, GlipNetwork, word_mean
@@ -27,9 +27,11 @@ from system.grounders.grounder import (
     GrounderShape,
     GroundingBatch,
     ScoredBoxes,
+    Span,
     Tokens,
     block_sides,
     level_means,
+    positive_mask,
 )
 from system.grounders.lockstep import Lockstep
 
@@ -100,17 +102,23 @@ class GlipStyle(Grounder):
         """The scored boxes of each sample, best first; no gradient is kept.
 
         A place's score is the square root of its centre-ness times the mean probability of the
-        expression's words (ATSS).
+        words that name the object (ATSS). With a threshold on that mean, a place at or below it is
+        no candidate, however central.
         """
         selection = self.network.config.selection
         with torch.no_grad():
             dense = self.dense(batch, entries.each_alone())
             named = word_mean(dense.words.sigmoid(), self.words(batch.tokens))  # (B, A)
             scores = (named * dense.centreness.sigmoid()).sqrt()
+            if self.selection.threshold:
+                scores = scores.masked_fill(named <= self.selection.threshold, NO_CANDIDATE)
             boxes = (dense.boxes / _sides(batch.images)).clamp(0, 1)
-            found = best_boxes(
-                boxes, scores, selection.candidates, selection.overlap, selection.most
-            )
+            candidates: int | LevelCandidates = selection.candidates
+            if self.selection.candidates_per_level is not None:
+                candidates = LevelCandidates(
+                    self.selection.candidates_per_level, dense.anchors.per_level
+                )
+            found = best_boxes(boxes, scores, candidates, selection.overlap, selection.most)
         return [ScoredBoxes(boxes, scores) for boxes, scores in found]
 
     @override
@@ -145,7 +153,8 @@ class GlipStyle(Grounder):
     def words(self, tokens: Tokens) -> Tensor:
         """Mask (B, T) of the tokens that name the object: no padding, begin or end."""
         special = torch.tensor(self._special, device=tokens.ids.device)
-        return tokens.mask.bool() & ~torch.isin(tokens.ids, special)
+        words = tokens.mask.bool() & ~torch.isin(tokens.ids, special)
+        return words if tokens.positive is None else words & tokens.positive
 
     @override
     def image_features(self, images: Tensor) -> Tensor:
@@ -168,7 +177,7 @@ class GlipStyle(Grounder):
         return embedded
 
     @override
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
+    def tokenize(self, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()) -> Tokens:
         """Padded to the longest, cut to the context. Raises DataError for an empty expression."""
         for index, text in enumerate(texts):
             if not text.strip():
@@ -188,8 +197,12 @@ class GlipStyle(Grounder):
             max_length=self.shape.context_length,
             split_special_tokens=True,
             return_tensors="pt",
+            return_offsets_mapping=any(spans),
         )
-        return Tokens(encoded["input_ids"], encoded["attention_mask"])
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        if not any(spans):
+            return Tokens(ids, mask)
+        return Tokens(ids, mask, positive_mask(encoded["offset_mapping"].tolist(), spans))
 
     @override
     def image_transform(self) -> SquarePixels:

@@ -6,7 +6,7 @@ depend on how an image was resized; IoU and GIoU are the same in shares and in p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
@@ -16,9 +16,11 @@ from torch.nn.functional import normalize, pad
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality, encode_names, resolved
-from system.config.schema import GrounderConfig
+from system.config.schema import GrounderConfig, SelectionConfig
 from system.grounders.swin_prompts import WindowEntry
 from system.registry import Registry
+
+Span = tuple[int, int]  # characters of a text: begin, end (not included)
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,19 @@ class Tokens:
 
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T), 1 where a token is the expression's
+    #: (B, T), True where a token names the object; None: all of every expression's words do.
+    positive: Tensor | None = None
 
     def to(self, device: torch.device) -> "Tokens":
         """The same on a device."""
-        return Tokens(self.ids.to(device), self.mask.to(device))
+        positive = None if self.positive is None else self.positive.to(device)
+        return Tokens(self.ids.to(device), self.mask.to(device), positive)
 
     def padded(self, length: int, padding: int) -> "Tokens":
         """The same with tokens of that id behind, so that there are at least `length`."""
         more = (0, max(0, length - self.ids.shape[1]))
-        return Tokens(pad(self.ids, more, value=padding), pad(self.mask, more))
+        positive = None if self.positive is None else pad(self.positive, more)
+        return Tokens(pad(self.ids, more, value=padding), pad(self.mask, more), positive)
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,14 @@ class Grounder(nn.Module, ABC):
     shape: GrounderShape
     name: str
     computation: Computation
+    #: Which boxes are handed on; no part of the fingerprint, since no prompt depends on it.
+    selection: SelectionConfig = SelectionConfig()
+    #: Whether the words that an expression's spans cover name its object, or all words do.
+    spans_count: bool = True
+
+    def select(self, selection: SelectionConfig) -> None:
+        """Set which boxes are handed on. Raises ConfigError for what the model has no use for."""
+        self.selection = selection
 
     @abstractmethod
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
@@ -178,8 +192,12 @@ class Grounder(nn.Module, ABC):
         """The tokens (B, T, D) that enter the first text layer."""
 
     @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Expressions padded to the longest, cut to the context."""
+    def tokenize(self, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()) -> Tokens:
+        """Expressions padded to the longest, cut to the context.
+
+        `spans` are the characters of each text that name the object; none, or none that a token
+        within the context has: all words do.
+        """
 
     @abstractmethod
     def image_transform(self) -> ImageTransform:
@@ -203,6 +221,39 @@ class Grounder(nn.Module, ABC):
         return encode_names(encode, names, self.shape.feature_width)
 
 
+def positive_tokens(offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:
+    """The tokens that spans of a text cover, each from its first to its last one.
+
+    `offsets` are the characters of each token, begin and end; of a special one both are 0. As
+    MDETR and GLIP have it, a span's first character or one of the two behind it has to be a
+    token's, and its last one or one of the two before; otherwise it covers none.
+    """
+    holder = {at: token for token, (begin, end) in enumerate(offsets) for at in range(begin, end)}
+    covered: set[int] = set()
+    for begin, end in spans:
+        firsts = (holder.get(at) for at in (begin, begin + 1, begin + 2))
+        lasts = (holder.get(at) for at in (end - 1, end - 2, end - 3))
+        first = next((token for token in firsts if token is not None), None)
+        last = next((token for token in lasts if token is not None), None)
+        if first is not None and last is not None:
+            covered.update(range(first, last + 1))
+    return sorted(covered)
+
+
+def positive_mask(offsets: Sequence[Sequence[Span]], spans: Sequence[Sequence[Span]]) -> Tensor:
+    """Mask (B, T) of the tokens that name each text's object; all of them where no span says.
+
+    `offsets` are those of each text's T tokens, padding and special ones as (0, 0).
+    """
+    mask = torch.ones(len(offsets), max(map(len, offsets), default=0), dtype=torch.bool)
+    for row, of_text, of_object in zip(mask, offsets, spans, strict=True):
+        positive = positive_tokens(of_text, of_object)
+        if positive:
+            row[:] = False
+            row[positive] = True
+    return mask
+
+
 class GrounderLoader(Protocol):
     """Builds a frozen grounder from its config section."""
 
@@ -216,7 +267,10 @@ GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.grounders", "
 
 def load_grounder(config: GrounderConfig) -> Grounder:
     """The frozen grounder of a config section. Raises ConfigError naming what cannot be loaded."""
-    return GROUNDERS.get(config.name)(resolved(config.path), Computation.of(config))
+    grounder = GROUNDERS.get(config.name)(resolved(config.path), Computation.of(config))
+    grounder.select(config.selection)
+    grounder.spans_count = config.positive_words == "spans"
+    return grounder
 
 
 def block_sides(image_size: int, patch_size: int, depths: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ Legend: B batch, Q queries, T tokens, K boxes, P feature width.
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,6 +22,7 @@ from typing_extensions import override
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
 from system.backbones.fingerprint import SWIN_SETTINGS, TOWER_SETTINGS, digest, named
+from system.config.schema import SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.bert_prompts import BertPrompts
 from system.grounders.grounder import (
@@ -29,9 +31,11 @@ from system.grounders.grounder import (
     GrounderShape,
     GroundingBatch,
     ScoredBoxes,
+    Span,
     Tokens,
     block_sides,
     level_means,
+    positive_mask,
 )
 from system.grounders.grounding_dino_loss import loss_terms, sample_losses
 from system.grounders.lockstep import Lockstep
@@ -116,7 +120,6 @@ class GroundingDino(Grounder):
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.model.loss_function = sample_losses
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.name = name
@@ -152,21 +155,45 @@ class GroundingDino(Grounder):
         """Stay in evaluation mode: a frozen grounder has no training behaviour."""
         return super().train(False)
 
+    @override
+    def select(self, selection: SelectionConfig) -> None:
+        if selection.candidates_per_level is not None:
+            raise ConfigError(
+                f"grounder.selection.candidates_per_level={selection.candidates_per_level}: "
+                "Grounding DINO's boxes are those of its queries, not of levels; set it to null"
+            )
+        super().select(selection)
+
+    def _words(self, tokens: Tokens) -> Tensor:
+        """Mask (B, T) of the tokens that name the object: no begin, stop, end or padding."""
+        special = self.model.model.special_tokens.to(tokens.ids.device)
+        words = tokens.mask.bool() & ~torch.isin(tokens.ids, special)
+        return words if tokens.positive is None else words & tokens.positive
+
     @torch.no_grad()
     @override
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
-        """The best queries' boxes; a box's score is that of the word that fits it best."""
+        """The best queries' boxes; a box's score is that of the word that fits it best.
+
+        Of the words that name the object, if the batch says which.
+        """
         from transformers.image_transforms import center_to_corners_format
 
         with self._entered(entries.each_alone(), batch):
             output = self.model(**self._inputs(batch, entries))
-        scores = output.logits.float().sigmoid().amax(dim=-1)  # [B, Q]; padding is -inf
+        scores = output.logits.float().sigmoid()  # [B, Q, T]; padding is -inf
+        if batch.tokens.positive is not None:
+            positive = self._words(batch.tokens)
+            scores = scores[..., : positive.shape[1]] * positive[:, None]
+        scores = scores.amax(dim=-1)  # [B, Q]
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         boxes = center_to_corners_format(output.pred_boxes.float()).clamp(0, 1)
-        return [
-            ScoredBoxes(box[best[:BOXES]], score[:BOXES])
-            for box, score, best in zip(boxes, scores, order, strict=True)
-        ]
+        found = []
+        for box, score, best in zip(boxes, scores, order, strict=True):
+            if self.selection.threshold:
+                score = score[score > self.selection.threshold]
+            found.append(ScoredBoxes(box[best[: len(score)]][:BOXES], score[:BOXES]))
+        return found
 
     @override
     def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
@@ -182,6 +209,8 @@ class GroundingDino(Grounder):
         ]
         device = batch.images.device
         labels = [{name: value.to(device) for name, value in label.items()} for label in labels]
+        positive = None if batch.tokens.positive is None else self._words(batch.tokens)
+        self.model.loss_function = partial(sample_losses, positive=positive)
         with self._entered(entries, batch):
             output = self.model(**self._inputs(batch, entries), labels=labels)
         return loss_terms(output.loss_dict, self.model.config)
@@ -214,25 +243,36 @@ class GroundingDino(Grounder):
         return embedded
 
     @override
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
+    def tokenize(self, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()) -> Tokens:
         """Begin, words, a stop, end, padding. Raises DataError for a text without a word."""
         stop = self.tokenizer.convert_tokens_to_ids(".")
         special = set(self.model.model.special_tokens.tolist())
         room = self.shape.context_length - 3
-        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        rows = []
-        for text, words in zip(texts, found, strict=True):
-            words = [word for word in words if word not in special][:room]
+        encoded = (
+            self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=any(spans))
+            if texts
+            else {"input_ids": []}
+        )
+        rows, offsets = [], []
+        for index, (text, found) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
+            words = [at for at, word in enumerate(found) if word not in special][:room]
             if not words:
                 raise DataError(f"the expression {text!r} has no word; correct or remove it")
-            rows.append([self.tokenizer.cls_token_id, *words, stop, self.tokenizer.sep_token_id])
+            kept = [found[at] for at in words]
+            rows.append([self.tokenizer.cls_token_id, *kept, stop, self.tokenizer.sep_token_id])
+            if any(spans):
+                places = [tuple(encoded["offset_mapping"][index][at]) for at in words]
+                offsets.append([(0, 0), *places])
         longest = max(map(len, rows), default=0)
         ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row)
             mask[index, : len(row)] = 1
-        return Tokens(ids, mask)
+        if not any(spans):
+            return Tokens(ids, mask)
+        padded = [[*of_text, *[(0, 0)] * (longest - len(of_text))] for of_text in offsets]
+        return Tokens(ids, mask, positive_mask(padded, spans))
 
     @override
     def image_transform(self) -> SquareTransform:

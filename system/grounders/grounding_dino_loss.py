@@ -27,10 +27,12 @@ def sample_losses(
     outputs_coord: Tensor,
     encoder_logits: Tensor,
     encoder_pred_boxes: Tensor,
+    positive: Tensor | None = None,
 ) -> tuple[None, dict[str, Tensor], None]:
     """Replacement of the model's `loss_function`: its terms (B,) by name, no total.
 
     Args as the library's: logits (B, Q, T), boxes (B, Q, 4), those of all stages (S, B, Q, ...).
+    `positive` (B, t), t <= T, are the tokens that name the object; None: all of the phrase.
     """
     from transformers.loss.loss_grounding_dino import GroundingDinoForObjectDetectionLoss
 
@@ -38,6 +40,11 @@ def sample_losses(
         # The library would raise here, about corners of boxes: the caller's message is clearer.
         undefined = pred_boxes.flatten(1).sum(dim=1)
         return None, dict.fromkeys(("loss_ce", "loss_bbox", "loss_giou"), undefined), None
+    if positive is not None:
+        label_maps = [
+            _filled_up(words[None], of_all)
+            for words, of_all in zip(positive, label_maps, strict=True)
+        ]
     rows: list[dict[str, Tensor]] = []
     for index in range(len(labels)):
         one = slice(index, index + 1)
@@ -56,6 +63,13 @@ def sample_losses(
         )
         rows.append(terms)
     return None, {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, None
+
+
+def _filled_up(words: Tensor, like: Tensor) -> Tensor:
+    """The one label's tokens (1, t) as the library has them: (1, T), of its type."""
+    label = torch.zeros_like(like[:1])
+    label[:, : words.shape[1]] = words.to(like)
+    return label
 
 
 def loss_terms(terms: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ OUTPUTS = {
     "prompt_adapter": "prompt_layer2",
     "diff_prompt_on_glip": "out_corrected_c5",
     "rec_recall": "recall_iou_1_5_10_all",
+    "glip_inputs": "out_positive_map_2",
     "clip_adapter": "output",
     "fedtpg": "output",
 }

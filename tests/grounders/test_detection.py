@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from system.grounders.detection import (
+    NO_CANDIDATE,
     Anchors,
+    LevelCandidates,
     assign,
     best_boxes,
     box_loss,
@@ -233,6 +235,19 @@ def test_the_best_come_first_and_boxes_without_area_never() -> None:
     assert torch.equal(ranked, scores[0, [2, 4]])
     ((few, _),) = best_boxes(boxes, scores, candidates=2, overlap=0.5, most=9)
     assert len(few) == 1  # of the two candidates one hides the other
+
+
+def test_candidates_of_each_level_are_its_own_best() -> None:
+    """As many of all levels together would all be of the first one."""
+    x = torch.arange(6.0)[:, None] * 2
+    boxes = torch.cat([x, x, x + 1, x + 1], dim=1)[None]
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.1, 0.2]])
+    ((_, ranked),) = best_boxes(boxes, scores, LevelCandidates(1, (4, 2)), 0.5, 9)
+    torch.testing.assert_close(ranked, torch.tensor([0.9, 0.2]))
+    ((_, ranked),) = best_boxes(boxes, scores, LevelCandidates(9, (4, 2)), 0.5, 9)
+    assert len(ranked) == 6
+    nothing = best_boxes(boxes, torch.full((1, 6), NO_CANDIDATE), 2, 0.5, 9)
+    assert [len(found) for found, _ in nothing] == [0]
 
 
 def test_of_equal_scores_the_earlier_place_wins() -> None:

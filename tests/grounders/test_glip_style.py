@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from system.backbones.computation import Computation
+from system.config.schema import SelectionConfig
 from system.errors import DataError
+from system.grounders.glip.glip_network import word_mean
 from system.grounders.glip_style import GlipStyle, load_glip
 from system.grounders.grounder import GROUNDERS, Entries
 from tests.grounders.small_glip import (
@@ -173,6 +175,70 @@ def test_padding_begin_and_end_name_nothing(grounder: GlipStyle) -> None:
     spelled = grounder.tokenize(["the <eos> dog"])
     assert (spelled.ids == grounder.tokenizer.eos_token_id).sum() == 1
     assert grounder.embed_text(tokens).shape == (*tokens.ids.shape, grounder.shape.text_widths[0])
+
+
+def test_spans_are_the_words_of_score_and_loss(grounder: GlipStyle) -> None:
+    """The other words are negatives then: GLIP scores and trains a phrase's own tokens."""
+    plain = some_batch(grounder)
+    spans = [[(6, 9)], [], [(0, 7), (20, 24)]]  # "dog"; all; "the dog" and a part of "hill"
+    tokens = grounder.tokenize(TEXTS, spans)
+    assert torch.equal(tokens.ids, plain.tokens.ids)
+    words = grounder.words(tokens)
+    named = [[int(token) for token in ids[of]] for ids, of in zip(tokens.ids, words, strict=True)]
+    encoded = [
+        grounder.tokenizer(text)["input_ids"] for text in ("dog", "the hill", "the dog hill")
+    ]
+    assert named == [ids[1:-1] for ids in encoded]
+    told = replace(plain, tokens=tokens)
+    before, after = (grounder.losses(batch, Entries()) for batch in (plain, told))
+    assert torch.equal(before["boxes"], after["boxes"])
+    assert before["words"][1] == after["words"][1]
+    assert all(before["words"][i] != after["words"][i] for i in (0, 2))
+    dense = grounder.dense(told, Entries())
+    expected = dense.words.sigmoid()[0][:, words[0]].mean(dim=-1) * dense.centreness.sigmoid()[0]
+    best = grounder.ground(told, Entries())[0].scores[0]
+    torch.testing.assert_close(best, expected.max().sqrt())
+    assert best != grounder.ground(plain, Entries())[0].scores[0]
+
+
+def test_spans_that_no_token_has_are_all_words(grounder: GlipStyle) -> None:
+    """Behind the context's end nothing is left to look for, and a mean of no words is none."""
+    text = "the dog " * 20
+    cut = grounder.tokenize([text, "a dog"], [[(len(text) - 4, len(text) - 1)], [(2, 5)]])
+    assert grounder.words(cut).sum(dim=1).tolist() == [grounder.shape.context_length - 2, 1]
+
+
+def test_a_threshold_is_on_the_words_and_not_on_the_score(grounder: GlipStyle) -> None:
+    """GLIP's: a place at or below it is no box at all, so that few are left to hit by chance."""
+    batch = some_batch(grounder)
+    dense = grounder.dense(batch, Entries())
+    named = word_mean(dense.words.sigmoid(), grounder.words(batch.tokens))
+    threshold = float(named.flatten().quantile(0.9))
+    every = grounder.ground(batch, Entries())
+    try:
+        grounder.select(SelectionConfig(threshold=threshold))
+        few = grounder.ground(batch, Entries())
+        grounder.select(SelectionConfig(threshold=0.9999))
+        assert [len(found.boxes) for found in grounder.ground(batch, Entries())] == [0, 0, 0]
+    finally:
+        grounder.select(SelectionConfig())
+    assert sum(len(found.boxes) for found in few) < sum(len(found.boxes) for found in every)
+    for sample, found in enumerate(few):
+        over = named[sample] > threshold
+        allowed = (named[sample] * dense.centreness.sigmoid()[sample]).sqrt()[over]
+        assert all(bool((allowed - score).abs().min() < 1e-6) for score in found.scores)
+
+
+def test_each_level_has_its_own_candidates(grounder: GlipStyle) -> None:
+    """Of all levels together a crowded fine level leaves none to the coarse ones."""
+    batch = some_batch(grounder)
+    per_level = grounder.dense(batch, Entries()).anchors.per_level
+    try:
+        grounder.select(SelectionConfig(candidates_per_level=1))
+        found = grounder.ground(batch, Entries())
+    finally:
+        grounder.select(SelectionConfig())
+    assert all(1 <= len(boxes.boxes) <= len(per_level) for boxes in found)
 
 
 def test_an_empty_expression_is_refused(grounder: GlipStyle) -> None:

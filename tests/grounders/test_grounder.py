@@ -7,11 +7,13 @@ import torch
 from PIL import Image
 
 from system.config.compose import compose
+from system.config.schema import GrounderConfig, SelectionConfig
 from system.data.embedded.openmoji import OpenmojiConfig, task_scene
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scene_captions import POSITIONS, expression
 from system.data.embedded.scenes import SIZE
 from system.data.embedded.web_scenes import ANYTHING, box_of
+from system.errors import ConfigError
 from system.grounders.grounder import (
     Entries,
     Grounder,
@@ -29,6 +31,42 @@ def grounder() -> Grounder:
     section = compose(["grounder=tiny_grounder"]).grounder
     assert section is not None
     return load_grounder(section)
+
+
+def test_the_section_says_which_boxes_and_words_count() -> None:
+    """A setting that stays in the config would leave the figures of before under its name."""
+    section = compose(
+        [
+            "grounder=tiny_grounder",
+            "grounder.selection.threshold=0.2",
+            "grounder.selection.candidates_per_level=7",
+            "grounder.positive_words=all",
+        ]
+    ).grounder
+    assert section is not None
+    chosen = load_grounder(section)
+    assert chosen.selection == SelectionConfig(0.2, 7)
+    assert not chosen.spans_count
+    plain = load_grounder(GrounderConfig(section.name, section.path))
+    assert plain.selection == SelectionConfig()
+    assert plain.spans_count
+    assert plain.fingerprint == chosen.fingerprint, "adapters would be refused"
+
+
+@pytest.mark.parametrize("key", ["threshold=1.0", "threshold=-0.1", "candidates_per_level=0"])
+def test_a_selection_that_cannot_be_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=key.split("=")[0]):
+        compose(["grounder=tiny_grounder", f"grounder.selection.{key}"])
+
+
+def test_real_grounders_select_as_released() -> None:
+    """Without the threshold zero-shot recalls are not comparable to the papers'."""
+    glip = compose(["grounder=glip_style"]).grounder
+    assert glip is not None
+    assert glip.selection == SelectionConfig(0.05, 1000)
+    dino = compose(["grounder=grounding_dino"]).grounder
+    assert dino is not None
+    assert dino.selection == SelectionConfig(0.05, None)
 
 
 def _recall(grounder: Grounder, *, objects: int, named: bool) -> Mapping[int | None, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GroundingDinoForObjectDetection
 
 from system.backbones.computation import Computation
+from system.config.schema import SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import GROUNDERS, Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import GroundingDino, load_grounding_dino
@@ -181,6 +182,50 @@ def test_an_expression_is_one_phrase(grounder: GroundingDino) -> None:
     assert long.ids[0, -2:].tolist() == [1012, 102]
     with pytest.raises(DataError, match="no word"):
         grounder.tokenize(["the dog", "..."])
+
+
+def test_spans_are_the_words_of_score_and_loss(grounder: GroundingDino) -> None:
+    """Of "the red dog on the left" the dog is meant, whatever is left of it."""
+    plain = batch(grounder)
+    told = replace(plain, tokens=grounder.tokenize(TEXTS, [[(8, 11)], []]))
+    assert torch.equal(told.tokens.ids, plain.tokens.ids)
+    place = plain.tokens.ids[0].tolist().index(grounder.tokenizer.convert_tokens_to_ids("dog"))
+    with torch.no_grad():
+        logits = grounder.model(
+            plain.images, plain.tokens.ids, attention_mask=plain.tokens.mask
+        ).logits
+    (found, _), (before, _) = (grounder.ground(b, Entries()) for b in (told, plain))
+    expected = logits[0, :, place].sigmoid().sort(descending=True).values
+    torch.testing.assert_close(found.scores, expected[: len(found.scores)])
+    assert not torch.equal(found.scores, before.scores)
+    losses, of_all = grounder.losses(told, Entries()), grounder.losses(plain, Entries())
+    assert losses["ce"][0] != of_all["ce"][0]
+    torch.testing.assert_close(losses["ce"][1], of_all["ce"][1])
+
+
+def test_spans_skip_the_words_that_are_left_out(grounder: GroundingDino) -> None:
+    """A stop inside the text is dropped: the tokens behind it stand one place earlier."""
+    tokens = grounder.tokenize(["the dog. on the left", "a disk"], [[(16, 20)], [(0, 1)]])
+    assert tokens.positive is not None
+    named = [tokens.ids[i][tokens.positive[i]].tolist() for i in (0, 1)]
+    assert named == [[grounder.tokenizer.convert_tokens_to_ids(word)] for word in ("left", "a")]
+
+
+def test_a_threshold_leaves_out_boxes_that_fit_no_word(grounder: GroundingDino) -> None:
+    given = batch(grounder)
+    every = grounder.ground(given, Entries())
+    middle = float(every[0].scores.median())
+    try:
+        grounder.select(SelectionConfig(threshold=middle))
+        few = grounder.ground(given, Entries())
+    finally:
+        grounder.select(SelectionConfig())
+    kept = every[0].scores > middle
+    assert 0 < int(kept.sum()) < len(kept)
+    assert torch.equal(few[0].scores, every[0].scores[kept])
+    assert torch.equal(few[0].boxes, every[0].boxes[kept])
+    with pytest.raises(ConfigError, match=r"selection\.candidates_per_level=5: .*set it to null"):
+        grounder.select(SelectionConfig(candidates_per_level=5))
 
 
 def test_an_image_is_squeezed_to_the_square(grounder: GroundingDino) -> None:

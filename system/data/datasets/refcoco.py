@@ -4,6 +4,7 @@ A row is an image and a task: it has the objects of that task that are referred 
 the expressions that refer to them, which are its captions too.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 from system.data.formats.expressions.mdetr_refs import MdetrRelease, mdetr_image_ids
 from system.data.formats.expressions.referred_objects import ReferredObject, ReferredObjects
 from system.data.formats.expressions.unc_refs import UncRelease, unc_image_ids
-from system.data.prepare.captions import checked_caption
+from system.data.prepare.captions import checked_caption, positive_spans
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import (
@@ -86,7 +87,8 @@ def read_refcoco(
     """Read and check a release's splits.
 
     The manifest's source names the release, its format and who split it, and counts the images that
-    each split shares with splits of other releases.
+    each split shares with splits of other releases; of each split's expressions, how many have
+    "spans" that name the object, and of how many cleaning "lost" one ("positive_words").
     Raises: ConfigError for a split that the release does not have, DataError naming file and field,
     StorageError.
     """
@@ -97,8 +99,9 @@ def read_refcoco(
     image_ids = {split: {o.image.id for o in of_split} for split, of_split in objects.items()}
     check_images_apart(name, image_ids)
     shared = {other: shared_images(root / other, image_ids) for other in source.other_releases}
+    words: dict[str, Counter[str]] = {split: Counter() for split in source.splits}
     splits = {
-        split: _index_split(source, images, split, objects.pop(split), faults)
+        split: _index_split(source, images, split, objects.pop(split), faults, words[split])
         for split in source.splits
     }
     check_tasks_there(
@@ -118,6 +121,7 @@ def read_refcoco(
             "root": str(root),
             "caption_rule": source.caption_rule,
             "shared_images": shared,
+            "positive_words": {split: dict(counts) for split, counts in words.items() if counts},
         },
     )
 
@@ -136,7 +140,12 @@ def _read_release(source: RefCocoSource, root: Path, faults: Faults) -> dict[str
 
 
 def _index_split(
-    source: RefCocoSource, images: Path, split: str, objects: ReferredObjects, faults: Faults
+    source: RefCocoSource,
+    images: Path,
+    split: str,
+    objects: ReferredObjects,
+    faults: Faults,
+    words: Counter[str],
 ) -> SplitIndex:
     rows: dict[tuple[str, str], list[ReferredObject]] = {}
     for referred in objects:
@@ -151,7 +160,7 @@ def _index_split(
             path = safe_image_path(
                 images, image.file_name, image.where, follow_links=source.follow_links
             )
-            instances, expressions = _clean_row(of_row, source.caption_rule, split, faults)
+            instances, expressions = _clean_row(of_row, source.caption_rule, split, faults, words)
             if not expressions:
                 continue  # each is in the list of faults
             captions = dict.fromkeys(expression.text for expression in expressions)
@@ -171,18 +180,24 @@ def _index_split(
 
 
 def _clean_row(
-    objects: list[ReferredObject], rule: str, split: str, faults: Faults
+    objects: list[ReferredObject],
+    rule: str,
+    split: str,
+    faults: Faults,
+    words: Counter[str],
 ) -> tuple[list[Instance], list[Expression]]:
     """Clean a row's expressions; an object whose expressions are all broken is left out."""
     instances: list[Instance] = []
     expressions: list[Expression] = []
     for referred in objects:
-        texts = []
-        for text, where in referred.expressions:
+        own = []
+        for text, where, spans in referred.expressions:
             with faults.row(split, where):
-                texts.append(checked_caption(text, rule, where))
-        if texts:
-            expressions += [Expression(len(instances), text) for text in texts]
+                cleaned = checked_caption(text, rule, where)
+                kept = positive_spans(text, spans, rule, words)
+                own.append(Expression(len(instances), cleaned, kept))
+        if own:
+            expressions += own
             instances.append(referred.instance)
     return instances, expressions
 

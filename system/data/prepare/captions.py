@@ -1,8 +1,10 @@
 """Caption cleaning by the rules of the two papers."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
+from system.data.shards.schema import Span
 from system.errors import ConfigError, DataError
 
 MAX_WORDS = 30
@@ -68,6 +70,43 @@ def checked_caption(text: str, rule: str, where: str) -> str:
             "empty text",
         )
     return cleaned
+
+
+def cleaned_spans(text: str, spans: Iterable[Span], rule: str) -> list[Span]:
+    """Where spans of a text lie in `clean_caption(text, rule)`.
+
+    Spans are begin and end (not included) in characters; a span's words may lose characters inside
+    and at its ends. One of which nothing is left is dropped.
+    """
+    cleaned = clean_caption(text, rule)
+    # No rule makes up or moves a character that is no space: each one kept is found by going on
+    # in the text from where the last one was. Lower-casing may make several of one.
+    there = iter([(c.casefold(), at) for at, one in enumerate(text) for c in one.lower()])
+    origins: dict[int, int] = {}  # of a kept character, by its place
+    for place, one in enumerate(cleaned):
+        for c in one.lower() if one != " " else "":
+            origins[place] = next(at for other, at in there if other == c.casefold())
+    found = []
+    for begin, end in spans:
+        places = [place for place, origin in origins.items() if begin <= origin < end]
+        if places:
+            found.append((places[0], places[-1] + 1))
+    return found
+
+
+def positive_spans(
+    text: str, spans: Sequence[Span], rule: str, words: Counter[str]
+) -> tuple[Span, ...]:
+    """`cleaned_spans` of an expression; if none is left, all its words count.
+
+    `words` counts expressions that have "spans", and those of which cleaning "lost" one.
+    """
+    kept = cleaned_spans(text, spans, rule)
+    if kept:
+        words["spans"] += 1
+    if len(kept) < len(spans):
+        words["lost"] += 1
+    return tuple(kept)
 
 
 def check_templates(templates: Sequence[str]) -> None:

@@ -187,6 +187,7 @@ def write_dataset(
             row_group_rows=row_group_rows,
             shard_rows=shard_rows,
             progress=progress,
+            spanned=[split for split, index in dataset.splits.items() if index.spanned],
         )
     write_quarantine(output, faults.found)
     return manifest

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from system.data.shards.images import PLAIN, Decoding
 from system.data.shards.manifest import Shard
-from system.data.shards.schema import SHARD_SCHEMA, ImageRecord, records_to_table
+from system.data.shards.schema import SHARD_SCHEMA, SPANNED_SCHEMA, ImageRecord, records_to_table
 from system.storage.data_directory import SETTING
 from system.storage.files import WholeFile, filesystem_of, storage_errors
 from system.uris import join
@@ -20,7 +20,8 @@ class TaskShardWriter:
     """Collects one task's records into row groups and row groups into Parquet files.
 
     Files are named `<folder>/<name>-00000.parquet` and so on, from number `first` on, and say how
-    their images are decoded. At most `row_group_rows` records are held.
+    their images are decoded; `spanned` ones have the columns of expressions with spans or others.
+    At most `row_group_rows` records are held.
     Raises: StorageError from every method but `abandon` if the place cannot be written.
     """
 
@@ -32,9 +33,12 @@ class TaskShardWriter:
         row_group_rows: int,
         shard_rows: int,
         decoding: Decoding = PLAIN,
+        *,
+        spanned: bool = False,
     ) -> None:
         self._folder, self._name, self._number = folder, name, first
-        self._schema = SHARD_SCHEMA.with_metadata(decoding.metadata)
+        self._columns = SPANNED_SCHEMA if spanned else SHARD_SCHEMA
+        self._schema = self._columns.with_metadata(decoding.metadata)
         self._row_group_rows = row_group_rows
         self._groups_per_shard = shard_rows // row_group_rows
         self._buffer: list[ImageRecord] = []
@@ -64,7 +68,7 @@ class TaskShardWriter:
         if self._file is None:
             uri = join(self._folder, f"{self._name}-{self._number:05d}.parquet")
             self._file = _ShardFile(uri, self._schema)
-        self._file.append(records_to_table(self._buffer))
+        self._file.append(records_to_table(self._buffer, self._columns))
         self._buffer = []
 
     def _finish_file(self, file: "_ShardFile") -> Shard:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from pyarrow import fs
@@ -17,7 +17,7 @@ from system.data.prepare.split_writer import SplitSource, write_split
 from system.data.shards.faults import Faults, summarise
 from system.data.shards.images import PLAIN, Decoding
 from system.data.shards.manifest import Manifest, Shard, TaskEntry
-from system.data.shards.schema import SCHEMA_VERSION
+from system.data.shards.schema import PLAIN_VERSION, SCHEMA_VERSION
 from system.errors import ConfigError, DataError
 from system.storage.data_directory import SETTING
 from system.storage.files import filesystem_of, storage_errors
@@ -48,13 +48,15 @@ def write_shards(
     shard_rows: int = SHARD_ROWS,
     threads: int | None = None,
     progress: Progress | None = None,
+    spanned: Collection[str] = (),
 ) -> Manifest:
     """Write every split's records as task shards under `root` and, last, the manifest.
 
     `root` is a path or a pyarrow filesystem URI. Each image is decoded once, by `threads` threads,
     and must have its annotated size. At most `row_group_rows` images are in memory. Whole shards
     that an earlier call wrote from the same source are kept; a shard appears under its name only
-    when it is whole; shards of an older manifest stay until the new one is in place. The manifest's
+    when it is whole; shards of an older manifest stay until the new one is in place. Those of the
+    splits in `spanned` have the columns of expressions with spans or others. The manifest's
     `source` is `source`, the digest of each split's rows as read in "content", in "quarantined" the
     broken rows by kind, in "decoding" how images become RGB, and in "unoriented" how many of each
     split have an orientation tag that is not applied.
@@ -73,7 +75,8 @@ def write_shards(
     contents: dict[str, str] = {}
     for split, records in splits.items():
         settings = [list(tasks), faults.on_error, row_group_rows, shard_rows, decoding.to_json()]
-        key = json.dumps([SCHEMA_VERSION, records.fingerprint, *settings])
+        version = SCHEMA_VERSION if split in spanned else PLAIN_VERSION
+        key = json.dumps([version, records.fingerprint, *settings])
         folder = join(
             root, _SHARD_FOLDER, f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         )
@@ -85,6 +88,7 @@ def write_shards(
             tasks=slugs,
             decoding=decoding,
             faults=faults,
+            spanned=split in spanned,
             row_group_rows=row_group_rows,
             shard_rows=shard_rows,
             threads=threads or default_threads(),
@@ -102,7 +106,7 @@ def write_shards(
         tasks,
     )
     manifest = Manifest(
-        SCHEMA_VERSION,
+        SCHEMA_VERSION if spanned else PLAIN_VERSION,
         benchmark,
         {
             **source,

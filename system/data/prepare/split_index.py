@@ -24,7 +24,8 @@ class SplitIndex:
     """One split, its annotations read and checked, its images found but not yet read.
 
     Rows are ordered by task, inside a task as the reader added them. `counts` has the rows of each
-    task, `skipped` the rows left out on purpose, by reason; `faults` the broken ones.
+    task, `skipped` the rows left out on purpose, by reason; `faults` the broken ones. In
+    a `spanned` one an expression has spans or others.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class SplitIndex:
         skipped: dict[str, int],
         fingerprint: str,
         faults: Faults,
+        spanned: bool = False,
     ) -> None:
         self.split, self.counts, self.skipped, self.faults = split, counts, skipped, faults
+        self.spanned = spanned
         self._records, self._images = records, images
         self._batches, self._fingerprint = batches, fingerprint
         self._starts = [0, *accumulate(records.sizes[batch] for batch in batches)]
@@ -117,6 +120,7 @@ class SplitIndexBuilder:
         self._batches: dict[str, list[int]] = {task: [] for task in tasks}
         self._counts = dict.fromkeys(tasks, 0)
         self._skipped: Counter[str] = Counter()
+        self._spanned = False
         self._digest = hashlib.sha256(repr(tuple(tasks)).encode())
 
     def add(self, image: StoredImage, record: ImageRecord) -> None:
@@ -135,6 +139,9 @@ class SplitIndexBuilder:
             except OSError as error:
                 raise _unreadable(image, error) from error
             self._digest.update(repr((record, size, changed)).encode())
+            if record.spanned:
+                self._digest.update(repr(record.spanned).encode())
+                self._spanned = True
             self._counts[record.task] += 1
             waiting = self._waiting[record.task]
             waiting.append(LocatedRecord(image, record, size))
@@ -160,6 +167,7 @@ class SplitIndexBuilder:
             dict(self._skipped),
             self._digest.hexdigest(),
             self._faults,
+            self._spanned,
         )
 
     def _flush(self, task: str) -> None:

@@ -106,6 +106,8 @@ def content_of(row: ImageRecord) -> int:
     expressions = [(e.instance, e.text) for e in row.expressions]
     head = (row.image_id, row.file_name, row.width, row.height, row.captions, row.task)
     text = repr((head, instances, expressions))
+    if row.spanned:
+        text += repr(row.spanned)
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace"))
     digest.update(hashlib.sha256(row.image).digest())
     return int.from_bytes(digest.digest(), "big")
@@ -125,12 +127,14 @@ def write_split(
     tasks: Mapping[str, str],
     decoding: Decoding,
     faults: Faults,
+    spanned: bool,
     row_group_rows: int,
     shard_rows: int,
     threads: int,
     progress: Callable[[int, int], None] | None,
 ) -> SplitRecord:
     """Write a split's shards into `folder`, which is under `root`; `tasks` is {task: file name}.
+    `spanned`: whether an expression of the split has spans or others, for the shards' columns.
 
     What an earlier call finished is kept: all of it, or the whole shards of an interrupted one.
     Broken images found now or then are added to `faults`. `progress` is called after each
@@ -187,7 +191,13 @@ def write_split(
                     task = row.task
                     first = len(record.shards[task])
                     writer = TaskShardWriter(
-                        folder, tasks[task], first, row_group_rows, shard_rows, decoding
+                        folder,
+                        tasks[task],
+                        first,
+                        row_group_rows,
+                        shard_rows,
+                        decoding,
+                        spanned=spanned,
                     )
                 record.content = add_contents(record.content, content)
                 shard = writer.append(row)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from system.data.prepare.image_files import StoredImage
 from system.data.shards.schema import (
-    SHARD_SCHEMA,
+    SPANNED_SCHEMA,
     ImageRecord,
     record_from_row,
     records_to_table,
@@ -69,11 +69,11 @@ class LocatedRecord:
 class TemporaryRecords:
     """Batches of rows in a nameless temporary file, which ends with the process or this object.
 
-    The file is an Arrow IPC file: `SHARD_SCHEMA` without the image, the image's place and its size.
+    The file is an Arrow IPC file: `SPANNED_SCHEMA` less the image, the image's place and its size.
     """
 
     _schema = pa.schema(
-        [field for field in SHARD_SCHEMA if field.name != "image"]
+        [field for field in SPANNED_SCHEMA if field.name != "image"]
         + [
             pa.field("path", pa.string(), nullable=False),
             pa.field("start", pa.int64(), nullable=False),
@@ -93,7 +93,8 @@ class TemporaryRecords:
 
     def write(self, rows: Sequence[LocatedRecord]) -> int:
         """Append a batch and return its number."""
-        table = records_to_table([row.record for row in rows]).drop_columns(["image"])
+        records = [row.record for row in rows]
+        table = records_to_table(records, SPANNED_SCHEMA).drop_columns(["image"])
         places = [
             (str(row.image.path), row.image.start, row.image.length, row.size) for row in rows
         ]

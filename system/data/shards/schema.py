@@ -4,13 +4,14 @@ Where tasks are those of the referred objects, an image with objects of two task
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-READ_VERSIONS = (1, 2)  # version 1 has the image's id as a number
+SCHEMA_VERSION = 3
+PLAIN_VERSION = 2  # of data whose expressions name neither their positive words nor other objects
+READ_VERSIONS = (1, 2, 3)  # version 1 has the image's id as a number
 
 _MASK = pa.struct(
     [
@@ -23,6 +24,16 @@ _EXPRESSION = pa.struct(
     [
         pa.field("instance", pa.int32(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
+    ]
+)
+
+_SPANNED_EXPRESSION = pa.struct(
+    [
+        *_EXPRESSION,
+        # the characters of `text` that name the object: begin, end (not included); none: all words
+        pa.field("spans", pa.list_(pa.list_(pa.int32(), 2)), nullable=False),
+        # further instances that the expression refers to
+        pa.field("others", pa.list_(pa.int32()), nullable=False),
     ]
 )
 
@@ -54,10 +65,21 @@ SHARD_SCHEMA = pa.schema(
     ]
 )
 
+#: Where an expression has spans or others: data without keep their bytes, and with them their
+#: fingerprint.
+SPANNED_SCHEMA = SHARD_SCHEMA.set(
+    SHARD_SCHEMA.get_field_index("expressions"),
+    pa.field("expressions", pa.list_(_SPANNED_EXPRESSION), nullable=False),
+)
+
 SHARD_SCHEMAS = (
     SHARD_SCHEMA.set(0, pa.field("image_id", pa.int64(), nullable=False)),  # of version 1
     SHARD_SCHEMA,
+    SPANNED_SCHEMA,
 )
+
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +103,17 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A referring expression and the index of the instance it refers to."""
+    """A referring expression and the index of the instance it refers to.
+
+    `spans` are the characters of its text that name the object, begin and end (not included); none:
+    all words do. `others` are further instances that it refers to.
+    """
 
     instance: int
     text: str
+    # Not in the text that preparation knows rows by: that of rows without any stays as it was.
+    spans: tuple[Span, ...] = field(default=(), repr=False)
+    others: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +130,15 @@ class ImageRecord:
     instances: tuple[Instance, ...]
     expressions: tuple[Expression, ...]
 
+    @property
+    def spanned(self) -> list[tuple[tuple[Span, ...], tuple[int, ...]]]:
+        """Spans and others of its expressions; empty where none has any."""
+        found = [(expression.spans, expression.others) for expression in self.expressions]
+        return found if any(spans or others for spans, others in found) else []
 
-def records_to_table(records: Sequence[ImageRecord]) -> pa.Table:
-    """Lay records out as a table of `SHARD_SCHEMA`, in the order given."""
+
+def records_to_table(records: Sequence[ImageRecord], schema: pa.Schema = SHARD_SCHEMA) -> pa.Table:
+    """Lay records out as a table of one of `SHARD_SCHEMAS`, in the order given."""
     rows = [
         {
             "image_id": record.image_id,
@@ -125,17 +160,22 @@ def records_to_table(records: Sequence[ImageRecord]) -> pa.Table:
                 for instance in record.instances
             ],
             "expressions": [
-                {"instance": expression.instance, "text": expression.text}
+                {
+                    "instance": expression.instance,
+                    "text": expression.text,
+                    "spans": expression.spans,
+                    "others": expression.others,
+                }
                 for expression in record.expressions
             ],
         }
         for record in records
     ]
-    return pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def record_from_row(row: Mapping[str, Any]) -> ImageRecord:
-    """Turn a row of `SHARD_SCHEMA` as plain values back into a record; boxes are float32 now."""
+    """Turn a row of `SHARD_SCHEMAS` as plain values back into a record; boxes are float32 now."""
     instances = zip(
         row["boxes"], row["categories"], row["super_categories"], row["masks"], strict=True
     )
@@ -151,5 +191,18 @@ def record_from_row(row: Mapping[str, Any]) -> ImageRecord:
             Instance(tuple(box), category, super_category, Mask(**mask))
             for box, category, super_category, mask in instances
         ),
-        tuple(Expression(**expression) for expression in row["expressions"]),
+        tuple(
+            Expression(
+                expression["instance"],
+                expression["text"],
+                spans_of(expression),
+                tuple(expression.get("others", ())),
+            )
+            for expression in row["expressions"]
+        ),
     )
+
+
+def spans_of(expression: Mapping[str, Any]) -> tuple[Span, ...]:
+    """The spans of an expression of a row; those before version 3 have none."""
+    return tuple((begin, end) for begin, end in expression.get("spans", ()))

@@ -1,7 +1,8 @@
 """Objects of a split, read without its images: referring expressions and masks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.masks import mask_area, run_lengths
-from system.data.shards.schema import Mask
+from system.data.shards.schema import Mask, Span, spans_of
 from system.data.shards.shard_reader import SplitReader
 from system.errors import DataError
 
@@ -18,6 +19,8 @@ _COLUMNS = ("file_name", "width", "height", "boxes", "masks", "super_categories"
 _MASK_COLUMNS = ("file_name", "masks")
 _HALF = 127  # of 255: a pixel of which more than half is covered
 _FIRST_NAMES = 3
+
+Box = tuple[float, float, float, float]
 
 
 @dataclass
@@ -44,16 +47,24 @@ class ReferredExpression:
 
     `row` counts from 0 in the split's file order. The box is left, top, right, bottom as shares of
     the image's width and height; its `area` is in square pixels of the image as distributed, before
-    any model resizes it.
+    any model resizes it. `others` are further boxes that the expression refers to; `spans` the
+    characters of its text that name the object, all words if there are none.
     """
 
     row: int
     instance: int
     text: str
-    box: tuple[float, float, float, float]
+    box: Box
     mask: Mask
     super_category: str
     area: float
+    spans: tuple[Span, ...] = ()
+    others: tuple[Box, ...] = ()
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """All boxes that it refers to, its own first."""
+        return (self.box, *self.others)
 
 
 def read_expressions(
@@ -73,26 +84,43 @@ def read_expressions(
                     f"task {handle.task!r}, split {handle.split!r}, {values['file_name']}: the "
                     f"expression {text!r}"
                 )
-                if not 0 <= instance < len(values["boxes"]):
-                    raise DataError(
-                        f"{where} refers to instance {instance}, which has no box; correct or "
-                        "remove it",
-                        "expression without a box",
-                    )
-                left, top, width, height = values["boxes"][instance]
-                if not (width > 0 and height > 0):
+                own, *others = [
+                    _box(values, one, where) for one in (instance, *expression.get("others", ()))
+                ]
+                if own is None:
                     if left_out is not None:
                         left_out.add(where)
                     continue
-                box = (
-                    left / values["width"],
-                    top / values["height"],
-                    (left + width) / values["width"],
-                    (top + height) / values["height"],
+                _, _, width, height = values["boxes"][instance]
+                yield ReferredExpression(
+                    row,
+                    instance,
+                    text,
+                    own,
+                    Mask(**values["masks"][instance]),
+                    values["super_categories"][instance],
+                    width * height,
+                    spans_of(expression),
+                    tuple(box for box in others if box is not None),
                 )
-                mask = Mask(**values["masks"][instance])
-                category = values["super_categories"][instance]
-                yield ReferredExpression(row, instance, text, box, mask, category, width * height)
+
+
+def _box(values: Mapping[str, Any], instance: int, where: str) -> Box | None:
+    """An instance's box in shares of the image; None if it has no area."""
+    if not 0 <= instance < len(values["boxes"]):
+        raise DataError(
+            f"{where} refers to instance {instance}, which has no box; correct or remove it",
+            "expression without a box",
+        )
+    left, top, width, height = values["boxes"][instance]
+    if not (width > 0 and height > 0):
+        return None
+    return (
+        left / values["width"],
+        top / values["height"],
+        (left + width) / values["width"],
+        (top + height) / values["height"],
+    )
 
 
 def with_masks(

@@ -28,7 +28,11 @@ from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens, level_means
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
-from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
+from system.objectives.grounding.rec_scoring import (
+    ChosenExpressions,
+    chosen_expressions,
+    expression_tokens,
+)
 from system.objectives.task_training import LeasedTask, TaskTraining
 
 EXPRESSIONS = "expressions"  # what a batch is counted in
@@ -238,8 +242,8 @@ def grounding_batch(
 ) -> GroundingBatch:
     """A micro-batch with its boxes on a device."""
     expressions = [tasks[s.task].expressions[s.at] for s in part]
-    tokens: Tokens = grounder.tokenize([e.text for e in expressions]).to(device)
-    boxes = [torch.tensor([e.box], device=device) for e in expressions]
+    tokens = expression_tokens(grounder, expressions).to(device)
+    boxes = [torch.tensor(e.boxes, device=device) for e in expressions]
     return GroundingBatch(images.to(device), tokens, boxes)
 
 

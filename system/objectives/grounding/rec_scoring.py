@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 
 import torch
@@ -28,7 +28,7 @@ from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled, in_order
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
 from system.results.rec import best_hits
 from system.results.rec_recalls import OVERLAPS
 from system.storage.feature_store import FeatureStore
@@ -61,6 +61,12 @@ def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressio
     every = list(read_expressions(handle, left_out))
     samples = subsample(len(every), most)
     return ChosenExpressions(handle, samples, [every[sample] for sample in samples], left_out)
+
+
+def expression_tokens(grounder: Grounder, expressions: Sequence[ReferredExpression]) -> Tokens:
+    """Expressions as the grounder takes them, with the words that name each one's object."""
+    spans = [expression.spans for expression in expressions] if grounder.spans_count else ()
+    return grounder.tokenize([expression.text for expression in expressions], spans)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ class RecScorer:
         grounder, handle = self.grounder, chosen.handle
         key = FeatureStore.key(
             grounder=grounder.fingerprint,
+            selection=asdict(grounder.selection),
+            spans_count=grounder.spans_count,
             ranks=[list(overlap) for overlap in OVERLAPS],
             shards=[shard.sha256 for shard in handle.shards],
             samples=list(chosen.samples),
@@ -166,7 +174,7 @@ class RecScorer:
     ) -> Found:
         rows = [*block, *[block[-1]] * (self.block - len(block))]
         device = self.group.device
-        tokens = self.grounder.tokenize([chosen.expressions[i].text for i in rows]).to(device)
+        tokens = expression_tokens(self.grounder, [chosen.expressions[i] for i in rows]).to(device)
         path = None
         if latents is not None:
             path = latents.take([chosen.samples[i] for i in rows], epoch).to(device)

@@ -1,5 +1,6 @@
 """Rows differ from the release, splits leak into each other, or errors mislead, if these fail."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from system.config.compose import compose
 from system.data.prepare.dataset import DATASETS
+from system.data.shards.manifest import Manifest
 from system.errors import ConfigError, DataError
 from tests.data.refcoco_files import (
     SPLITS,
@@ -245,3 +247,85 @@ def test_shipped_benchmarks_prepare_the_release_they_name(tmp_path: Path, name: 
     assert manifest.benchmark == name
     assert list(manifest.counts) == chosen["tasks"]
     assert all(all(of_task.values()) for of_task in manifest.counts.values())
+
+
+def spans_of(manifest: Manifest, split: str) -> list[tuple[str, list[str]]]:
+    """Each expression's text and the words that its spans cover."""
+    return [
+        (e["text"], [e["text"][begin:end] for begin, end in e["spans"]])
+        for task in TASKS
+        for row in rows(manifest, task, split)
+        for e in row["expressions"]
+    ]
+
+
+def write_words(root: Path, *, evaluated: bool) -> None:
+    """MDETR's files, with "(very)" and the thing as positive words, the thing to evaluate by."""
+    instances, refs = write_images(root, SPLITS)
+    for path in write_mdetr(root, instances, refs).iterdir():
+        content = json.loads(path.read_text())
+        for image, annotation in zip(content["images"], content["annotations"], strict=True):
+            image["caption"] = f"The (very) {image['caption']}"
+            thing = next(task for task in TASKS if task in image["caption"])
+            at = image["caption"].index(thing)
+            annotation["tokens_positive"] = [[4, 10], [at, at + len(thing)]]
+            if evaluated:
+                image["tokens_positive_eval"] = [[[at, at + len(thing)]]]
+        path.write_text(json.dumps(content))
+
+
+def test_positive_words_of_mdetr_are_those_of_the_cleaned_text(tmp_path: Path) -> None:
+    """Cleaning moves characters: a span taken as it stands would name another word."""
+    write_words(tmp_path, evaluated=True)
+    manifest = prepare(tmp_path, format="mdetr")
+    train, test = spans_of(manifest, "train"), spans_of(manifest, "test")
+    assert [set(words) - set(TASKS) for _, words in train] == [{"very"}] * len(train)
+    assert {word for _, words in train for word in words} == {"very", *TASKS}
+    assert all(len(words) == 1 and words[0] in TASKS for _, words in test)
+    counts = manifest.source["positive_words"]
+    assert counts == {"train": {"spans": len(train)}, "test": {"spans": len(test)}}
+    assert manifest.version == 3
+    assert prepare(tmp_path, format="mdetr").fingerprint == manifest.fingerprint
+
+
+def test_without_words_to_evaluate_by_the_positive_ones_are_taken(tmp_path: Path) -> None:
+    write_words(tmp_path, evaluated=False)
+    found = spans_of(prepare(tmp_path, format="mdetr"), "test")
+    assert all(words[0] == "very" and len(words) == 2 for _, words in found)
+
+
+def test_data_without_positive_words_are_what_they_were(tmp_path: Path) -> None:
+    """Else every run on them would refuse its own benchmark."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs)
+    manifest = prepare(tmp_path)
+    assert manifest.version == 2
+    assert manifest.source["positive_words"] == {}
+    assert set(rows(manifest, "food", "train")[0]["expressions"][0]) == {"instance", "text"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tokens_positive", [[0, "3"]], r"'tokens_positive' is \[\[0, '3'\]\], not a list of \[b"),
+        ("tokens_positive", [[5, 3]], r"not a list of \[begin, end\] in the \d+ characters"),
+        ("tokens_positive", [[900, 903]], r"not a list of \[begin, end\] in the \d+ characters"),
+        ("tokens_positive", 3, r"'tokens_positive' is 3, not a list"),
+        ("tokens_positive_eval", [[[0, 3]], [[0, 3]]], r"not a list of one phrase"),
+        ("tokens_positive_eval", [[[0]]], r"'tokens_positive_eval\[0\]' is \[\[0\]\], not"),
+    ],
+)
+def test_broken_positive_words_are_named(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    """Taken as none they would silently be all words."""
+    write_words(tmp_path, evaluated=True)
+    path = tmp_path / "mdetr_annotations" / "finetune_refcoco_testA.json"
+    content = json.loads(path.read_text())
+    content["images" if field.endswith("eval") else "annotations"][0][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message) as caught:
+        prepare(tmp_path, format="mdetr")
+    assert "finetune_refcoco_testA.json" in str(caught.value)
+    kept = prepare(tmp_path, format="mdetr", on_error="quarantine")
+    assert kept.quarantined["positive words"]["rows"] == 1

@@ -63,7 +63,7 @@ def change_checksum(content: Any) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (set_version, "field version is 99, this promptide reads 2"),
+        (set_version, "field version is 99, this promptide reads 3"),
         (drop_tasks, "a field is missing or wrong.*tasks"),
         (leave_root, "field path '../other.parquet'.*leaves"),
         (change_rows, "fields rows and row_groups"),

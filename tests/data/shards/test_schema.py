@@ -6,6 +6,7 @@ import pytest
 
 from system.data.shards.schema import (
     SHARD_SCHEMA,
+    SPANNED_SCHEMA,
     Expression,
     ImageRecord,
     Instance,
@@ -24,3 +25,16 @@ def test_records_come_back_as_they_were(records: list[ImageRecord]) -> None:
     table = records_to_table(records)
     assert table.schema.equals(SHARD_SCHEMA)
     assert [record_from_row(row) for row in table.to_pylist()] == records
+
+
+def test_spans_and_further_objects_come_back_and_older_rows_have_none() -> None:
+    """Rows of earlier versions stay readable; those without spans keep their bytes."""
+    told = replace(FULL, expressions=(Expression(1, "the cat", ((4, 7), (0, 3)), (0,)),))
+    table = records_to_table([told, FULL], SPANNED_SCHEMA)
+    assert table.schema.equals(SPANNED_SCHEMA)
+    assert [record_from_row(row) for row in table.to_pylist()] == [told, FULL]
+    (plain,) = records_to_table([told]).to_pylist()
+    assert record_from_row(plain) == FULL
+    assert told.spanned
+    assert not FULL.spanned
+    assert repr(told) == repr(FULL), "what preparation knows a row by has changed"

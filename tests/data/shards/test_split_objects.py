@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from system.data.prepare.shard_writer import write_shards
+from system.data.shards.faults import Faults
+from system.data.shards.manifest import Manifest
+from system.data.shards.schema import Expression, ImageRecord, Instance, Mask
 from system.data.shards.split_objects import (
     LeftOut,
     mask_pixels,
@@ -14,6 +18,7 @@ from system.data.shards.split_objects import (
     subsample,
     with_masks,
 )
+from tests.data.coco_files import png
 from tests.diff_prompt.mask_files import SIDE, compressed, prepare_shapes, shape
 
 
@@ -101,3 +106,53 @@ def test_no_kind_is_left_out_whose_turn_comes_regularly() -> None:
     kinds = Counter(place % 8 for place in subsample(1600, 200))
     assert len(kinds) == 8
     assert min(kinds.values()) > 200 / 8 / 3
+
+
+class OneImage:
+    """A split of one image with two objects, and one expression."""
+
+    def __init__(self, expression: Expression) -> None:
+        self.expression = expression
+        self.fingerprint = repr((expression.spans, expression.others))
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        return "a.png"
+
+    def load(self, index: int) -> ImageRecord:
+        mask = Mask(16, 20, b"0")
+        boxes = ((0.0, 0.0, 10.0, 8.0), (10.0, 4.0, 10.0, 12.0))
+        instances = tuple(Instance(box, "cat", "animal", mask) for box in boxes)
+        image = png((20, 16), 0)
+        return ImageRecord(
+            "1", "a.png", image, 20, 16, ("cats",), "animal", instances, (self.expression,)
+        )
+
+
+def written(root: Path, expression: Expression) -> Manifest:
+    split = OneImage(expression)
+    return write_shards(
+        {"train": split},
+        str(root),
+        benchmark="cats",
+        tasks=["animal"],
+        source={},
+        faults=Faults("stop"),
+        spanned=["train"] if expression.spans or expression.others else (),
+    )
+
+
+def test_spans_and_further_boxes_reach_the_expression(tmp_path: Path) -> None:
+    """Loss and score take the words that name the object, and any of its boxes."""
+    manifest = written(tmp_path, Expression(0, "the two cats", ((8, 12),), (1,)))
+    (found,) = read_expressions(Manifest.load(str(tmp_path)).task("animal").handle("train"))
+    assert found.spans == ((8, 12),)
+    assert found.boxes == ((0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0))
+    assert found.area == 10 * 8
+    plain = written(tmp_path / "plain", Expression(0, "the two cats"))
+    (found,) = read_expressions(plain.task("animal").handle("train"))
+    assert (found.spans, found.others) == ((), ())
+    # An earlier promptide still reads the data that it could have written itself.
+    assert (manifest.version, plain.version) == (3, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from system.config.schema import SelectionConfig
 from system.data.shards.images import decode_image
 from system.data.shards.loading import read_images
 from system.data.shards.split_objects import read_expressions
@@ -18,9 +20,16 @@ from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import GroundingSetting, Method, build_task_method
-from system.objectives.grounding.rec_scoring import ChosenExpressions, Found, RecScorer
+from system.objectives.grounding.rec_scoring import (
+    ChosenExpressions,
+    Found,
+    RecScorer,
+    expression_tokens,
+)
 from system.results.rec import box_overlap
 from system.results.rec_recalls import OVERLAPS
+from system.storage.feature_store import FeatureStore
+from system.storage.files import Folder
 from tests.diff_prompt.mask_files import prepare_shapes
 from tests.engine.thread_group import ALONE, on_threads
 from tests.grounders.small_grounding_dino import write_small_grounding_dino
@@ -105,3 +114,27 @@ def test_ranks_are_those_of_boxes_looked_up_one_by_one(
                 if float(box_overlap(box, target, overlap)) >= least
             ]
             assert int(found.ranks[index, column]) == (hits[0] if hits else -1)
+
+
+def test_spans_and_selection_change_what_is_found_and_where_it_is_kept(
+    directory: Path, chosen: ChosenExpressions, tmp_path: Path
+) -> None:
+    """Ranks of other words or of all boxes would be read from an earlier run's store."""
+    told = replace(chosen, expressions=[replace(e, spans=((4, 8),)) for e in chosen.expressions])
+    grounder = load_grounding_dino(str(directory))
+    store = FeatureStore(Folder.of(tmp_path))
+    scorer = RecScorer(grounder, ALONE, 5, threads=1)
+    grounder.spans_count = False
+    assert expression_tokens(grounder, told.expressions).positive is None
+    plain = scorer.frozen(told, store, show_nothing)
+    assert torch.equal(plain.best, scorer.score(chosen, show_nothing, phase="test").best)
+    grounder.spans_count = True
+    assert expression_tokens(grounder, told.expressions).positive is not None
+    spans = scorer.frozen(told, store, show_nothing)
+    assert not torch.equal(spans.best, plain.best)
+    grounder.select(SelectionConfig(threshold=0.999))
+    few = scorer.frozen(told, store, show_nothing)
+    nowhere = few.best.isnan().any(dim=1)
+    assert nowhere.any()
+    assert not spans.best.isnan().any()
+    assert (few.ranks[nowhere] == -1).all()

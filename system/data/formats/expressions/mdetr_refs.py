@@ -2,7 +2,9 @@
 
 Source: https://github.com/ashkamath/mdetr (.github/refexp.md). MSCOCO's layout, but an entry of
 `images` is an expression (`caption`) with one annotation; `original_id` is MSCOCO's number of the
-image, and in an annotation that of the object.
+image, and in an annotation that of the object. An annotation's `tokens_positive` are the characters
+of the caption that name the object, [begin, end) each; some projects' files have other ones to
+evaluate by in the expression, `tokens_positive_eval`: a list of such lists, one a phrase.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +21,13 @@ from system.data.formats.coco_entries import (
 )
 from system.data.formats.expressions.referred_objects import (
     ObjectTable,
+    Published,
     ReferredObject,
     ReferredObjects,
 )
-from system.data.prepare.annotations import Entry, read_items, read_lists
+from system.data.prepare.annotations import Entry, read_items, read_lists, shortened
 from system.data.shards.faults import Faults
-from system.data.shards.schema import Instance
+from system.data.shards.schema import Instance, Span
 from system.errors import DataError
 
 
@@ -95,16 +98,21 @@ class MdetrRelease:
     def objects(self, split: str, theirs: Sequence[str], faults: Faults) -> ReferredObjects:
         """Collect the objects of `theirs`, the release's splits that make up our `split`.
 
+        What names an object in an expression is what the file trains by, or for all splits but
+        "train" what it evaluates by.
         Raises: DataError for a broken expression or annotation, unless it is quarantined.
         """
         objects = ReferredObjects()
         for name in theirs:
             for identifier, entry in self._files[name].expressions.items():
                 with faults.row(split, f"{name} expression {identifier}"):
-                    objects.add(self._referred(self._files[name], identifier, entry))
+                    trained = split == "train"
+                    objects.add(self._referred(self._files[name], identifier, entry, trained))
         return objects
 
-    def _referred(self, file: _SplitFile, expression: str, entry: Entry) -> ReferredObject:
+    def _referred(
+        self, file: _SplitFile, expression: str, entry: Entry, trained: bool
+    ) -> ReferredObject:
         image = read_image(entry, "original_id")
         annotations = file.annotations.get(expression, [])
         if len(annotations) != 1:
@@ -126,9 +134,43 @@ class MdetrRelease:
         # The annotation's own outline, else the one in MSCOCO's file, else the box.
         outlined = annotation if published is None or has_outline(annotation) else published
         instance = Instance(box, *category, read_mask(outlined, box, image))
-        return ReferredObject(
-            identifier, image, instance, [(entry.get("caption", str), entry.where)]
-        )
+        caption = entry.get("caption", str)
+        spans = _spans(annotation, "tokens_positive", annotation.raw("tokens_positive"), caption)
+        if not trained and entry.has("tokens_positive_eval"):
+            phrases = entry.raw("tokens_positive_eval")
+            if not isinstance(phrases, list) or len(phrases) != 1:
+                raise DataError(
+                    f"{entry.where}: field 'tokens_positive_eval' is {shortened(phrases)}, not a "
+                    "list of one phrase: which one names the object can't be told",
+                    "positive words",
+                )
+            spans = _spans(entry, "tokens_positive_eval[0]", phrases[0], caption)
+        return ReferredObject(identifier, image, instance, [Published(caption, entry.where, spans)])
+
+
+def _spans(entry: Entry, field: str, value: object, caption: str) -> tuple[Span, ...]:
+    """Check a list of [begin, end) in a caption; none is the empty list.
+
+    Raises: DataError naming the field for anything else, or a begin outside of the caption.
+    """
+    spans = [] if value is None else value
+    if isinstance(spans, list) and all(_is_span(span, len(caption)) for span in spans):
+        return tuple((begin, end) for begin, end in spans)
+    raise DataError(
+        f"{entry.where}: field {field!r} is {shortened(value)}, not a list of [begin, end] in the "
+        f"{len(caption)} characters of the caption",
+        "positive words",
+    )
+
+
+def _is_span(value: object, length: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(at, int) and not isinstance(at, bool) for at in value)
+        and 0 <= value[0] <= value[1]
+        and value[0] < length
+    )
 
 
 def mdetr_image_ids(path: Path, field: str) -> dict[str, set[str]]:

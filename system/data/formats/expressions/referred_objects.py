@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from system.data.formats.coco_entries import (
     ImageEntry,
@@ -15,22 +16,29 @@ from system.data.formats.coco_entries import (
 )
 from system.data.prepare.annotations import Entry, read_lists
 from system.data.shards.faults import Faults
-from system.data.shards.schema import Instance
+from system.data.shards.schema import Instance, Span
 from system.errors import DataError
+
+
+class Published(NamedTuple):
+    """An expression's text as published, where it stands, and what of it names the object."""
+
+    text: str
+    where: str
+    spans: tuple[Span, ...] = ()  # begin and end in characters; none: the file does not say
 
 
 @dataclass(slots=True)
 class ReferredObject:
     """An object of an image and the expressions that refer to it.
 
-    `id` is that of its annotation in MSCOCO; an expression is its text as published and the
-    place where it stands.
+    `id` is that of its annotation in MSCOCO.
     """
 
     id: str
     image: ImageEntry
     instance: Instance
-    expressions: list[tuple[str, str]] = field(default_factory=list)
+    expressions: list[Published] = field(default_factory=list)
 
 
 class ReferredObjects:

@@ -12,6 +12,7 @@ from system.data.formats.coco_entries import entry_with_id, unique_id
 from system.data.formats.expressions.plain_pickle import load_plain_pickle
 from system.data.formats.expressions.referred_objects import (
     ObjectTable,
+    Published,
     ReferredObject,
     ReferredObjects,
 )
@@ -74,7 +75,8 @@ class UncRelease:
                 "unknown category",
             )
         expressions = [
-            (sentence.get("sent", str), sentence.where) for sentence in entry.entries("sentences")
+            Published(sentence.get("sent", str), sentence.where)
+            for sentence in entry.entries("sentences")
         ]
         if not expressions:
             raise DataError(f"{entry.where}: field 'sentences' is empty", "empty text")

@@ -10,6 +10,7 @@ import pytest
 from system.data.formats.coco_entries import ImageEntry
 from system.data.formats.expressions.referred_objects import (
     ObjectTable,
+    Published,
     ReferredObject,
     ReferredObjects,
 )
@@ -19,15 +20,15 @@ from system.errors import DataError
 
 IMAGE = ImageEntry("1", "a.png", 20, 16, "refs[0]")
 CAT = Instance((0.0, 0.0, 5.0, 5.0), "cat", "animal", Mask(16, 20, b"0"))
-FIRST = ReferredObject("7", IMAGE, CAT, [("the cat", "refs[0]")])
+FIRST = ReferredObject("7", IMAGE, CAT, [Published("the cat", "refs[0]")])
 
 
 def test_further_expressions_join_their_object() -> None:
     objects = ReferredObjects()
-    objects.add(replace(FIRST, expressions=[("the cat", "refs[0]")]))
+    objects.add(replace(FIRST, expressions=[Published("the cat", "refs[0]")]))
     objects.add(replace(FIRST, id="8"))
-    objects.add(replace(FIRST, expressions=[("a cat", "refs[2]")]))
-    assert [(found.id, [text for text, _ in found.expressions]) for found in objects] == [
+    objects.add(replace(FIRST, expressions=[Published("a cat", "refs[2]")]))
+    assert [(found.id, [text for text, *_ in found.expressions]) for found in objects] == [
         ("7", ["the cat", "a cat"]),
         ("8", ["the cat"]),
     ]
