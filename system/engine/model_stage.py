@@ -123,7 +123,7 @@ def _now_a_stream(name: str) -> str | None:
         return None
     return (
         "stage.name=alignment: stage 3 is a stream of one joined task now; start it anew, with "
-        "experiment=rec or experiment=diff_prompt and without the old config's file"
+        "experiment=rec or experiment=diff_prompt_small and without the old config's file"
     )
 
 

@@ -11,9 +11,14 @@ import pytest
 EPOCHS, EXPRESSIONS = 2, 192
 
 
+RUN = (sys.executable, "-m", "system.app")
+
+
 def run(root: Path, *, fresh: bool) -> dict[str, Any]:
-    """The metrics of `experiment=diff_prompt` on one small task; stages 1 and 2 are barely trained,
-    since a denoising step takes as long with any weights."""
+    """The metrics of `experiment=diff_prompt_small` on one small task.
+
+    Stages 1 and 2 are barely trained, since a denoising step takes as long with any weights.
+    """
     settings = {
         "run_name": "fresh" if fresh else "stored",
         "storage_path": root / "runs",
@@ -35,7 +40,14 @@ def run(root: Path, *, fresh: bool) -> dict[str, Any]:
     overrides = [f"{key}={value}" for key, value in settings.items()]
     for command in ("prepare", "run"):
         subprocess.run(
-            [sys.executable, "-m", "system.app", command, "experiment=diff_prompt", *overrides],
+            [
+                sys.executable,
+                "-m",
+                "system.app",
+                command,
+                "experiment=diff_prompt_small",
+                *overrides,
+            ],
             check=True,
             capture_output=True,
         )

@@ -39,7 +39,7 @@ def command(root: Path) -> list[str]:
         "stage.epochs": 12,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    run = [sys.executable, "-m", "system.app", "run", "experiment=diff_prompt"]
+    run = [sys.executable, "-m", "system.app", "run", "experiment=diff_prompt_small"]
     return run + overrides
 
 
