@@ -14,6 +14,8 @@ from system.storage.files import Folder
 
 FILES = sorted(path.stem.partition("_") for path in DIRECTORY.glob("*_*.yaml"))
 METHODS = [name for objective, _, name in FILES if objective == "retrieval"]
+ON_GROUNDERS = [name for objective, _, name in FILES if objective == "grounding"]
+RECIPES = {"lpi": "lpi_rec_released", "diff_prompt": "diff_prompt_released"}
 
 
 def at(values: Any, key: str) -> Any:
@@ -32,6 +34,17 @@ def test_every_setting_of_a_released_method_takes_effect(method: str) -> None:
     experiment = compose([f"method={method}", "protocol=released"])
     assert (experiment.protocol, experiment.evaluation.gallery) == ("released", "seen")
     assert experiment.inputs.text("a dog") == "a dog."
+
+
+@pytest.mark.parametrize("method", ON_GROUNDERS)
+def test_every_setting_of_a_released_method_on_a_grounder_takes_effect(method: str) -> None:
+    values = composed_values([f"experiment={RECIPES[method]}"])
+    for key, value in released_settings(values).items():
+        assert at(values, key) == value, key
+    experiment = compose([f"experiment={RECIPES[method]}"])
+    assert experiment.stage.gradient_norm == 1.0
+    with pytest.raises(ConfigError, match=r"stage\.batch_size=8"):
+        compose([f"experiment={RECIPES[method]}", "stage.batch_size=8"])
 
 
 def test_lpi_s_released_recipe() -> None:

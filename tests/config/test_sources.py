@@ -36,11 +36,12 @@ def test_a_comment_names_its_source(comment: str, kind: str, note: str) -> None:
     assert (found.kind, found.note) == (kind, note)
 
 
-def test_every_value_of_a_released_file_names_its_source() -> None:
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if "released" in name])
+def test_every_value_of_a_released_file_names_its_source(experiment: str) -> None:
     """A value without one would be printed as ours."""
-    found = sources("experiment=lpi_released")
-    settings = released_settings(composed_values(["experiment=lpi_released"]))
-    assert len(settings) > 25
+    found = sources(f"experiment={experiment}")
+    settings = released_settings(composed_values([f"experiment={experiment}"]))
+    assert len(settings) > 20
     for key in settings:
         if key != "inputs.resize":  # without effect under the random crop
             assert found[key].kind == "release", key
