@@ -111,6 +111,10 @@ class DualEncoder(nn.Module, ABC):
         """The tokens (B, T, D) with their positions, as they enter the first layer; unprompted."""
 
     @abstractmethod
+    def embed_words(self, text: str) -> Tensor:
+        """The embeddings (T, D) of a text's words alone: no begin, end or padding, no positions."""
+
+    @abstractmethod
     def image_transform(
         self, inputs: InputConfig = ..., augmentation: Augmentation = ...
     ) -> ImageTransform:

@@ -164,6 +164,14 @@ class TowerPair(DualEncoder):
             return vision.pre_layrnorm(tokens) if hasattr(vision, "pre_layrnorm") else tokens
 
     @override
+    @torch.no_grad()
+    def embed_words(self, text: str) -> Tensor:
+        embedding = self.model.text_model.embeddings.token_embedding
+        ids = torch.tensor(self._words([text])[0], device=embedding.weight.device)
+        words: Tensor = embedding(ids)
+        return words
+
+    @override
     def image_transform(
         self,
         inputs: InputConfig = InputConfig(),  # noqa: B008 - frozen

@@ -156,7 +156,7 @@ def test_cocoop_is_refused_in_retrieval_and_says_why() -> None:
     [
         ("vpt", {"prompt_depth": 5}, r"prompt_depth=5.*vision tower of 4"),
         ("vpt", {"prompt_length": 0}, "prompt_length=0"),
-        ("maple", {"prompt_depth": 4}, r"prompt_depth=4.*text tower of 3"),
+        ("maple", {"prompt_depth": 0}, r"prompt_depth=0 must be at least 1"),
         ("maple", {"coupling": "shared"}, "coupling=shared"),
         ("fedtpg", {"heads": 5}, "heads=5"),
         ("clip_adapter", {"ratio": 0.0}, "ratio=0"),
@@ -169,6 +169,20 @@ def test_settings_that_do_not_fit_are_named(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         build(name, grounder.shape, **change)
+
+
+def test_maple_s_first_text_prompt_starts_as_words_of_the_grounder(grounder: Grounder) -> None:
+    """They stand in for what enters the first layer: with positions, and without the end token."""
+    method = build("maple", grounder.shape, start="words", prompt_length=1, prompt_depth=9)
+    drawn = [
+        prompt.detach().clone() for prompt in method.entries(grounder, batch(grounder), None).text
+    ]
+    method.begin_task(0, grounder)
+    started = method.entries(grounder, batch(grounder), None).text
+    tokens = grounder.tokenize(["a photo of a"])
+    assert torch.equal(started[0][0], grounder.embed_text(tokens)[0, 1:2])
+    assert not torch.equal(started[0], drawn[0])
+    assert all(torch.equal(a, b) for a, b in zip(started[1:], drawn[1:], strict=True))
 
 
 def test_every_method_on_a_grounder_has_its_yaml() -> None:

@@ -4,7 +4,9 @@ Liu et al., "Deeply coupled cross-modal prompt learning", Findings of ACL 2023 (
 Each tower's first layer has learned prompts; those of every later layer come from the layer before
 by cross-modal prompt attention (CMPA): queries are the other tower's prompts, brought to this
 tower's width, keys and values the own ones, followed by an MLP, both with residuals and layer
-norms. Deep prompts replace. All tasks share the parameters, trained on one task after the other.
+norms. Deep prompts replace. All tasks share the parameters, trained on one task after the other;
+with `sharing: own`, as in LPI's comparison, each task has its own, all from one draw, and the
+router names the task.
 
 In the paper the attention reads what the frozen layer made of the prompts, which depends on image
 and text (the released code takes its mean over the batch). Then a feature would depend on the

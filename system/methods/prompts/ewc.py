@@ -11,6 +11,8 @@ a decay of 1 the Fisher information is the sum over tasks. A task's own is the m
 batches of the squared gradient of the objective's loss, the contrastive one in retrieval: that of
 a batch stands in for that of each sample, whose loss depends on the others of its batch.
 
+With parameters of each task's own there is nothing to hold, and `sharing: own` is refused.
+
 Trainable parameters, shared by all tasks: Nv Dv + Nt Dt; the adapter holds F and theta* beside
 them, three times as many numbers.
 

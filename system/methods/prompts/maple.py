@@ -2,11 +2,19 @@
 
 Khattak et al., "MaPLe: Multi-modal prompt learning", CVPR 2023 (arXiv 2210.03117), equation 6:
 the vision prompt of layer l is F_l(text prompt of layer l). All tasks share the prompts and the
-coupling functions, which are trained on one task after the other.
+coupling functions, which are trained on one task after the other; with `sharing: own`, as in LPI's
+comparison, each task has its own, all from one draw, and the router names the task.
+
+As in the released code (muzairkhattak/multimodal-prompt-learning) there are 9 prompted layers, and
+the first text prompt starts as the first N words of "a photo of a" (`start: words`); more than
+these words, and all later layers, start from a normal distribution. Differs from it: each coupling
+function has its own draw, where the released ones of the later layers start as copies of one.
+Before `start` was an option all layers had prompts, drawn from a normal distribution.
 
 L N Dt + C (Dt + 1) Dv numbers in all, C = L coupling functions, or 1 with `coupling` "shared". At
-the published sizes (ViT-B/16, L = 9, N = 2): 3,555,072. The blocks of a grounder's Swin grow wider,
-so each has a function of its own: L N Dt, and the sum over the prompted blocks of (Dt + 1) Dv.
+the published sizes (ViT-B/16, L = 9, N = 2): 3,555,072; with L = 12 it would be 4,740,096. The
+blocks of a grounder's Swin grow wider, so each has a function of its own: L N Dt, and the sum over
+the prompted blocks of (Dt + 1) Dv.
 
 Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers or of their layers.
 """
@@ -18,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.backbones.dual_encoder import MODALITIES, Modality
+from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
@@ -26,7 +34,6 @@ from system.methods.parts import (
     check_at_least,
     check_positive,
     depth_in_each,
-    depth_within,
     normal,
     uniform,
 )
@@ -40,20 +47,33 @@ def coupled(text: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return text @ weight.mT + bias[:, None]
 
 
+#: Of these the first N start a prompt of length N.
+WORDS = "a photo of a"
+
+
+def start_at(prompt: Tensor, words: Tensor) -> None:
+    """Put the first words (T, Dt) into a prompt (N, Dt); one that is longer stays as drawn."""
+    if len(prompt) <= len(words):
+        with torch.no_grad():
+            prompt.copy_(words[: len(prompt)])
+
+
 @dataclass(frozen=True)
 class MapleConfig:
     """The settings of MaPLe.
 
-    `prompt_depth` null means every layer of both towers, and a number as many of each as it has.
+    `prompt_depth` is the number of prompted layers, or as many as a tower has; null means all.
+    `start` is what the first text prompt starts from: "words", as released, or "normal".
     """
 
     prompt_length: int = 2
     prompt_depth: int | None = None
     coupling: Literal["per_layer", "shared"] = "per_layer"
     init_std: float = 0.02
+    start: Literal["words", "normal"] = "normal"
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "prompt_length")
+        check_at_least(1, self, "prompt_length", "prompt_depth")
         check_positive(self, "init_std")
 
 
@@ -69,7 +89,9 @@ class Maple(Method):
     def __init__(self, config: MapleConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         shape = setting.shape
-        depth = depth_within(config.prompt_depth, shape)
+        most = max(shape.layers(m) for m in MODALITIES)
+        depth = min(config.prompt_depth or most, most)
+        self.words = config.start == "words"
         self.entered: dict[Modality, int] = {m: min(depth, shape.layers(m)) for m in MODALITIES}
         self.placeholders = config.prompt_length
         generator = torch.Generator().manual_seed(setting.seed)
@@ -80,6 +102,15 @@ class Maple(Method):
         )
         self.weight = uniform(functions, dv, dt, inputs=dt, generator=generator)
         self.bias = uniform(functions, dv, inputs=dt, generator=generator)
+
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
+        """Before the first task: the words that the first text prompt starts from."""
+        super().begin_task(task, model)
+        assert isinstance(model, DualEncoder)
+        if self.words and not next(model.parameters()).is_meta:  # there, sizes alone are asked for
+            start_at(self.text[0], model.embed_words(WORDS))
+        self.words = False
 
     @override
     def prompt(self, modality: Modality) -> Tensor:
@@ -98,7 +129,9 @@ class GroundingMaple(Method):
                 "which one function cannot serve; use per_layer"
             )
         shape = setting.shape
-        depth = depth_in_each(config.prompt_depth, shape, "vision", "text")
+        most = depth_in_each(None, shape, "vision", "text")
+        depth = min(config.prompt_depth or most, most)
+        self.words = config.start == "words"
         generator = setting.generator()
         widths = list(zip(shape.vision_widths, shape.text_widths, strict=False))[:depth]
         self.text = nn.ParameterList(
@@ -111,6 +144,20 @@ class GroundingMaple(Method):
         self.bias = nn.ParameterList(
             uniform(dv, inputs=dt, generator=generator) for dv, dt in widths
         )
+
+    @override
+    def begin_task(self, task: int, model: nn.Module) -> None:
+        """Before the first task: the words that the first text prompt starts from.
+
+        As they enter the first layer, since a prompt enters there, with positions and normalised.
+        """
+        super().begin_task(task, model)
+        assert isinstance(model, Grounder)
+        if self.words:
+            tokens = model.tokenize([WORDS]).to(next(model.parameters()).device)
+            with torch.no_grad():  # without the begin and the end token
+                start_at(self.text[0], model.embed_text(tokens)[0, 1 : int(tokens.mask.sum()) - 1])
+        self.words = False
 
     @override
     def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:

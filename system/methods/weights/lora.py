@@ -2,10 +2,13 @@
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv 2106.09685),
 equation 3: h = W0 x + (alpha / r) B A x, with A (r, D) drawn at random and B (D', r) zero at first.
-One set of adapters goes from task to task; nothing keeps what earlier tasks learned.
+One set of adapters goes from task to task, and nothing keeps what earlier tasks learned. With
+`sharing: own` each task has a set of its own, which is frozen afterwards, and the router names the
+task: the modules are copied for each task, the backbone's weights are not.
 
-Trainable parameters, shared by all tasks: r (D + D') summed over the adapted projections. At CLIP
-ViT-B/16's sizes with r = 8 in q and v of all layers: 12 x 2 x 8 x (2 x 768 + 2 x 512) = 491,520.
+Trainable parameters, shared by all tasks or of each one's own: r (D + D') summed over the adapted
+projections. At CLIP ViT-B/16's sizes with r = 8 in q and v of all layers: 12 x 2 x 8 x (2 x 768 + 2
+x 512) = 491,520.
 
 Legend: r rank, D and D' a projection's widths (input and output).
 """

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from system.backbones.dual_encoder import MODALITIES, Modality
+from system.config.compose import composed_values, experiment_of
 from system.errors import ConfigError
 from system.methods.base import RetrievalSetting
-from system.methods.prompts.maple import Maple, MapleConfig, coupled
+from system.methods.prompts.maple import WORDS, Maple, MapleConfig, coupled
 from system.methods.sharing import StreamMethod, build_method
 from tests.methods.method_parts import LAYERS, backbone, build
 from tests.methods.shared_parts import prompts_as_they_enter, retrieval_loss
@@ -45,12 +46,63 @@ def test_parameters_in_all(coupling: str, depth: int | None) -> None:
 
 
 def test_published_sizes_have_the_published_number_of_parameters() -> None:
-    """The paper's table names 3.55 million for ViT-B/16, nine layers, two tokens."""
+    """The paper's table names 3.55 million for ViT-B/16, nine layers, two tokens, not twelve."""
     shape = dataclasses.replace(
         backbone().shape, vision_layers=12, text_layers=12, vision_width=768, text_width=512
     )
     method = build_method({"name": "maple", "prompt_depth": 9}, RetrievalSetting(shape, 0))
     assert sum(p.numel() for p in method.parameters()) == 3_555_072
+    deeper = build_method({"name": "maple", "prompt_depth": 12}, RetrievalSetting(shape, 0))
+    assert sum(p.numel() for p in deeper.parameters()) == 4_740_096
+
+
+def test_a_depth_of_nine_is_all_there_is_in_a_smaller_model() -> None:
+    """The YAML's default has to fit every backbone."""
+    section = default_section("maple")
+    assert section["prompt_depth"] == 9
+    method = maple(**section)
+    assert [len(prompt_of(method, m)) for m in MODALITIES] == [LAYERS, LAYERS]
+
+
+def default_section(name: str) -> dict[str, Any]:
+    return experiment_of(composed_values([f"method={name}"])).method
+
+
+def prompt_of(method: StreamMethod, modality: Modality, task: int = 0) -> torch.Tensor:
+    prompt = method.of(task).prompt(modality)
+    assert prompt is not None
+    return prompt.detach()
+
+
+@pytest.mark.parametrize("sharing", ["own", "shared"])
+def test_the_first_text_prompt_starts_as_words_and_once(sharing: str) -> None:
+    """Started anew at a later task, what the stream has learned would be gone."""
+    method = maple(start="words", sharing=sharing)
+    words = backbone().embed_words(WORDS)
+    assert len(words) == 4
+    assert torch.equal(prompt_of(method, "text")[0], words[:2])
+    plain = maple(start="normal", sharing=sharing)
+    assert torch.equal(prompt_of(method, "text")[1:], prompt_of(plain, "text")[1:])
+    assert not torch.allclose(prompt_of(plain, "text")[0], words[:2], atol=1e-3)
+    with torch.no_grad():
+        for parameter in method.task_parameters(0).values():
+            parameter.add_(0.5)
+    learned = prompt_of(method, "text")
+    method.begin_task(1, backbone())
+    assert torch.equal(prompt_of(method, "text"), learned)
+    if sharing == "own":
+        assert torch.equal(prompt_of(method, "text", 1)[0], words[:2])
+    longer = maple(start="words", prompt_length=5)
+    same = maple(start="normal", prompt_length=5)
+    assert torch.equal(prompt_of(longer, "text"), prompt_of(same, "text"))
+
+
+def test_words_have_no_positions_and_no_begin_or_end() -> None:
+    """A prompt enters before the positions are added: it would have them twice."""
+    model = backbone()
+    ids = model.tokenize(["a red dog"])[0, 1:4]
+    expected = model.model.text_model.embeddings.token_embedding.weight[ids]
+    assert torch.equal(model.embed_words("a red dog"), expected)
 
 
 @pytest.mark.parametrize("coupling", ["per_layer", "shared"])
@@ -96,8 +148,7 @@ def test_start_follows_the_seed_alone() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"prompt_depth": LAYERS + 1}, rf"method\.prompt_depth={LAYERS + 1}.*use 1\.\.{LAYERS}"),
-        ({"prompt_depth": 0}, r"method\.prompt_depth=0 does not fit"),
+        ({"prompt_depth": 0}, r"method: prompt_depth=0 must be at least 1"),
         ({"prompt_length": 0}, r"method: prompt_length=0 must be at least 1"),
         ({"init_std": 0.0}, r"method: init_std=0\.0 must be above 0"),
         ({"coupling": "each"}, r"method\.coupling='each' is not one of: per_layer, shared"),

@@ -1,5 +1,7 @@
 """The counts that the paper's table compares, by the formulas of the methods' papers."""
 
+import pytest
+
 from tuning.report.parameters import PUBLISHED_TASKS, count_all
 
 LAYERS, VISION, TEXT = 12, 768, 512
@@ -11,6 +13,27 @@ def test_lpi_at_its_published_sizes() -> None:
     each = 4 * (LAYERS + 2 * 16 + VISION + TEXT)
     assert (count.per_task, count.total) == (each, PUBLISHED_TASKS * each)
     assert count.bytes_per_task == 4 * each
+
+
+@pytest.mark.parametrize(
+    ("overrides", "per_task"),
+    [
+        (["method=maple"], 3_555_072),
+        (["method=maple", "method.prompt_depth=12"], 4_740_096),
+        (["method=s_prompts", "method.prompt_length=16", "method.text_prompt_length=16"], 20_480),
+        (["method=l2p"], 74_240),
+        (["method=dualprompt"], 25_600 + 154_624),
+        (["method=coda_prompt"], 491_520),
+        (["method=lora"], 491_520),
+    ],
+)
+@pytest.mark.parametrize("sharing", ["own", "shared"])
+def test_methods_at_their_papers_sizes(overrides: list[str], per_task: int, sharing: str) -> None:
+    """With parameters of its own a task trains as many as a stream that shares them."""
+    (count,) = count_all([*overrides, f"method.sharing={sharing}"])
+    assert count.per_task == per_task
+    if sharing == "own":
+        assert count.total == PUBLISHED_TASKS * per_task
 
 
 def test_the_cost_of_lpi_s_interaction_is_listed() -> None:
