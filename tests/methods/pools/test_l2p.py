@@ -140,6 +140,10 @@ def test_parameters_at_the_published_sizes(section: dict[str, Any], count: int) 
     assert parameters_at_published_sizes("l2p", 12, **section) == (count, count)
 
 
+def test_the_released_l2p_is_that_of_lpi_s_comparison() -> None:
+    assert released("l2p") == OF_LPI | {"towers": ["vision"], "sharing": "shared"}
+
+
 def test_the_query_is_the_frozen_feature_or_the_mean_token() -> None:
     """They choose other prompts: a comparison has to say which one it made."""
     found = []
