@@ -13,7 +13,7 @@ CONTEXT = 16
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.26, 0.27)
 
 
-def clip_config(vocabulary: int, *, layers: int = 3) -> CLIPConfig:
+def clip_config(vocabulary: int, *, layers: int = 3, context: int = CONTEXT) -> CLIPConfig:
     """Sizes of the small model; the end token is the largest id, as in CLIP's own vocabulary."""
     tower = {
         "hidden_size": 32,
@@ -27,7 +27,7 @@ def clip_config(vocabulary: int, *, layers: int = 3) -> CLIPConfig:
             **tower,
             "hidden_size": 24,
             "vocab_size": vocabulary,
-            "max_position_embeddings": CONTEXT,
+            "max_position_embeddings": context,
             "bos_token_id": vocabulary - 2,
             "eos_token_id": vocabulary - 1,
             "pad_token_id": 0,
@@ -53,12 +53,14 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     return fast_tokenizer(tokens, bos_token="<bos>", eos_token="<eos>")
 
 
-def write_small_clip(directory: Path, words: list[str], *, seed: int = 0, layers: int = 3) -> Path:
+def write_small_clip(
+    directory: Path, words: list[str], *, seed: int = 0, layers: int = 3, context: int = CONTEXT
+) -> Path:
     """Save a random CLIP, its tokenizer and its image processor under `directory`."""
     tokenizer = word_tokenizer(words)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = CLIPModel(clip_config(len(tokenizer), layers=layers))
+        model = CLIPModel(clip_config(len(tokenizer), layers=layers, context=context))
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     processor = {

@@ -1,0 +1,113 @@
+"""`experiment=lpi_released` on a small set in the authors' own format: the release by counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from system import app
+from system.backbones.dual_encoder import load_backbone
+from system.config.compose import compose
+from system.config.schema import ExperimentConfig
+from system.stream.preflight import prepared
+from tests.backbones.small_clip import write_small_clip
+from tests.data.datasets.test_lpi_release import write_release
+from tests.integration.in_process import learn_experiment
+from tests.integration.small_stream import WORDS
+
+TASKS = ["appliance", "sports", "outdoor"]
+IMAGES = 66  # of a task's training split, each with two captions
+STEPS = 2 * IMAGES // 64
+
+
+def experiment(root: Path, *more: str) -> ExperimentConfig:
+    return compose(words(root, *more))
+
+
+def words(root: Path, *more: str) -> list[str]:
+    return [
+        "experiment=lpi_released",
+        f"backbone.path={root / 'clip'}",
+        f"benchmark.options.root={root / 'release'}",
+        f"benchmark.tasks=[{','.join(TASKS)}]",
+        f"storage_path={root / 'runs'}",
+        f"data_path={root / 'data'}",
+        "run_name=released",
+        "cluster.workers=0",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The root of a finished run, and its metrics."""
+    root = tmp_path_factory.mktemp("released")
+    write_release(root / "release", per_task=IMAGES)
+    write_small_clip(root / "clip", WORDS, context=32)
+    assert app.main(["prepare", *words(root)]) == 0
+    return root, learn_experiment(experiment(root))
+
+
+def test_an_epoch_has_a_step_for_each_64_captions(finished: tuple[Path, dict[str, Any]]) -> None:
+    """Over images it would have half of the steps, and be another training."""
+    root, metrics = finished
+    log = pq.read_table(root / "runs/released/training_log.parquet").to_pylist()
+    assert [row["step"] for row in log if row["task"] == "sports"] == [
+        STEPS * epoch for epoch in range(1, 11)
+    ]
+    assert "smaller_batches" not in metrics
+    assert {row["loss_task_contrast"] is None for row in log if row["task"] == TASKS[0]} == {True}
+
+
+def test_a_task_trains_the_release_s_parameters(finished: tuple[Path, dict[str, Any]]) -> None:
+    """R (9 + N + N + Dv + Dt): 5,284 with ViT-B/16's widths of 768 and 512."""
+    root, metrics = finished
+    shape = load_backbone(experiment(root).backbone).shape
+    expected = 4 * (9 + 16 + 16 + shape.vision_width + shape.text_width)
+    assert metrics["trainable_parameters_per_task"] == expected
+    assert 4 * (9 + 16 + 16 + 768 + 512) == 5_284
+
+
+def test_a_text_is_placeholders_the_caption_and_a_full_stop(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    root, _ = finished
+    found = experiment(root)
+    backbone = load_backbone(found.backbone)
+    ids = backbone.tokenize([found.inputs.text("a dog")], 16)
+    plain = backbone.tokenize(["a dog ."], 0)
+    assert int(backbone.text_lengths(ids)) == 16 + int(backbone.text_lengths(plain))
+    assert found.inputs.text("a dog") == "a dog."
+    stop, plain_stop = (int(backbone.text_lengths(text)) - 2 for text in (ids, plain))
+    assert ids[0, stop] == plain[0, plain_stop]  # what stands before the end
+
+
+def test_metrics_say_how_images_and_tasks_were_seen(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    _, metrics = finished
+    assert metrics["protocol"] == "released"
+    assert metrics["evaluation"]["gallery"] == "seen"
+    assert metrics["evaluation"]["transform"].startswith("a random crop")
+    assert metrics["replayed_rows"] == 0
+
+
+def test_saved_adapters_are_evaluated_with_the_release_s_inputs(
+    finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With another transform or text the figures would not be those of the run."""
+    root, metrics = finished
+    capsys.readouterr()
+    ours = ["protocol=corrected", "experiment=lpi", *words(root)[1:], "benchmark=lpi_release"]
+    assert app.main(["evaluate", *ours]) == 0
+    printed = capsys.readouterr().out
+    assert f"{metrics['average']['t2i_r1']:.1f}" in printed
+    header = json.loads((root / "runs/released/adapters/adapter.json").read_text())
+    assert header["inputs"]["text_template"] == "{caption}."
+
+
+def test_the_released_recipe_needs_the_prepared_files(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="prepare"):
+        prepared(experiment(tmp_path))
