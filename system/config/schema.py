@@ -384,5 +384,6 @@ class ExperimentConfig(BaseExperiment):
             adapters=self.adapters and absolute(self.adapters),
             benchmark=benchmark,
             backbone=self.backbone.with_absolute_path(),
+            method=with_absolute_model_paths(self.method),
             grounder=self.grounder and self.grounder.with_absolute_path(),
         )

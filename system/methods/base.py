@@ -45,7 +45,7 @@ class DecodesMasks(Protocol):
         ...
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Masks (n, 1, H, H), about -1 to 1, of latents (n, C, h, w)."""
+        """Masks (n, 1, H, H), of the range that the decoder learned, of latents (n, C, h, w)."""
         ...
 
 
@@ -75,9 +75,14 @@ RetrievalSetting = MethodSetting[BackboneShape]
 GroundingSetting = MethodSetting[GrounderShape]
 
 
+#: Where the masks of instance prompts come from: the prompt generator, or one of its controls. See
+#: `system.diff_prompt.mask_sources` for what each is.
+MaskSource = Literal["generated", "true", "shuffled", "mean", "regressed"]
+
+
 @dataclass(frozen=True)
 class LatentNeeds:
-    """Which latents of the denoising path a method takes of each sample."""
+    """Which latents of the denoising path a method takes of each sample, or of a control."""
 
     generator: Mapping[str, Any]  # settings of the stage whose model makes them
     layers: int  # L: one latent a prompted layer
@@ -85,6 +90,7 @@ class LatentNeeds:
     stride: int  # from one layer's latent back to the next one's
     guidance: float
     fresh_noise: bool  # new ones each epoch
+    source: MaskSource = "generated"
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,8 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         metrics["splits"] = apart["trained"]
         metrics["zero_shot"]["splits"] = apart["zero_shot"]
         undefined |= apart["undefined"]
+    if "mask_source" in record.outcome:
+        metrics["mask_source"] = record.outcome["mask_source"]
     if "denoising_steps" in record.outcome:
         metrics["denoising_steps"] = record.outcome["denoising_steps"]
     return metrics

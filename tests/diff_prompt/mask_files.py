@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from system.data.prepare.origin import Origin
 from system.data.prepare.shard_writer import write_shards
 from system.data.shards.faults import Faults
 from system.data.shards.manifest import Manifest
@@ -84,7 +85,10 @@ def prepare_shapes(
     bare: bool = False,
     name: str = "shapes",
 ) -> Manifest:
-    """Write the benchmark `name` below `root`; see `_Shapes` for the two rows of train."""
+    """Write the benchmark `name` below `root`; see `_Shapes` for the two rows of train.
+
+    One of another name than its default records what it came from, as only new ones do.
+    """
     first, splits = 0, {}
     for split, count in SPLITS.items():
         broken = (empty, boxless) if split == "train" else (None, None)
@@ -95,7 +99,7 @@ def prepare_shapes(
         str(root / name),
         benchmark=name,
         tasks=TASKS,
-        source={},
+        source=Origin.of("coco", {}).to_source() if name != "shapes" else {},
         faults=Faults("stop"),
     )
 

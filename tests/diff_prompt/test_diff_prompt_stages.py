@@ -14,10 +14,17 @@ from rich.console import Console
 from system.cli.run import carry_out
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
-from system.errors import ConfigError
+from system.data.shards.manifest import Manifest
+from system.diff_prompt.latent_source import require_masks
+from system.diff_prompt.prompt_generator.generator_files import save_generator
+from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
+from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
+from system.errors import AdapterMismatchError, ConfigError, DataError, StorageError
 from system.objectives.objective import OBJECTIVES
+from system.storage.files import Folder
 from system.stream.preflight import check_experiment
-from tests.diff_prompt.generator_parts import STAGE
+from tests.diff_prompt.generator_parts import STAGE, VAE
+from tests.diff_prompt.mask_files import prepare_shapes
 from tests.integration.small_rec_stream import joined_overrides, prepare_small_rec
 
 METHOD = {
@@ -94,6 +101,93 @@ def test_the_generator_is_that_of_the_tasks_which_are_joined(root: Path) -> None
     apart = replace(one, stream=replace(one.stream, joined=False))
     tasks = [objective.before(run)[0].benchmark.tasks for run in (one, apart)]
     assert tasks == [("disk",), None]
+
+
+def test_another_benchmarks_generator_serves_this_one(root: Path) -> None:
+    """As released, RefCOCO's generator makes Flickr30k's prompts; it must not be trained again."""
+    prepare_shapes(root, name="other")
+    objective = OBJECTIVES.get("grounding")
+    lent = experiment(root, "lent", generator={**STAGE, "benchmark": "other"})
+    (generator,) = objective.before(lent)
+    assert generator.benchmark.name == "other"
+    assert "benchmark" not in generator.stage
+    own = replace(generator, run_name="alone", stage=dict(STAGE))
+    assert GeneratorPlan.of(own).digest == GeneratorPlan.of(generator).digest
+    (at_home,) = objective.before(experiment(root, "home", generator={**STAGE, "benchmark": None}))
+    assert GeneratorPlan.of(at_home).digest != GeneratorPlan.of(generator).digest
+    missing = experiment(root, "missing", generator={**STAGE, "benchmark": "nowhere"})
+    with pytest.raises(DataError, match=r"'nowhere' is not prepared.*promptide prepare"):
+        check_experiment(missing)
+
+
+def test_a_given_generator_is_not_trained_and_has_to_be_what_the_settings_say(
+    root: Path, tmp_path: Path
+) -> None:
+    """Days of training are saved, and no result is ascribed to other settings than its own."""
+    objective = OBJECTIVES.get("grounding")
+    run = experiment(root, "trained")
+    (generator,) = objective.before(run)
+    plan = GeneratorPlan.of(generator)
+    given = Folder.of(tmp_path / "given")
+    save_generator(given, MaskDiT(plan.network, seed=0), plan.header(24, ()))
+    lent = experiment(root, "lent", generator={**STAGE, "path": given.uri})
+    assert not objective.before(lent)
+    assert GeneratorPlan.of(replace(generator, stage={**STAGE, "path": given.uri})).digest == (
+        plan.digest
+    )
+    wrong = {**STAGE, "path": given.uri, "latents": "sample_unscaled"}
+    wrong["network"] = {**STAGE["network"], "depth": 2}  # type: ignore[dict-item]
+    says = r"network\.depth=1 \(not 2\).*latents=mode_scaled \(not sample_unscaled\)"
+    with pytest.raises(AdapterMismatchError, match=says):
+        check_experiment(experiment(root, "wrong", generator=wrong))
+    other = {**STAGE, "path": given.uri, "mask_vae": {**VAE, "epochs": 3}}
+    with pytest.raises(AdapterMismatchError, match="the digest of mask_vae"):
+        check_experiment(experiment(root, "other", generator=other))
+    header = given.read_json("generator.json")
+    given.write_json("generator.json", {**header, "backbone_fingerprint": "another"})
+    with pytest.raises(AdapterMismatchError, match=r"fingerprint of encoder\.path"):
+        check_experiment(lent)
+    with pytest.raises(StorageError, match=r"holds no generator\.json"):
+        check_experiment(experiment(root, "no", generator={**STAGE, "path": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("source", ["true", "shuffled"])
+def test_a_source_that_reads_masks_or_others_needs_them_in_every_split(
+    root: Path, tmp_path: Path, source: str
+) -> None:
+    """Found at the first evaluation, it would come hours later."""
+    check_experiment(experiment(root, "there", mask_source=source))
+    bare = tmp_path / "bare"
+    prepare_small_rec(bare)
+    prepare_shapes(bare / "empty", bare=True)
+    method = experiment(root, "there", mask_source=source).method
+    handle = Manifest.load(str(bare / "empty" / "shapes")).task("disk").handle("test")
+    with pytest.raises(DataError, match=f"mask_source={source}.*'disk'.*split 'test'"):
+        require_masks(method, handle)
+
+
+@pytest.mark.ray
+def test_a_run_says_where_its_masks_came_from(root: Path, ray_local: None) -> None:
+    """A value that knows the answer must not be read as a result."""
+    carry_out(experiment(root, "bound", mask_source="true"), Console(quiet=True))
+    metrics = json.loads((root / "runs" / "bound" / "metrics.json").read_text())
+    assert metrics["mask_source"]["name"] == "true"
+    assert "upper bound" in metrics["mask_source"]["note"]
+    assert metrics["denoising_steps"] == 0
+    assert "an upper bound, not a result" in (root / "runs" / "bound" / "report.html").read_text()
+    assert not (root / "runs" / "bound-prompt_generator").exists()
+
+
+@pytest.mark.ray
+def test_the_regressor_is_trained_before_the_stream_and_judged_as_the_generator(
+    root: Path, ray_local: None
+) -> None:
+    carry_out(experiment(root, "said", mask_source="regressed"), Console(quiet=True))
+    stage_2 = root / "runs" / "said-prompt_generator-mask_regressor"
+    metrics = json.loads((stage_2 / "metrics.json").read_text())
+    assert set(metrics["iou"]) == {"sampled", "random_caption", "mean_mask", "reconstruction"}
+    assert metrics["generator"]["schedule"] is None
+    assert "none: one latent by regression" in (stage_2 / "report.html").read_text()
 
 
 def denoised(root: Path, name: str) -> int:

@@ -34,7 +34,7 @@ from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
 from system.grounders.swin_prompts import RelativeBias, Tiling, WindowEntry
-from system.methods.base import GroundingSetting, LatentNeeds, Method, MethodFactory
+from system.methods.base import GroundingSetting, LatentNeeds, MaskSource, Method, MethodFactory
 from system.methods.parts import (
     check_at_least,
     check_positive,
@@ -66,6 +66,7 @@ class DiffPromptConfig:
     stride: int = 2  # from one prompt layer's latent back to the next one's
     guidance: float = 1.0
     fresh_noise: bool = False  # new latents each epoch, instead of one set a run
+    mask_source: MaskSource = "generated"  # or a control
     specific: tuple[Modality, ...] = MODALITIES
     general: tuple[Modality, ...] = MODALITIES
     adapter_base: int = 1  # of its convolutions' channels: times 1, 2, 4, 8, 16
@@ -225,6 +226,7 @@ class DiffPrompt(Method):
                 stride=config.stride,
                 guidance=config.guidance,
                 fresh_noise=config.fresh_noise,
+                source=config.mask_source,
             )
         if config.specific and setting.masks is None:
             raise ConfigError("method=diff_prompt needs the Mask-VAE that its generator works with")

@@ -14,7 +14,8 @@ from system.config.schema import ExperimentConfig, GrounderConfig, InputConfig
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.data.shards.split_objects import read_expressions, subsample
-from system.diff_prompt.latent_source import LatentSource, latent_source
+from system.diff_prompt.latent_source import LatentSource, latent_source, require_masks
+from system.diff_prompt.mask_sources import NOTES
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError, DataError
@@ -112,9 +113,7 @@ class GroundingWork(StreamWork):
             return None
         if self._latents is None:
             assert source is not None
-            self._latents = source.stage.latents(
-                source.generator, needs, self.worker.group, self.worker.show
-            )
+            self._latents = source.latents(needs, self.worker.group, self.worker.show)
         return self._latents.of(chosen.handle, chosen.samples)
 
     @override
@@ -158,9 +157,15 @@ class GroundingWork(StreamWork):
 
     @override
     def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:
-        """Recalls by split; where one evaluation judged all, also how many steps it denoised."""
+        """Recalls by split, and where the prompts' masks came from.
+
+        Where one evaluation judged all, also how many steps it denoised.
+        """
         splits = self.worker.experiment.evaluation.splits
-        found = {"splits": self.evaluation.by_split(splits, method, router)}
+        found: dict[str, Any] = {"splits": self.evaluation.by_split(splits, method, router)}
+        if method.latent_needs is not None:
+            source = method.latent_needs.source
+            found["mask_source"] = {"name": source, "note": NOTES[source]}
         if len(splits) == 1 and not self.evaluation.joined:
             return found
         steps = 0 if self._latents is None else self._latents.steps_run
@@ -195,16 +200,17 @@ class GroundingObjective(StreamObjective):
         method = build_method(experiment.method, setting)
         needs = method.latent_needs
         if source is not None and needs is not None:
-            source.stage.check_needs(source.generator, needs)
+            source.check(needs)
         return grounder, method
 
     @override
     def before(self, experiment: ExperimentConfig) -> Sequence[ModelExperiment]:
-        """The prompt generator, for a method that takes latents."""
+        """The prompt generator, or what a control takes for it, for a method of latents."""
         source = latent_source(experiment, experiment.method)
-        if source is None or self.check(experiment)[1].latent_needs is None:
+        if source is None:
             return ()
-        return (source.generator,)
+        needs = self.check(experiment)[1].latent_needs
+        return () if needs is None else source.models(needs)
 
     @override
     def check_training(
@@ -218,6 +224,7 @@ class GroundingObjective(StreamObjective):
             members = manifest.task(name).handle("train").members
             chosen = [chosen_expressions(part, stage.train_expressions) for part in members]
             batches[name] = stage.batch_for(name, sum(map(len, chosen)), workers, of=EXPRESSIONS)
+            require_masks(experiment.method, manifest.task(name).handle("train"))
         return batches
 
     @override
@@ -227,6 +234,7 @@ class GroundingObjective(StreamObjective):
                 f"task {handle.task!r} has no expression in split {handle.split!r}; choose another "
                 "evaluation.split, or a benchmark with expressions"
             )
+        require_masks(experiment.method, handle)
 
     @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

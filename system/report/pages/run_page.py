@@ -89,9 +89,16 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
         ("Date", _date(metrics, access)),
         ("Evaluated with", evaluated or DASH),
         *((("Repeated texts", "; ".join(lines)),) if (lines := metrics.repeated_texts()) else ()),
+        *_mask_source(metrics),
         *provenance(metrics),
         *_quarantined(metrics),
     ]
+
+
+def _mask_source(metrics: MetricsView) -> list[tuple[str, str]]:
+    """Where the masks of instance prompts came from, of a method that has such."""
+    name, note = (metrics.text("mask_source", key) for key in ("name", "note"))
+    return [] if name is None else [("Masks of its prompts", f"{name}: {note}")]
 
 
 def _quarantined(metrics: MetricsView) -> list[tuple[str, str]]:

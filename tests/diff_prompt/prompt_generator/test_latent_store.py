@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +28,9 @@ from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 NEEDS = LatentNeeds(STAGE, layers=2, steps=5, stride=2, guidance=1.0, fresh_noise=False)
 
 
-def trained_plan(root: Path, run: ModelExperiment | None = None) -> GeneratorPlan:
+def trained_plan(root: Path, run: ModelExperiment | None = None, **shapes: Any) -> GeneratorPlan:
     """Both models are there, with weights as drawn: a generator draws with any."""
-    prepare_shapes(root)
+    prepare_shapes(root, **shapes)
     plan = GeneratorPlan.of(run or experiment(root))
     vae = MaskVaeHeader(
         plan.vae.digest, plan.vae.settings.vae, "shapes", "", 0, 1, 1, 0.5, {}, 1.0, 1, ()
