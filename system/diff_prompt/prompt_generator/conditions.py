@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder, unit
+from system.config.schema import InputConfig
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import ReferredExpression
-from system.diff_prompt.prompt_generator.generator_settings import ConditionScale, TextEmbedding
+from system.diff_prompt.prompt_generator.generator_settings import (
+    ConditionResize,
+    ConditionScale,
+    TextEmbedding,
+)
 from system.engine.encoding import Encoder
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup, make_parts
@@ -47,6 +52,7 @@ class ConditionEncoder:
         backbone: DualEncoder,
         text_embedding: TextEmbedding,
         scale: ConditionScale,
+        resize: ConditionResize,
         group: WorkerGroup,
         folder: Folder,
         show: Show,
@@ -58,10 +64,11 @@ class ConditionEncoder:
         self.show = show
         # Each rank makes whole parts by itself.
         alone = WorkerGroup(rank=0, size=1, device=group.device)
+        inputs = InputConfig(resize=resize)
         self.encoder = Encoder(
-            backbone.to(group.device), alone, BLOCK, threads=1, raw=scale == "raw"
+            backbone.to(group.device), alone, BLOCK, threads=1, inputs=inputs, raw=scale == "raw"
         )
-        self.transform = backbone.image_transform()
+        self.transform = backbone.image_transform(inputs)
 
     def of(self, handle: SplitHandle, expressions: Sequence[ReferredExpression]) -> Conditions:
         """The embeddings of a split's expressions; every rank has to call this."""

@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 
 from system.config.differences import differences, plain
 from system.diff_prompt.prompt_generator.generator_settings import (
+    ConditionResize,
     ConditionScale,
     Latents,
     TextEmbedding,
@@ -33,6 +34,7 @@ _SETTING = {
     "text_embedding": "text_embedding",
     "latents": "latents",
     "condition_scale": "condition_scale",
+    "condition_resize": "condition_resize",
 }
 
 
@@ -52,6 +54,7 @@ class GeneratorHeader:
     text_embedding: TextEmbedding | None = None  # None: of an earlier version
     latents: Latents = "mode_scaled"
     condition_scale: ConditionScale = "sqrt_width"
+    condition_resize: ConditionResize = "checkpoint"
     imported_from: str = ""  # the hub id or files that the weights came from
     format_version: int = FORMAT_VERSION
 

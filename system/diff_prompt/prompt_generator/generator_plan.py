@@ -140,6 +140,7 @@ class GeneratorPlan:
             text_embedding=settings.text_embedding,
             latents=settings.latents,
             condition_scale=settings.condition_scale,
+            condition_resize=settings.condition_resize,
         )
 
     @property
@@ -152,7 +153,13 @@ class GeneratorPlan:
         place = DataDirectory.of(self.experiment).store("embeddings")
         settings = self.settings
         return ConditionEncoder(
-            self.encoder, settings.text_embedding, settings.condition_scale, group, place, show
+            self.encoder,
+            settings.text_embedding,
+            settings.condition_scale,
+            settings.condition_resize,
+            group,
+            place,
+            show,
         )
 
     def expressions(

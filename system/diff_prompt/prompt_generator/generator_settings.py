@@ -23,6 +23,9 @@ Latents = Literal["mode_scaled", "sample_unscaled"]
 #: one of the timestep's, which is added to it; or, as released, that which the encoder gives.
 ConditionScale = Literal["sqrt_width", "raw"]
 GENERATOR, REGRESSOR = "prompt_generator", "mask_regressor"  # names of stages
+#: How the encoder sees an image: squeezed to its square, as masks are, or through its checkpoint's
+#: own crop, in which objects at the edge are not seen and others lie where their masks do not.
+ConditionResize = Literal["squeeze", "checkpoint"]
 _JUDGING = ("held_out", "evaluated", "sampling_steps", "sampling_schedule", "guidance")
 _DIFFUSION = ("schedule", "variational_weight", "condition_dropout")  # what a regression has not
 
@@ -70,6 +73,7 @@ class PromptGeneratorSettings:
     text_embedding: TextEmbedding = "pooled"
     latents: Latents = field(default="mode_scaled", metadata=LATER)
     condition_scale: ConditionScale = field(default="sqrt_width", metadata=LATER)
+    condition_resize: ConditionResize = field(default="checkpoint", metadata=LATER)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     batch_size: int = 128

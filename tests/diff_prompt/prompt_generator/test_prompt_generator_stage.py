@@ -61,10 +61,11 @@ def test_the_digest_is_of_what_decides_the_model_and_of_nothing_else(tmp_path: P
         experiment(tmp_path, schedule={"name": "squaredcos_cap_v2", "steps": 40}),
         experiment(tmp_path, latents="sample_unscaled"),
         experiment(tmp_path, condition_scale="raw"),
+        experiment(tmp_path, condition_resize="squeeze"),
         experiment(tmp_path, ema_decay=None),
         experiment(tmp_path, name="mask_regressor"),
     ]
-    assert len({plan.digest, *(GeneratorPlan.of(other).digest for other in others)}) == 11
+    assert len({plan.digest, *(GeneratorPlan.of(other).digest for other in others)}) == 12
     # what a regression has not
     steps, drop = {"name": "squaredcos_cap_v2", "steps": 40}, 0.5
     regressor = experiment(tmp_path, name="mask_regressor", schedule=steps, condition_dropout=drop)
