@@ -135,6 +135,13 @@ class StreamWork(ABC):
     def examples(self, tasks: Sequence[str]) -> pa.Table:
         """Some test samples with what was found before and after, for the report."""
 
+    @abstractmethod
+    def ranks(self, tasks: Sequence[str]) -> pa.Table:
+        """What each test query found, zero-shot and after the last task.
+
+        The columns are `RANK_COLUMNS` of `system.storage.run_directory` and the objective's own.
+        """
+
     def outcome(self, method: Any, router: TaskRouter | None) -> dict[str, Any]:
         """What else outcome.json gets at the end of the stream; every rank calls this."""
         return {}

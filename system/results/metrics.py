@@ -45,6 +45,24 @@ class Metric:
     least: float = 0.5
     of: Of = "recall"
 
+    @property
+    def direction(self) -> str:
+        """Who searches: a text images (t2i), an image texts (i2t), an expression boxes (rec)."""
+        return self.name.partition("_")[0]
+
+    @property
+    def column(self) -> str:
+        """The column of ranks.parquet that it is computed from."""
+        if self.of == "average precision":
+            return f"average_precision_{self.k}"
+        return rank_column(self.overlap, self.least)
+
+
+def rank_column(overlap: Overlap, least: float) -> str:
+    """The column of ranks.parquet with ranks of boxes that hit from an overlap on."""
+    by = "" if overlap == "iou" else f"_{overlap}"
+    return f"rank{by}" if least == 0.5 else f"rank{by or '_iou'}{round(100 * least)}"
+
 
 MAP_DEPTH = 10  # the k of mean average precision
 _DIRECTIONS = (("t2i", "Text → image"), ("i2t", "Image → text"))

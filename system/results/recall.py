@@ -307,7 +307,7 @@ def retrieval_metrics(found: Iterable[QueryRanks]) -> dict[str, dict[int, Metric
     values: dict[str, dict[int, MetricValue]] = {metric: {} for metric in METRICS}
     for one in found:
         for metric in RETRIEVAL:
-            if metric.name.startswith(one.direction):
+            if metric.direction == one.direction:
                 values[metric.name][one.task] = _value(metric, one)
     return values
 

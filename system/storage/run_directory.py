@@ -20,6 +20,7 @@ ACCESS_LOG = "access_log.parquet"
 TRAINING_LOG = "training_log.parquet"
 EXAMPLES = "examples.parquet"
 BOX_EXAMPLES = "box_examples.parquet"  # instead of the former where boxes are learned
+RANKS = "ranks.parquet"  # what each test query found, for anyone's own metric
 CONTENTS = "contents.json"  # digests of what lies at the places that config.yaml names
 OUTCOME = "outcome.json"  # what only the workers can tell at the end
 REPORT = "report.html"
@@ -46,6 +47,21 @@ MATRIX_SCHEMA = pa.schema(
     ]
 )
 _NEWER = ("held_out",)  # columns that tables of earlier versions lack
+
+
+#: Of `RANKS`: one row a query and phase. An objective's own columns come behind these.
+RANK_COLUMNS = (
+    ("phase", pa.string()),  # "zero_shot": the frozen model; "after": once all tasks are learned
+    ("direction", pa.string()),  # "t2i": a text searches images, "i2t": the reverse, "rec": boxes
+    ("task_index", pa.int32()),  # the stream's task that the query counts in
+    ("task", pa.string()),  # its name; of joined tasks the single one's
+    ("split", pa.string()),
+    ("query", pa.int32()),  # number within task, split and direction
+    ("row", pa.int32()),  # of the query's image within its task's split
+    ("image_id", pa.string()),  # of that image
+    ("text", pa.string()),  # of a query that is a text, else null
+    ("rank", pa.int32()),  # of the best right candidate, from 1; null: none was found
+)
 
 
 class RunConfig(Protocol):

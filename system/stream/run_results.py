@@ -24,10 +24,12 @@ from system.storage.run_directory import (
     ACCURACY_MATRIX,
     METRICS,
     OUTCOME,
+    RANKS,
     TRAINING_LOG,
     RunDirectory,
     matrix_table,
 )
+from system.stream.found_ranks import run_intervals
 
 #: By modality what a routed sample is called, and the metric of its routing accuracy.
 ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}
@@ -45,6 +47,7 @@ class RunRecord:
     access_log: pa.Table
     wall_seconds: Mapping[str, float]  # of the driver, by phase
     quarantined: Sequence[Fault] = ()
+    ranks: pa.Table | None = None  # a run of an earlier version has none
 
     @property
     def matrix(self) -> AccuracyMatrix:
@@ -164,6 +167,10 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "wall_seconds": _seconds(record),
         "undefined": undefined,
     }
+    if record.ranks is not None:
+        of = {section: metrics[section] for section in ("average", "zero_shot")}
+        of["zero_shot"] = of["zero_shot"]["average"]
+        metrics["intervals"] = run_intervals(record.ranks, of)
     apart = record.outcome.get("splits")
     if apart is not None:  # of boxes
         metrics["splits"] = apart["trained"]
@@ -196,6 +203,15 @@ def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
     if not rows:
         return Summary(float("nan"), "not evaluated")
     return Summary(sum(row.value for row in rows) / len(rows))
+
+
+def _queries(matrix: AccuracyMatrix) -> dict[str, int]:
+    """How many test queries each average is over."""
+    last = len(matrix.tasks) - 1
+    return {
+        recall: sum(r.queries for r in matrix.rows if (r.metric, r.trained_index) == (recall, last))
+        for recall in matrix.recalls
+    }
 
 
 def _combined(
@@ -311,6 +327,7 @@ def finish_run(
         access_log,
         wall_seconds,
         quarantined,
+        folder.read_table(RANKS) if folder.exists(RANKS) else None,
     )
     matrix = _write_tables(record)
     metrics = assemble_metrics(record)

@@ -21,7 +21,7 @@ from system.methods.sharing import StreamMethod
 from system.objectives.objective import OBJECTIVES, Evaluation, Worker
 from system.results.accuracy_matrix import MatrixRow, plain_row
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
-from system.storage.run_directory import OUTCOME, RunDirectory
+from system.storage.run_directory import OUTCOME, RANKS, RunDirectory
 from system.stream.given_similarity import given_similarity
 from system.stream.learned_state import LearnedState
 from system.stream.router import Router
@@ -257,6 +257,7 @@ class StreamWorker:
             self.directory.folder.write_table(
                 self.work.examples_file, self.work.examples(self.tasks)
             )
+            self.directory.folder.write_table(RANKS, self.work.ranks(self.tasks))
             self.directory.folder.write_json(
                 OUTCOME,
                 {

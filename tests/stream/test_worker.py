@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from system.engine.epochs import EpochLoop
 from system.errors import DataError, QuarantinedError, ReplayRefusedError
 from system.storage.adapters import AdapterFolder
 from system.storage.run_directory import RunDirectory
+from system.stream.found_ranks import METRICS, queries_of
 from system.stream.task_source import StaleGenerationError
 from system.stream.worker import StreamWorker
 from tests.data.spoilt_shard import spoil_images
@@ -148,6 +150,23 @@ def test_the_end_is_told_once_all_tasks_are_learned(root: Path) -> None:
     assert {row["evaluated_index"] for row in outcome["oracle"]} == set(range(len(TASKS)))
     assert outcome["backbone_fingerprint"] == worker.work.model.fingerprint
     assert outcome["replays"] is False
+    ranks = stream.directory.folder.read_table("ranks.parquet")
+    assert set(ranks["phase"].to_pylist()) == {"zero_shot", "after"}
+    for phase, trained in (("zero_shot", -1), ("after", len(TASKS) - 1)):
+        rows = {
+            (row["metric"], row["evaluated_index"]): row
+            for payload in stream.source.committed("end")
+            for row in payload["rows"]
+            if row["trained_index"] == trained
+        }
+        queries = queries_of(ranks, phase)
+        for metric in (METRICS["t2i_r1"], METRICS["i2t_r5"], METRICS["t2i_map10"]):
+            values = queries.values([metric])[:, 0]
+            for task in range(len(TASKS)):
+                mine = values[(queries.tasks == task) & ~np.isnan(values)]
+                row = rows[metric.name, task]
+                assert mine.mean() == pytest.approx(row["value"]), (phase, metric.name, task)
+                assert len(mine) == row["queries"]
 
 
 def test_a_broken_image_ends_the_task_by_name_or_is_skipped(tmp_path: Path) -> None:

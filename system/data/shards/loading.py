@@ -240,6 +240,12 @@ def read_texts(handle: SplitHandle) -> list[list[str]]:
         return [row["captions"] for row in reader.values(["captions"])]
 
 
+def read_image_ids(handle: SplitHandle) -> list[str]:
+    """Read the id of each image of a split, in file order, and no image."""
+    with SplitReader(handle) as reader:
+        return [str(row["image_id"]) for row in reader.values(["image_id"])]
+
+
 def require_captions(handle: SplitHandle) -> None:
     """Check that a split has captions, by its first row.
 

@@ -25,6 +25,7 @@ from system.methods.sharing import MethodKind, StreamMethod, build_method, metho
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.grounding_training import EXPRESSIONS, GroundingTraining
+from system.objectives.grounding.rec_rank_table import rec_rank_table
 from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
     ChosenExpressions,
@@ -154,6 +155,10 @@ class GroundingWork(StreamWork):
     @override
     def examples(self, tasks: Sequence[str]) -> pa.Table:
         return box_examples(self.evaluation, self.worker.open_test)
+
+    @override
+    def ranks(self, tasks: Sequence[str]) -> pa.Table:
+        return rec_rank_table(self.evaluation.evaluated)
 
     @override
     def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:

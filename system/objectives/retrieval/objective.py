@@ -27,6 +27,7 @@ from system.objectives.objective import (
 )
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_examples import retrieval_examples
+from system.objectives.retrieval.retrieval_rank_table import retrieval_rank_table
 from system.objectives.retrieval.retrieval_training import LEAST, RetrievalTraining
 from system.objectives.task_training import LeasedTask
 from system.results.accuracy_matrix import plain_row
@@ -128,6 +129,10 @@ class RetrievalWork(StreamWork):
     @override
     def examples(self, tasks: Sequence[str]) -> pa.Table:
         return retrieval_examples(self.evaluation, tasks, self.worker.open_test)
+
+    @override
+    def ranks(self, tasks: Sequence[str]) -> pa.Table:
+        return retrieval_rank_table(self.evaluation, tasks)
 
     @override
     def outcome(self, method: StreamMethod, router: TaskRouter | None) -> dict[str, Any]:

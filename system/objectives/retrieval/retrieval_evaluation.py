@@ -8,7 +8,7 @@ Legend: I test images, T test texts, K tasks, P feature width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from system.methods.sharing import StreamMethod
 from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import routing_accuracy
-from system.results.recall import retrieval_metrics, retrieval_ranks
+from system.results.recall import QueryRanks, retrieval_metrics, retrieval_ranks
 from system.results.repeated_texts import repeated_texts
 from system.storage.feature_store import FeatureStore
 
@@ -310,7 +310,22 @@ class StreamEvaluation:
         tasks: Sequence[int] | None = None,
     ) -> list[MatrixRow]:
         """Matrix rows of all tasks, or of some."""
-        found = retrieval_ranks(
+        found = self._found(images, texts, seen, tasks)
+        return matrix_rows(trained, retrieval_metrics(found))
+
+    def ranks(self, features: Literal["plain", "prompted"]) -> list[QueryRanks]:
+        """What each query finds once all tasks are learned, unprompted or as it is routed."""
+        of = self.plain if features == "plain" else self.prompted
+        return self._found(of["vision"], of["text"], range(len(self.tests.handles)))
+
+    def _found(
+        self,
+        images: Tensor,
+        texts: Tensor,
+        seen: Sequence[int],
+        tasks: Sequence[int] | None = None,
+    ) -> list[QueryRanks]:
+        return retrieval_ranks(
             images,
             texts,
             self.tests.image_of_text,
@@ -319,4 +334,3 @@ class StreamEvaluation:
             gallery=self.gallery,
             seen=seen,
         )
-        return matrix_rows(trained, retrieval_metrics(found))

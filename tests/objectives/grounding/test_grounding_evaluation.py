@@ -18,6 +18,7 @@ from system.methods.base import GroundingSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
+from system.objectives.grounding.rec_rank_table import rec_rank_table
 from system.objectives.grounding.rec_scoring import Found, RecScorer
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow
 from system.storage.feature_store import FeatureStore
@@ -228,3 +229,24 @@ def test_joined_tasks_are_one_column_and_each_split_is_told_apart(
             assert set(apart[phase][split]["per_task"]) == {"disk", "square"}
             assert apart[phase][split]["expressions"] == 6
     assert apart["undefined"] == {}
+
+
+def test_every_expression_s_rank_is_in_the_table(
+    grounder: Grounder, manifest: Manifest, tmp_path: Path
+) -> None:
+    """Ranks count from 1 there, and an expression without a hit has none."""
+    evaluation = evaluation_of(grounder, manifest, tmp_path, 5)
+    every_row(evaluation, method_of(grounder))
+    table = rec_rank_table(evaluation.evaluated).to_pylist()
+    names = [one.chosen.handle.task for one in evaluation.evaluated]
+    for phase in ("zero_shot", "after"):
+        for one in evaluation.evaluated:
+            found = one.plain if phase == "zero_shot" else one.prompted
+            rows = [r for r in table if (r["phase"], r["task_index"]) == (phase, one.index)]
+            assert [r["query"] for r in rows] == list(range(len(one.chosen)))
+            assert [r["text"] for r in rows] == [e.text for e in one.chosen.expressions]
+            assert {r["task"] for r in rows} == {names[one.index]}
+            for column, name in enumerate(("rank", "rank_giou", "rank_iou60")):
+                ranks = [-1 if r[name] is None else r[name] - 1 for r in rows]
+                assert ranks == found.ranks[:, column].tolist(), (phase, name)
+    assert any(row["rank_iou60"] is None for row in table)

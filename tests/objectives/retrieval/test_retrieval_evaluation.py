@@ -9,13 +9,16 @@ import torch
 
 from system.backbones.clip import load_clip
 from system.backbones.dual_encoder import MODALITIES, DualEncoder
+from system.data.shards.loading import read_images, read_texts
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import RetrievalSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
+from system.objectives.retrieval.retrieval_rank_table import retrieval_rank_table
 from system.results.accuracy_matrix import MatrixRow
+from system.results.recall import text_to_image_ranks
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.stream.router import Router
@@ -176,3 +179,43 @@ def test_growing_galleries_have_a_zero_shot_of_their_own(small: Small) -> None:
     }
     assert {row.evaluated_index for row in before} == {0, 1}
     assert any(alone[0, metric] != everywhere[0, metric] for _, metric in alone)
+
+
+def test_every_query_s_rank_is_in_the_table(small: Small) -> None:
+    """Whoever computes a metric of their own finds the query, its image and what it searched."""
+    evaluation = _evaluation(small, 16)
+    method, router = _method(small), _router(evaluation)
+    evaluation.after_task(1, method, router)
+    names = [task.name for task in small.manifest.tasks]
+    table = retrieval_rank_table(evaluation, names).to_pylist()
+    tests = evaluation.tests
+    texts, images = len(tests.captions), len(tests.image_task)
+    assert len(table) == 2 * (texts + images)
+    keys = [(r["phase"], r["direction"], r["task"], r["query"]) for r in table]
+    assert len(set(keys)) == len(keys)
+    ids = {
+        name: [row.image_id for row in read_images(handle, range(handle.rows))]
+        for name, handle in zip(names, tests.handles, strict=True)
+    }
+    captions = {name: read_texts(h) for name, h in zip(names, tests.handles, strict=True)}
+    for row in table:
+        assert row["image_id"] == ids[row["task"]][row["row"]]
+        assert (row["task"], row["split"]) == (names[row["task_index"]], "test")
+        own = captions[row["task"]][row["row"]]
+        if row["direction"] == "t2i":
+            assert row["text"] in own
+            assert (row["right"], row["gallery"]) == (1, images)
+        else:
+            assert row["text"] is None
+            assert (row["right"], row["gallery"]) == (len(own), texts)
+            assert row["query"] == row["row"]
+    for task, name in enumerate(names):  # a text's number is its place in the split
+        wanted = ("after", "t2i", name)
+        asked = [r for r in table if (r["phase"], r["direction"], r["task"]) == wanted]
+        every = [text for row in captions[name] for text in row]
+        assert [r["text"] for r in sorted(asked, key=lambda r: r["query"])] == every, task
+    rank = text_to_image_ranks(
+        evaluation.prompted["text"], evaluation.prompted["vision"], tests.image_of_text
+    )
+    found = [r["rank"] for r in table if (r["phase"], r["direction"]) == ("after", "t2i")]
+    assert found == rank.tolist()
