@@ -31,6 +31,8 @@ TrainsOn = Literal["nothing", "task", "all"]
 #: What tells how alike two tasks are: features of their training captions or images, of their
 #: names, or a given matrix.
 SimilaritySource = Literal["captions", "names", "images", "matrix"]
+#: A method's form on a grounder: its own paper's, or that of Diff-Prompt's comparison.
+Variant = Literal["original", "diff_prompt"]
 
 _BETWEEN_SEEDS = 1_000_003  # a prime keeps the tasks of neighbouring seeds apart
 Shape = TypeVar("Shape", bound=BackboneShape | GrounderShape)
@@ -214,6 +216,7 @@ class MethodFactory:
     values that mean nothing for this method, each with the reason, as the end of a sentence.
     `renamed` are keys of its config that earlier versions wrote, with what they are called now.
     `refusal` says why it has no class on the other objective, where there is a reason.
+    `diff_prompt` is the class of the config's `variant` of that name, on a grounder.
     """
 
     config: type[Any]
@@ -224,6 +227,7 @@ class MethodFactory:
     no_sharing: Mapping[Sharing, str] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     refusal: str | None = None
+    diff_prompt: type[Method] | None = None
 
     def on(self, objective: Objective) -> type[Method] | None:
         """The method's class on an objective; None if it has none."""
@@ -270,4 +274,12 @@ def build_task_method(section: Mapping[str, Any], setting: MethodSetting[Any]) -
         for key, value in section.items()
         if key not in ("name", "sharing")
     }
-    return made(parse_dataclass(factory.config, own, "method"), setting)
+    config = parse_dataclass(factory.config, own, "method")
+    if getattr(config, "variant", "original") == "diff_prompt":
+        if setting.objective != "grounding" or factory.diff_prompt is None:
+            raise ConfigError(
+                f"method.variant=diff_prompt: that form of method={section['name']} is one on a "
+                "grounder; use original"
+            )
+        made = factory.diff_prompt
+    return made(config, setting)

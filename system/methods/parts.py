@@ -13,6 +13,8 @@ from system.grounders.grounder import GrounderShape
 #: A loss weight for all tasks, or one for each in the stream's order: the last holds for those
 #: after it.
 Weight = float | tuple[float, ...]
+#: Standard deviation of prompts and contexts at the start, of methods whose papers start them so.
+INIT_STD = 0.02
 
 
 def np_seed(*numbers: int) -> int:

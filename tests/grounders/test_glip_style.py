@@ -129,6 +129,22 @@ def test_what_leaves_the_towers_can_be_changed(grounder: GlipStyle) -> None:
     assert not torch.equal(plain.words, turned.words)
 
 
+def test_the_pyramid_s_levels_can_be_changed(grounder: GlipStyle) -> None:
+    """The spatial CLIP-Adapter is built for the sides that `shape` says."""
+    batch, seen = some_batch(grounder), []
+
+    def level(index: int, features: Tensor) -> Tensor:
+        seen.append((index, *features.shape[2:]))
+        return features.flip(2)
+
+    plain = grounder.dense(batch, Entries())
+    assert torch.equal(
+        plain.boxes, grounder.dense(batch, Entries(adapt_pyramid=lambda _, x: x)).boxes
+    )
+    assert not torch.equal(plain.boxes, grounder.dense(batch, Entries(adapt_pyramid=level)).boxes)
+    assert seen == [(i, h, h) for i, h in enumerate(grounder.shape.level_sides)]
+
+
 def test_a_context_of_the_text_tower_changes_scores_alone(grounder: GlipStyle) -> None:
     batch = some_batch(grounder)
     context = torch.randn(1, 3, grounder.shape.text_widths[0])

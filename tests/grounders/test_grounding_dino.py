@@ -148,6 +148,25 @@ def test_what_leaves_the_towers_can_be_changed(grounder: GroundingDino) -> None:
     assert torch.equal(plain.scores, again.scores)
 
 
+def test_the_pyramid_s_levels_can_be_changed(grounder: GroundingDino) -> None:
+    """The spatial CLIP-Adapter is built for the sides that `shape` says."""
+    given, seen = batch(grounder), []
+
+    def level(index: int, features: Tensor) -> Tensor:
+        seen.append((index, *features.shape))
+        return features.flip(2)
+
+    plain = grounder.ground(given, Entries())[0]
+    same = grounder.ground(given, Entries(adapt_pyramid=lambda _, x: x))[0]
+    assert torch.equal(plain.boxes, same.boxes)
+    assert not torch.allclose(
+        plain.boxes, grounder.ground(given, Entries(adapt_pyramid=level))[0].boxes
+    )
+    width = grounder.shape.feature_width
+    assert seen == [(i, 2, width, h, h) for i, h in enumerate(grounder.shape.level_sides)]
+    assert torch.equal(plain.boxes, grounder.ground(given, Entries())[0].boxes)
+
+
 def test_recomputed_activations_give_the_same_gradients(
     grounder: GroundingDino, checkpoint: Path
 ) -> None:

@@ -9,20 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from system.backbones.dual_encoder import BackboneShape
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import (
     GroundingSetting,
     Method,
+    RetrievalSetting,
     build_task_method,
     method_class,
     methods_on,
 )
 from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
 
-# method -> its settings and the numbers it trains on the small grounder: blocks of 16, 16, 32, 64,
-# three text layers of 32, levels of 32 and 64
+# method, or method and variant -> its settings and the numbers it trains on the small grounder:
+# blocks of 16, 16, 32, 64, three text layers of 32, levels of 32 and 64, of sides 8, 4, 2 behind
 METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "zero_shot": ({}, 0),
     "linear_probing": ({}, 32 * 33 + 64 * 65 + 32 * 33),
@@ -33,6 +35,15 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "maple": ({"prompt_length": 2}, 3 * 2 * 32 + 33 * (16 + 16 + 32)),
     "clip_adapter": ({}, 2 * (32 * 8 + 64 * 16 + 32 * 8)),
     "fedtpg": ({"context_length": 2}, 2 * 32 + 6 * 32 * 33 + 2 * 32 + 2 * 32 * 33),
+    "vpt/diff_prompt": ({"prompt_length": 4}, 4 * 4 * 16),
+    "coop/diff_prompt": ({"context_length": 3}, 3 * 3 * 32),
+    "s_prompts/diff_prompt": (
+        {"prompt_length": 4, "text_prompt_length": 3},
+        3 * (4 * 16 + 3 * 32),
+    ),
+    "maple/diff_prompt": ({"prompt_length": 2}, 3 * 2 * 32 + 3 * 33 * 16),
+    "clip_adapter/diff_prompt": ({}, 2 * (64 * 16 + 16 * 4 + 4 * 1)),
+    "fedtpg/diff_prompt": ({"context_length": 2}, 2 * 32 + 6 * 32 * 33 + 2 * 32 + 2 * 32 * 33),
 }
 #: Prompts that stand out: as they start, small ones hardly change a result.
 LOUD: dict[str, dict[str, Any]] = {
@@ -50,7 +61,8 @@ def grounder(tmp_path_factory: pytest.TempPathFactory) -> Grounder:
 
 def build(name: str, shape: GrounderShape, **changes: Any) -> Method:
     settings = METHODS[name][0] | changes
-    section = {"name": name, **settings}
+    method, _, variant = name.partition("/")
+    section = {"name": method, **({"variant": variant} if variant else {}), **settings}
     return build_task_method(section, GroundingSetting(shape, seed=3))
 
 
@@ -68,7 +80,7 @@ def loss(grounder: Grounder, method: Method) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["coop", "cocoop", "s_prompts", "fedtpg"])
+@pytest.mark.parametrize("name", ["coop", "cocoop", "s_prompts", "fedtpg", "fedtpg/diff_prompt"])
 def test_a_longer_neighbour_changes_nothing(name: str, grounder: Grounder) -> None:
     """A context that saw padding would make figures depend on the batch."""
     method, given = build(name, grounder.shape, **LOUD.get(name, {})), batch(grounder)
@@ -95,7 +107,10 @@ def test_every_parameter_learns_and_the_grounder_does_not(name: str, grounder: G
     for key, parameter in method.named_parameters():
         assert parameter.grad is not None, key
         # The bias of keys shifts all scores alike, which a softmax does not see.
-        if "key_proj.bias" not in key:
+        unseen = ["key_proj.bias"]
+        if name == "fedtpg/diff_prompt":  # with one key, the softmax is 1 whatever the query
+            unseen = ["key_proj", "query"]
+        if not any(part in key for part in unseen):
             assert float(parameter.grad.abs().max()) > 0, key
     assert not any(p.requires_grad or p.grad is not None for p in grounder.parameters())
 
@@ -188,6 +203,96 @@ def test_maple_s_first_text_prompt_starts_as_words_of_the_grounder(grounder: Gro
 def test_every_method_on_a_grounder_has_its_yaml() -> None:
     """`method=NAME` has to find what the registry knows."""
     folder = Path(__file__).parents[2] / "configs" / "method"
-    assert set(METHODS) <= set(methods_on("grounding"))
-    for name in METHODS:
+    names = {name.partition("/")[0] for name in METHODS}
+    assert names <= set(methods_on("grounding"))
+    for name in names:
         assert (folder / f"{name}.yaml").is_file(), name
+
+
+SWIN_T = GrounderShape(
+    vision_widths=(96,) * 2 + (192,) * 2 + (384,) * 6 + (768,) * 2,
+    text_widths=(768,) * 12,
+    pyramid_widths=(192, 384, 768),
+    image_size=224,
+    context_length=256,
+    feature_width=256,
+    level_sides=(28, 14, 7, 4, 2),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("vpt", 9 * 8 * 96),
+        ("coop", 9 * 8 * 768),
+        ("s_prompts", 9 * 8 * (96 + 768)),
+        ("maple", 9 * 8 * 768 + 9 * 769 * 96),
+        ("clip_adapter", 2 * (784 * 196 + 196 * 49 + 49 * 12 + 16 * 4 + 4)),
+    ],
+)
+def test_of_themselves_variants_have_the_sizes_of_diff_prompt_s_comparison(
+    name: str, numbers: int
+) -> None:
+    """`variant=diff_prompt` alone must do: 8 prompts, 9 layers, 224 pixels."""
+    method = build_task_method(
+        {"name": name, "variant": "diff_prompt"}, GroundingSetting(SWIN_T, seed=0)
+    )
+    assert sum(p.numel() for p in method.parameters()) == numbers
+
+
+@pytest.mark.parametrize("name", ["vpt", "s_prompts", "maple"])
+def test_vision_prompts_of_the_comparison_stand_where_diff_prompt_s_do(
+    name: str, grounder: Grounder
+) -> None:
+    """Behind the norm and read at wider blocks, so that only what makes the prompts differs."""
+    method = build_task_method(
+        {"name": name, "variant": "diff_prompt", "prompt_length": 4},
+        GroundingSetting(grounder.shape, seed=3),
+    )
+    entries = method.entries(grounder, batch(grounder), None)
+    assert not entries.vision
+    shapes = [tuple(prompt.shape) for prompt in entries.windows.after_norm]
+    expected = [(1, 4, 16), (1, 4, 16), (1, 2, 32), (1, 1, 64)]
+    assert shapes == expected[: len(shapes)]
+    assert len(shapes) == (4 if name == "vpt" else 3)
+
+
+def test_maple_s_vision_prompts_are_functions_of_its_text_prompts(grounder: Grounder) -> None:
+    method = build("maple/diff_prompt", grounder.shape)
+    entries = method.entries(grounder, batch(grounder), None)
+    weight, bias = method.get_parameter("weight"), method.get_parameter("bias")
+    for layer, prompt in enumerate(entries.windows.after_norm):
+        expected = entries.text[layer] @ weight[layer].T + bias[layer]
+        torch.testing.assert_close(prompt.reshape(1, -1, 16), expected)
+
+
+def test_one_sentence_feature_makes_all_of_fedtpg_s_prompts_alike(grounder: Grounder) -> None:
+    """As released: attention to a single key is that key's value, for every query."""
+    method, given = build("fedtpg/diff_prompt", grounder.shape, context_length=5), batch(grounder)
+    (prompts,) = method.entries(grounder, given, None).text
+    assert prompts.shape == (2, 5, 32)
+    torch.testing.assert_close(prompts, prompts[:, :1].expand_as(prompts))
+    assert not torch.allclose(prompts[0], prompts[1])
+
+
+def test_spatial_adapters_mix_places_and_not_channels(grounder: Grounder) -> None:
+    method = build("clip_adapter/diff_prompt", grounder.shape)
+    adapt = method.entries(grounder, batch(grounder), None).adapt_pyramid
+    assert adapt is not None
+    level = torch.randn(2, 5, 4, 4)
+    changed = level.clone()
+    changed[1, 3] += 1.0
+    difference = (adapt(1, changed) - adapt(1, level)).detach().abs().amax(dim=(2, 3))
+    assert difference[1, 3] > 0.1
+    assert float(difference.sum()) == float(difference[1, 3])
+    down, up = list(method.parameters())[1], list(method.parameters())[4]
+    branch = ((level[0, 0].flatten() @ down.T).relu() @ up.T).relu()
+    expected = 0.2 * branch + 0.8 * level[0, 0].flatten()
+    torch.testing.assert_close(adapt(1, level)[0, 0].flatten(), expected)
+
+
+@pytest.mark.parametrize("name", ["maple", "s_prompts"])
+def test_the_comparison_s_form_is_refused_in_retrieval(name: str) -> None:
+    setting = RetrievalSetting(BackboneShape(3, 3, 8, 8, 8, 16, 8), seed=0)
+    with pytest.raises(ConfigError, match=r"variant=diff_prompt.*on a grounder"):
+        build_task_method({"name": name, "variant": "diff_prompt"}, setting)

@@ -16,6 +16,11 @@ the published sizes (ViT-B/16, L = 9, N = 2): 3,555,072; with L = 12 it would be
 blocks of a grounder's Swin grow wider, so each has a function of its own: L N Dt, and the sum over
 the prompted blocks of (Dt + 1) Dv.
 
+Diff-Prompt's comparison has another form on a grounder (`variant` diff_prompt): 8 text prompts for
+each of the first 9 layers, and functions of one size, to the first block's width, whose outputs are
+read at a wider block's width, behind the norm: L N Dt + L (Dt + 1) Dv, 719,712 numbers on Swin-T
+and a BERT of width 768. In wider blocks that is fewer rows, and far fewer numbers than here.
+
 Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers or of their layers.
 """
 
@@ -29,10 +34,18 @@ from typing_extensions import override
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
-from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
+from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting, Variant
+from system.methods.layer_prompts import (
+    RELEASED_DEPTH,
+    RELEASED_LENGTH,
+    layer_entries,
+    layer_prompts,
+)
 from system.methods.parts import (
+    INIT_STD,
     check_at_least,
     check_positive,
+    check_readable,
     depth_in_each,
     normal,
     uniform,
@@ -47,6 +60,7 @@ def coupled(text: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return text @ weight.mT + bias[:, None]
 
 
+PUBLISHED_LENGTH = 2
 #: Of these the first N start a prompt of length N.
 WORDS = "a photo of a"
 
@@ -62,15 +76,28 @@ def start_at(prompt: Tensor, words: Tensor) -> None:
 class MapleConfig:
     """The settings of MaPLe.
 
-    `prompt_depth` is the number of prompted layers, or as many as a tower has; null means all.
-    `start` is what the first text prompt starts from: "words", as released, or "normal".
+    `prompt_depth` is the number of prompted layers, or as many as a tower has; null means all, of
+    variant diff_prompt nine. `start` is what the first text prompt starts from: "words", as
+    released, or "normal"; variant diff_prompt has no words. `prompt_length` null is 2, or 8 of
+    variant diff_prompt, and `init_std` null 0.02, or sqrt(2 / N).
     """
 
-    prompt_length: int = 2
+    prompt_length: int | None = None
     prompt_depth: int | None = None
     coupling: Literal["per_layer", "shared"] = "per_layer"
-    init_std: float = 0.02
+    init_std: float | None = None
     start: Literal["words", "normal"] = "normal"
+    variant: Variant = "original"
+
+    @property
+    def length(self) -> int:
+        """N of the original form."""
+        return PUBLISHED_LENGTH if self.prompt_length is None else self.prompt_length
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the text prompts at the start, of the original form."""
+        return INIT_STD if self.init_std is None else self.init_std
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "prompt_length", "prompt_depth")
@@ -93,13 +120,11 @@ class Maple(Method):
         depth = min(config.prompt_depth or most, most)
         self.words = config.start == "words"
         self.entered: dict[Modality, int] = {m: min(depth, shape.layers(m)) for m in MODALITIES}
-        self.placeholders = config.prompt_length
+        self.placeholders = config.length
         generator = torch.Generator().manual_seed(setting.seed)
         dv, dt = shape.vision_width, shape.text_width
         functions = self.entered["vision"] if config.coupling == "per_layer" else 1
-        self.text = normal(
-            depth, config.prompt_length, dt, std=config.init_std, generator=generator
-        )
+        self.text = normal(depth, config.length, dt, std=config.std, generator=generator)
         self.weight = uniform(functions, dv, dt, inputs=dt, generator=generator)
         self.bias = uniform(functions, dv, inputs=dt, generator=generator)
 
@@ -135,8 +160,7 @@ class GroundingMaple(Method):
         generator = setting.generator()
         widths = list(zip(shape.vision_widths, shape.text_widths, strict=False))[:depth]
         self.text = nn.ParameterList(
-            normal(config.prompt_length, dt, std=config.init_std, generator=generator)
-            for _, dt in widths
+            normal(config.length, dt, std=config.std, generator=generator) for _, dt in widths
         )
         self.weight = nn.ParameterList(
             uniform(dv, dt, inputs=dt, generator=generator) for dv, dt in widths
@@ -168,4 +192,31 @@ class GroundingMaple(Method):
         )
 
 
-METHOD = MethodFactory(MapleConfig, retrieval=Maple, grounding=GroundingMaple)
+class LayerMaple(Method):
+    """Text prompts (N, Dt), and functions to the first block's width, of the first L layers."""
+
+    def __init__(self, config: MapleConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        shape, generator = setting.shape, setting.generator()
+        most = depth_in_each(None, shape, "vision", "text")
+        layers = min(config.prompt_depth or RELEASED_DEPTH, most)
+        dv, dt = shape.vision_widths[0], shape.text_widths[0]
+        rows = RELEASED_LENGTH if config.prompt_length is None else config.prompt_length
+        functions = layers if config.coupling == "per_layer" else 1
+        self.widths = shape.vision_widths[:layers]
+        check_readable(rows, self.widths, "method.prompt_length")
+        prompts = layer_prompts(rows, dt, layers, config.init_std, generator)
+        self.text = nn.ParameterList(prompts)
+        self.weight = uniform(functions, dv, dt, inputs=dt, generator=generator)
+        self.bias = uniform(functions, dv, inputs=dt, generator=generator)
+
+    @override
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
+        text = list(self.text)
+        vision = coupled(torch.stack(text), self.weight, self.bias)
+        return layer_entries(list(vision), text, self.widths)
+
+
+METHOD = MethodFactory(
+    MapleConfig, retrieval=Maple, grounding=GroundingMaple, diff_prompt=LayerMaple
+)

@@ -11,6 +11,10 @@ grounder the image prompt enters the first block, and the context passes through
 Trainable parameters of a task: Nv Dv + Nt Dt. At the published sizes (ViT-B/16, Nv = 10, Nt = 16):
 10 x 768 + 16 x 512 = 15,872.
 
+Diff-Prompt's comparison has another form under this name (`variant` diff_prompt): 8 prompts for
+each of the first 9 layers of both towers, and one task, so that nothing is routed: 62,208 numbers
+on Swin-T and a BERT of width 768. In a stream, each task has its own all the same.
+
 Legend: N prompt length, D width of a tower's first layer (v: vision, t: text).
 """
 
@@ -22,17 +26,25 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import Modality
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
-from system.methods.base import Method, MethodFactory, MethodSetting
-from system.methods.parts import check_at_least, layer_widths, normal, prompt_lengths
+from system.methods.base import GroundingSetting, Method, MethodFactory, MethodSetting, Variant
+from system.methods.layer_prompts import LayerPrompts
+from system.methods.parts import INIT_STD, check_at_least, layer_widths, normal, prompt_lengths
+
+PUBLISHED_LENGTHS = 10, 16  # of the image prompt and of the context
 
 
 @dataclass(frozen=True)
 class SPromptsConfig:
-    """The settings of S-Prompts; `text_prompt_length` null means `prompt_length` for both."""
+    """The settings of S-Prompts; `text_prompt_length` null means `prompt_length` for both.
 
-    prompt_length: int = 10
-    text_prompt_length: int | None = 16
-    init_std: float = 0.02
+    `prompt_length` null is what the variant has: 10 and a context of 16, as published; 8 for both.
+    `init_std` null is 0.02, or sqrt(2 / N).
+    """
+
+    prompt_length: int | None = None
+    text_prompt_length: int | None = None
+    init_std: float | None = None
+    variant: Variant = "original"
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "prompt_length", "text_prompt_length")
@@ -44,13 +56,15 @@ class SPrompts(Method):
 
     def __init__(self, config: SPromptsConfig, setting: MethodSetting[Any]) -> None:
         super().__init__()
-        lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        vision, text = config.prompt_length, config.text_prompt_length
+        if vision is None:
+            vision, text = PUBLISHED_LENGTHS[0], text or PUBLISHED_LENGTHS[1]
+        lengths = prompt_lengths(vision, text)
+        std = INIT_STD if config.init_std is None else config.init_std
         self.placeholders = lengths["text"]
         generator = setting.generator()
         prompts = {
-            m: normal(
-                length, layer_widths(setting.shape, m)[0], std=config.init_std, generator=generator
-            )
+            m: normal(length, layer_widths(setting.shape, m)[0], std=std, generator=generator)
             for m, length in lengths.items()
         }
         # In checkpoints the optimiser's state goes by the parameters' order.
@@ -67,4 +81,19 @@ class SPrompts(Method):
         return Entries(vision=[self.prompt("vision")], context=self.prompt("text"))
 
 
-METHOD = MethodFactory(SPromptsConfig, retrieval=SPrompts, grounding=SPrompts, sharing="own")
+class LayerSPrompts(LayerPrompts):
+    """Prompts of the first L layers of both towers."""
+
+    def __init__(self, config: SPromptsConfig, setting: GroundingSetting) -> None:
+        vision, text = config.prompt_length, config.text_prompt_length
+        lengths: dict[Modality, int | None] = {"vision": vision, "text": text or vision}
+        super().__init__(lengths, setting, std=config.init_std)
+
+
+METHOD = MethodFactory(
+    SPromptsConfig,
+    retrieval=SPrompts,
+    grounding=SPrompts,
+    sharing="own",
+    diff_prompt=LayerSPrompts,
+)
