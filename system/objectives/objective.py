@@ -22,7 +22,7 @@ from system.registry import Registry
 
 if TYPE_CHECKING:
     from system.config.schema import ExperimentConfig, InputConfig
-    from system.data.shards.manifest import Manifest, SplitHandle
+    from system.data.shards.manifest import Manifest, SplitHandle, TaskEntry
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.worker_group import WorkerGroup
     from system.methods.sharing import MethodKind
@@ -180,9 +180,16 @@ class StreamObjective(ABC):
         Raises DataError naming a task that has too few of them; see `StageConfig.batch_for`.
         """
 
+    def trainable(self, task: TaskEntry) -> bool:
+        """Whether a task has anything to train on; one that has not is left out by default."""
+        return True
+
     @abstractmethod
-    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
-        """Whether a task's test split has anything to judge by. Raises DataError if not."""
+    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> str | None:
+        """Why a task's test split has nothing to judge by, None if it has.
+
+        Raises DataError where every task needs something.
+        """
 
     @abstractmethod
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

@@ -87,6 +87,7 @@ class AccuracyMatrix:
         if before is not None:
             self._before = {(row.metric, row.evaluated_index): row for row in before}
         self._entries: dict[tuple[str, int, int], MatrixRow] = {}
+        self._queries: dict[tuple[str, int], int] = {}
         for row in self.rows:
             self._enter(row)
 
@@ -141,6 +142,10 @@ class AccuracyMatrix:
             return self.need(metric, ZERO_SHOT, task)
         where = f"{metric} on {self.tasks[task]!r} zero-shot, in the gallery before it was learned"
         return _defined(self._before.get((metric, task)), where)
+
+    def has_queries(self, metric: str, evaluated: int) -> bool:
+        """Whether a metric is over any query of a task, or the task was not evaluated at all."""
+        return self._queries.get((metric, evaluated), 1) > 0
 
     def last_trained(self, metric: str) -> int:
         """The last task after which a metric was evaluated; `ZERO_SHOT` if there is none."""
@@ -204,6 +209,8 @@ class AccuracyMatrix:
                 f"{row.trained_index} twice"
             )
         self._entries[key] = row
+        column = row.metric, row.evaluated_index
+        self._queries[column] = self._queries.get(column, 0) + row.queries
 
 
 class _Names:

@@ -2,7 +2,8 @@
 
 R[i, j] is the recall on task j after training on task i, in percent, counted from 1 in formulas and
 from 0 in code; Z[j] is the frozen model's (zero-shot). T is the last task learned. A summary that
-needs an entry that is undefined or was not evaluated is undefined itself, with that entry's reason.
+needs an entry that is undefined or was not evaluated is undefined itself, with that entry's reason;
+a task j without a query in the evaluated split is left out of all means over j.
 
 With evaluation.gallery=seen galleries grow: R[i, j] is searched among the candidates of tasks 1..i
 and of task j. Every difference to an earlier row then holds what the larger gallery costs any
@@ -42,6 +43,16 @@ class Entries:
     def at(self, trained: int, evaluated: int) -> float:
         """R[trained, evaluated]. Raises UndefinedEntryError."""
         return self.matrix.need(self.recall, trained, evaluated)
+
+    def judged(self, tasks: Iterable[int]) -> list[int]:
+        """Those of some tasks that the evaluated split has queries of; the others do not count.
+
+        Raises UndefinedEntryError if none is left.
+        """
+        kept = [task for task in tasks if self.matrix.has_queries(self.recall, task)]
+        if not kept:
+            raise UndefinedEntryError(f"{self.recall}: no task has a query in the split")
+        return kept
 
     def zero_shot_before(self, task: int) -> float:
         """Z of a task, in the gallery of R[task - 1, task]. Raises UndefinedEntryError."""
@@ -111,36 +122,39 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _average(r: Entries) -> float:
-    return _mean(r.at(r.last, j) for j in range(r.last + 1))
+    return _mean(r.at(r.last, j) for j in r.judged(range(r.last + 1)))
 
 
 def _stream_average(r: Entries) -> float:
     learned = range(r.last + 1)
-    return _mean(r.at(i, j) for i in learned for j in learned)
+    judged = r.judged(learned)
+    return _mean(r.at(i, j) for i in learned for j in judged)
 
 
 def _transfer(r: Entries) -> float:
-    return _mean(_mean(r.at(i, j) for i in range(j)) for j in range(1, r.last + 1))
+    return _mean(_mean(r.at(i, j) for i in range(j)) for j in r.judged(range(1, r.last + 1)))
 
 
 def _forgetting(r: Entries) -> float:
-    return _mean(r.best_before(j, first=0) - r.at(r.last, j) for j in range(r.last))
+    return _mean(r.best_before(j, first=0) - r.at(r.last, j) for j in r.judged(range(r.last)))
 
 
 def _backward_transfer(r: Entries) -> float:
-    return _mean(r.at(r.last, j) - r.at(j, j) for j in range(r.last))
+    return _mean(r.at(r.last, j) - r.at(j, j) for j in r.judged(range(r.last)))
 
 
 def _forward_transfer(r: Entries) -> float:
-    return _mean(r.at(j - 1, j) - r.zero_shot_before(j) for j in range(1, r.last + 1))
+    later = r.judged(range(1, r.last + 1))
+    return _mean(r.at(j - 1, j) - r.zero_shot_before(j) for j in later)
 
 
 def _published_average(r: Entries) -> float:
-    return _mean(_mean(r.at(i, j) for i in range(j, r.last + 1)) for j in range(r.last + 1))
+    learned = r.judged(range(r.last + 1))
+    return _mean(_mean(r.at(i, j) for i in range(j, r.last + 1)) for j in learned)
 
 
 def _published_forgetting(r: Entries) -> float:
-    return _mean(r.at(r.last, j) - r.best_before(j, first=j) for j in range(r.last))
+    return _mean(r.at(r.last, j) - r.best_before(j, first=j) for j in r.judged(range(r.last)))
 
 
 _ZSCL = "ZSCL (Zheng et al., arXiv 2303.06628)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from system.config.schema import ExperimentConfig
 from system.data.prepare.origin import require_origin
 from system.data.shards.manifest import JOINED, Manifest
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
 from system.loggers.run_loggers import check_loggers
 from system.objectives.objective import OBJECTIVES
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
@@ -40,7 +40,11 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     manifest = prepared(experiment)
     live = experiment.stream.live
     given = stream_tasks(experiment, manifest)
+    skipped = [name for name in _asked(experiment, manifest) if name not in given]
     notes = check_tasks(experiment, manifest, given)
+    if skipped:
+        named = ", ".join(map(repr, skipped))
+        notes = (f"skipped, as they have nothing to train on: tasks {named}", *notes)
     backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
     similarity = given_similarity(experiment.benchmark)
     if similarity is None and method.similarity_source == "matrix":
@@ -77,8 +81,9 @@ def check_tasks(
 ) -> tuple[str, ...]:
     """Whether the run can learn and evaluate these tasks; lines on what is unusual about them.
 
-    Raises DataError naming the task, ConfigError for a method that needs the whole stream at its
-    start where the stream is live.
+    Raises DataError naming the task, or a split in which none of them has anything to judge by,
+    ConfigError for a split that the benchmark has not, or for a method that needs the whole stream
+    at its start where the stream is live.
     """
     objective = OBJECTIVES.get(experiment.stage.objective)
     if experiment.stream.live and objective.method_kind(experiment).trains_on == "all":
@@ -90,15 +95,43 @@ def check_tasks(
     if similarity is not None:
         similarity.require(tasks)
     batches = objective.check_training(experiment, manifest, tasks)
-    for name in tasks:
-        for split in experiment.evaluation.splits:
-            objective.check_test(experiment, manifest.task(name).handle(split))
+    notes = []
+    for split in experiment.evaluation.splits:
+        _require_split(experiment, manifest, split)
+        handles = [manifest.task(name).handle(split) for name in tasks]
+        empty = {h.task: why for h in handles if (why := objective.check_test(experiment, h))}
+        if empty and len(empty) == len(tasks):
+            raise DataError(
+                f"no task has anything to judge by in split {split!r}: {next(iter(empty.values()))}"
+            )
+        if empty:
+            named = ", ".join(map(repr, empty))
+            notes.append(
+                f"not judged by split {split!r}, as they have nothing there: tasks {named}"
+            )
     full = experiment.stage.batch_size
     small = [f"{batch} for {task!r}" for task, batch in batches.items() if batch < full]
-    if not small:
-        return ()
-    listed = ", ".join(small)
-    return (f"smaller batches than stage.batch_size={full}, as tasks are small: {listed}",)
+    if small:
+        listed = ", ".join(small)
+        notes.append(f"smaller batches than stage.batch_size={full}, as tasks are small: {listed}")
+    return tuple(notes)
+
+
+def _require_split(experiment: ExperimentConfig, manifest: Manifest, split: str) -> None:
+    """Raises ConfigError for a split of `evaluation.split` that the benchmark has not."""
+    known = dict.fromkeys(name for task in manifest.tasks for name in task.splits)
+    if split not in known:
+        others = [name for name in known if name != "train"]
+        several = ""
+        if len(others) > 1 and experiment.stage.objective == "grounding":
+            several = (
+                f", or several, such as evaluation.split=[{','.join(others)}]: the first one "
+                "leads, the others are judged once at the end"
+            )
+        raise ConfigError(
+            f"evaluation.split={split}: benchmark {manifest.benchmark!r} has no such split, only "
+            f"{', '.join(others)}; set one of them{several}"
+        )
 
 
 def prepared(experiment: ExperimentConfig) -> Manifest:
@@ -116,7 +149,26 @@ def prepared(experiment: ExperimentConfig) -> Manifest:
 
 
 def stream_tasks(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str, ...]:
-    """The tasks that the stream is given, before they are ordered. Raises ConfigError."""
+    """The tasks that the stream is given, before they are ordered.
+
+    Those that nobody named and that have nothing to train on are left out, as in LPI's released
+    code. Raises ConfigError, DataError if that leaves none.
+    """
+    asked = _asked(experiment, manifest)
+    if experiment.stream.joined or experiment.benchmark.tasks is not None:
+        return asked
+    objective = OBJECTIVES.get(experiment.stage.objective)
+    given = tuple(name for name in asked if objective.trainable(manifest.task(name)))
+    if asked and not given:
+        raise DataError(
+            f"no task of benchmark {manifest.benchmark!r} has anything to train on by "
+            f"stage.objective={experiment.stage.objective}; choose another benchmark or objective"
+        )
+    return given
+
+
+def _asked(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str, ...]:
+    """The tasks that the config asks for. Raises ConfigError."""
     if experiment.stream.joined:
         return (JOINED,)
     return manifest.order(experiment.benchmark.tasks, growing=experiment.stream.live)

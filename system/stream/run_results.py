@@ -196,7 +196,13 @@ def _value(summary: Summary, name: str, undefined: dict[str, str]) -> float | No
 
 
 def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
-    rows = [r for r in matrix.rows if r.metric == metric and r.trained_index == trained]
+    rows = [
+        r
+        for r in matrix.rows
+        if r.metric == metric
+        and r.trained_index == trained
+        and matrix.has_queries(metric, r.evaluated_index)
+    ]
     for row in rows:
         if row.reason is not None:
             return Summary(float("nan"), row.reason)

@@ -120,7 +120,7 @@ def test_a_rate_is_chosen_on_the_first_task_with_as_many_expressions(root: Path)
         (["evaluation.split=[test,train]"], ConfigError, "what tasks learn from"),
         (["evaluation.split=[test,test]"], ConfigError, "none twice"),
         (["evaluation.split=[]"], ConfigError, "at least one"),
-        (["evaluation.split=[test,testB]"], DataError, "testB"),
+        (["evaluation.split=[test,testB]"], ConfigError, "testB"),
         (["stage.batch_size=32"], DataError, "24 training expressions"),
         (["benchmark.order=reversed"], ConfigError, "order=reversed"),
         (["stream.live=true"], ConfigError, "live=true and joined=true"),

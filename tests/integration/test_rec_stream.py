@@ -149,7 +149,7 @@ def test_methods_for_a_grounder_learn_the_stream_too(root: Path, method: str) ->
         (["method.interaction.depth=3"], ConfigError, "interaction.depth=3"),
         (["evaluation.expressions=0"], ConfigError, "expressions=0"),
         (["stage.train_expressions=0"], ConfigError, "train_expressions=0"),
-        (["stream.live=true", "evaluation.split=testB"], DataError, "testB"),
+        (["stream.live=true", "evaluation.split=testB"], ConfigError, "testB"),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_runs(

@@ -37,6 +37,7 @@ def test_two_tasks_of_the_lpi_stream_run_on_refcoco(
     run = [
         *benchmark,
         "run_name=refcoco",
+        "evaluation.split=testA",
         "backbone=clip",
         f"backbone.path={tmp_path / 'clip'}",
         f"storage_path={tmp_path / 'runs'}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,32 @@ def test_an_undefined_entry_passes_its_reason_on() -> None:
     assert "'vehicle' after 'person'" in (TRANSFER.of(matrix, METRIC).reason or "")
     summary = FORWARD_TRANSFER.of(AccuracyMatrix(TASKS, _rows(R)), METRIC)
     assert "zero-shot: not evaluated" in (summary.reason or "")
+
+
+def test_a_task_without_a_query_is_left_out_of_every_mean() -> None:
+    """RefCOCO's testA has one of twelve tasks: LPI's released code skips the others too."""
+    rows = [
+        replace(row, value=math.nan, queries=0, reason="no expression")
+        if row.evaluated_index == 1
+        else row
+        for row in _rows([ZERO_SHOT], first=-1) + _rows(R)
+    ]
+    matrix = AccuracyMatrix(TASKS, rows)
+    for metric, expected in (
+        (AVERAGE, (40 + 70) / 2),
+        (STREAM_AVERAGE, (50 + 38 + 44 + 45 + 40 + 70) / 6),
+        (TRANSFER, (38 + 45) / 2),
+        (FORGETTING, 50 - 40),
+        (BACKWARD_TRANSFER, 40 - 50),
+        (FORWARD_TRANSFER, 45 - 40),
+        (PUBLISHED_AVERAGE, ((50 + 44 + 40) / 3 + 70) / 2),
+        (PUBLISHED_FORGETTING, 40 - 50),
+    ):
+        assert metric.of(matrix, METRIC).value == pytest.approx(expected), metric.name
+    nobody = AccuracyMatrix(TASKS, [replace(row, queries=0, value=math.nan) for row in rows])
+    found = AVERAGE.of(nobody, METRIC)
+    assert math.isnan(found.value)
+    assert found.reason == "t2i_r1: no task has a query in the split"
 
 
 def test_tasks_that_were_not_evaluated_before_their_turn_have_no_transfer() -> None:

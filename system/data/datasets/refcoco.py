@@ -107,7 +107,6 @@ def read_refcoco(
     check_tasks_there(
         name,
         {split: index.counts for split, index in splits.items()},
-        {split: " + ".join(theirs) for split, theirs in source.splits.items()},
         source.tasks,
     )
     return CheckedDataset(
@@ -123,6 +122,7 @@ def read_refcoco(
             "shared_images": shared,
             "positive_words": {split: dict(counts) for split, counts in words.items() if counts},
         },
+        sparse=True,
     )
 
 
@@ -231,45 +231,26 @@ def shared_images(path: Path, image_ids: Mapping[str, set[str]]) -> dict[str, di
 
 
 def check_tasks_there(
-    release: str,
-    counts: Mapping[str, Mapping[str, int]],
-    theirs: Mapping[str, str],
-    tasks: Sequence[str],
+    release: str, counts: Mapping[str, Mapping[str, int]], tasks: Sequence[str]
 ) -> None:
-    """Check that each task has rows in each split: some super-categories are rare here.
+    """Check that each task has rows in some split, which of RefCOCO's test splits none has in both.
 
-    `counts` is {split: {task: rows}}, `theirs` says which of the release's splits each is made of.
-    Raises: DataError naming splits and tasks, and the overrides that leave them out.
+    `counts` is {split: {task: rows}}.
+    Raises: DataError naming the tasks, and the override that leaves them out.
     """
-    missing = {
-        split: absent
-        for split, of_split in counts.items()
-        if (absent := [task for task in tasks if not of_split.get(task)])
-    }
-    if not missing:
-        return
-    if not any(sum(of_split.values()) for of_split in counts.values()):
+    nowhere = [task for task in tasks if not any(of.get(task) for of in counts.values())]
+    if len(nowhere) == len(tasks):
         raise DataError(
             f"{release}: no object belongs to a task of benchmark.options.tasks "
             f"({', '.join(tasks)}). If the file's categories are generic, set "
             "benchmark.options.instances to MSCOCO's instances_train2014.json"
         )
-    without = {task for of_split in missing.values() for task in of_split}
-    names = "; ".join(
-        f"{split!r} (of {theirs[split]}): {', '.join(of_split)}"
-        for split, of_split in missing.items()
-    )
-    advice = []
-    if left := [task for task in tasks if task not in without]:
-        advice.append(f"take the tasks out with benchmark.options.tasks=[{','.join(left)}]")
-    # A stream needs these two; what else there is can be done without.
-    if spare := [split for split in missing if split not in ("train", "test")]:
-        removed = " ".join(f"~benchmark.options.splits.{split}" for split in spare)
-        advice.append(f"take out what a stream does not need with {removed}")
-    advice.append("join more of the release's splits into one of benchmark.options.splits")
-    raise DataError(
-        f"{release}, refers to no object of these tasks in split {names}: {', or '.join(advice)}"
-    )
+    if nowhere:
+        left = ",".join(task for task in tasks if task not in nowhere)
+        raise DataError(
+            f"{release}, refers to no object of these tasks in any split: {', '.join(nowhere)}: "
+            f"take the tasks out with benchmark.options.tasks=[{left}]"
+        )
 
 
 def refcoco_files(source: RefCocoSource) -> list[NeededFile]:

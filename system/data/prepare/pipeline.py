@@ -76,7 +76,8 @@ class CheckedDataset:
     `tasks` are in stream order; `source` describes the dataset in the manifest. `orient` says that
     images are turned as their orientation tags have it: for data sets without boxes and masks,
     whose coordinates are those of the image as it is stored. `drawn` are the splits that the reader
-    divided one pool into: that two of them have the same picture is nobody's mistake.
+    divided one pool into: that two of them have the same picture is nobody's mistake. In a
+    `sparse` data set a task may have no row in a split.
     """
 
     splits: Mapping[str, SplitIndex]
@@ -84,6 +85,7 @@ class CheckedDataset:
     source: Mapping[str, object]
     orient: bool = False
     drawn: Collection[str] = ()
+    sparse: bool = False
 
 
 Options = TypeVar("Options", bound=ReaderOptions)
@@ -164,9 +166,10 @@ def write_dataset(
     skipped = {split: index.skipped for split, index in dataset.splits.items()}
     with _quarantine(output, faults):
         counts = {split: index.counts for split, index in dataset.splits.items()}
-        check_tasks(counts, dataset.tasks)
+        check_tasks(counts, dataset.tasks, sparse=dataset.sparse)
         twice = check_disjoint(dataset.splits, faults, dataset.drawn)
-        check_tasks(counts, dataset.tasks)  # without the rows that this put aside
+        # Without the rows that this put aside.
+        check_tasks(counts, dataset.tasks, sparse=dataset.sparse)
         if origin is not None and not replace:
             there = moved_data(dataset.splits, origin, benchmark, output, progress)
             if there is not None:
@@ -187,6 +190,7 @@ def write_dataset(
             row_group_rows=row_group_rows,
             shard_rows=shard_rows,
             progress=progress,
+            sparse=dataset.sparse,
             spanned=[split for split, index in dataset.splits.items() if index.spanned],
         )
     write_quarantine(output, faults.found)

@@ -49,6 +49,7 @@ def write_shards(
     threads: int | None = None,
     progress: Progress | None = None,
     spanned: Collection[str] = (),
+    sparse: bool = False,
 ) -> Manifest:
     """Write every split's records as task shards under `root` and, last, the manifest.
 
@@ -60,8 +61,9 @@ def write_shards(
     `source` is `source`, the digest of each split's rows as read in "content", in "quarantined" the
     broken rows by kind, in "decoding" how images become RGB, and in "unoriented" how many of each
     split have an orientation tag that is not applied.
-    Raises: DataError for a task without images in a split and, as `faults` says, for a broken
-    image; ConfigError for sizes that cannot be; StorageError if the place cannot be written.
+    Raises: DataError for a task without images in a split, unless the data are `sparse`, and, as
+    `faults` says, for a broken image; ConfigError for sizes that cannot be; StorageError if the
+    place cannot be written.
     """
     if row_group_rows < 1 or shard_rows < row_group_rows:
         raise ConfigError(
@@ -104,6 +106,7 @@ def write_shards(
             for split, shards in written.items()
         },
         tasks,
+        sparse=sparse,
     )
     manifest = Manifest(
         SCHEMA_VERSION if spanned else PLAIN_VERSION,
@@ -125,14 +128,19 @@ def write_shards(
     return manifest
 
 
-def check_tasks(splits: Mapping[str, Mapping[str, int]], tasks: Sequence[str]) -> None:
+def check_tasks(
+    splits: Mapping[str, Mapping[str, int]], tasks: Sequence[str], *, sparse: bool = False
+) -> None:
     """Check that each task has a row in each split; `splits` is {split: {task: rows}}.
 
+    In a `sparse` data set each split needs rows of one task alone.
     Raises: DataError naming all splits and tasks without one, and the tasks that would do.
     """
     missing = {
         split: [task for task in tasks if not counts.get(task)] for split, counts in splits.items()
     }
+    if sparse:
+        missing = {split: of for split, of in missing.items() if len(of) == len(tasks)}
     lacking = [
         f"split {split!r} has no image of "
         + (f"task {', '.join(map(repr, of))}" if len(of) < len(tasks) else "any task")

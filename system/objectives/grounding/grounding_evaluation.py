@@ -216,8 +216,9 @@ class GroundingEvaluation:
         self, evaluated: EvaluatedSplit, router: TaskRouter | None, trained: int
     ) -> Tensor:
         """The task (rows,) whose prompts each image's expressions get."""
-        if router is None:
-            return torch.full((evaluated.chosen.handle.rows,), trained, dtype=torch.long)
+        rows = evaluated.chosen.handle.rows
+        if router is None or not rows:
+            return torch.full((rows,), trained, dtype=torch.long)
         if evaluated.images is None:
             evaluated.images, _ = self.features.of(evaluated.chosen.handle, [])
         return router.route("vision", evaluated.images)

@@ -12,13 +12,13 @@ from typing_extensions import override
 
 from system.config.schema import ExperimentConfig, GrounderConfig, InputConfig
 from system.data.shards.loading import read_images
-from system.data.shards.manifest import Manifest, SplitHandle
+from system.data.shards.manifest import Manifest, SplitHandle, TaskEntry
 from system.data.shards.split_objects import read_expressions, subsample
 from system.diff_prompt.latent_source import LatentSource, latent_source, require_masks
 from system.diff_prompt.mask_sources import NOTES
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError
 from system.grounders.grounder import Grounder, load_grounder
 from system.methods.base import GroundingSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
@@ -233,13 +233,18 @@ class GroundingObjective(StreamObjective):
         return batches
 
     @override
-    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
+    def trainable(self, task: TaskEntry) -> bool:
+        return next(read_expressions(task.handle("train")), None) is not None
+
+    @override
+    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> str | None:
         if next(read_expressions(handle), None) is None:
-            raise DataError(
+            return (
                 f"task {handle.task!r} has no expression in split {handle.split!r}; choose another "
                 "evaluation.split, or a benchmark with expressions"
             )
         require_masks(experiment.method, handle)
+        return None
 
     @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

@@ -142,6 +142,8 @@ class RecScorer:
     def frozen(self, chosen: ChosenExpressions, store: FeatureStore, show: Show) -> Found:
         """Boxes that the frozen grounder finds, or found before in any run; all ranks call this."""
         grounder, handle = self.grounder, chosen.handle
+        if not len(chosen):
+            return Found(torch.zeros(0, len(OVERLAPS), dtype=torch.long), torch.zeros(0, 4))
         key = FeatureStore.key(
             grounder=grounder.fingerprint,
             selection=asdict(grounder.selection),

@@ -188,13 +188,14 @@ class RetrievalObjective(StreamObjective):
         }
 
     @override
-    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> None:
+    def check_test(self, experiment: ExperimentConfig, handle: SplitHandle) -> str | None:
         if handle.rows == 0:
             raise DataError(
                 f"task {handle.task!r} has no image in split {handle.split!r}; choose "
-                "another evaluation.split or prepare the benchmark again"
+                "another evaluation.split, or leave the task out by benchmark.tasks"
             )
         require_captions(handle)
+        return None
 
     @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

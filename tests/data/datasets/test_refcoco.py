@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from system.config.compose import compose
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.manifest import Manifest
+from system.data.shards.split_objects import read_expressions
 from system.errors import ConfigError, DataError
 from tests.data.refcoco_files import (
     SPLITS,
@@ -159,28 +160,31 @@ def test_a_division_that_shares_images_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_rare_task_is_named_with_the_overrides_that_leave_it_out(tmp_path: Path) -> None:
-    """The message must be enough to go on, by its own commands."""
+def test_a_task_that_a_split_has_no_object_of_is_prepared_without_it(tmp_path: Path) -> None:
+    """RefCOCO's testA has persons alone: apart from testB eleven of twelve tasks are not in it."""
     instances, refs = write_images(tmp_path, {**SPLITS, "val": 1})
     refs = [ref for ref in refs if ref["split"] != "val" or ref["category_id"] != 2]
     write_unc(tmp_path, instances, refs)
     splits = {"train": ["train"], "val": ["val"], "test": ["testA", "testB"]}
-    with pytest.raises(DataError) as caught:
-        prepare(tmp_path, splits=splits)
-    message = str(caught.value)
-    assert "no object of these tasks in split 'val' (of val): food: take" in message
-    assert "benchmark.options.tasks=[animal]" in message
-    assert "~benchmark.options.splits.val" in message
-    composed = compose(
-        [
-            "benchmark=lpi_refcoco",
-            "benchmark.options.tasks=[animal]",
-            "~benchmark.options.splits.val",
-        ]
-    )
-    changed = composed.benchmark.options
-    assert (changed["tasks"], list(changed["splits"])) == (["animal"], ["train", "test"])
-    assert prepare(tmp_path, splits=splits, tasks=["animal"]).counts["animal"]["val"] == 1
+    manifest = prepare(tmp_path, splits=splits)
+    assert manifest.counts["food"] == {"train": 6, "val": 0, "test": 6}
+    assert manifest.counts["animal"]["val"] == 1
+    assert list(read_expressions(manifest.task("food").handle("val"))) == []
+    assert Manifest.load(str(tmp_path / "data")).fingerprint == manifest.fingerprint
+
+
+def test_a_task_that_no_split_has_an_object_of_is_named_with_the_override(tmp_path: Path) -> None:
+    """A slip in a name would else be a task of nothing."""
+    write_unc(tmp_path, *write_images(tmp_path, SPLITS))
+    with pytest.raises(DataError, match="no object of these tasks in any split: fod") as caught:
+        prepare(tmp_path, tasks=["animal", "fod", "food"])
+    assert "benchmark.options.tasks=[animal,food]" in str(caught.value)
+    instances, refs = write_images(tmp_path, {**SPLITS, "val": 1})
+    others = [ref for ref in refs if ref["split"] != "val" or ref["category_id"] == 1]
+    write_unc(tmp_path, instances, others)
+    splits = {"train": ["train"], "val": ["val"], "test": ["testA", "testB"]}
+    with pytest.raises(DataError, match="split 'val' has no image of any task"):
+        prepare(tmp_path, tasks=["food"], splits=splits)
 
 
 def test_generic_categories_without_instances_are_explained(tmp_path: Path) -> None:
