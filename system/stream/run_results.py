@@ -56,7 +56,8 @@ class RunRecord:
         # A live stream that has ended is evaluated anew: its tasks were not all there before.
         rows = self.outcome.get("matrix") or rows
         before = self.outcome.get("zero_shot_before")
-        if before is None and self.experiment.evaluation.gallery == "seen":
+        # Of boxes there is no gallery, whatever the config says.
+        if before is None and self.outcome.get("evaluated", {}).get("gallery") == "seen":
             before = ()  # an earlier version's run does not know
         return AccuracyMatrix(
             self.tasks,

@@ -31,6 +31,7 @@ from tests.stream.run_records import (
     opened,
     outcome,
     payloads,
+    row,
     value_of,
 )
 
@@ -136,9 +137,9 @@ def test_undefined_figures_are_null_with_a_reason(experiment: ExperimentConfig) 
     committed = copy.deepcopy(payloads())
     reason = "no query of task 'food'"
     for payload in committed:
-        for row in payload["rows"]:
-            if row["evaluated_index"] == 1 and row["metric"] in ("t2i_r1", "route_text"):
-                row |= {"value": None, "reason": reason, "queries": 0}
+        for entry in payload["rows"]:
+            if entry["evaluated_index"] == 1 and entry["metric"] in ("t2i_r1", "route_text"):
+                entry |= {"value": None, "reason": reason, "queries": 0}
     leave_outcome(experiment)
     metrics = finish(experiment, committed)
     for section in ("average", "forgetting", "published_average", "forward_transfer"):
@@ -154,6 +155,23 @@ def test_undefined_figures_are_null_with_a_reason(experiment: ExperimentConfig) 
     assert metrics["routing"]["text_average"] is None
     text = (run_folder(experiment) / METRICS).read_text()
     assert "NaN" not in text
+
+
+def test_growing_galleries_have_their_own_forward_transfer(experiment: ExperimentConfig) -> None:
+    """The frozen model among all tasks' images is no measure for a task among a few."""
+    evaluated = {"gallery": "seen", "captions_per_image": "5"}
+    before = [row(metric, -1, j, value=30.0) for metric in RECALLS for j in range(len(TASKS))]
+    leave_outcome(experiment, evaluated=evaluated, zero_shot_before=before)
+    found = finish(experiment)["forward_transfer"]["t2i_r1"]
+    expected = [value_of("t2i_r1", j - 1, j) - 30.0 for j in (1, 2)]
+    assert found == pytest.approx(sum(expected) / 2)
+    leave_outcome(experiment, evaluated=evaluated)  # as an earlier version left it
+    metrics = finish(experiment)
+    assert metrics["forward_transfer"]["t2i_r1"] is None
+    reason = metrics["undefined"]["forward_transfer.t2i_r1"]
+    assert "in the gallery before it was learned" in reason
+    leave_outcome(experiment, evaluated={"expressions": 30})  # of boxes
+    assert finish(experiment)["forward_transfer"]["t2i_r1"] is not None
 
 
 def test_a_method_without_router_has_no_routing_figures(experiment: ExperimentConfig) -> None:
