@@ -6,7 +6,7 @@ from importlib import import_module
 
 from rich.console import Console
 
-from system.cli import COMMANDS
+from system.cli import COMMANDS, FILES
 from system.errors import ConfigError, PromptideError
 from system.submission.job_environment import hear_stop, unseal
 
@@ -15,6 +15,7 @@ USAGE = """promptide COMMAND [key=value ...]
   doctor     what is missing of a benchmark's files   promptide doctor benchmark=lpi_coco
   prepare    write a benchmark's task shards          promptide prepare benchmark=openmoji
   pretrain   make a small backbone or grounder        promptide pretrain grounder=tiny_grounder
+  import     published weights in our form            promptide import mask_dit owner/name DIR
   run        learn a stream of tasks on Ray           promptide run experiment=demo
   evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
   report     one HTML page from a run or a sweep      promptide report experiment=demo
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Command:
     if name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; one of: {', '.join(COMMANDS)}")
-    command: Command = getattr(import_module(f"system.cli.{name}"), name)
+    file = FILES.get(name, name)
+    command: Command = getattr(import_module(f"system.cli.{file}"), file)
     return command
 
 

@@ -1,10 +1,11 @@
 """One file a command of `promptide`: where system, actors and tuning come together."""
 
-#: Each is a function in the file of its name.
+#: Each is a function in the file of its name, or of that in FILES.
 COMMANDS = (
     "doctor",
     "prepare",
     "pretrain",
+    "import",
     "run",
     "evaluate",
     "report",
@@ -14,3 +15,4 @@ COMMANDS = (
     "parameters",
     "submit",
 )
+FILES = {"import": "import_weights"}  # whose name is no name of Python's

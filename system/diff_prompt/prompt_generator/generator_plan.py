@@ -57,6 +57,11 @@ class GeneratorPlan:
         if settings.regresses:  # which always sees its conditions
             settings = replace(settings, condition_dropout=0.0, guidance=1.0)
         vae = MaskVaePlan.of(experiment.with_stage(settings.mask_vae))
+        if vae.given and vae.given.imported_from and settings.latents == "mode_scaled":
+            raise ConfigError(
+                f"stage.mask_vae.path={vae.settings.path} was imported, so nobody knows what "
+                "scales its latents; set stage.latents=sample_unscaled"
+            )
         network = settings.network.sizes(vae.settings.vae.latent_shape)
         encoder = load_backbone(settings.encoder)
         if encoder.shape.feature_width != network.width:
