@@ -33,7 +33,7 @@ def box_overlap(first: Tensor, second: Tensor, measure: Overlap) -> Tensor:
 def best_hits(
     boxes: Sequence[Tensor],
     scores: Sequence[Tensor],
-    target: Tensor,
+    target: Sequence[Tensor] | Tensor,
     measure: Overlap,
     least: float = HIT,
 ) -> Tensor:
@@ -42,7 +42,8 @@ def best_hits(
     Args:
         boxes: Q tensors [K, 4]; K may differ, and be 0.
         scores: Q tensors [K]. Of equal scores the earlier box is the better one.
-        target: [Q, 4], the box of the object that is meant.
+        target: Q tensors [4], the box of the object that is meant, or [n, 4], boxes of which any
+            is enough.
         measure: "iou" (the field's rule) or "giou" (as the papers' released code counts).
         least: the overlap from which a box hits.
 
@@ -54,7 +55,9 @@ def best_hits(
     ranks = torch.full((len(target),), -1, dtype=torch.long)
     for query, (found, score) in enumerate(zip(boxes, scores, strict=True)):
         order = torch.argsort(score, descending=True, stable=True)
-        hit = torch.nonzero(box_overlap(found[order], target[query], measure) >= least)
+        meant = target[query].reshape(-1, 4)
+        overlap = box_overlap(found[order][:, None], meant, measure)  # (K, n)
+        hit = torch.nonzero((overlap >= least).any(dim=1))
         if len(hit):
             ranks[query] = hit[0, 0]
     return ranks

@@ -58,6 +58,15 @@ def test_half_an_overlap_is_a_hit_by_iou_and_not_always_by_giou() -> None:
     assert best_hits([wide], [score], target, "giou").tolist() == [-1]
 
 
+def test_of_several_boxes_that_are_meant_any_is_a_hit() -> None:
+    """Flickr30k's any-box: "two men" are two boxes, and each of them is found."""
+    target = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
+    boxes = torch.tensor([[0.0, 0.0, 30.0, 10.0], [20.0, 0.0, 30.0, 9.0], [0.0, 0.0, 10.0, 9.0]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert best_hits([boxes], [scores], [target], "iou").tolist() == [1]
+    assert best_hits([boxes], [scores], [target[:1]], "iou").tolist() == [2]
+
+
 def test_a_stricter_overlap_takes_the_next_box_that_reaches_it() -> None:
     """R@1 at 0.9 of a box that only half fits would be a wrong one."""
     target = torch.tensor([[0.0, 0.0, 10.0, 10.0]])

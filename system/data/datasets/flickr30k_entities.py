@@ -1,6 +1,7 @@
 """Reader of Flickr30k Entities for phrase grounding: sentences, boxes, split lists, photographs."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from system.data.formats.entities_files import (
     read_sentences,
 )
 from system.data.prepare.annotations import shortened
-from system.data.prepare.captions import checked_caption
+from system.data.prepare.captions import checked_caption, positive_spans
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root, require_splits
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import FLICKR30K_ENTITIES, FLICKR30K_IMAGES, NeededFile, needs
@@ -23,7 +24,7 @@ from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.masks import mask_from_box
-from system.data.shards.schema import Expression, ImageRecord, Instance
+from system.data.shards.schema import Expression, ImageRecord, Instance, Span
 from system.errors import ConfigError, DataError
 
 #: The types that a phrase with boxes can have, in the order of the paper's tables.
@@ -47,7 +48,9 @@ class EntitiesSource(ReaderOptions):
     """Flickr30k Entities on disk and how it becomes a benchmark; paths are relative to `root`.
 
     `splits` maps "train", "val", "test" to lists of image ids. `boxes`: what a phrase with several
-    boxes refers to: "merge", the one box that encloses them, or "each", every one of them in turn.
+    boxes refers to: "merge", the one box that encloses them, "each", every one of them in turn, or
+    "any", all of them, of which one is enough to hit. `expressions`: a "phrase" alone, or the
+    "sentence" that it stands in, of which its words name the object.
     `task_by`: "dataset" makes all images one task called `task_name`; "type" makes a task of each
     phrase type in `tasks` (null: all eight), where a row is an image with its phrases of that type.
     """
@@ -58,7 +61,8 @@ class EntitiesSource(ReaderOptions):
     splits: dict[str, str] = field(
         default_factory=lambda: {split: f"{split}.txt" for split in ("train", "val", "test")}
     )
-    boxes: Literal["merge", "each"] = "merge"
+    boxes: Literal["merge", "each", "any"] = "merge"
+    expressions: Literal["phrase", "sentence"] = "phrase"
     task_by: Literal["type", "dataset"] = "dataset"
     task_name: str = "flickr30k"
     tasks: tuple[str, ...] | None = None
@@ -92,20 +96,25 @@ def read_flickr30k_entities(
     """
     root = dataset_root(source.root)
     require_splits(root, {split: {"": path} for split, path in source.splits.items()})
+    words: dict[str, Counter[str]] = {split: Counter() for split in source.splits}
     return CheckedDataset(
-        {split: _index_split(source, root, split, faults) for split in source.splits},
+        {split: _index_split(source, root, split, faults, words[split]) for split in source.splits},
         source.task_names,
         {
             "format": "flickr30k_entities",
             "root": str(root),
             "caption_rule": source.caption_rule,
             "boxes": source.boxes,
+            "expressions": source.expressions,
             "task_by": source.task_by,
+            "positive_words": {split: dict(counts) for split, counts in words.items() if counts},
         },
     )
 
 
-def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults) -> SplitIndex:
+def _index_split(
+    source: EntitiesSource, root: Path, split: str, faults: Faults, words: Counter[str]
+) -> SplitIndex:
     sentences = dataset_folder(root, source.sentences, "sentences")
     annotations = dataset_folder(root, source.annotations, "annotations")
     images = dataset_folder(root, source.images, "images")
@@ -117,7 +126,7 @@ def _index_split(source: EntitiesSource, root: Path, split: str, faults: Faults)
             image = StoredImage(path)
             captions, phrases = read_sentences(sentences / f"{name}.txt")
             boxes = read_boxes(annotations / f"{name}.xml")
-            rows = list(_rows(source, name, captions, phrases, boxes))
+            rows = list(_rows(source, name, captions, phrases, boxes, words))
             if not rows:
                 builder.skip("without_boxes")
             for row in rows:
@@ -151,6 +160,7 @@ def _rows(
     captions: Sequence[tuple[str, str]],
     phrases: Sequence[Phrase],
     boxes: Boxes,
+    words: Counter[str],
 ) -> Iterator[ImageRecord]:
     """Build an image's row for each task that has a phrase with a box in it."""
     cleaned = tuple(checked_caption(text, source.caption_rule, where) for text, where in captions)
@@ -175,9 +185,10 @@ def _rows(
                     for box in own
                 ]
         expressions = tuple(
-            Expression(index, checked_caption(phrase.text, source.caption_rule, phrase.where))
+            expression
             for phrase in grounded
-            for index in indices.get(phrase.chain, ())
+            if phrase.chain in indices
+            for expression in _expressions(source, phrase, indices[phrase.chain], words)
         )
         if expressions:
             yield ImageRecord(
@@ -191,6 +202,23 @@ def _rows(
                 tuple(instances),
                 expressions,
             )
+
+
+def _expressions(
+    source: EntitiesSource, phrase: Phrase, instances: Sequence[int], words: Counter[str]
+) -> list[Expression]:
+    """A phrase's expressions: one for all of its chain's boxes, or one for each."""
+    rule = source.caption_rule
+    text = checked_caption(phrase.text, rule, phrase.where)
+    spans: tuple[Span, ...] = ()
+    if source.expressions == "sentence":
+        text = checked_caption(phrase.sentence, rule, phrase.where)
+        span = phrase.begin, phrase.begin + len(phrase.text)
+        spans = positive_spans(phrase.sentence, [span], rule, words)
+    if source.boxes == "any":
+        first, *others = instances
+        return [Expression(first, text, spans, tuple(others))]
+    return [Expression(index, text, spans) for index in instances]
 
 
 def _enclosing(boxes: Sequence[Box]) -> Box:

@@ -27,12 +27,17 @@ _MAX_SIDE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """One marked phrase: its coreference chain, its types, its words and where it stands."""
+    """One marked phrase: its coreference chain, its types, its words and where it stands.
+
+    `begin` is its first character in its sentence without mark-up.
+    """
 
     chain: str
     types: tuple[str, ...]
     text: str
     where: str
+    sentence: str
+    begin: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,12 @@ def read_sentences(path: Path) -> tuple[list[tuple[str, str]], list[Phrase]]:
                 "again"
             )
         sentences.append((plain, where))
-        phrases += [
-            Phrase(match["chain"], tuple(match["types"][1:].split("/")), match["text"], where)
-            for match in _PHRASE.finditer(line)
-        ]
+        marked = 0  # characters of mark-up so far
+        for match in _PHRASE.finditer(line):
+            chain, types, text = match["chain"], match["types"][1:].split("/"), match["text"]
+            begin = match.start() - marked
+            phrases.append(Phrase(chain, tuple(types), text, where, plain, begin))
+            marked += len(match[0]) - len(text)
     if not sentences:
         raise DataError(f"{path}: holds no sentence: fetch the file again")
     return sentences, phrases

@@ -185,7 +185,7 @@ class RecScorer:
         scored = self.grounder.ground(batch, entering)
         scored = scored[: len(block)]
         boxes, scores = [s.boxes.cpu() for s in scored], [s.scores.cpu() for s in scored]
-        targets = torch.tensor([chosen.expressions[i].box for i in block])
+        targets = [torch.tensor(chosen.expressions[i].boxes) for i in block]
         ranks = [best_hits(boxes, scores, targets, *overlap) for overlap in OVERLAPS]
         nothing = torch.full((1, 4), float("nan"))
         best = [torch.cat([found, nothing])[:1].float() for found in boxes]

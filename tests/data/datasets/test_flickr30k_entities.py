@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from system.config.compose import compose
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.manifest import Manifest
+from system.data.shards.split_objects import read_expressions
 from system.errors import ConfigError, DataError
 from tests.data.flickr_files import stored_rows, write_entities, write_entities_image
 
@@ -68,6 +70,41 @@ def test_or_to_each_of_its_boxes(tmp_path: Path) -> None:
         (1, "the men"),
         (2, "a brown dog"),
     ]
+
+
+def test_or_to_all_of_its_boxes_at_once(tmp_path: Path) -> None:
+    """Any-box: one expression a phrase, which any of its boxes answers."""
+    write_entities(tmp_path, SPLITS)
+    manifest = prepare(tmp_path, boxes="any")
+    row = first_row(manifest, "flickr30k")
+    assert row["boxes"] == [[0, 0, 5, 8], [8, 2, 4, 14], [3, 3, 17, 7]]
+    assert expressions(row) == [(0, "two men"), (2, "a dog"), (0, "the men"), (2, "a brown dog")]
+    assert [each["others"] for each in row["expressions"]] == [[1], [], [1], []]
+    found = list(read_expressions(manifest.task("flickr30k").handle("train")))
+    assert [len(expression.boxes) for expression in found[:2]] == [2, 1]
+    assert found[0].others == ((8 / 20, 2 / 16, 12 / 20, 1.0),)
+
+
+def test_a_phrase_in_its_sentence_is_named_by_its_words(tmp_path: Path) -> None:
+    """As released: the sentence is read, and the phrase's own words score and learn."""
+    write_entities(tmp_path, SPLITS)
+    manifest = prepare(tmp_path, expressions="sentence")
+    found = first_row(manifest, "flickr30k")["expressions"]
+    assert [(e["instance"], e["text"]) for e in found] == [
+        (0, "two men watch a dog under the sky"),
+        (1, "two men watch a dog under the sky"),
+        (0, "the men look at it"),
+        (1, "a brown dog runs"),
+    ]
+    words = [[e["text"][begin:end] for begin, end in e["spans"]] for e in found]
+    assert words == [["two men"], ["a dog"], ["the men"], ["a brown dog"]]
+    counts = {split: {"spans": 4 * images} for split, images in SPLITS.items()}
+    assert manifest.source["positive_words"] == counts
+
+
+def test_the_shipped_benchmark_reads_sentences() -> None:
+    shipped = compose(["benchmark=diff_prompt_flickr30k"]).benchmark.options
+    assert (shipped["expressions"], shipped["boxes"]) == ("sentence", "merge")
 
 
 def test_by_type_a_row_has_only_its_tasks_phrases(tmp_path: Path) -> None:
@@ -145,7 +182,7 @@ def test_image_in_two_split_lists_is_refused(tmp_path: Path) -> None:
 def test_wrong_options_name_their_field(tmp_path: Path) -> None:
     write_entities(tmp_path, SPLITS)
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"boxes": "any"}, ConfigError, r"options\.boxes='any' is not one of: merge, each"),
+        ({"boxes": "all"}, ConfigError, r"options\.boxes='all' is not one of: merge, each, any"),
         ({"tasks": ["people"]}, ConfigError, "tasks needs task_by=type"),
         ({"tasks": ["men"], "task_by": "type"}, ConfigError, "tasks: men is no phrase type; those"),
         ({"splits": {}}, ConfigError, r"options\.splits: at least one"),

@@ -35,10 +35,12 @@ def test_phrases_and_plain_sentences(tmp_path: Path) -> None:
         ("It is she [sic] .", second),
     ]
     assert phrases == [
-        Phrase("283585", ("people",), "A little girl", first),
-        Phrase("283586", ("clothing", "other"), "pink dress", first),
-        Phrase("0", ("notvisual",), "she", second),
+        Phrase("283585", ("people",), "A little girl", first, sentences[0][0], 0),
+        Phrase("283586", ("clothing", "other"), "pink dress", first, sentences[0][0], 17),
+        Phrase("0", ("notvisual",), "she", second, sentences[1][0], 6),
     ]
+    for phrase in phrases:
+        assert phrase.sentence[phrase.begin :].startswith(phrase.text)
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,17 @@ def test_spans_and_selection_change_what_is_found_and_where_it_is_kept(
     assert nowhere.any()
     assert not spans.best.isnan().any()
     assert (few.ranks[nowhere] == -1).all()
+
+
+def test_any_of_an_expressions_boxes_is_a_hit(directory: Path, chosen: ChosenExpressions) -> None:
+    """Counted by its first box alone, "two men" would be missed where the second is found."""
+    grounder = load_grounding_dino(str(directory))
+    scorer = RecScorer(grounder, ALONE, 5, threads=1)
+    plain = scorer.score(chosen, show_nothing, phase="test")
+    second = [
+        replace(e, others=(tuple(best.tolist()),))
+        for e, best in zip(chosen.expressions, plain.best, strict=True)
+    ]
+    found = scorer.score(replace(chosen, expressions=second), show_nothing, phase="test")
+    assert (plain.ranks[:, 0] != 0).any()
+    assert (found.ranks == 0).all()
