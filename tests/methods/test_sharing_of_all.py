@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "steps": 5,
         "low_rank": {"rank": 2, "prompt_length": 2},
     },
+    "lwf": {"prompt_length": 2, "text_prompt_length": 2, "init_std": 0.5},
     "maple": {"prompt_length": 2},
     "s_prompts": {"prompt_length": 2, "text_prompt_length": 2, "init_std": 0.5},
     "vpt": {"prompt_length": 2, "init_std": 0.5},
@@ -55,6 +56,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 #: Sharings that mean nothing for a method, and a part of the reason that is given.
 REFUSED: dict[tuple[str, Sharing], str] = {
     ("ewc", "own"): "no earlier task",
+    ("lwf", "own"): "there is none",
     ("joint", "own"): "all tasks at once",
     ("zero_shot", "own"): "trains nothing",
     ("zero_shot", "shared"): "trains nothing",
