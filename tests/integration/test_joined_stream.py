@@ -104,14 +104,20 @@ def test_a_rate_is_chosen_on_the_first_task_with_as_many_expressions(root: Path)
     """A short run with fewer would choose a rate for another length of training."""
     limits = ("stage.train_expressions=10", "evaluation.expressions=2")
     experiment = compose(joined_overrides(root, "rate", *limits, *LPI))
-    choice = StreamTrials().rate_choice(experiment)
+    choice = StreamTrials().rate_choice(experiment, 1)
     assert choice is not None
-    assert choice.task == "disk"
+    assert (choice.tasks, choice.joined) == (("disk",), True)
     assert choice.overrides == (
         "evaluation.split=val",
         "stage.train_expressions=20",
         "evaluation.expressions=4",
     )
+    both = StreamTrials().rate_choice(experiment, 2)
+    assert both is not None
+    assert len(both.tasks) == 2
+    assert both.overrides[1:] == ("stage.train_expressions=10", "evaluation.expressions=2")
+    with pytest.raises(ConfigError, match=r"tune\.rate_tasks=3, but the stream has 2 tasks"):
+        StreamTrials().rate_choice(experiment, 3)
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def test_rates_are_chosen_on_the_first_tasks_validation_split_alone(root: Path) 
         stage = values["stage"]
         assert stage["optimiser"]["learning_rate"] == rate
         assert values["evaluation"]["split"] in ("val", ("val",))
-        assert list(trial.experiment.benchmark.tasks or ()) == ["disk"]
-        # of one task, but as many steps as in the comparison of two
-        assert stage["train_expressions"] == 2 * 100
+        assert list(trial.experiment.benchmark.tasks or ()) == ["disk", "square"]
+        # of as many tasks as there are here, and so of as many steps
+        assert stage["train_expressions"] == 100
 
 
 def test_a_metric_that_the_stage_has_not_is_named(root: Path) -> None:
@@ -74,6 +74,7 @@ def test_methods_stand_in_one_table(root: Path, ray_local: None) -> None:
         assert json.loads(row["shown"])["R@5"] == metrics["average"]["rec_r5"]
     chosen = json.loads((folder / "learning_rates.json").read_text())["methods"]
     assert set(chosen) == {"vpt"}
+    assert chosen["vpt"]["tasks"] == ["disk", "square"]
     rates = {row["learning_rate"] for row in rows}
     assert rates == {None, chosen["vpt"]["chosen"]}
     table = (folder / "comparison.md").read_text().splitlines()

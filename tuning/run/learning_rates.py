@@ -1,7 +1,14 @@
-"""Choice of each method's learning rate on the validation split of the first task."""
+"""Choice of each method's learning rate on the validation split of the stream's first tasks.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+A short run learns these tasks in sequence, as the experiment does, and is scored by the mean over
+them after the last one: a rate that learns one task well and ruins it with the next is not chosen.
+When the best of the rates is the smallest or the largest of them, the list goes on at that end, by
+a factor of about three and a bounded number of times, so that no method is judged by a list that
+was drawn up for another.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from system.config.overrides import override
@@ -15,16 +22,36 @@ from tuning.search.sweep_config import LEARNING_RATE
 from tuning.search.sweep_plan import SweepPlan, Trial, TrialConfig
 
 LEARNING_RATES = "learning_rates"  # folder of the short runs, and with .json the file of the choice
+FACTOR = 3.0  # from the end of a list to the next rate
 Run = Callable[[TrialTable, str], None]  # runs a table's trials, with a title for the display
 
 
 @dataclass(frozen=True)
 class RateTrials:
-    """The short runs of one method, by candidate rate."""
+    """The short runs of one method, by rate: those of its list, and those added at its ends."""
 
+    plan: SweepPlan
     base: TrialConfig
     choice: RateChoice
-    trials: Mapping[float, Trial]
+    trials: dict[float, Trial] = field(default_factory=dict)
+    added: list[float] = field(default_factory=list)
+
+    def add(self, rate: float) -> Trial:
+        """The short run with one more rate. Raises ConfigError."""
+        config = TrialConfig(f"{self.base.label}-rate{rate:g}", self.base.overrides)
+        more = [override("benchmark.tasks", list(self.choice.tasks)), *self.choice.overrides]
+        seed = self.plan.config.seeds[0]
+        trial = self.plan.trial(config.with_value(LEARNING_RATE, rate), seed, LEARNING_RATES, *more)
+        self.trials[rate] = trial
+        return trial
+
+    def scores(self, table: TrialTable) -> dict[float, float | None]:
+        """The score of each rate after the last task; None of a run that did not get there."""
+        found = {}
+        for rate, trial in self.trials.items():
+            scores = table.entries[trial.name].curve.scores
+            found[rate] = scores[-1] if len(scores) == table.rule.tasks else None
+        return found
 
 
 def rate_trials(plan: SweepPlan) -> list[RateTrials]:
@@ -32,20 +59,18 @@ def rate_trials(plan: SweepPlan) -> list[RateTrials]:
 
     Raises ConfigError.
     """
-    seed = plan.config.seeds[0]
-    found = []
-    for base in plan.bases if plan.config.learning_rates else ():
-        trial = plan.trial(base, seed)
+    config, found = plan.config, []
+    for base in plan.bases if config.learning_rates else ():
+        trial = plan.trial(base, config.seeds[0])
         name = trial.experiment.to_dict()["method"]["name"]
-        rates = plan.config.rates_for(base.label, name)
-        choice = trial.kind.rate_choice(trial.experiment) if rates else None
+        rates = config.rates_for(base.label, name)
+        choice = trial.kind.rate_choice(trial.experiment, config.rate_tasks) if rates else None
         if choice is None:
             continue
-        more = [override("benchmark.tasks", [choice.task]), *choice.overrides]
-        trials = {
-            rate: plan.trial(_at_rate(base, rate), seed, LEARNING_RATES, *more) for rate in rates
-        }
-        found.append(RateTrials(base, choice, trials))
+        entry = RateTrials(plan, base, choice)
+        for rate in rates:
+            entry.add(rate)
+        found.append(entry)
     return found
 
 
@@ -54,25 +79,40 @@ def choose_learning_rates(
 ) -> list[TrialConfig]:
     """Run the candidates and set each base's best rate; bases without candidates stay unchanged.
 
-    Writes learning_rates.json: the choice and its scores. Raises ConfigError when no rate of a
-    method gave a score.
+    Writes learning_rates.json: the choice and its scores. What was run before is not run again, and
+    leads to the same rates. Raises ConfigError when no rate of a method gave a score.
     """
     if not candidates:
         return plan.bases
-    table = TrialTable(PruningRule("none", 1, 2, tasks=1))
-    metric = plan.config.metric
+    # Joined tasks are evaluated once, behind all of them.
+    evaluated = 1 if candidates[0].choice.joined else plan.config.rate_tasks
+    table = TrialTable(PruningRule("none", 1, 2, tasks=evaluated))
+
+    def enter(trial: Trial) -> None:
+        RunDirectory.of(trial.experiment).claim(trial.experiment, contents_of(trial.experiment))
+        table.add(trial, trial.record(plan.config.metric))
+
     for entry in candidates:
         for trial in entry.trials.values():
-            RunDirectory.of(trial.experiment).claim(trial.experiment, contents_of(trial.experiment))
-            table.add(trial, trial.record(metric))
+            enter(trial)
     run(table, "learning rates")
+    for _ in range(plan.config.rate_widenings):
+        wider = [(entry, next_rate(entry.scores(table))) for entry in candidates]
+        new = [(entry, rate) for entry, rate in wider if rate is not None]
+        if not new:
+            break
+        for entry, rate in new:
+            entry.added.append(rate)
+            enter(entry.add(rate))
+        run(table, "learning rates beyond the ends of the lists")
+    return _chosen(plan, candidates, table)
+
+
+def _chosen(plan: SweepPlan, candidates: list[RateTrials], table: TrialTable) -> list[TrialConfig]:
+    """The bases with the best rates, which learning_rates.json tells."""
     chosen: dict[str, Any] = {}
     for entry in candidates:
-        scores = {
-            rate: score
-            for rate, trial in entry.trials.items()
-            for score in table.entries[trial.name].curve.scores[:1]
-        }
+        scores = entry.scores(table)
         best = best_rate(scores)
         if best is None:
             raise ConfigError(
@@ -81,14 +121,16 @@ def choose_learning_rates(
             )
         chosen[entry.base.label] = {
             "chosen": best,
-            "task": entry.choice.task,
-            "recall": {str(rate): scores.get(rate) for rate in entry.trials},
+            "tasks": list(entry.choice.tasks),
+            "recall": {str(rate): scores[rate] for rate in sorted(scores)},
+            "added": entry.added,
+            "at_the_end": next_rate(scores) is not None,
         }
     plan.folder.write_json(
         f"{LEARNING_RATES}.json",
         {
             "split": "val",
-            "metric": list(metric),
+            "metric": list(plan.config.metric),
             "seed": plan.config.seeds[0],
             "methods": chosen,
         },
@@ -107,6 +149,19 @@ def best_rate(scores: Mapping[float, float | None]) -> float | None:
     return -max(known)[1] if known else None
 
 
-def _at_rate(base: TrialConfig, rate: float) -> TrialConfig:
-    named = TrialConfig(f"{base.label}-rate{rate:g}", base.overrides)
-    return named.with_value(LEARNING_RATE, rate)
+def next_rate(scores: Mapping[float, float | None]) -> float | None:
+    """The rate to try beyond the list if its best one is an end of it; else None.
+
+    A rate that was tried without a score, as one that diverges, is no end to go beyond. A single
+    rate is a choice already.
+    """
+    best = best_rate(scores)
+    if best is None or len(scores) < 2 or min(scores) < best < max(scores):
+        return None
+    return _rounded(best * FACTOR if best == max(scores) else best / FACTOR, scores)
+
+
+def _rounded(rate: float, tried: Collection[float]) -> float:
+    """To one digit, as lists are written, unless that one was tried."""
+    short = float(f"{rate:.0e}")
+    return rate if short in tried else short

@@ -48,7 +48,7 @@ class ModelTrials(TrialKind[ModelExperiment]):
         return str(experiment.stage["name"])
 
     @override
-    def rate_choice(self, experiment: ModelExperiment) -> RateChoice | None:
+    def rate_choice(self, experiment: ModelExperiment, tasks: int) -> RateChoice | None:
         return None  # there is no method whose rate could be chosen
 
     @override

@@ -28,7 +28,7 @@ from tuning.run.trial_kind import (
     TrialRecord,
     complete_trial,
 )
-from tuning.search.sweep_config import TuneConfig
+from tuning.search.sweep_config import TuneConfig, counted
 
 PHASES = ("features", "train", "evaluate")  # a worker's work: what does not depend on the driver
 
@@ -107,22 +107,27 @@ class StreamTrials(TrialKind[ExperimentConfig]):
         task_reports.learned(run.left.committed, done=True)
 
     @override
-    def rate_choice(self, experiment: ExperimentConfig) -> RateChoice | None:
+    def rate_choice(self, experiment: ExperimentConfig, tasks: int) -> RateChoice | None:
         if not _trains(experiment):
             return None
         checked = check_experiment(experiment)
         members = [entry.name for entry in checked.manifest.task(checked.tasks[0]).parts]
-        # Of joined tasks as many expressions of the first one as of all together, so that the short
-        # run is as long as the experiment itself.
+        found = tuple(members or checked.tasks)
+        if len(found) < tasks:
+            raise ConfigError(
+                f"tune.rate_tasks={tasks}, but the stream has {counted(len(found))}; set it to "
+                f"{len(found)}, or remove tune.learning_rates"
+            )
+        # Of joined tasks as many expressions of the first ones as of all together, so that the
+        # short run is as long as the experiment itself.
         more = []
         for key, count in (
             ("stage.train_expressions", experiment.stage.train_expressions),
             ("evaluation.expressions", experiment.evaluation.expressions),
         ):
             if members and count is not None:
-                more.append(written(key, count * len(members)))
-        task = members[0] if members else checked.tasks[0]
-        return RateChoice(task, ("evaluation.split=val", *more))
+                more.append(written(key, count * len(members) // tasks))
+        return RateChoice(found[:tasks], ("evaluation.split=val", *more), bool(members))
 
     @override
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:

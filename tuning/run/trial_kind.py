@@ -44,15 +44,17 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class RateChoice:
-    """How a method's learning rate is chosen: by short runs on the first task's validation split.
+    """How a method's learning rate is chosen: by short runs on the first tasks' validation splits.
 
     Attributes:
-        task: the task that the short runs learn.
+        tasks: the tasks that the short runs learn, in the stream's order.
         overrides: further overrides of the short runs.
+        joined: whether they are parts of one joined task.
     """
 
-    task: str
+    tasks: tuple[str, ...]
     overrides: tuple[str, ...]
+    joined: bool = False
 
 
 class TrialKind(Protocol[E]):
@@ -110,10 +112,10 @@ class TrialKind(Protocol[E]):
         """
         ...
 
-    def rate_choice(self, experiment: E) -> RateChoice | None:
-        """How the learning rate can be chosen; None if nothing is trained.
+    def rate_choice(self, experiment: E, tasks: int) -> RateChoice | None:
+        """How the learning rate can be chosen by the first `tasks` tasks; None if nothing trains.
 
-        Raises the errors of `check`.
+        Raises the errors of `check`, and ConfigError if there are fewer tasks.
         """
         ...
 

@@ -38,8 +38,10 @@ class TuneConfig:
         pbt: options of population based training.
         metric: the metrics whose mean is maximised: recalls of a stream, or a model's own.
         max_concurrent: trials at a time; null: as many as the cluster's CPUs (GPUs) allow.
-        learning_rates: method (or "default") -> rates, of which the best on the first task's
-            validation split is used; empty: the config's own rate.
+        learning_rates: method (or "default") -> rates, of which the best on the validation split of
+            the stream's first tasks is used; empty: the config's own rate.
+        rate_tasks: number of tasks that a rate is chosen on, learned in sequence.
+        rate_widenings: how often a list of rates goes on beyond an end that was the best of it.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
@@ -57,9 +59,17 @@ class TuneConfig:
     metric: tuple[str, ...] = ("t2i_r1", "i2t_r1")
     max_concurrent: int | None = None
     learning_rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    rate_tasks: int = 2
+    rate_widenings: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("grace_tasks", 1), ("reduction", 2)):
+        for name, least in (
+            ("samples", 1),
+            ("grace_tasks", 1),
+            ("reduction", 2),
+            ("rate_tasks", 1),
+            ("rate_widenings", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.max_concurrent is not None and self.max_concurrent < 1:

@@ -57,6 +57,23 @@ def test_all_trial_configs_and_trials_are_there_best_first() -> None:
     assert tables["learning-rates"][1][:2] == ["lpi", "0.1"]
 
 
+def test_learning_rates_tell_the_tasks_that_they_were_chosen_on() -> None:
+    """A list whose best rate is its end may judge a method too low: the page says so."""
+    entry = {
+        "chosen": 0.9,
+        "tasks": ["a", "b"],
+        "recall": {"0.3": 20.0, "0.9": 21.0},
+        "added": [0.9],
+        "at_the_end": True,
+    }
+    new = render_sweep(SWEEP, TRIALS, RATES | {"methods": {"lpi": entry}}, "runs/compare")
+    assert "validation split of the tasks a, b, learned in this order" in new
+    assert "an end of what was tried" in PageReader(new).tables["learning-rates"][1][2]
+    old = render_sweep(SWEEP, TRIALS, RATES, "runs/compare")
+    assert "validation split of the tasks a, learned" in old
+    assert "an end of what was tried" not in old
+
+
 def test_a_fork_names_its_parent_and_has_a_chart_of_its_schedule() -> None:
     read = PageReader(render_sweep(SWEEP | {"seeds": [0]}, FORKED_SWEEP, None, "runs/pbt"))
     names = [row[0] for row in read.tables["comparison"][1:]]
