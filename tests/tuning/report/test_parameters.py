@@ -56,7 +56,8 @@ def test_the_whole_backbone_but_its_logit_scale() -> None:
 
 
 def test_the_methods_of_a_sweep_are_counted_with_their_overrides() -> None:
-    counts = count_all(["experiment=compare", "tune.only=[zero_shot,lpi]"])
-    assert [count.label for count in counts] == ["zero_shot", "lpi"]
+    counts = count_all(["experiment=compare", "tune.only=[zero_shot,lpi,lpi_no_interaction]"])
+    assert [count.label for count in counts] == ["zero_shot", "lpi", "lpi_no_interaction"]
     assert counts[0].total == 0
-    assert counts[1].per_task == 4 * (LAYERS + 8 + 1 + VISION + TEXT)
+    assert counts[2].per_task == 4 * (LAYERS + 8 + 1 + VISION + TEXT)
+    assert counts[1].per_task - counts[2].per_task == 12904

@@ -16,7 +16,7 @@ from system.errors import ConfigError
 from system.grounders.grounder import load_grounder
 from system.loggers.mlflow import store
 from system.methods.base import GroundingSetting, RetrievalSetting, methods_on
-from system.methods.sharing import build_method
+from system.methods.sharing import build_method, method_kind
 from system.stream.task_order import ORDER_POLICIES
 from tuning.run.learning_rates import LEARNING_RATES
 from tuning.search.sweep_plan import TRIALS, SweepPlan, Trial, TrialConfig
@@ -179,10 +179,36 @@ def test_losses_are_switched_off_one_by_one() -> None:
 
 
 def test_the_comparison_on_boxes_names_every_method_that_can_learn_them() -> None:
-    """But Diff-Prompt alone, which is within the join here, and EWC, a proof of two hooks."""
-    sweep = SweepPlan.compose(["experiment=rec_stream_compare"])
-    assert set(sweep.config.methods) == set(methods_on("grounding")) - {"diff_prompt", "ewc"}
-    assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
+    """But Diff-Prompt alone, which is within the join here."""
+    rows = rows_of("rec_stream_compare")
+    assert {name for name, _ in rows.values()} == set(methods_on("grounding")) - {"diff_prompt"}
+
+
+def rows_of(experiment: str) -> dict[str, tuple[str, str]]:
+    """Each row's method and how it is learned."""
+    sweep = SweepPlan.compose([f"experiment={experiment}"])
+    rows: dict[str, tuple[str, str]] = {}
+    for base in sweep.bases:
+        trial = stream(sweep.trial(base, 0))
+        section = trial.method
+        grounds = trial.stage.objective == "grounding"
+        kind = method_kind(section, "grounding" if grounds else "retrieval")
+        rows[base.label] = (section["name"], kind.sharing)
+        assert sweep.config.rates_for(base.label, section["name"])
+        assert trial.stage.gradient_norm == 1.0, "the same for every method"
+    return rows
+
+
+@pytest.mark.parametrize("experiment", ["compare", "rec_stream_compare"])
+def test_a_row_s_name_says_how_its_method_is_learned(experiment: str) -> None:
+    """A table in which isolated methods stand beside shared ones must say which is which."""
+    rows = rows_of(experiment)
+    for label, (name, sharing) in rows.items():
+        if label.endswith(("_own", "_shared")):
+            assert label == f"{name}_{sharing}"
+    both = {name for name, sharing in rows.values() if sharing == "own"}
+    both &= {name for name, sharing in rows.values() if sharing == "shared"}
+    assert {"lpi", "s_prompts", "maple"} <= both
 
 
 @pytest.mark.parametrize(
@@ -212,8 +238,13 @@ def test_a_rate_can_be_fixed_for_all_methods() -> None:
 
 def test_the_comparison_names_every_registered_method() -> None:
     """A method that is added must not be missing from the comparison unnoticed."""
-    sweep = SweepPlan.compose(["experiment=compare"])
-    # A ceiling by itself (see experiment=ceiling), and a proof of the hooks around a task.
-    left_out = {"fine_tune_per_task", "ewc"}
-    assert set(sweep.config.methods) == set(methods_on("retrieval")) - left_out
-    assert all(sweep.config.rates_for(name, name) for name in sweep.config.methods)
+    rows = rows_of("compare")
+    left_out = {"fine_tune_per_task"}  # a ceiling by itself, see experiment=ceiling
+    assert {name for name, _ in rows.values()} == set(methods_on("retrieval")) - left_out
+
+
+def test_the_comparison_isolates_everybody_and_nobody() -> None:
+    """LPI above MaPLe compares isolation with none, unless both stand there both ways."""
+    rows = rows_of("compare").values()
+    for name in ("lora", "l2p", "maple", "dcp", "s_prompts", "lpi"):
+        assert {(name, "own"), (name, "shared")} <= set(rows), name
