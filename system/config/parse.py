@@ -56,6 +56,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             value, [option for option in options if option is not type(None)], where
         )
     if origin is typing.Literal:
+        if isinstance(value, bool) and str(value).lower() in typing.get_args(hint):
+            return str(value).lower()  # a choice called "true", which YAML reads as a boolean
         if value not in typing.get_args(hint):
             known = ", ".join(str(choice) for choice in typing.get_args(hint))
             raise ConfigError(f"{where}={value!r} is not one of: {known}")

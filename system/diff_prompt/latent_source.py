@@ -143,7 +143,7 @@ def require_masks(method: Mapping[str, Any], handle: SplitHandle) -> None:
         expressions = read_expressions(part)
         if method.get("mask_source") == "shuffled":
             require_two(part, sum(1 for _ in expressions))
-        if method.get("mask_source") == "true" and not any(
+        if str(method.get("mask_source")).lower() == "true" and not any(
             mask_area(entry.mask) for entry in expressions
         ):
             raise DataError(

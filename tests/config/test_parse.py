@@ -23,7 +23,7 @@ class Inner:
 class Outer:
     name: str
     inner: Inner
-    mode: Literal["fast", "slow"] = "fast"
+    mode: Literal["fast", "slow", "true"] = "fast"
     flag: bool = False
     sizes: tuple[int, ...] = ()
     note: str | None = None
@@ -61,6 +61,13 @@ def test_a_number_or_a_list_of_them_is_read_as_it_was_written(given: Any, read: 
     assert parsed == read
     assert all(type(one) is float for one in (parsed if isinstance(parsed, tuple) else ())), parsed
     assert read is None or type(parsed) is type(read)
+
+
+def test_a_choice_called_true_can_be_given_without_quotes() -> None:
+    """`method.mask_source=true` reaches us as a boolean."""
+    assert parse(mode=True).mode == parse(mode="true").mode == "true"
+    with pytest.raises(ConfigError, match=r"mode=False is not one of: fast, slow, true"):
+        parse(mode=False)
 
 
 def test_defaults_and_null_are_kept() -> None:

@@ -164,6 +164,9 @@ def test_a_source_that_reads_masks_or_others_needs_them_in_every_split(
     handle = Manifest.load(str(bare / "empty" / "shapes")).task("disk").handle("test")
     with pytest.raises(DataError, match=f"mask_source={source}.*'disk'.*split 'test'"):
         require_masks(method, handle)
+    if source == "true":  # as a command line or a YAML has it, without quotes
+        with pytest.raises(DataError, match=r"mask_source=true.*'disk'.*split 'test'"):
+            require_masks({**method, "mask_source": True}, handle)
 
 
 @pytest.mark.ray
