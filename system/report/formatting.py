@@ -1,5 +1,6 @@
 """Metrics as text, and the footnotes that say why one is undefined."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DASH = "–"  # noqa: RUF001  (the sign for an undefined value)
@@ -46,6 +47,13 @@ def signed(value: float) -> str:
     if float(text) == 0.0:
         return text
     return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def bracketed(ends: Sequence[float] | None, *, sign: bool = False) -> str:
+    """An interval as '[39.8, 42.7]', or with signs as '[−0.3, +1.2]'; empty where there is none."""
+    if ends is None:
+        return ""
+    return f"[{', '.join(signed(end) if sign else f'{end:.1f}' for end in ends)}]"
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from system.results.metrics import GROUNDING, RETRIEVAL
 
 METRIC_LABELS = {metric.name: metric.label for metric in (*RETRIEVAL, *GROUNDING)}
+#: Sections that metrics.json did not always have.
+LATER = ("stream_average", "transfer", "backward_transfer", "rsum", "r_mean")
 GIOU = "_giou"  # ends the names of metrics that count a hit by GIoU, not by IoU
 #: The metrics of boxes that count a hit otherwise than by an IoU of 0.5.
 OTHER_OVERLAPS = frozenset(m.name for m in GROUNDING if (m.overlap, m.least) != ("iou", 0.5))
@@ -71,6 +73,16 @@ class MetricsView:
         value = self.get(*path)
         return dict(value) if isinstance(value, Mapping) else {}
 
+    def interval(self, section: str, metric: str) -> tuple[float, float] | None:
+        """The 95 % interval of an average, a zero-shot average or a gain; None where unknown."""
+        ends = self.get("intervals", section, metric)
+        return (float(ends[0]), float(ends[1])) if isinstance(ends, list) else None
+
+    def queries(self, metric: str) -> str:
+        """How many test queries a metric is over: '2,400 queries'; empty where unknown."""
+        count = self.number("queries", metric)
+        return "" if count is None else f"{count:,.0f} {'query' if count == 1 else 'queries'}"
+
     def repeated_texts(self) -> list[str]:
         """Lines on test texts that stand at several images: all tasks', then each one's.
 
@@ -105,4 +117,6 @@ class MetricsView:
                 return str(undefined[key])
         if not self.content:
             return "the run has not written its final metrics yet"
+        if path[0] in LATER and path[0] not in self.content:
+            return "an earlier version wrote the run's metrics, and did not compute this one"
         return f"metrics.json gives no value for {'.'.join(path)}"

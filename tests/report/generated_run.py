@@ -103,7 +103,7 @@ def write_metrics(
     similarity = rng.uniform(0.2, 0.8, (count, count)).round(3)
     similarity = np.tril(similarity, -1) + np.tril(similarity, -1).T + np.eye(count)
 
-    def transfer(matrix: Matrix) -> float:
+    def forward_transfer(matrix: Matrix) -> float:
         return float(np.mean([matrix[j, j] - matrix[0, j] for j in range(1, count)]))
 
     def best_minus_last(matrix: Matrix) -> float:
@@ -115,6 +115,23 @@ def write_metrics(
 
     def published_average(matrix: Matrix) -> float:
         return float(np.mean([matrix[j + 1 :, j].mean() for j in range(count)]))
+
+    def stream_average(matrix: Matrix) -> float:
+        return float(matrix[1:].mean())
+
+    def transfer(matrix: Matrix) -> float:
+        return float(np.mean([matrix[1 : j + 1, j].mean() for j in range(1, count)]))
+
+    def backward_transfer(matrix: Matrix) -> float:
+        return float(np.mean([matrix[-1, j] - matrix[j + 1, j] for j in range(count - 1)]))
+
+    def around(values: dict[str, float], half: float) -> dict[str, list[float]]:
+        return {metric: [value - half, value + half] for metric, value in values.items()}
+
+    average = {metric: float(row.mean()) for metric, row in last.items()}
+    zero_shot = {metric: float(matrices[metric][0].mean()) for metric in RECALLS}
+    gain = {metric: average[metric] - zero_shot[metric] for metric in RECALLS}
+    sums = {"average": sum(average.values()), "zero_shot": sum(zero_shot.values())}
 
     metrics = {
         "run": "demo",
@@ -132,13 +149,28 @@ def write_metrics(
             "router": "k-means, 5 centres a task and modality",
         },
         "tasks": list(tasks),
-        "average": {metric: float(row.mean()) for metric, row in last.items()},
+        "average": average,
+        "stream_average": {m: stream_average(matrices[m]) for m in RECALLS},
+        "transfer": {m: transfer(matrices[m]) for m in RECALLS},
+        "backward_transfer": {m: backward_transfer(matrices[m]) for m in RECALLS},
+        "rsum": sums,
+        "r_mean": {of: total / 6 for of, total in sums.items()},
+        "queries": {m: (5 if m.startswith("t2i") else 1) * 200 * count for m in RECALLS},
+        "intervals": {
+            "level": 95,
+            "resamples": 2000,
+            "seed": 0,
+            "drawn": "images of each task, with all their queries",
+            "average": around(average, 1.3) | {"rsum": [sums["average"] - 6, sums["average"] + 6]},
+            "zero_shot": around(zero_shot, 1.2),
+            "gain": around(gain, 0.4),
+        },
         "forgetting": {metric: best_minus_last(matrices[metric]) for metric in RECALLS},
-        "forward_transfer": {metric: transfer(matrices[metric]) for metric in RECALLS},
+        "forward_transfer": {m: forward_transfer(matrices[m]) for m in RECALLS},
         "published_average": {m: published_average(matrices[m]) for m in RECALLS},
         "published_forgetting": {m: published_forgetting(matrices[m]) for m in RECALLS},
         "zero_shot": {
-            "average": {metric: float(matrices[metric][0].mean()) for metric in RECALLS},
+            "average": zero_shot,
             "per_task": {
                 task: {metric: float(matrices[metric][0, j]) for metric in RECALLS}
                 for j, task in enumerate(tasks)

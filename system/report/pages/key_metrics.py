@@ -1,10 +1,22 @@
 """The cards at the head of a run's page, and the table of averages beside the published ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from system.report.formatting import Footnotes, Formatted
+from system.report.formatting import Footnotes, Formatted, bracketed
 from system.report.metrics_view import METRIC_LABELS, MetricsView
 from system.report.pages.access_summary import AccessSummary
+from system.results.stream_metrics import (
+    BACKWARD_TRANSFER,
+    COMBINED,
+    FORGETTING,
+    FORWARD_TRANSFER,
+    PUBLISHED_AVERAGE,
+    PUBLISHED_FORGETTING,
+    STREAM_AVERAGE,
+    TRANSFER,
+    StreamMetric,
+)
 
 
 @dataclass(frozen=True)
@@ -22,14 +34,20 @@ class AverageRow:
     """One metric of the table of averages; the fields are its columns from left to right."""
 
     label: str
+    queries: str
     zero_shot: Formatted
     average: Formatted
+    interval: str
     gain: Formatted
+    gain_interval: str
     oracle: Formatted
-    forgetting: Formatted
-    forward_transfer: Formatted
-    published_average: Formatted
-    published_forgetting: Formatted
+    over_stream: tuple[Formatted, ...]  # by OVER_STREAM
+    published: tuple[Formatted, ...]  # by PUBLISHED
+
+
+#: The groups of columns behind the averages at the end.
+OVER_STREAM = (STREAM_AVERAGE, TRANSFER, FORGETTING, BACKWARD_TRANSFER, FORWARD_TRANSFER)
+PUBLISHED = (PUBLISHED_AVERAGE, PUBLISHED_FORGETTING)
 
 
 def key_metrics(metrics: MetricsView, access: AccessSummary | None, notes: Footnotes) -> list[Card]:
@@ -68,8 +86,31 @@ def _average_card(metrics: MetricsView, metric: str, notes: Footnotes) -> Card:
             ("zero-shot", notes.percent(zero_shot, zero_reason)),
             ("difference", notes.points(gain, reason if average is None else zero_reason)),
         ),
+        _certainty(metrics, metric),
         tone="" if gain is None else ("good" if gain > 0 else "bad" if gain < 0 else ""),
     )
+
+
+def _certainty(metrics: MetricsView, metric: str) -> str:
+    """How many queries an average is over, and its intervals, in one line."""
+    parts = [metrics.queries(metric)] if metrics.queries(metric) else []
+    for section, name, sign in (("average", "average", False), ("gain", "difference", True)):
+        if (ends := metrics.interval(section, metric)) is not None:
+            parts.append(f"{name} {bracketed(ends, sign=sign)}")
+    return ", ".join(parts) + (", 95 % intervals" if len(parts) > 1 else "")
+
+
+def combined_lines(metrics: MetricsView) -> list[str]:
+    """Rsum and the mean of the six recalls, where a run has them."""
+    lines = []
+    for metric in COMBINED:
+        value, before = (metrics.number(metric.name, of) for of in ("average", "zero_shot"))
+        if value is None:
+            continue
+        ends = bracketed(metrics.interval("average", metric.name))
+        zero_shot = "" if before is None else f", zero-shot {before:.1f}"
+        lines.append(f"{metric.label} {value:.1f}{ends and f' {ends}'}{zero_shot}")
+    return lines
 
 
 def _replay_card(metrics: MetricsView, access: AccessSummary | None, notes: Footnotes) -> Card:
@@ -99,26 +140,29 @@ def average_rows(metrics: MetricsView, notes: Footnotes) -> list[AverageRow]:
         reason = metrics.reason("average", metric)
         zero_reason = metrics.reason("zero_shot", "average", metric)
 
-        def points(group: str, metric: str = metric) -> Formatted:
-            return notes.points(metrics.number(group, metric), metrics.reason(group, metric))
+        def over(chosen: Sequence[StreamMetric], recall: str = metric) -> tuple[Formatted, ...]:
+            return tuple(
+                (notes.percent if one.unit == "percent" else notes.points)(
+                    metrics.number(one.name, recall), metrics.reason(one.name, recall)
+                )
+                for one in chosen
+            )
 
         rows.append(
             AverageRow(
                 label=label,
+                queries=metrics.queries(metric).partition(" ")[0],
                 zero_shot=notes.percent(zero_shot, zero_reason),
                 average=notes.percent(average, reason),
+                interval=bracketed(metrics.interval("average", metric)),
                 gain=notes.points(gain, reason if average is None else zero_reason),
+                gain_interval=bracketed(metrics.interval("gain", metric), sign=True),
                 oracle=notes.percent(
                     metrics.number("oracle", "average", metric),
                     metrics.reason("oracle", "average", metric),
                 ),
-                forgetting=points("forgetting"),
-                forward_transfer=points("forward_transfer"),
-                published_average=notes.percent(
-                    metrics.number("published_average", metric),
-                    metrics.reason("published_average", metric),
-                ),
-                published_forgetting=points("published_forgetting"),
+                over_stream=over(OVER_STREAM),
+                published=over(PUBLISHED),
             )
         )
     return rows

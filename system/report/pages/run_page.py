@@ -7,11 +7,18 @@ from system.report.formatting import DASH, Footnotes, duration
 from system.report.metrics_view import MetricsView
 from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
-from system.report.pages.key_metrics import average_rows, key_metrics
+from system.report.pages.key_metrics import (
+    OVER_STREAM,
+    PUBLISHED,
+    average_rows,
+    combined_lines,
+    key_metrics,
+)
 from system.report.pages.origin_rows import provenance
 from system.report.pages.page_shell import render_page
 from system.report.pages.rec_page import COLUMNS, box_pictures, split_tables
 from system.report.run_data import RunData, read_run
+from system.results.stream_metrics import COMBINED, STREAM_METRICS
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
 
@@ -46,6 +53,10 @@ def render_report(run: RunData) -> str:
         identity=_identity(run.metrics, access),
         cards=key_metrics(run.metrics, access, notes),
         averages=average_rows(run.metrics, notes),
+        over_stream=OVER_STREAM,
+        published=PUBLISHED,
+        combined=combined_lines(run.metrics),
+        definitions=(*STREAM_METRICS, *(COMBINED if combined_lines(run.metrics) else ())),
         access=access,
         splits=split_tables(run.metrics, notes),
         split_columns=list(COLUMNS.values()),

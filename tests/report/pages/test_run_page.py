@@ -74,7 +74,7 @@ def test_undefined_values_are_dashes_with_their_reason(run: Path, tmp_path: Path
 
     page = PageReader.of(write_report(copy))
 
-    assert page.row("averages", LABELS["t2i_r1"])[4] == "–1"  # noqa: RUF001  (dash and footnote)
+    assert page.row("averages", LABELS["t2i_r1"])[7] == "–1"  # noqa: RUF001  (dash and footnote)
     assert reason in page.titles
     assert page.text.count(reason) == 1
     heat = page.data["data-matrix"]["data"][0]
