@@ -11,7 +11,11 @@ from system.results.accuracy_matrix import ZERO_SHOT
 from system.storage.run_directory import MODEL_LOG
 
 #: Sections of metrics.json that hold one value per metric.
-SECTIONS = ("average", "forgetting", "forward_transfer", "zero_shot", "oracle")
+SECTIONS = (
+    *("average", "stream_average", "transfer"),
+    *("forgetting", "backward_transfer", "forward_transfer"),
+    *("zero_shot", "oracle"),
+)
 NUMBERS = ("trainable_parameters", "replayed_rows")
 COUNTS = ("epoch", "steps")  # what says where a row of a model's log stands
 
@@ -106,7 +110,7 @@ def final_points(metrics: Mapping[str, Any]) -> Iterator[Point]:
     """The metrics of metrics.json."""
     last = len(metrics["tasks"])
     for section in SECTIONS:
-        found = metrics[section]
+        found = metrics.get(section, {})  # that of an earlier version has not all of them
         for metric, value in found.get("average", found).items():
             if value is not None:
                 yield Point(f"final/{section}_{metric}", float(value), last)

@@ -1,7 +1,7 @@
 """Tables on the terminal: a run's metrics at its end, saved adapters evaluated again, splits."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,11 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from system.report.formatting import Footnotes, Formatted
+from system.report.formatting import Footnotes, Formatted, bracketed, signed
 from system.report.matrix_view import MatrixView, mean
 from system.report.metrics_view import OTHER_OVERLAPS, MetricsView, direction_of
 from system.report.pages.rec_page import split_lines
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
+from system.results.stream_metrics import (
+    BACKWARD_TRANSFER,
+    FORWARD_TRANSFER,
+    STREAM_AVERAGE,
+    TRANSFER,
+)
 
 #: Plural of the routed samples, by metric.
 ROUTED = {"route_image": "images", "route_text": "texts"}
@@ -57,7 +63,8 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    for line in (*final.repeated_texts(), *split_lines(final)):
+    lines = [*_summaries(final, view), *final.repeated_texts(), *split_lines(final)]
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -145,6 +152,32 @@ def _average_row(final: MetricsView, view: MatrixView, notes: Footnotes) -> list
 def _forgetting(final: MetricsView, view: MatrixView, notes: Footnotes) -> list[Formatted]:
     paths = [("forgetting", metric) for metric in view.headline]
     return [notes.points(final.number(*path), final.reason(*path)) for path in paths]
+
+
+def _summaries(final: MetricsView, view: MatrixView) -> Iterator[str]:
+    """The leading averages with their intervals, then the metrics of the stream, in lines."""
+    for metric in view.headline:
+        average, ends = final.number("average", metric), final.interval("average", metric)
+        if average is not None and ends is not None:
+            gain = bracketed(final.interval("gain", metric), sign=True)
+            yield (
+                f"{_short(metric)}: {average:.1f} {bracketed(ends)} of {final.queries(metric)}"
+                f"{gain and f', over zero-shot {gain}'}, 95 % intervals"
+            )
+    for metric in view.headline:
+        parts = []
+        for summary in (STREAM_AVERAGE, TRANSFER, BACKWARD_TRANSFER, FORWARD_TRANSFER):
+            value = final.number(summary.name, metric)
+            if value is not None:
+                shown = f"{value:.1f}" if summary.unit == "percent" else signed(value)
+                parts.append(f"{summary.label} {shown}")
+        if parts:
+            yield f"{_short(metric)}: {', '.join(parts)}"
+
+
+def _short(metric: str) -> str:
+    """A metric as a line begins with it: 't2i R@1'."""
+    return f"{direction_of(metric)} R@1"
 
 
 def _routed(view: MatrixView) -> dict[str, str]:

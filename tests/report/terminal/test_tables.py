@@ -66,3 +66,20 @@ def test_undefined_value_is_a_dash_with_its_reason(run: Path) -> None:
     )
     assert ["forgetting", "–", "(1)", "+1.5"] in lines  # noqa: RUF001
     assert ["1:", "needs", "two", "tasks"] in lines
+
+
+def test_intervals_and_metrics_of_the_stream_stand_below(run: Path) -> None:
+    """In lines that fit: an average of a few hundred queries is not known to the decimal."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    lines = [" ".join(line) for line in printed(run)]
+    low, high = metrics["intervals"]["average"]["t2i_r1"]
+    average = metrics["average"]["t2i_r1"]
+    (line,) = (line for line in lines if line.startswith(f"t2i R@1: {average:.1f} ["))
+    assert f"[{low:.1f}, {high:.1f}] of 12,000 queries, over zero-shot [+" in line
+    average, transfer = metrics["stream_average"]["i2t_r1"], metrics["transfer"]["i2t_r1"]
+    assert any(
+        line.startswith(f"i2t R@1: Avg {average:.1f}, Transfer {transfer:.1f}, BWT ")
+        for line in lines
+    )
+    lines = [" ".join(line) for line in printed(run, intervals={}, transfer={"t2i_r1": None})]
+    assert not any("95 %" in line or "Transfer" in line for line in lines)
