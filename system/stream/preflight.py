@@ -12,7 +12,7 @@ from system.objectives.objective import OBJECTIVES
 from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
-from system.stream.given_similarity import given_similarity
+from system.stream.given_similarity import KINDS, given_similarity
 from system.stream.task_order import TaskOrder
 
 
@@ -46,12 +46,13 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
         named = ", ".join(map(repr, skipped))
         notes = (f"skipped, as they have nothing to train on: tasks {named}", *notes)
     backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
-    similarity = given_similarity(experiment.benchmark)
+    similarity = given_similarity(experiment)
     if similarity is None and method.similarity_source == "matrix":
         raise ConfigError(
             "method.task_contrast.source=matrix needs the matrix: benchmark.similarity=FILE, a "
-            ".csv, .json or .parquet with a row and a column a task"
+            f"{KINDS} with a row and a column a task"
         )
+    notes += () if similarity is None else similarity.notes
     adapters = AdapterFolder(RunDirectory.of(experiment).adapters)
     if adapters.folder.exists(HEADER):
         require_same_backbone(adapters.header(), backbone.name, backbone.fingerprint)
@@ -68,7 +69,7 @@ def stream_order(experiment: ExperimentConfig, tasks: Sequence[str]) -> TaskOrde
     policy = experiment.benchmark.order
     if policy != "similarity":
         return TaskOrder(policy, experiment.seed)
-    similarity = given_similarity(experiment.benchmark)
+    similarity = given_similarity(experiment)
     if similarity is not None:
         return TaskOrder(policy, alike=similarity.between)
     names = OBJECTIVES.get(experiment.stage.objective).names(experiment)
@@ -91,7 +92,7 @@ def check_tasks(
             f"stream.live=true: method {experiment.method['name']!r} trains on all tasks at once, "
             "which a stream that grows never has; give it a stream.live=false run"
         )
-    similarity = given_similarity(experiment.benchmark)
+    similarity = given_similarity(experiment)
     if similarity is not None:
         similarity.require(tasks)
     batches = objective.check_training(experiment, manifest, tasks)

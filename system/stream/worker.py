@@ -107,7 +107,7 @@ class StreamWorker:
             header,
             self.work.model,
             self.work.build_method(header),
-            given_similarity(experiment.benchmark),
+            given_similarity(experiment),
         )
         with self.clock.phase("features"):
             self.work.add_tests(len(self.tasks))  # a live stream's come with its tasks

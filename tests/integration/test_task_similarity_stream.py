@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from system.cli.run import carry_out
 from system.errors import ConfigError, DataError
-from system.stream.preflight import check_experiment
+from system.stream.given_similarity import given_similarity
+from system.stream.preflight import check_experiment, prepared
 from tests.integration.small_stream import TASKS, prepare_small_stream, small_experiment
 
 ALIKE = {"animal": {"animal": 1, "food": 0.9}, "food": {"animal": 0.9, "food": 1}}
@@ -24,6 +26,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("similarity")
     prepare_small_stream(folder)
     return folder
+
+
+def prepared_tasks(root: Path) -> list[str]:
+    """All tasks of the benchmark in their prepared order."""
+    return [task.name for task in prepared(small_experiment(root, "all")).tasks]
 
 
 def given(root: Path, name: str, values: Mapping[str, Any]) -> str:
@@ -61,6 +68,24 @@ def test_a_matrix_that_cannot_serve_is_named_before_the_start(
     more = [] if values is None else [given(root, "bad.json", values)]
     with pytest.raises(error, match=message):
         check_experiment(small_experiment(root, "bad", *MATRIX, *more))
+
+
+def test_a_matrix_without_names_is_in_the_prepared_order_whatever_the_stream_is(
+    root: Path,
+) -> None:
+    """Of a stream of some tasks in an order of its own, rows would be mistaken for others."""
+    tasks = prepared_tasks(root)
+    matrix = np.eye(len(tasks))
+    one, other = (tasks.index(task) for task in ("food", "person"))
+    matrix[one, other] = matrix[other, one] = 0.5
+    np.savetxt(root / "plain.txt", matrix)
+    file = f"benchmark.similarity={root / 'plain.txt'}"
+    experiment = small_experiment(root, "plain", file, "benchmark.tasks=[person,food]")
+    given = given_similarity(experiment)
+    assert given is not None
+    assert given.between("person", "food") == 0.5
+    notes = check_experiment(experiment).notes
+    assert any(f"taken as {', '.join(tasks)}" in note for note in notes)
 
 
 def test_a_given_matrix_orders_the_stream_too(root: Path) -> None:
