@@ -127,6 +127,8 @@ class Method(nn.Module):
     latent_needs: LatentNeeds | None = None
     #: Where the `similarity` that `regularisers` gets comes from.
     similarity_source: SimilaritySource = "captions"
+    #: Whether that `similarity` is of features centred over the tasks so far.
+    similarity_centred: bool = False
     #: Place in the stream of the task that it learns or learned last.
     index: int = 0
 
@@ -196,6 +198,13 @@ class Method(nn.Module):
         `similarity` (K, K) is that of the tasks so far.
         """
         return {}
+
+    def attracts(self, similarity: Tensor) -> Tensor | None:
+        """Which tasks' parameters the method pulls together, (K, K) bool; None: it compares none.
+
+        `similarity` (K, K) is that of the tasks so far.
+        """
+        return None
 
     def loss_terms(self, batch: Any, features: Mapping[Modality, Tensor]) -> dict[str, Tensor]:
         """Weighted scalar loss terms of a micro-batch, of the parameters or of both towers' ends.

@@ -1,17 +1,21 @@
-"""LPI's cross-modal interaction: each tower's prompts take in a little of the other tower's.
+"""LPI's cross-modal interaction: each tower takes in a little of the other one.
 
 Yan et al., "Low-rank Prompt Interaction for Continual Vision-Language Retrieval", ACM MM 2024
 (arXiv 2501.14369): v' = LN((1 - a) v + a (t W + b)), and the same for t' from the old v, with W and
 b of each layer slices of a low-rank product.
 
-What interacts here are learned prompts, before they enter the towers, never tokens that already
-hold an image or a text: a feature must not depend on what it will be compared with.
+On a dual encoder what interacts are learned prompts, before they enter the towers, never tokens
+that already hold an image or a text: a feature must not depend on what it will be compared with.
+The released retrieval code has no interaction at all. A grounder gets image and expression as a
+pair: there tokens interact, as in the released grounding code, at the places where prompts were
+added to them.
 
 Legend: L layers, N prompt length, D width of a tower, R rank.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +27,22 @@ OTHER: dict[Modality, Modality] = {"vision": "text", "text": "vision"}
 
 @dataclass(frozen=True)
 class InteractionConfig:
-    """Cross-modal interaction of the two towers' prompts.
+    """Cross-modal interaction of the two towers' prompts, or of their tokens on a grounder.
 
-    `depth` counts the layers, from the first, in which they interact: 0 is off, null means every
-    layer that both towers enter. `rank` is the module's own.
+    `operands` auto means tokens where a grounder's prompts are added, else prompts. `depth` counts
+    the layers in which the towers interact, prompts from the first and tokens from the second on: 0
+    is off, null means every layer that prompts of both towers enter, auto that for tokens and off
+    for prompts. `rank` is the module's own.
     """
 
-    depth: int | None = 0
+    operands: Literal["auto", "prompts", "tokens"] = "prompts"
+    depth: int | Literal["auto"] | None = 0
     rank: int = 4
     mix: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.depth is not None and self.depth < 0:
-            raise ValueError(f"depth={self.depth} must be at least 0, or null")
+        if isinstance(self.depth, int) and self.depth < 0:
+            raise ValueError(f"depth={self.depth} must be at least 0, or null, or auto")
         if self.rank < 1:
             raise ValueError(f"rank={self.rank} must be at least 1")
         if not 0 < self.mix <= 1:

@@ -18,6 +18,8 @@ from system.errors import ConfigError
 
 EmptyRow = Literal["zero", "nan"]
 Similarity = Literal["cosine", "dot"]
+#: How often the sigmoid acts in `nt_bxent`: once, or twice as released.
+Sigmoid = Literal["single", "double"]
 
 
 def contrastive_loss(logits: Tensor) -> Tensor:
@@ -44,18 +46,28 @@ def contrastive_loss(logits: Tensor) -> Tensor:
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def nt_bxent(x: Tensor, target: Tensor, temperature: float, *, empty: EmptyRow = "zero") -> Tensor:
+def nt_bxent(
+    x: Tensor,
+    target: Tensor,
+    temperature: float,
+    *,
+    sigmoid: Sigmoid = "single",
+    empty: EmptyRow = "zero",
+) -> Tensor:
     """Binary NT-Xent: rows of `x` whose target is 1 attract each other, the others repel.
 
-    The published arithmetic is kept: q = sigmoid(cosine / temperature) is then used as a *logit* of
-    the binary cross-entropy, so a sigmoid acts twice. Each row adds the mean over its positives and
-    the mean over its negatives. At a temperature of 0.001 the inner sigmoid is saturated and no
-    gradient is left; 1.0 lets it through.
+    With the logit z = cosine / temperature, an element's loss is the binary cross-entropy of
+    sigmoid(z): softplus(-z) where the target is 1, softplus(z) where it is 0. Each row adds the
+    mean over its positives, the row itself among them with a loss of 0, and the mean over its
+    negatives.
 
     Args:
         x: [K, D], one vector an element.
         target: [K, K] of 0 and 1 (or bool), ones on the diagonal.
         temperature: divides the cosine similarities; above 0.
+        sigmoid: "single", as above; "double", as released: q = sigmoid(z) is itself used as a
+            logit, of an element and itself q = 1. An element's loss then lies between 0.31 and 1.31
+            whatever x is, and at the released 0.001 no gradient is left.
         empty: what a row without negatives contributes for them: "zero", or "nan" (0 / 0) as
             published.
 
@@ -63,12 +75,14 @@ def nt_bxent(x: Tensor, target: Tensor, temperature: float, *, empty: EmptyRow =
         Scalar: the mean over rows.
 
     Raises:
-        ConfigError: the temperature is not above 0, or `empty` is unknown.
+        ConfigError: the temperature is not above 0, or `sigmoid` or `empty` is unknown.
 
     Source: LPI (arXiv 2501.14369), task contrast.
     """
     if temperature <= 0:
         raise ConfigError(f"task contrast temperature is {temperature}; set it above 0")
+    if sigmoid not in ("single", "double"):
+        raise ConfigError(f"task contrast sigmoid is {sigmoid!r}; set it to 'single' or 'double'")
     if empty not in ("zero", "nan"):
         raise ConfigError(f"task contrast empty is {empty!r}; set it to 'zero' or 'nan'")
     x = _full_precision(x)
@@ -77,10 +91,13 @@ def nt_bxent(x: Tensor, target: Tensor, temperature: float, *, empty: EmptyRow =
     with torch.autocast(x.device.type, enabled=False):
         unit = F.normalize(x, dim=1)
         itself = torch.eye(x.shape[0], dtype=torch.bool, device=x.device)
-        # masked_fill cuts the diagonal's gradient, so the infinity never meets a zero there
-        cosine = (unit @ unit.T).masked_fill(itself, torch.inf)
-        q = torch.sigmoid(cosine / temperature)
-        element = F.binary_cross_entropy_with_logits(q, positive, reduction="none")
+        logits = unit @ unit.T / temperature
+        if sigmoid == "double":
+            logits = torch.sigmoid(logits).masked_fill(itself, 1.0)
+        # softplus of the logit or of its negative: finite at any temperature
+        element = F.softplus((1 - 2 * positive) * logits)
+        if sigmoid == "single":
+            element = element.masked_fill(itself, 0.0)
         row = _row_mean(element, positive, empty) + _row_mean(element, negative, empty)
         return row.mean()
 
@@ -134,13 +151,37 @@ def layer_alignment(
         return contrastive_loss(logits)  # [L, L] in
 
 
+def attracting(similarity: Tensor, threshold: float, quantile: float | None = None) -> Tensor:
+    """Which tasks attract each other: those that are alike by more than a limit.
+
+    Args:
+        similarity: [K, K], symmetric.
+        threshold: the limit where `quantile` is None.
+        quantile: 0 to 1; the limit is this quantile of all pairs' similarities, interpolated
+            linearly. The only pair of two tasks lies at the limit and thus repels.
+
+    Returns:
+        Bool [K, K], true on the diagonal at any limit.
+    """
+    # Products of matrices may differ by a rounding from their transposes.
+    alike = (similarity + similarity.T) / 2
+    limit = torch.as_tensor(threshold, dtype=alike.dtype)
+    if quantile is not None and len(alike) > 1:
+        pairs = torch.triu_indices(len(alike), len(alike), offset=1)
+        limit = torch.quantile(alike[pairs[0], pairs[1]], quantile)
+    itself = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
+    return (alike > limit.to(alike.device)) | itself
+
+
 def task_contrast(
     vision_prompts: Tensor,
     text_prompts: Tensor,
     similarity: Tensor,
     *,
     threshold: float,
+    quantile: float | None = None,
     temperature: float,
+    sigmoid: Sigmoid = "single",
     empty: EmptyRow = "zero",
 ) -> Tensor:
     """Pull prompts of similar tasks together and push the others apart, without a weight.
@@ -150,9 +191,11 @@ def task_contrast(
     Args:
         vision_prompts: [K, ...], the tasks so far, the current one among them.
         text_prompts: [K, ...].
-        similarity: [K, K] of the tasks' texts; above `threshold` two tasks attract.
-        threshold: the papers use 0.4.
+        similarity: [K, K] of the tasks' texts.
+        threshold: of `attracting`; the paper uses 0.4.
+        quantile: of `attracting`.
         temperature: of `nt_bxent`; above 0.
+        sigmoid: of `nt_bxent`.
         empty: of `nt_bxent`.
 
     Returns:
@@ -163,12 +206,16 @@ def task_contrast(
 
     Source: LPI (arXiv 2501.14369), task contrast.
     """
-    target = (similarity > threshold).to(vision_prompts.device)
-    # a task is always like itself, also where a rounded similarity or a threshold of 1 says no
-    target = target | torch.eye(len(target), dtype=torch.bool, device=target.device)
-    vision = nt_bxent(vision_prompts.flatten(1), target, temperature, empty=empty)
-    text = nt_bxent(
-        text_prompts.flatten(1), target.to(text_prompts.device), temperature, empty=empty
+    target = attracting(similarity, threshold, quantile)
+    vision, text = (
+        nt_bxent(
+            prompts.flatten(1),
+            target.to(prompts.device),
+            temperature,
+            sigmoid=sigmoid,
+            empty=empty,
+        )
+        for prompts in (vision_prompts, text_prompts)
     )
     return (vision + text) / 2
 

@@ -92,6 +92,7 @@ class StreamMethod(nn.Module):
         self._build = build
         first = build(0)  # settings that do not fit show here, before any task
         self.similarity_source = first.similarity_source
+        self.similarity_centred = first.similarity_centred
         frozen = kind.sharing == "frozen"
         self.placeholders = 0 if frozen else first.placeholders
         self.latent_needs = None if frozen else first.latent_needs
@@ -225,6 +226,10 @@ class StreamMethod(nn.Module):
             return {}
         earlier = [self.of(task) for task in range(self.current if self.needs_router else 0)]
         return self.of(self.current).regularisers(earlier, similarity)
+
+    def attracts(self, similarity: Tensor) -> Tensor | None:
+        """Which of the tasks so far the method pulls together, (K, K) bool; None: none at all."""
+        return self.of(self.current).attracts(similarity) if self.needs_router else None
 
     def loss_terms(self, batch: Any, features: Mapping[Modality, Tensor]) -> dict[str, Tensor]:
         """Weighted loss terms of the current task that see both towers."""

@@ -83,6 +83,12 @@ class MetricsView:
         count = self.number("queries", metric)
         return "" if count is None else f"{count:,.0f} {'query' if count == 1 else 'queries'}"
 
+    @property
+    def attracting_tasks(self) -> tuple[tuple[str, str], ...] | None:
+        """Pairs of tasks that the method pulled together; None where that is not known."""
+        pairs = self.content.get("attracting_tasks")
+        return tuple((one, other) for one, other in pairs) if isinstance(pairs, list) else None
+
     def repeated_texts(self) -> list[str]:
         """Lines on test texts that stand at several images: all tasks', then each one's.
 

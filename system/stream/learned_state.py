@@ -53,7 +53,9 @@ class LearnedState(Generic[Frozen]):
             if self.method.needs_router and header.router
             else None
         )
-        self.similarities = TaskSimilarity(self.method.similarity_source, given)
+        self.similarities = TaskSimilarity(
+            self.method.similarity_source, given, centred=self.method.similarity_centred
+        )
 
     @classmethod
     def from_pretrained(

@@ -159,6 +159,8 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "routing": _routing(record, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
         "task_similarity_source": record.outcome["similarity_source"],
+        "task_similarity_centred": record.outcome.get("similarity_centred", False),
+        "attracting_tasks": _attracting(record),
         "trainable_parameters": record.outcome["trainable_parameters"],
         "trainable_parameters_per_task": per_task,
         **({"smaller_batches": record.smaller_batches} if record.smaller_batches else {}),
@@ -281,6 +283,23 @@ def _similarity(record: RunRecord) -> list[list[float | None]]:
         for j, value in enumerate(payload["similarity"]):
             full[i][j] = full[j][i] = value
     return full
+
+
+def _attracting(record: RunRecord) -> list[list[str]] | None:
+    """The pairs of tasks that attracted each other when the later one was learned.
+
+    None for a method that compares no tasks, and for a run from before pairs were recorded.
+    """
+    rows = [payload.get("attracts") for payload in record.committed]
+    if all(row is None for row in rows):
+        return None
+    return [
+        [record.tasks[earlier], record.tasks[later]]
+        for later, row in enumerate(rows)
+        if row is not None
+        for earlier in range(later)
+        if row[earlier]
+    ]
 
 
 def _seconds(record: RunRecord) -> dict[str, float]:

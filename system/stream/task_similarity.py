@@ -1,6 +1,10 @@
 """How alike the tasks so far are, from what the method's config names as the source.
 
-A task's entry is made when the task comes, from nothing of later ones.
+A task's entry is made when the task comes, from nothing of later ones. Features of a contrastive
+model lie in a narrow cone (Liang et al., "Mind the Gap", NeurIPS 2022, arXiv 2203.02053), so that
+the cosine of any two is high. Centred over the tasks so far, they tell which are more alike than
+tasks are on the whole. The centre moves with each task; earlier tasks were learned by the centre
+of their time.
 
 Legend: K tasks so far, I images, T captions, P feature width.
 """
@@ -31,9 +35,17 @@ class TaskSimilarity:
     or that of the name.
     """
 
-    def __init__(self, source: SimilaritySource, given: GivenSimilarity | None = None) -> None:
+    def __init__(
+        self,
+        source: SimilaritySource,
+        given: GivenSimilarity | None = None,
+        *,
+        centred: bool = False,
+    ) -> None:
+        """`centred` is of features alone: a given matrix is taken as it is."""
         self.source = source
         self.given = given
+        self.centred = centred and source != "matrix"
         self.entries: list[Tensor] = []
 
     @property
@@ -78,10 +90,19 @@ class TaskSimilarity:
         self.add(entry)
 
     def matrix(self) -> Tensor:
-        """Similarities (K, K) of the tasks so far."""
+        """Similarities (K, K) of the tasks so far.
+
+        Centred, a task is like itself by 1, also the first one, which lies at the centre; the
+        first two are opposite, -1, whatever they are.
+        """
         if self.source != "matrix":
             stacked = torch.stack(self.entries)  # (K, P)
-            return stacked @ stacked.T
+            if not self.centred:
+                return stacked @ stacked.T
+            # Each task counts the same. What is left of equal features is rounding: no direction.
+            apart = stacked - stacked.mean(dim=0)
+            stacked = torch.nn.functional.normalize(apart, dim=1, eps=1e-5)
+            return (stacked @ stacked.T).fill_diagonal_(1)
         full = torch.zeros(len(self.entries), len(self.entries))
         for task, row in enumerate(self.entries):
             full[task, : task + 1] = full[: task + 1, task] = row

@@ -315,12 +315,14 @@ class StreamWorker:
         name = self.adapters.save_task(lease.index, self.learned.task_state(lease.index))
         if self.live:
             self.adapters.save_header(self.learned.header)
+        attracts = self.learned.method.attracts(similarity)
         payload = {
             "task": lease.task,
             "adapter": name,
             "rows": [plain_row(row) for row in rows],
             "log": log,
             "similarity": similarity[lease.index].tolist(),
+            "attracts": None if attracts is None else attracts[lease.index].tolist(),
             "seconds": self.clock.take(),
         }
         self.stream.commit(self.consumer, self.generation, lease.task, payload)
@@ -369,6 +371,7 @@ def final_outcome(
         "matrix": matrix and [plain_row(row) for row in matrix],
         "oracle": [plain_row(row) for row in oracle],
         "similarity_source": method.similarity_source,
+        "similarity_centred": method.similarity_centred,
         "replays": method.trains_on == "all",
         "trainable_parameters": method.parameters_in_all(),
         "trainable_parameters_per_task": method.parameters_per_task(),

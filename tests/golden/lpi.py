@@ -11,7 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from system.backbones.clip import ClipBackbone
-from system.methods.losses import contrastive_loss, layer_alignment, nt_bxent, task_contrast
+from system.methods.losses import (
+    Sigmoid,
+    contrastive_loss,
+    layer_alignment,
+    nt_bxent,
+    task_contrast,
+)
 from system.methods.prompts.lpi import low_rank_prompt
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.recall import ranks_from_scores, recall_at_k
@@ -60,7 +66,8 @@ def _nt_bxent(fixture: Fixture) -> Outputs:
         case = key.removeprefix("x_")
         x = torch.from_numpy(fixture[key]).requires_grad_()
         target = torch.from_numpy(fixture[f"target_{case}"])
-        loss = nt_bxent(x, target, float(fixture[f"temperature_{case}"]), empty="nan")
+        temperature = float(fixture[f"temperature_{case}"])
+        loss = nt_bxent(x, target, temperature, sigmoid="double", empty="nan")
         (gradient,) = torch.autograd.grad(loss, x)
         outputs[f"loss_{case}"] = loss.detach().numpy()
         outputs[f"grad_x_{case}"] = gradient.numpy()
@@ -83,19 +90,24 @@ def _layer_alignment(fixture: Fixture) -> Outputs:
 
 @check("task_contrast")
 def _task_contrast(fixture: Fixture) -> Outputs:
-    def loss(temperature: float) -> NDArray[Any]:
+    def loss(temperature: float, sigmoid: Sigmoid) -> NDArray[Any]:
         value = task_contrast(
             torch.from_numpy(fixture["vision_prompts"]),
             torch.from_numpy(fixture["text_prompts"]),
             torch.from_numpy(fixture["similarity"]),
             threshold=float(fixture["threshold"]),
             temperature=temperature,
+            sigmoid=sigmoid,
             empty="nan",
         )
         array: NDArray[Any] = (PUBLISHED_WEIGHT * value).numpy()
         return array
 
-    return {"loss_retrieval": loss(0.001), "loss_grounding": loss(0.01)}
+    return {
+        "loss_retrieval": loss(0.001, "double"),
+        "loss_grounding": loss(0.01, "double"),
+        "loss_single_sigmoid": loss(0.5, "single"),
+    }
 
 
 @check("prompted_clip")

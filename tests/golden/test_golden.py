@@ -15,6 +15,7 @@ from tests.golden import (  # noqa: F401  (they register their checks)
     glip_towers,
     grounding,
     lpi,
+    lpi_on_glip,
     pools,
 )
 from tests.golden.__main__ import main
@@ -28,11 +29,12 @@ OUTPUTS = {
     "contrastive_loss": "grad_logits",
     "nt_bxent": "grad_x_2",
     "layer_alignment": "loss_grounding",
-    "task_contrast": "loss_retrieval",
+    "task_contrast": "loss_single_sigmoid",
     "prompted_clip": "text_depth2",
     "routing": "task",
     "retrieval_metrics": "t2i_recall_1_5_10",
     "forgetting": "published_average",
+    "lpi_on_glip": "out_second_alone_text_12",
     "interaction": "text_out_layer4",
     "maple": "vision_prompts_per_layer",
     "l2p": "prompted_per_sample",
@@ -144,7 +146,8 @@ def test_fixture_that_expects_only_nan_says_so(tmp_path: Path) -> None:
 
     def forget(arrays: dict[str, NDArray[Any]]) -> None:
         arrays["similarity"] = np.ones_like(arrays["similarity"])
-        arrays["loss_retrieval"] = arrays["loss_grounding"] = np.array(np.nan)
+        for name in ("loss_retrieval", "loss_grounding", "loss_single_sigmoid"):
+            arrays[name] = np.array(np.nan)
 
     assert "NaN" in _edit("task_contrast", tmp_path, forget).line()
 

@@ -1,30 +1,44 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from system.errors import ConfigError
-from system.methods.losses import contrastive_loss, layer_alignment, nt_bxent, task_contrast
+from system.methods.losses import (
+    Sigmoid,
+    attracting,
+    contrastive_loss,
+    layer_alignment,
+    nt_bxent,
+    task_contrast,
+)
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _naive_nt_bxent(x: Tensor, target: Tensor, temperature: float) -> float:
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def _naive_nt_bxent(
+    x: Tensor, target: Tensor, temperature: float, sigmoid: Sigmoid = "single"
+) -> float:
     """Element by element, from the definition; empty sides contribute 0."""
     size, rows = len(x), []
     for i in range(size):
         sides: dict[int, list[float]] = {0: [], 1: []}
         for j in range(size):
             cosine = float(torch.dot(x[i], x[j]) / (x[i].norm() * x[j].norm()))
-            q = 1.0 if i == j else 1 / (1 + math.exp(-cosine / temperature))
+            p = 1.0 if i == j else _sigmoid(cosine / temperature)
+            if sigmoid == "double":
+                p = _sigmoid(p)
             wanted = int(target[i, j])
-            p = 1 / (1 + math.exp(-q))
             sides[wanted].append(-math.log(p if wanted else 1 - p))
         rows.append(sum(sum(side) / len(side) for side in sides.values() if side))
     return sum(rows) / size
@@ -46,26 +60,43 @@ def test_contrastive_loss_refuses_a_batch_without_pairs() -> None:
         contrastive_loss(_random(4, 5))
 
 
+@pytest.mark.parametrize("sigmoid", get_args(Sigmoid))
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_nt_bxent_equals_its_definition(temperature: float) -> None:
+def test_nt_bxent_equals_its_definition(temperature: float, sigmoid: Sigmoid) -> None:
     x = _random(5, 7)
     target = (_random(5, 5, seed=1) > 0) | torch.eye(5, dtype=torch.bool)
-    expected = _naive_nt_bxent(x, target, temperature)
-    assert nt_bxent(x, target, temperature).item() == pytest.approx(expected, rel=1e-5)
+    expected = _naive_nt_bxent(x, target, temperature, sigmoid)
+    found = nt_bxent(x, target, temperature, sigmoid=sigmoid)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("sigmoid", get_args(Sigmoid))
 @pytest.mark.parametrize("temperature", [1e-3, 1e-2, 1.0])
-def test_nt_bxent_stays_finite_without_negatives(temperature: float) -> None:
+@pytest.mark.parametrize("target", [torch.ones(3, 3), torch.eye(3)])
+def test_nt_bxent_stays_finite(target: Tensor, temperature: float, sigmoid: Sigmoid) -> None:
     """Two tasks that resemble each other have no negatives: NaN would end the training."""
     x = _random(3, 8).requires_grad_()
-    loss = nt_bxent(x, torch.ones(3, 3), temperature)
+    loss = nt_bxent(x, target, temperature, sigmoid=sigmoid)
     (gradient,) = torch.autograd.grad(loss, x)
     assert loss.isfinite()
     assert gradient.isfinite().all()
 
 
-def test_nt_bxent_without_negatives_is_nan_as_published() -> None:
-    assert nt_bxent(_random(3, 8), torch.ones(3, 3), 1.0, empty="nan").isnan()
+@pytest.mark.parametrize("sigmoid", get_args(Sigmoid))
+def test_nt_bxent_without_negatives_is_nan_as_published(sigmoid: Sigmoid) -> None:
+    assert nt_bxent(_random(3, 8), torch.ones(3, 3), 1.0, sigmoid=sigmoid, empty="nan").isnan()
+
+
+def test_one_sigmoid_pulls_where_two_hardly_do() -> None:
+    """Two tasks that are alike and lie apart: as released, the loss could move by 0.38 in all."""
+    apart, near = torch.tensor([[1.0, 0.0], [-1.0, 0.1]]), torch.tensor([[1.0, 0.0], [1.0, 0.1]])
+    span = {
+        sigmoid: nt_bxent(apart, torch.ones(2, 2), 0.5, sigmoid=sigmoid).item()
+        - nt_bxent(near, torch.ones(2, 2), 0.5, sigmoid=sigmoid).item()
+        for sigmoid in get_args(Sigmoid)
+    }
+    assert span["double"] < 0.2
+    assert span["single"] > 0.9
 
 
 def test_row_without_negatives_leaves_the_other_rows_unchanged() -> None:
@@ -108,25 +139,45 @@ def test_task_contrast_is_the_mean_of_the_modalities() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def _current_gradient(temperature: float) -> Tensor:
+def _current_gradient(temperature: float, sigmoid: Sigmoid) -> Tensor:
     """Gradient on the third task's prompt, the earlier two being constants."""
     base = torch.ones(3, 2, 4, 6)  # prompts of one kind: their cosines are near 1
     vision, text = base + 0.3 * _random(3, 2, 4, 6), base + 0.3 * _random(3, 2, 4, 6, seed=1)
     current = vision[2].clone().requires_grad_()
     stacked = torch.cat([vision[:2], current[None]])
     similarity = torch.tensor([[1, 0.5, 0.2], [0.5, 1, 0.6], [0.2, 0.6, 1]])
-    loss = task_contrast(stacked, text, similarity, threshold=0.4, temperature=temperature)
+    loss = task_contrast(
+        stacked, text, similarity, threshold=0.4, temperature=temperature, sigmoid=sigmoid
+    )
     (gradient,) = torch.autograd.grad(loss, current)
     return gradient
 
 
-def test_task_contrast_teaches_at_the_default_temperature() -> None:
-    assert _current_gradient(1.0).norm() > 1e-4
+def test_task_contrast_teaches_where_the_released_one_has_no_gradient() -> None:
+    """Documents why the corrected protocol has one sigmoid and another temperature."""
+    released, corrected = _current_gradient(0.001, "double"), _current_gradient(0.5, "single")
+    assert released.norm() == 0
+    assert corrected.norm() > 1e-3
 
 
-def test_task_contrast_teaches_nothing_at_the_published_temperature() -> None:
-    """Documents why the corrected protocol has another temperature."""
-    assert _current_gradient(0.001).norm() == 0
+def test_pairs_above_the_threshold_or_the_quantile_attract() -> None:
+    """On a backbone whose similarities are all high a fixed threshold tells nothing apart."""
+    alike = torch.tensor([[1, 0.9, 0.7], [0.9, 1, 0.8], [0.7, 0.8, 1]])
+    every, none = torch.ones(3, 3, dtype=torch.bool), torch.eye(3, dtype=torch.bool)
+    best = none.clone()
+    best[0, 1] = best[1, 0] = True
+    assert torch.equal(attracting(alike, 0.4), every)
+    assert torch.equal(attracting(alike, 0.95), none)
+    assert torch.equal(attracting(alike, 0.4, quantile=0.5), best)
+    assert torch.equal(attracting(alike, 0.4, quantile=1.0), none)
+    assert torch.equal(attracting(alike[:2, :2], 0.4, quantile=0.0), none[:2, :2])
+    assert torch.equal(attracting(alike[:1, :1], 0.4, quantile=0.5), none[:1, :1])
+
+
+def test_a_pair_attracts_both_ways_whatever_its_rounding() -> None:
+    alike = torch.tensor([[1, 0.4 + 1e-7, 0], [0.4 - 1e-7, 1, 0], [0, 0, 1]])
+    found = attracting(alike, 0.4)
+    assert torch.equal(found, found.T)
 
 
 def test_a_task_attracts_itself_at_any_threshold() -> None:
@@ -164,6 +215,8 @@ def test_unusable_settings_name_the_field() -> None:
         nt_bxent(x, torch.eye(3), 0.0)
     with pytest.raises(ConfigError, match="empty"):
         nt_bxent(x, torch.eye(3), 1.0, empty="skip")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sigmoid"):
+        nt_bxent(x, torch.eye(3), 1.0, sigmoid="none")  # type: ignore[arg-type]
     prompt = _random(2, 3, 4)
     with pytest.raises(ConfigError, match="temperature"):
         layer_alignment(prompt, prompt, temperature=-1.0)

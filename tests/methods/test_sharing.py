@@ -17,9 +17,18 @@ from system.methods.sharing import StreamMethod, build_method, check_state, meth
 from tests.grounders.small_glip import IMAGE_SIZE, TEXTS, loaded, write_small_glip
 from tests.methods.method_parts import backbone, build, images, tokens
 
-#: Methods whose entries are of all kinds: layers' prompts, a context, functions at the ends.
+#: Methods whose entries are of all kinds: prompts that are added and whose tokens interact, layers'
+#: prompts, a context, functions at the ends.
 METHODS: dict[str, dict[str, Any]] = {
-    "lpi": {"rank": 2, "prompt_length": 2, "init_std": 1.5, "task_start": "own"},
+    "lpi": {
+        "rank": 2,
+        "prompt_length": 4,
+        "text_prompt_length": 2,
+        "init_std": 1.5,
+        "task_start": "own",
+        "entry": "add",
+        "interaction": {"operands": "tokens", "depth": None},
+    },
     "s_prompts": {"prompt_length": 2, "text_prompt_length": 3, "init_std": 1.0},
     "clip_adapter": {"ratio": 0.9},
 }

@@ -193,6 +193,8 @@ def write_metrics(
         },
         "task_similarity": similarity.tolist(),
         "task_similarity_source": "captions",
+        "task_similarity_centred": True,
+        "attracting_tasks": [[tasks[0], task] for task in tasks[1:3]],
         "trainable_parameters": 1076 * count,
         "trainable_parameters_per_task": 1076,
         "replayed_rows": 0,

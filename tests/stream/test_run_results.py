@@ -118,6 +118,23 @@ def test_similarity_is_symmetric_with_ones(experiment: ExperimentConfig) -> None
             assert matrix[i][j] == matrix[j][i] == pytest.approx(0.1 * (i + j))
 
 
+def test_the_pairs_that_attracted_are_named(experiment: ExperimentConfig) -> None:
+    """A similarity alone does not say which tasks the contrast pulled together."""
+    leave_outcome(experiment, similarity_centred=True)
+    rows = ([True], [False, True], [True, False, True])
+    committed = [p | {"attracts": row} for p, row in zip(payloads(), rows, strict=True)]
+    metrics = finish(experiment, committed)
+    assert metrics["attracting_tasks"] == [["animal", "sports"]]
+    assert metrics["task_similarity_centred"] is True
+
+
+def test_a_method_that_compares_no_tasks_attracts_none(experiment: ExperimentConfig) -> None:
+    """Nor is it known of a run from before pairs were recorded."""
+    leave_outcome(experiment)
+    for committed in (payloads(), [p | {"attracts": None} for p in payloads()]):
+        assert finish(experiment, committed)["attracting_tasks"] is None
+
+
 def test_files_hold_what_is_returned(experiment: ExperimentConfig) -> None:
     leave_outcome(experiment)
     metrics = finish(experiment)

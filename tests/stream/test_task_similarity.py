@@ -30,8 +30,10 @@ def names_of(names: Sequence[str]) -> Tensor:
     return backbone().name_features(names)
 
 
-def learned(source: SimilaritySource, tasks: tuple[str, ...]) -> TaskSimilarity:
-    found = TaskSimilarity(source, GivenSimilarity("given.csv", VALUES))
+def learned(
+    source: SimilaritySource, tasks: tuple[str, ...], *, centred: bool = False
+) -> TaskSimilarity:
+    found = TaskSimilarity(source, GivenSimilarity("given.csv", VALUES), centred=centred)
     for k in range(len(tasks)):
         entry = found.entry(names_of, tasks[: k + 1], features(k, 1), features(k, 2))
         found.add(entry)
@@ -57,9 +59,48 @@ def test_each_source_is_what_it_says() -> None:
         torch.testing.assert_close(learned(source, TASKS).matrix(), expected[source])
 
 
+@pytest.mark.parametrize("source", ["captions", "names", "images"])
+def test_centred_features_are_compared_by_what_sets_them_apart(source: SimilaritySource) -> None:
+    """A part that all tasks share, as on CLIP, would make every pair alike."""
+    plain, centred = learned(source, TASKS), learned(source, TASKS, centred=True)
+    entries = torch.stack(plain.entries)
+    assert torch.equal(entries, torch.stack(centred.entries)), "what is saved stays raw"
+    expected = cosines(entries - entries.mean(0))
+    torch.testing.assert_close(centred.matrix(), expected, rtol=1e-4, atol=1e-5)
+    cone = TaskSimilarity(source), TaskSimilarity(source, centred=True)
+    for entry in entries + 20 * entries[0]:  # a narrow cone
+        for similarity in cone:
+            similarity.add(entry / entry.norm())
+    raw, apart = (similarity.matrix() for similarity in cone)
+    assert (raw > 0.9).all()
+    assert (apart < 0.4).sum() > 0
+
+
+def test_the_first_two_centred_tasks_are_opposite_and_equal_ones_have_no_direction() -> None:
+    """Two points lie on opposite sides of their middle: that says nothing, so they repel."""
+    first = learned("captions", TASKS[:1], centred=True).matrix()
+    assert torch.equal(first, torch.ones(1, 1))
+    two = learned("captions", TASKS[:2], centred=True).matrix()
+    torch.testing.assert_close(two, torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+    equal = TaskSimilarity("captions", centred=True)
+    for _ in range(3):
+        equal.add(unit(torch.ones(1, WIDTH))[0])
+    assert (equal.matrix() - torch.eye(3)).abs().max() < 0.1
+
+
+def test_a_given_matrix_is_not_centred() -> None:
+    plain, centred = learned("matrix", TASKS), learned("matrix", TASKS, centred=True)
+    assert torch.equal(plain.matrix(), centred.matrix())
+
+
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("source", SOURCES)
-def test_tasks_that_have_not_come_do_not_enter(source: SimilaritySource) -> None:
+def test_tasks_that_have_not_come_do_not_enter(source: SimilaritySource, centred: bool) -> None:
     """As released, all tasks' texts are compared before the first one is learned."""
+    begun = TaskSimilarity(source, GivenSimilarity("given.csv", VALUES), centred=centred)
+    for entry in learned(source, TASKS).entries[:2]:
+        begun.add(entry)
+    assert torch.equal(begun.matrix(), learned(source, TASKS[:2], centred=centred).matrix())
     two, four = learned(source, TASKS[:2]), learned(source, TASKS)
     other = learned(source, (*TASKS[:2], "the", "hill"))
     for longer in (four, other):
@@ -68,9 +109,12 @@ def test_tasks_that_have_not_come_do_not_enter(source: SimilaritySource) -> None
     assert two.matrix().shape == (2, 2)
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("source", SOURCES)
-def test_saved_entries_give_the_same_matrix(source: SimilaritySource) -> None:
-    before, after = learned(source, TASKS), TaskSimilarity(source)
+def test_saved_entries_give_the_same_matrix(source: SimilaritySource, centred: bool) -> None:
+    """A run that goes on must compare by the very numbers of one that was never interrupted."""
+    before = learned(source, TASKS, centred=centred)
+    after = TaskSimilarity(source, centred=centred)
     for k, entry in enumerate(before.entries):
         after.restore(entry, TASKS[: k + 1])
     assert torch.equal(after.matrix(), before.matrix())

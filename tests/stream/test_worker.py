@@ -72,6 +72,7 @@ def test_a_learned_task_is_committed_with_its_adapter_rows_and_log(root: Path) -
     assert {row["evaluated_index"] for row in payload["rows"]} == set(range(len(TASKS)))
     assert [row["epoch"] for row in payload["log"]] == [0, 1]
     assert payload["similarity"] == [pytest.approx(1.0)]
+    assert payload["attracts"] == [True], "a task is like itself"
     assert set(payload["seconds"]) == {"features", "train", "evaluate"}
 
 

@@ -42,6 +42,7 @@ class LpiDiffPrompt(Method):
         self.task = GroundingLowRank(config.low_rank, setting)
         self.latent_needs = self.instance.latent_needs
         self.similarity_source = self.task.similarity_source
+        self.similarity_centred = self.task.similarity_centred
 
     @override
     def begin_task(self, task: int, model: nn.Module) -> None:
@@ -57,7 +58,12 @@ class LpiDiffPrompt(Method):
             vision=beside(task.vision, instance.vision),
             text=beside(task.text, instance.text),
             windows=instance.windows,
+            added=task.added,
         )
+
+    @override
+    def attracts(self, similarity: Tensor) -> Tensor | None:
+        return self.task.attracts(similarity)
 
     @override
     def regularisers(

@@ -82,9 +82,17 @@ SOURCES = {
 
 
 def task_similarity_chart(
-    similarity: Sequence[Sequence[float | None]], tasks: Sequence[str], source: str
+    similarity: Sequence[Sequence[float | None]],
+    tasks: Sequence[str],
+    source: str,
+    *,
+    centred: bool = False,
+    attracting: Sequence[tuple[str, str]] | None = None,
 ) -> Chart:
-    """Heat map of the K x K similarities of tasks; cells not computed stay empty."""
+    """Heat map of the K x K similarities of tasks; cells not computed stay empty.
+
+    The cells of `attracting` pairs are framed; None stands for a method that compares no tasks.
+    """
     names = labels(tasks)
     known = [value for row in similarity for value in row if value is not None]
     figure = go.Figure(
@@ -101,15 +109,35 @@ def task_similarity_chart(
         ),
         layout=_heat_layout(names, names),
     )
+    place = {task: index for index, task in enumerate(tasks)}
+    figure.update_layout(
+        shapes=[
+            _frame(column=place[column], row=place[row])
+            for one, other in attracting or ()
+            for column, row in ((one, other), (other, one))
+        ]
+    )
+    backbone = "" if source == "matrix" else " from the frozen backbone"
+    centre = ", centred over the tasks so far" if centred else ""
     return Chart(
         "similarity",
         "Task similarity",
-        f"{SOURCES[source]}{'' if source == 'matrix' else ' from the frozen backbone'}; the task "
-        "contrast pulls similar tasks together. The colours span the smallest to the largest "
+        f"{SOURCES[source]}{backbone}{centre}; each pair as it was when the later task came. "
+        f"{_attraction(attracting, len(tasks))}The colours span the smallest to the largest "
         "value; an empty cell was not computed.",
         figure,
         min_width=NAME_SPACE + 120 + CELL_WIDTH * len(names),
     )
+
+
+def _attraction(pairs: Sequence[tuple[str, str]] | None, tasks: int) -> str:
+    """A sentence on the pairs that attract; none for a method that compares no tasks."""
+    if pairs is None:
+        return ""
+    of_all = f"{len(pairs)} of {tasks * (tasks - 1) // 2} pairs attract each other"
+    if not pairs:
+        return f"{of_all}: the task contrast pushes all tasks apart. "
+    return f"Framed: {of_all} in the task contrast, the others repel. "
 
 
 def _choices(names: Sequence[str]) -> tuple[Choice, ...]:

@@ -91,7 +91,13 @@ def _similarity(run: RunData) -> Chart | Absent:
         return Absent("similarity", "Task similarity", run.metrics.reason("task_similarity"))
     assert isinstance(rows, list)
     source = run.metrics.text("task_similarity_source") or "captions"  # older runs had no other
-    return task_similarity_chart(rows, run.tasks, source)
+    return task_similarity_chart(
+        rows,
+        run.tasks,
+        source,
+        centred=run.metrics.get("task_similarity_centred") is True,
+        attracting=run.metrics.attracting_tasks,
+    )
 
 
 def _training(run: RunData) -> Chart | Absent:

@@ -63,9 +63,19 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    lines = [*_summaries(final, view), *final.repeated_texts(), *split_lines(final)]
-    for line in lines:
+    lines = [*_summaries(final, view), *_attraction(final), *final.repeated_texts()]
+    for line in (*lines, *split_lines(final)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _attraction(final: MetricsView) -> list[str]:
+    """A line on the tasks that attracted each other, of a method that compares tasks."""
+    pairs = final.attracting_tasks
+    if pairs is None or len(final.tasks) < 2:
+        return []
+    every = len(final.tasks) * (len(final.tasks) - 1) // 2
+    named = "".join(f", {one} and {other}" for one, other in pairs)
+    return [f"task contrast: {len(pairs)} of {every} pairs of tasks attract{named}"]
 
 
 def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:

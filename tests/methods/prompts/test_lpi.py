@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from system.backbones.dual_encoder import MODALITIES, Modality, unit
+from system.config.compose import compose
 from system.errors import ConfigError
 from system.grounders.glip_style import GlipStyle
 from system.grounders.grounder import Entries, GrounderShape
@@ -185,6 +186,47 @@ def test_published_task_contrast_without_negatives_is_no_nan() -> None:
         assert factor.grad.isfinite().all(), name
 
 
+def contrast_gradient(section: Mapping[str, Any]) -> Tensor:
+    """Of two tasks whose prompts are much alike, on the layer factor of the second."""
+    method = at_task(1, **SIZES | {"task_contrast": section["task_contrast"]})
+    with torch.no_grad():
+        for name, factor in method.task_parameters(1).items():
+            factor.mul_(0.1).add_(method.task_parameters(0)[name])
+    torch.autograd.backward(method.regularisers(torch.eye(2))["task_contrast"])
+    gradient = method.task_parameters(1)["layer"].grad
+    assert gradient is not None
+    return gradient
+
+
+def test_a_new_run_s_task_contrast_teaches_where_the_released_one_does_not() -> None:
+    """Whether the term helps cannot be told by one that has no gradient."""
+    assert contrast_gradient(released("lpi")).norm() == 0
+    assert contrast_gradient(compose(["method=lpi"]).method).norm() > 1e-3
+
+
+def test_which_tasks_attract_is_what_the_loss_is_told() -> None:
+    """The report shows pairs: they must be those that the contrast pulls together."""
+    alike = torch.tensor([[1.0, 0.9, 0.5], [0.9, 1.0, 0.2], [0.5, 0.2, 1.0]])
+    for section, expected in (
+        ({"threshold": 0.4}, [True, False, True]),
+        ({"threshold": 0.6}, [False, False, True]),
+        ({"threshold_quantile": 0.0}, [True, False, True]),
+    ):
+        method = at_task(2, task_contrast=section)
+        pairs = method.attracts(alike)
+        assert pairs is not None
+        assert pairs[2].tolist() == expected
+        loss = method.regularisers(alike)["task_contrast"]
+        told = at_task(2).regularisers(torch.where(pairs, 1.0, -1.0))["task_contrast"]
+        torch.testing.assert_close(loss, told)
+    assert at_task(2, task_contrast={"weight": 0.0}).attracts(alike) is None
+
+
+def test_features_are_centred_if_asked() -> None:
+    assert at_task(0, task_contrast={"centre": True}).similarity_centred
+    assert not at_task(0).similarity_centred, "as runs of earlier versions, which say nothing"
+
+
 def test_task_contrast_begins_with_the_second_task() -> None:
     assert set(at_task(0).regularisers(torch.ones(1, 1))) == {"layer_alignment"}
     assert set(at_task(1).regularisers(torch.eye(2))) == {"layer_alignment", "task_contrast"}
@@ -213,6 +255,8 @@ def test_each_term_is_switched_off_by_itself(term: str) -> None:
         ("layer_alignment", {"similarity": "dot"}),
         ("task_contrast", {"temperature": 0.5}),
         ("task_contrast", {"threshold": 0.6}),
+        ("task_contrast", {"threshold_quantile": 0.5}),
+        ("task_contrast", {"sigmoid": "single"}),
     ],
 )
 def test_settings_of_a_term_reach_it_alone(term: str, setting: dict[str, Any]) -> None:
@@ -288,6 +332,7 @@ def test_released_alignment_sees_all_nine_layers() -> None:
         ({"rnak": 3}, r"unknown key method\.rnak; did you mean method\.rank\?"),
         ({"task_contrast": {"treshold": 1}}, r"method\.task_contrast\.treshold"),
         ({"task_contrast": {"temperature": 0.0}}, "temperatures must be above 0"),
+        ({"task_contrast": {"threshold_quantile": 1.5}}, r"threshold_quantile=1\.5 must be from 0"),
         ({"layer_alignment": {"similarity": "l2"}}, r"similarity='l2' is not one of: cosine, dot"),
     ],
 )
@@ -467,6 +512,7 @@ def test_the_loss_terms_are_those_of_the_prompts_before_interaction() -> None:
         similarity,
         threshold=contrast.threshold,
         temperature=contrast.temperature,
+        sigmoid=contrast.sigmoid,
     )
     torch.testing.assert_close(terms["task_contrast"], expected)
     assert set(method.regularisers()) == {"layer_alignment"}, "a first task has no other"

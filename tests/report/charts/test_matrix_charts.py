@@ -32,6 +32,28 @@ def test_similarity_says_what_it_compares(data: RunData, source: str) -> None:
     assert SOURCES[source] in chart.caption
 
 
+def similarity_chart(data: RunData, **changes: object) -> Chart:
+    metrics = MetricsView(dict(data.metrics.content) | changes)
+    charts = {chart.key: chart for chart in build_charts(replace(data, metrics=metrics))}
+    chart = charts["similarity"]
+    assert isinstance(chart, Chart)
+    return chart
+
+
+def test_pairs_that_attract_are_framed_on_both_sides(data: RunData) -> None:
+    """Where all pairs attract, or none, the task contrast teaches something else than it says."""
+    chart = similarity_chart(data)
+    frames = chart.content["layout"]["shapes"]  # type: ignore[index]
+    cells = {(f["x0"] + 0.5, f["y0"] + 0.5) for f in frames}
+    assert cells == {(0, 1), (1, 0), (0, 2), (2, 0)}
+    assert "Framed: 2 of 66 pairs attract each other" in chart.caption
+    assert "centred over the tasks so far" in chart.caption
+    none = similarity_chart(data, attracting_tasks=[], task_similarity_centred=False)
+    assert "0 of 66 pairs attract each other" in none.caption
+    assert "centred" not in none.caption
+    assert "attract" not in similarity_chart(data, attracting_tasks=None).caption
+
+
 def test_heat_map_holds_the_matrix_file(run: Path, page: PageReader) -> None:
     """Else the heat map shows another matrix; first row zero-shot, one trace per metric."""
     figure = page.data["data-matrix"]

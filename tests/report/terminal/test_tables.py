@@ -57,6 +57,15 @@ def test_last_rows_are_average_and_forgetting(run: Path) -> None:
     assert forgetting[1:] == [f"{metrics['forgetting'][m]:+.1f}" for m in pair]
 
 
+def test_the_tasks_that_attract_are_named(run: Path) -> None:
+    """Else nobody sees that a threshold makes all of them attract, or none."""
+    words = " ".join(word for line in printed(run) for word in line)
+    pairs = f"{TASKS[0]} and {TASKS[1]}, {TASKS[0]} and {TASKS[2]}"
+    assert f"task contrast: 2 of 66 pairs of tasks attract, {pairs}" in words
+    without = " ".join(word for line in printed(run, attracting_tasks=None) for word in line)
+    assert "task contrast" not in without
+
+
 def test_undefined_value_is_a_dash_with_its_reason(run: Path) -> None:
     """Else an undefined forgetting reads as none at all."""
     lines = printed(
