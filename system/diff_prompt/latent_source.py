@@ -135,6 +135,17 @@ def latent_stage(section: Mapping[str, Any]) -> LatentStage:
     return stage
 
 
+def as_learned(method: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
+    """The settings of a method that was learned on a benchmark, as they hold on any other one.
+
+    Its generator stays the one whose latents its adapters were learned from.
+    """
+    section = latent_section(method)
+    if section is None or section.get(OTHER) is not None:
+        return dict(method)
+    return {**method, "generator": {**section, OTHER: benchmark}}
+
+
 def require_masks(method: Mapping[str, Any], handle: SplitHandle) -> None:
     """Raises DataError naming a split that lacks what the method's mask source reads of it."""
     if latent_section(method) is None or not method.get("specific", True):

@@ -15,7 +15,7 @@ from system.cli.run import carry_out
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import Manifest
-from system.diff_prompt.latent_source import require_masks
+from system.diff_prompt.latent_source import as_learned, latent_source, require_masks
 from system.diff_prompt.prompt_generator.generator_files import save_generator
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
@@ -120,6 +120,20 @@ def test_another_benchmarks_generator_serves_this_one(root: Path) -> None:
         check_experiment(missing)
 
 
+def test_adapters_take_their_own_generator_to_another_benchmark(root: Path) -> None:
+    """They were learned from its latents; another one's would be noise to them."""
+    prepare_shapes(root, name="other")
+    method = experiment(root, "learned").method
+    abroad = experiment(root, "abroad")
+    for benchmark in ("other", "shapes"):
+        source = latent_source(abroad, as_learned(method, benchmark))
+        assert source is not None
+        assert source.generator.benchmark.name == benchmark
+    lent = {**method, "generator": {**STAGE, "benchmark": "other"}}
+    assert as_learned(lent, "shapes") == lent
+    assert as_learned({"name": "coop"}, "shapes") == {"name": "coop"}
+
+
 def test_a_given_generator_is_not_trained_and_has_to_be_what_the_settings_say(
     root: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +149,14 @@ def test_a_given_generator_is_not_trained_and_has_to_be_what_the_settings_say(
     assert GeneratorPlan.of(replace(generator, stage={**STAGE, "path": given.uri})).digest == (
         plan.digest
     )
+    run_directory = Folder.of(tmp_path / "run")
+    run_directory.write_json("metrics.json", {"stage": "prompt_generator", "digest": plan.digest})
+    save_generator(plan.folder, MaskDiT(plan.network, seed=0), plan.header(24, ()))
+    by_run = replace(generator, stage={**STAGE, "path": run_directory.uri})
+    assert GeneratorPlan.of(by_run).folder.uri == plan.folder.uri
+    run_directory.write_json("metrics.json", {"stage": "mask_vae", "digest": "d"})
+    with pytest.raises(ConfigError, match="is no run of stage=prompt_generator"):
+        GeneratorPlan.of(by_run)
     wrong = {**STAGE, "path": given.uri, "latents": "sample_unscaled"}
     wrong["network"] = {**STAGE["network"], "depth": 2}  # type: ignore[dict-item]
     says = r"network\.depth=1 \(not 2\).*latents=mode_scaled \(not sample_unscaled\)"

@@ -18,12 +18,17 @@ from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.stage import MaskVaePlan, require_some
 from system.diff_prompt.prompt_generator.conditions import ConditionEncoder
 from system.diff_prompt.prompt_generator.generator_files import (
+    HEADER,
     GeneratorHeader,
     digest_of_weights,
     generator_header,
     require_same_generator,
 )
-from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
+from system.diff_prompt.prompt_generator.generator_settings import (
+    GENERATOR,
+    REGRESSOR,
+    PromptGeneratorSettings,
+)
 from system.diff_prompt.prompt_generator.mask_dit import MaskDitConfig
 from system.engine.model_stage import ModelExperiment, Show
 from system.engine.worker_group import WorkerGroup
@@ -31,6 +36,22 @@ from system.errors import ConfigError, DataError
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
+from system.storage.run_directory import METRICS
+
+
+def _model_in(path: str, experiment: ModelExperiment) -> Folder:
+    """The model of a folder: itself, or what a run with that directory trained in our data_path."""
+    folder = Folder.of(path)
+    if folder.exists(HEADER) or not folder.exists(METRICS):
+        return folder
+    metrics = folder.read_json(METRICS)
+    kind, digest = (metrics.get(key) for key in ("stage", "digest"))
+    if kind not in (GENERATOR, REGRESSOR) or not isinstance(digest, str):
+        raise ConfigError(
+            f"{folder.uri} is no run of stage=prompt_generator; give the folder that its last "
+            "lines name as the model"
+        )
+    return DataDirectory.of(experiment).model(str(kind), digest)
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,7 @@ class GeneratorPlan:
     def folder(self) -> Folder:
         """Where the finished model lies."""
         if self.settings.path is not None:
-            return Folder.of(self.settings.path)
+            return _model_in(self.settings.path, self.experiment)
         return DataDirectory.of(self.experiment).model(self.settings.name, self.digest)
 
     @property

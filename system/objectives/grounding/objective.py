@@ -14,7 +14,12 @@ from system.config.schema import ExperimentConfig, GrounderConfig, InputConfig
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle, TaskEntry
 from system.data.shards.split_objects import read_expressions, subsample
-from system.diff_prompt.latent_source import LatentSource, latent_source, require_masks
+from system.diff_prompt.latent_source import (
+    LatentSource,
+    as_learned,
+    latent_source,
+    require_masks,
+)
 from system.diff_prompt.mask_sources import NOTES
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.model_stage import ModelExperiment
@@ -101,7 +106,8 @@ class GroundingWork(StreamWork):
 
     @override
     def build_method(self, header: AdapterHeader) -> StreamMethod:
-        source = self._latent_source = latent_source(self.worker.experiment, header.method)
+        learned = as_learned(header.method, header.benchmark)
+        source = self._latent_source = latent_source(self.worker.experiment, learned)
         masks = None if source is None else source.stage.masks(source.generator)
         self._method = saved_method(header, self.model, masks)
         return self._method

@@ -20,7 +20,7 @@ from system.diff_prompt.mask_vae.stage import MaskVaePlan
 from system.diff_prompt.prompt_generator.generator_files import HEADER, WEIGHTS, load_generator
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.engine.model_stage import MODEL_STAGES
-from system.errors import ConfigError
+from system.errors import ConfigError, DataError
 from system.storage.feature_store import FeatureStore
 from system.storage.run_directory import RunDirectory
 from tests.diff_prompt.generator_parts import STAGE, VAE, experiment
@@ -129,6 +129,12 @@ def test_objects_without_area_are_left_out_and_do_not_end_the_stage(tmp_path: Pa
     assert [entry.row for entry in train["disk"]] == [0, 1, 3, 4, *range(6, 12)]
     assert left_out.count == 2
     assert len(GeneratorPlan.of(run).vae.masks("train")["disk"]) == 11
+
+
+def test_a_benchmark_without_masks_is_named_before_stage_1(tmp_path: Path) -> None:
+    prepare_shapes(tmp_path, bare=True)
+    with pytest.raises(DataError, match=r"'shapes' has no object mask in split 'train'.*refcoco"):
+        MODEL_STAGES.get("prompt_generator").finished(experiment(tmp_path))
 
 
 @pytest.mark.ray
