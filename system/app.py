@@ -15,7 +15,7 @@ USAGE = """promptide COMMAND [key=value ...]
   doctor     what is missing of a benchmark's files   promptide doctor benchmark=lpi_coco
   prepare    write a benchmark's task shards          promptide prepare benchmark=openmoji
   pretrain   make a small backbone or grounder        promptide pretrain grounder=tiny_grounder
-  import     published weights in our form            promptide import mask_dit owner/name DIR
+  import     published weights and results, as ours   promptide import mask_dit owner/name DIR
   run        learn a stream of tasks on Ray           promptide run experiment=demo
   evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
   report     one HTML page from a run or a sweep      promptide report experiment=demo
@@ -23,6 +23,7 @@ USAGE = """promptide COMMAND [key=value ...]
   sweep      runs as trials on Ray Tune               promptide sweep experiment=compare
   config     every value, and where it comes from     promptide config experiment=lpi_released
   parameters what each method trains, at ViT-B/16     promptide parameters
+  export     results as other programs have them     promptide export res runs/demo res.json
   submit     any of these as a job on a cluster       promptide submit run submit=ray_address
 
 Every command takes Hydra overrides: promptide run seed=1 method.rank=8 cluster.workers=4

@@ -13,6 +13,7 @@ COMMANDS = (
     "sweep",
     "config",
     "parameters",
+    "export",
     "submit",
 )
-FILES = {"import": "import_weights"}  # whose name is no name of Python's
+FILES = {"import": "import_"}  # whose name is no name of Python's

@@ -29,6 +29,7 @@ METRICS = tuple(
     sorted((m.name for m in RETRIEVAL), key=lambda name: name.startswith("i2t"))
 )  # by direction
 BEYOND = 2**31 - 1  # a rank beyond the depth that is looked at
+ALWAYS = "is always 100"  # ends the reason of a metric that cannot fail
 CHUNK = 256  # queries scored at once: 256 x 25,000 texts in float64 are 51 MB
 Direction = Literal["t2i", "i2t"]
 TIE_TOLERANCE = 1e-6  # of cosine similarity; float32 encoders repeat themselves to about 1e-7
@@ -321,7 +322,7 @@ def _value(metric: Metric, found: QueryRanks) -> MetricValue:
         return MetricValue(float("nan"), 0, "no queries")
     if worst <= (metric.k if recall else 1):
         what = f"recall at {metric.k}" if recall else f"mAP@{metric.k}"
-        reason = f"no query can rank below {worst} in this gallery: {what} is always 100"
+        reason = f"no query can rank below {worst} in this gallery: {what} {ALWAYS}"
         return MetricValue(float("nan"), queries, reason)
     if recall:
         return MetricValue(recall_at_k(found.ranks, (metric.k,))[metric.k], queries)

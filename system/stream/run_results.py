@@ -137,12 +137,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             "router": _router(record),
         },
         "tasks": list(record.tasks),
-        **{
-            metric.name: values(
-                metric.name, {recall: metric.of(matrix, recall) for recall in matrix.recalls}
-            )
-            for metric in STREAM_METRICS
-        },
+        **summaries(matrix, undefined),
         **(
             _combined(averages, undefined)
             if set(CombinedMetric.RECALLS) <= set(matrix.recalls)
@@ -184,6 +179,19 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
     if "denoising_steps" in record.outcome:
         metrics["denoising_steps"] = record.outcome["denoising_steps"]
     return metrics
+
+
+def summaries(
+    matrix: AccuracyMatrix, undefined: dict[str, str]
+) -> dict[str, dict[str, float | None]]:
+    """The summaries of a matrix as sections of metrics.json; reasons go to `undefined`."""
+    return {
+        metric.name: {
+            recall: _value(metric.of(matrix, recall), f"{metric.name}.{recall}", undefined)
+            for recall in matrix.recalls
+        }
+        for metric in STREAM_METRICS
+    }
 
 
 def _row(values: Mapping[str, Any]) -> MatrixRow:

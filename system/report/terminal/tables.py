@@ -100,6 +100,28 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:
             console.print(f"{name} {row.metric}: {row.reason}", markup=False, highlight=False)
 
 
+def print_summaries(metrics: Mapping[str, Any], console: Console) -> None:
+    """A line a recall with the summaries over tasks that metrics.json holds, their names on top."""
+    final, notes = MetricsView(metrics), Footnotes()
+    recalls = list(metrics["average"])
+    sections = [
+        name for name, of in metrics.items() if isinstance(of, Mapping) and list(of) == recalls
+    ]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("recall", no_wrap=True)
+    for name in sections:
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for recall in recalls:
+        values = [
+            notes.percent(final.number(name, recall), final.reason(name, recall))
+            for name in sections
+        ]
+        table.add_row(recall, *_cells(values))
+    console.print(table)
+    for number, reason in enumerate(notes.reasons, start=1):
+        console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
 def print_split_table(counts: Mapping[str, Mapping[str, int]], console: Console) -> None:
     """Print the images per task and split (task -> split -> images), with totals."""
     splits = tuple(dict.fromkeys(split for of_task in counts.values() for split in of_task))
