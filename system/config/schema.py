@@ -31,6 +31,11 @@ class BenchmarkConfig:
     tasks: tuple[str, ...] | None = None  # null: all of them in the dataset's order
     order: OrderPolicy = "given"  # how a stream orders them; see system.stream.task_order
     similarity: str | None = None  # a file of the tasks' similarities, by path or URI
+    held_out: tuple[str, ...] = ()  # prepared benchmarks that are evaluated and never trained
+
+    def __post_init__(self) -> None:
+        if len(set(self.held_out)) != len(self.held_out):
+            raise ValueError(f"held_out={list(self.held_out)} names a benchmark twice")
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,9 @@ def latent_source(experiment: ExperimentConfig, method: Mapping[str, Any]) -> La
     other = section.get(OTHER)
     if other is None or other == experiment.benchmark.name:
         tasks = experiment.benchmark.tasks if experiment.stream.joined else None
-        benchmark = replace(experiment.benchmark, tasks=tasks, order="given", similarity=None)
+        benchmark = replace(
+            experiment.benchmark, tasks=tasks, order="given", similarity=None, held_out=()
+        )
     else:
         benchmark = _prepared(experiment, other)
     values = {

@@ -15,6 +15,7 @@ from system.storage.files import Folder
 
 _OPTIONS = f"benchmark.options.{ROOT}"
 _SIMILARITY = "benchmark.similarity"
+_HELD_OUT = "benchmark.held_out"
 #: Of a model's directory: what it is loaded from.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.bin")
 _BLOCK = 1 << 20
@@ -23,7 +24,8 @@ _BLOCK = 1 << 20
 def contents_of(experiment: BaseExperiment) -> dict[str, str]:
     """Digest what a run's places hold: {dotted key of the place: SHA-256}.
 
-    The places are the benchmark's root and similarity, and the local directories of frozen models.
+    The places are the benchmark's root and similarity, held-out benchmarks, and the local
+    directories of frozen models.
     What lies nowhere (yet) has no digest: its place is compared as it stands.
     """
     contents = dict(_models(experiment.to_dict()))
@@ -35,6 +37,10 @@ def contents_of(experiment: BaseExperiment) -> dict[str, str]:
         folder, _, name = benchmark.similarity.rpartition("/")
         with suppress(StorageError):  # the checks before a run name it
             contents[_SIMILARITY] = hashlib.sha256(Folder.of(folder).read(name)).hexdigest()
+    for name in benchmark.held_out:
+        held_out = prepared_at(DataDirectory.of(experiment).benchmark(name))
+        if held_out is not None:
+            contents[f"{_HELD_OUT}.{name}"] = held_out.fingerprint
     return contents
 
 

@@ -33,6 +33,9 @@ def show_nothing(phase: str, done: int, total: int, values: str) -> None:
     """For a stage that nobody watches."""
 
 
+_WRITTEN: Mapping[object, str] = {None: "null", (): "[]"}  # of values, as in YAML
+
+
 @dataclass(frozen=True)
 class ModelExperiment(BaseExperiment):
     """Everything that the training of a model depends on."""
@@ -41,11 +44,11 @@ class ModelExperiment(BaseExperiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, unset in (("order", "given"), ("similarity", None)):
+        for name, unset in (("order", "given"), ("similarity", None), ("held_out", ())):
             if getattr(self.benchmark, name) != unset:
                 raise ConfigError(
                     f"benchmark.{name}={getattr(self.benchmark, name)} is for streams: a model's "
-                    f"stage reads all tasks at once; leave it {unset or 'null'}"
+                    f"stage reads all tasks at once; leave it {_WRITTEN.get(unset, unset)}"
                 )
 
     @classmethod

@@ -94,7 +94,7 @@ def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator
     """The curves of one task, from what was committed for it.
 
     `epochs` is how many a task has. Values are means over the tasks learned so far; one that is
-    undefined for any of them has no point.
+    undefined for any of them has no point. Those of held-out benchmarks are their own.
     """
     for row in payload["log"]:
         step = index * epochs + int(row["epoch"]) + 1
@@ -104,6 +104,10 @@ def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator
     for trained, step in ((ZERO_SHOT, 0), (index, index + 1)):
         for metric, value in _means(payload["rows"], trained, index):
             yield Point(f"eval/{metric}", value, step)
+    for row in payload.get("held_out", ()):
+        if row["value"] is not None:
+            name = f"held_out/{row['held_out']}/{row['metric']}"
+            yield Point(name, float(row["value"]), int(row["trained_index"]) + 1)
 
 
 def final_points(metrics: Mapping[str, Any]) -> Iterator[Point]:

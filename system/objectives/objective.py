@@ -21,7 +21,7 @@ from system.methods.sharing import StreamMethod, build_method
 from system.registry import Registry
 
 if TYPE_CHECKING:
-    from system.config.schema import ExperimentConfig, InputConfig
+    from system.config.schema import ExperimentConfig, Gallery, InputConfig
     from system.data.shards.manifest import Manifest, SplitHandle, TaskEntry
     from system.engine.model_stage import ModelExperiment, Show
     from system.engine.worker_group import WorkerGroup
@@ -115,6 +115,13 @@ class StreamWork(ABC):
     @abstractmethod
     def add_tests(self, count: int) -> None:
         """Take in the test splits of `count` more tasks, and the frozen model's part of them."""
+
+    @abstractmethod
+    def evaluation_of(self, open_test: OpenTest, tasks: int, gallery: Gallery) -> Evaluation:
+        """An evaluation of splits that are no task's of the stream, the frozen model's part made.
+
+        `gallery` is what a query searches where there is any: all of these splits or its own.
+        """
 
     @abstractmethod
     def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:

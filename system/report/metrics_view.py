@@ -110,6 +110,11 @@ class MetricsView:
             f"recall at 1 cannot be above {t2i:.1f} (text to image) and {i2t:.1f} (image to text)"
         )
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Names of the held-out benchmarks."""
+        return tuple(self.mapping("held_out"))
+
     def reason(self, *path: str) -> str:
         """Why the value at a path is undefined.
 

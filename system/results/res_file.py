@@ -18,6 +18,7 @@ from system.results.recall import ALWAYS, KS
 DATA_SET = "mscoco"
 DIRECTIONS = ("i2t", "t2i")
 _KEYS = [str(k) for k in KS]
+_QUERIES = 1  # at least: a file does not say how many
 
 
 def to_res(matrix: AccuracyMatrix, keys: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def to_res(matrix: AccuracyMatrix, keys: Mapping[str, str] | None = None) -> dic
 
 
 def from_res(content: Any, where: str, names: Mapping[str, str] | None = None) -> AccuracyMatrix:
-    """The matrix of a res file's content, without zero-shot row and numbers of queries.
+    """The matrix of a res file's content, without zero-shot row; each entry of it has one query.
 
     `where` is the file, for errors; `names` are those of tasks that are keyed by something else.
     The order of training is that of the file. Raises DataError naming the key that is wrong.
@@ -81,11 +82,12 @@ def from_res(content: Any, where: str, names: Mapping[str, str] | None = None) -
                 if name not in tasks:
                     tasks.append(name)  # seen before it is trained, or the run was cut short
                 rows.append(
-                    MatrixRow(trained, tasks.index(name), f"{direction}_r{k}", value, queries=0)
+                    MatrixRow(trained, tasks.index(name), f"{direction}_r{k}", value, _QUERIES)
                 )
     if not rows:
         raise DataError(f"{where} holds no recall")
-    return AccuracyMatrix(tasks, rows)
+    # The released code searches the tasks seen so far, and keeps nothing of the frozen model.
+    return AccuracyMatrix(tasks, rows, before=())
 
 
 def _recalls(per_task: Any, where: str) -> Iterator[tuple[str, int, float]]:

@@ -13,6 +13,7 @@ from system.storage.adapters import HEADER, AdapterFolder, require_same_backbone
 from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
 from system.stream.given_similarity import KINDS, given_similarity
+from system.stream.held_out import check_held_out
 from system.stream.task_order import TaskOrder
 
 
@@ -98,7 +99,7 @@ def check_tasks(
     batches = objective.check_training(experiment, manifest, tasks)
     notes = []
     for split in experiment.evaluation.splits:
-        _require_split(experiment, manifest, split)
+        require_split(experiment, manifest, split)
         handles = [manifest.task(name).handle(split) for name in tasks]
         empty = {h.task: why for h in handles if (why := objective.check_test(experiment, h))}
         if empty and len(empty) == len(tasks):
@@ -110,6 +111,7 @@ def check_tasks(
             notes.append(
                 f"not judged by split {split!r}, as they have nothing there: tasks {named}"
             )
+    check_held_out(experiment, manifest, tasks)
     full = experiment.stage.batch_size
     small = [f"{batch} for {task!r}" for task, batch in batches.items() if batch < full]
     if small:
@@ -118,7 +120,7 @@ def check_tasks(
     return tuple(notes)
 
 
-def _require_split(experiment: ExperimentConfig, manifest: Manifest, split: str) -> None:
+def require_split(experiment: ExperimentConfig, manifest: Manifest, split: str) -> None:
     """Raises ConfigError for a split of `evaluation.split` that the benchmark has not."""
     known = dict.fromkeys(name for task in manifest.tasks for name in task.splits)
     if split not in known:

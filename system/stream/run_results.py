@@ -11,6 +11,7 @@ from system.data.shards.faults import Fault, summarise, write_quarantine
 from system.engine.provenance import code_provenance
 from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow
+from system.results.held_out import held_out_metrics
 from system.results.replay_audit import replayed_rows
 from system.results.stream_metrics import (
     AVERAGE,
@@ -64,6 +65,14 @@ class RunRecord:
             [_row(row) for row in rows],
             before=None if before is None else [_row(row) for row in before],
         )
+
+    @property
+    def held_out(self) -> AccuracyMatrix | None:
+        """The matrix of the held-out benchmarks; None where there are none."""
+        names = self.experiment.benchmark.held_out
+        rows = [row for payload in self.committed for row in payload.get("held_out", ())]
+        values = [{key: row[key] for key in row if key != "held_out"} for row in rows]
+        return AccuracyMatrix(self.tasks, map(_row, values), names) if names else None
 
     @property
     def smaller_batches(self) -> dict[str, int]:
@@ -151,6 +160,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             "average": values("oracle.average", averages["oracle"]),
             "per_task": _per_task(oracle, last, "oracle", undefined),
         },
+        **_held_out(record, undefined),
         "routing": _routing(record, undefined) if record.outcome["routed"] else None,
         "task_similarity": _similarity(record),
         "task_similarity_source": record.outcome["similarity_source"],
@@ -310,6 +320,18 @@ def _attracting(record: RunRecord) -> list[list[str]] | None:
     ]
 
 
+def _held_out(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
+    """The section of the held-out benchmarks, if there are any, with what was evaluated of them."""
+    if record.held_out is None:
+        return {}
+    found = held_out_metrics(record.held_out, undefined)
+    return {
+        "held_out": {
+            name: {**record.outcome["held_out"][name], **values} for name, values in found.items()
+        }
+    }
+
+
 def _seconds(record: RunRecord) -> dict[str, float]:
     total: dict[str, float] = dict(record.wall_seconds)
     for part in (*(payload["seconds"] for payload in record.committed), record.outcome["seconds"]):
@@ -326,10 +348,9 @@ def write_so_far(experiment: ExperimentConfig, committed: Sequence[Mapping[str, 
 
 def _write_tables(record: RunRecord) -> pa.Table:
     """The accuracy matrix, which is returned, and the training log."""
-    folder, matrix = (
-        RunDirectory.of(record.experiment).folder,
-        matrix_table(record.matrix.to_records()),
-    )
+    folder = RunDirectory.of(record.experiment).folder
+    held_out = [] if record.held_out is None else record.held_out.to_records()
+    matrix = matrix_table([*record.matrix.to_records(), *held_out])
     folder.write_table(ACCURACY_MATRIX, matrix)
     folder.write_table(TRAINING_LOG, record.training_log)
     return matrix

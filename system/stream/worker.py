@@ -23,6 +23,7 @@ from system.results.accuracy_matrix import MatrixRow, plain_row
 from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.run_directory import OUTCOME, RANKS, RunDirectory
 from system.stream.given_similarity import given_similarity
+from system.stream.held_out import HeldOut
 from system.stream.learned_state import LearnedState
 from system.stream.router import Router
 from system.stream.task_source import Lease, TaskSource
@@ -111,6 +112,8 @@ class StreamWorker:
         )
         with self.clock.phase("features"):
             self.work.add_tests(len(self.tasks))  # a live stream's come with its tasks
+            named = experiment.benchmark.held_out
+            self.held_out = HeldOut(experiment, self.work) if named else None
 
     def _register(self) -> int:
         kind = self.objective.method_kind(self.experiment)
@@ -167,9 +170,9 @@ class StreamWorker:
             log = self._train(lease, similarity, features) if self._learns(lease) else []
         if self.group.leads:
             self.stream.trained(self.consumer, self.generation, lease.task)
-        rows = self._evaluate(lease)
+        rows, held_out = self._evaluate(lease), self._evaluate_held_out(lease)
         if self.group.leads:
-            self._commit(lease, rows, log, similarity)
+            self._commit(lease, rows, log, similarity, held_out)
         self.log.publish()
 
     def _begin(self, lease: Lease) -> None:
@@ -217,6 +220,17 @@ class StreamWorker:
                 rows += evaluation.after_task(lease.index, method, self.learned.router)
         return rows
 
+    def _evaluate_held_out(self, lease: Lease) -> list[MatrixRow]:
+        """The same of the held-out benchmarks, which are all there from the start."""
+        if self.held_out is None:
+            return []
+        method = self.learned.method
+        with self.clock.phase("evaluate"):
+            rows = self.held_out.zero_shot() if lease.index == 0 else []
+            if self._learns(lease) or method.trains_on == "nothing":
+                rows += self.held_out.after_task(lease.index, method, self.learned.router)
+        return rows
+
     def _learns(self, lease: Lease) -> bool:
         learns: bool = self.learned.method.learns_at(lease.index, len(self.tasks))
         return learns
@@ -253,6 +267,8 @@ class StreamWorker:
         with self.clock.phase("evaluate"):
             outcome = final_outcome(self.work.evaluation, method, router, live=self.live)
             outcome |= self.work.outcome(method, router)
+        if self.held_out is not None:
+            outcome["held_out"] = self.held_out.described()
         if self.group.leads:
             self.directory.folder.write_table(
                 self.work.examples_file, self.work.examples(self.tasks)
@@ -310,7 +326,12 @@ class StreamWorker:
             router.restore_task(index, centers)
 
     def _commit(
-        self, lease: Lease, rows: list[MatrixRow], log: list[dict[str, Any]], similarity: Tensor
+        self,
+        lease: Lease,
+        rows: list[MatrixRow],
+        log: list[dict[str, Any]],
+        similarity: Tensor,
+        held_out: list[MatrixRow],
     ) -> None:
         name = self.adapters.save_task(lease.index, self.learned.task_state(lease.index))
         if self.live:
@@ -325,6 +346,11 @@ class StreamWorker:
             "attracts": None if attracts is None else attracts[lease.index].tolist(),
             "seconds": self.clock.take(),
         }
+        if self.held_out is not None:
+            payload["held_out"] = [
+                {**plain_row(row), "held_out": self.held_out.names[row.evaluated_index]}
+                for row in held_out
+            ]
         self.stream.commit(self.consumer, self.generation, lease.task, payload)
         if self.learned.method.shares_parameters and lease.index > 0:
             # Only now that the newest task's file counts can the one before go without them.

@@ -17,3 +17,14 @@ def test_an_undefined_value_has_no_point() -> None:
     """A mean over what is left would look better than it is."""
     rows = [row(1, 0, 5.0), row(1, 1, None)]
     assert list(task_points({"log": [], "rows": rows}, 1, EPOCHS)) == []
+
+
+def test_held_out_benchmarks_have_curves_of_their_own() -> None:
+    """In the stream's means they would look like tasks."""
+    held_out = [{**row(-1, 0, 70.0), "held_out": "zoo"}, {**row(0, 0, 65.0), "held_out": "zoo"}]
+    found = list(task_points({**payload(0), "held_out": held_out}, 0, EPOCHS))
+    apart = [point for point in found if point.name.startswith("held_out/")]
+    assert apart == [Point("held_out/zoo/t2i_r1", 70.0, 0), Point("held_out/zoo/t2i_r1", 65.0, 1)]
+    assert [point for point in found if point not in apart] == list(
+        task_points(payload(0), 0, EPOCHS)
+    )

@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 
 from system.errors import DataError
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow, matrix_rows
-from system.results.recall import METRICS, retrieval_recalls
+from system.results.recall import retrieval_metrics, retrieval_ranks
 from system.results.res_file import from_res, to_res
+from system.results.stream_metrics import (
+    AVERAGE,
+    FORGETTING,
+    FORWARD_TRANSFER,
+    PUBLISHED_AVERAGE,
+    PUBLISHED_FORGETTING,
+)
 
 TASKS = ("appliance", "sports", "outdoor")
+RECALLS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in (1, 5, 10))
 IMAGES, CAPTIONS, WIDTH = 30, 2, 6  # images a task, captions an image
 
 
@@ -69,14 +77,16 @@ def ours() -> AccuracyMatrix:
         images, texts = map(torch.from_numpy, _features(trained))
         rows += matrix_rows(
             trained,
-            retrieval_recalls(
-                images,
-                texts,
-                image_of_text,
-                torch.arange(len(TASKS)).repeat_interleave(IMAGES),
-                tasks=range(len(TASKS)),
-                gallery="seen",
-                seen=range(trained + 1),
+            retrieval_metrics(
+                retrieval_ranks(
+                    images,
+                    texts,
+                    image_of_text,
+                    torch.arange(len(TASKS)).repeat_interleave(IMAGES),
+                    tasks=range(len(TASKS)),
+                    gallery="seen",
+                    seen=range(trained + 1),
+                )
             ),
         )
     return AccuracyMatrix(TASKS, rows)
@@ -101,7 +111,7 @@ def test_an_import_has_the_summaries_of_the_formulas(theirs: dict[str, Any]) -> 
     """Their average is each task's mean since it was learned; forgetting is last less best."""
     matrix = from_res(json.loads(json.dumps(theirs)), "res.json")
     assert matrix.tasks == TASKS
-    for metric in METRICS:
+    for metric in RECALLS:
         direction, k = metric[:3], (1, 5, 10).index(int(metric[5:]))
         table = np.full((len(TASKS), len(TASKS)), np.nan)
         for i, trained in enumerate(TASKS):
@@ -110,11 +120,11 @@ def test_an_import_has_the_summaries_of_the_formulas(theirs: dict[str, Any]) -> 
         since = [np.mean(table[j:, j]) for j in range(len(TASKS))]
         best = [np.max(table[j:-1, j]) for j in range(len(TASKS) - 1)]
         lost = [table[-1, j] - best[j] for j in range(len(TASKS) - 1)]
-        assert matrix.published_average(metric).value == pytest.approx(np.mean(since))
-        assert matrix.published_forgetting(metric).value == pytest.approx(np.mean(lost))
-        assert matrix.average(metric).value == pytest.approx(np.mean(table[-1]))
-        assert matrix.forgetting(metric).value == pytest.approx(-np.mean(lost))
-        assert "not evaluated" in (matrix.forward_transfer(metric).reason or "")
+        assert PUBLISHED_AVERAGE.of(matrix, metric).value == pytest.approx(np.mean(since))
+        assert PUBLISHED_FORGETTING.of(matrix, metric).value == pytest.approx(np.mean(lost))
+        assert AVERAGE.of(matrix, metric).value == pytest.approx(np.mean(table[-1]))
+        assert FORGETTING.of(matrix, metric).value == pytest.approx(-np.mean(lost))
+        assert "not evaluated" in (FORWARD_TRANSFER.of(matrix, metric).reason or "")
 
 
 def test_what_is_exported_comes_back(ours: AccuracyMatrix) -> None:
@@ -134,11 +144,11 @@ def test_tasks_may_be_keyed_by_their_categories_numbers(ours: AccuracyMatrix) ->
 
 
 def test_a_recall_that_cannot_fail_is_exported_as_their_formula_has_it() -> None:
-    rows = [MatrixRow(0, 0, metric, 40.0, 4) for metric in METRICS]
+    rows = [MatrixRow(0, 0, metric, 40.0, 4) for metric in RECALLS]
     reason = "no query can rank below 4 in this gallery: recall at 5 is always 100"
-    rows[METRICS.index("t2i_r5")] = MatrixRow(0, 0, "t2i_r5", float("nan"), 4, reason)
+    rows[RECALLS.index("t2i_r5")] = MatrixRow(0, 0, "t2i_r5", float("nan"), 4, reason)
     assert to_res(AccuracyMatrix(["food"], rows))["food"]["mscoco"]["t2i"]["food"][1] == 100.0
-    rows[METRICS.index("t2i_r5")] = MatrixRow(0, 0, "t2i_r5", float("nan"), 0, "no queries")
+    rows[RECALLS.index("t2i_r5")] = MatrixRow(0, 0, "t2i_r5", float("nan"), 0, "no queries")
     with pytest.raises(DataError, match=r"t2i R@5 on task 'food' after 'food' .* no queries"):
         to_res(AccuracyMatrix(["food"], rows))
 

@@ -38,7 +38,7 @@ from tests.stream.run_records import (
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> ExperimentConfig:
-    return compose([f"storage_path={tmp_path}", "run_name=one", "seed=4"])
+    return compose([f"storage_path={tmp_path}", "run_name=one", "seed=4", "evaluation.gallery=all"])
 
 
 def finish(

@@ -120,7 +120,7 @@ class StreamTrials(TrialKind[ExperimentConfig]):
             )
         # Of joined tasks as many expressions of the first ones as of all together, so that the
         # short run is as long as the experiment itself.
-        more = []
+        more = [] if not experiment.benchmark.held_out else ["benchmark.held_out=[]"]
         for key, count in (
             ("stage.train_expressions", experiment.stage.train_expressions),
             ("evaluation.expressions", experiment.evaluation.expressions),

@@ -10,7 +10,7 @@ import pyarrow as pa
 from torch import Tensor
 from typing_extensions import override
 
-from system.config.schema import ExperimentConfig, GrounderConfig, InputConfig
+from system.config.schema import ExperimentConfig, Gallery, GrounderConfig, InputConfig
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle, TaskEntry
 from system.data.shards.split_objects import read_expressions, subsample
@@ -79,30 +79,35 @@ class GroundingWork(StreamWork):
 
     def __init__(self, worker: Worker) -> None:
         experiment = worker.experiment
-        stage, evaluation = experiment.stage, experiment.evaluation
+        stage, batch_size = experiment.stage, experiment.evaluation.batch_size
         self.worker = worker
         self.model = load_grounder(_grounder(experiment)).to(worker.group.device)
         self.transform = str(self.model.image_transform())
         self.features = GrounderFeatures(
             self.model,
             worker.group,
-            evaluation.batch_size,
+            batch_size,
             stage.loader_threads,
             FeatureStore(DataDirectory.of(experiment).store("features")),
         )
-        self.evaluation = GroundingEvaluation(
-            RecScorer(self.model, worker.group, evaluation.batch_size, stage.loader_threads),
-            self.features,
-            worker.open_test,
-            most=evaluation.expressions,
-            zero_shot_store=FeatureStore(DataDirectory.of(experiment).store(ZERO_SHOT_FOLDER)),
-            show=worker.show,
-            latents_of=self._latents_of,
-            epoch=stage.epochs,  # that no training has
-        )
+        self.scorer = RecScorer(self.model, worker.group, batch_size, stage.loader_threads)
+        self.evaluation = self._evaluation(worker.open_test)
         self._method: StreamMethod | None = None
         self._latent_source: LatentSource | None = None
         self._latents: PromptLatents | None = None
+
+    def _evaluation(self, open_test: OpenTest) -> GroundingEvaluation:
+        experiment = self.worker.experiment
+        return GroundingEvaluation(
+            self.scorer,
+            self.features,
+            open_test,
+            most=experiment.evaluation.expressions,
+            zero_shot_store=FeatureStore(DataDirectory.of(experiment).store(ZERO_SHOT_FOLDER)),
+            show=self.worker.show,
+            latents_of=self._latents_of,
+            epoch=experiment.stage.epochs,  # that no training has
+        )
 
     @override
     def build_method(self, header: AdapterHeader) -> StreamMethod:
@@ -127,6 +132,15 @@ class GroundingWork(StreamWork):
     def add_tests(self, count: int) -> None:
         for _ in range(count):
             self.evaluation.add_task()
+
+    @override
+    def evaluation_of(
+        self, open_test: OpenTest, tasks: int, gallery: Gallery
+    ) -> GroundingEvaluation:
+        evaluation = self._evaluation(open_test)  # an expression searches its own image
+        for _ in range(tasks):
+            evaluation.add_task()
+        return evaluation
 
     @override
     def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:

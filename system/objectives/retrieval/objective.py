@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from system.backbones.dual_encoder import DualEncoder, load_backbone
-from system.config.schema import ExperimentConfig
+from system.config.schema import ExperimentConfig, Gallery
 from system.data.shards.loading import read_texts, require_captions, sample_counts
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.engine.encoding import Encoder
@@ -19,6 +19,7 @@ from system.methods.base import RetrievalSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.objective import (
     NameFeatures,
+    OpenTest,
     StreamObjective,
     StreamWork,
     TaskRouter,
@@ -64,15 +65,18 @@ class RetrievalWork(StreamWork):
         )
         self.router_placeholders = 0
         self.store = FeatureStore(DataDirectory.of(experiment).store("features"))
-        self.evaluation = self._evaluation(0)
+        self.evaluation = self._own_evaluation(0)
 
-    def _evaluation(self, tasks: int) -> StreamEvaluation:
-        open_test = self.worker.open_test
+    def _own_evaluation(self, tasks: int) -> StreamEvaluation:
+        gallery = self.worker.experiment.evaluation.gallery
+        return self._evaluation(self.worker.open_test, tasks, gallery)
+
+    def _evaluation(self, open_test: OpenTest, tasks: int, gallery: Gallery) -> StreamEvaluation:
         return StreamEvaluation(
             TestSet.read(open_test, tasks),
             self.encoder,
             self.image_transform,
-            self.worker.experiment.evaluation.gallery,
+            gallery,
             open_test,
             self.router_placeholders,
         )
@@ -82,18 +86,25 @@ class RetrievalWork(StreamWork):
         method = saved_method(header, self.model)
         if self.worker.inputs.router_placeholders:
             self.router_placeholders = method.placeholders
-            self.evaluation = self._evaluation(0)
+            self.evaluation = self._own_evaluation(0)
         return method
 
     @override
     def add_tests(self, count: int) -> None:
         # Those of a whole stream have one entry in the store.
         if self.evaluation.tasks == 0 and count > 1:
-            self.evaluation = self._evaluation(count)
+            self.evaluation = self._own_evaluation(count)
             self.evaluation.prepare(self.store, self._key(self.evaluation.tests.handles))
             return
         for _ in range(count):
             self.evaluation.add_task(self.store, self._key)
+
+    @override
+    def evaluation_of(self, open_test: OpenTest, tasks: int, gallery: Gallery) -> StreamEvaluation:
+        evaluation = self._evaluation(open_test, 0, gallery)
+        for _ in range(tasks):
+            evaluation.add_task(self.store, self._key)
+        return evaluation
 
     @override
     def training_features(self, handle: SplitHandle) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from system.report.formatting import DASH, Footnotes, duration
 from system.report.metrics_view import MetricsView
 from system.report.pages.access_summary import AccessSummary, summarise_access
 from system.report.pages.example_pictures import PHASES, read_examples
+from system.report.pages.held_out import held_out_tables
 from system.report.pages.key_metrics import (
     OVER_STREAM,
     PUBLISHED,
@@ -58,6 +59,7 @@ def render_report(run: RunData) -> str:
         combined=combined_lines(run.metrics),
         definitions=(*STREAM_METRICS, *(COMBINED if combined_lines(run.metrics) else ())),
         access=access,
+        held_out=held_out_tables(run.metrics, notes),
         splits=split_tables(run.metrics, notes),
         split_columns=list(COLUMNS.values()),
         charts={chart.key: chart for chart in build_charts(run)},

@@ -13,12 +13,14 @@ from rich.text import Text
 from system.report.formatting import Footnotes, Formatted, bracketed, signed
 from system.report.matrix_view import MatrixView, mean
 from system.report.metrics_view import OTHER_OVERLAPS, MetricsView, direction_of
+from system.report.pages.held_out import held_out_lines
 from system.report.pages.rec_page import split_lines
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
 from system.results.stream_metrics import (
     BACKWARD_TRANSFER,
     FORWARD_TRANSFER,
     STREAM_AVERAGE,
+    STREAM_METRICS,
     TRANSFER,
 )
 
@@ -64,7 +66,7 @@ def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Con
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
     lines = [*_summaries(final, view), *_attraction(final), *final.repeated_texts()]
-    for line in (*lines, *split_lines(final)):
+    for line in (*lines, *split_lines(final), *held_out_lines(final)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -78,45 +80,52 @@ def _attraction(final: MetricsView) -> list[str]:
     return [f"task contrast: {len(pairs)} of {every} pairs of tasks attract{named}"]
 
 
-def print_evaluation(matrix: AccuracyMatrix, console: Console) -> None:
-    """Each task's recalls with the adapters, and the difference from zero-shot under the table."""
+def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None = None) -> None:
+    """Each task's recalls with the adapters, their average and that of the frozen model.
+
+    Of what the adapters were not learned on also each task's of the frozen model.
+    """
     metrics = [metric for metric in matrix.recalls if metric not in OTHER_OVERLAPS]
     last = max(row.trained_index for row in matrix.rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("task", no_wrap=True)
     for metric in metrics:
         table.add_column(metric.replace("_", " "), justify="right")
     values = {metric: matrix.values(metric)[last] for metric in metrics}
     before = {metric: matrix.zero_shot(metric) for metric in metrics}
-    for index, task in enumerate(matrix.tasks):
-        table.add_row(task, *(_percent(values[metric][index]) for metric in metrics))
+    for index, task in enumerate(matrix.evaluated):
+        table.add_row(Text(task), *(_percent(values[metric][index]) for metric in metrics))
+    table.add_section()
+    for index, task in enumerate(matrix.evaluated if matrix.held_out else ()):
+        cells = (_percent(before[metric][index]) for metric in metrics)
+        table.add_row(Text(f"{task}, zero-shot"), *cells)
     table.add_section()
     for name, recalls in (("average", values), ("zero-shot", before)):
         table.add_row(name, *(_percent(recalls[m].mean()) for m in metrics), style="bold")
     console.print(table)
+    if matrix.held_out:
+        tasks = ", ".join(matrix.tasks[: last + 1])
+        console.print(f"learned on: {tasks}", markup=False, highlight=False, soft_wrap=True)
     for row in matrix.rows:
         if row.reason is not None and row.metric in metrics and row.trained_index != ZERO_SHOT:
-            name = matrix.tasks[row.evaluated_index]
+            name = matrix.evaluated[row.evaluated_index]
             console.print(f"{name} {row.metric}: {row.reason}", markup=False, highlight=False)
 
 
 def print_summaries(metrics: Mapping[str, Any], console: Console) -> None:
-    """A line a recall with the summaries over tasks that metrics.json holds, their names on top."""
+    """A line a recall with its summaries over the stream, as metrics.json holds them."""
     final, notes = MetricsView(metrics), Footnotes()
-    recalls = list(metrics["average"])
-    sections = [
-        name for name, of in metrics.items() if isinstance(of, Mapping) and list(of) == recalls
-    ]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("recall", no_wrap=True)
-    for name in sections:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    for recall in recalls:
-        values = [
-            notes.percent(final.number(name, recall), final.reason(name, recall))
-            for name in sections
-        ]
-        table.add_row(recall, *_cells(values))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for metric in STREAM_METRICS:
+        table.add_column(metric.label, justify="right")
+    for recall in metrics["average"]:
+        cells = []
+        for metric in STREAM_METRICS:
+            shown = notes.percent if metric.unit == "percent" else notes.points
+            path = (metric.name, recall)
+            cells.append(shown(final.number(*path), final.reason(*path)))
+        table.add_row(recall, *_cells(cells))
     console.print(table)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
