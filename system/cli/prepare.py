@@ -53,4 +53,10 @@ def prepare_benchmark(
         )
     if manifest.quarantined:
         console.print(f"broken rows: {folder.file_uri(QUARANTINE_NAME)}", soft_wrap=True)
+    for split, count in manifest.lost_words.items():
+        line = (
+            f"{split}: cleaning left nothing of some positive words of {count:,} expressions; "
+            "where it left none, all words name the object"
+        )
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"task shards: {folder.uri}", soft_wrap=True)

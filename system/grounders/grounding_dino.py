@@ -160,7 +160,8 @@ class GroundingDino(Grounder):
         if selection.candidates_per_level is not None:
             raise ConfigError(
                 f"grounder.selection.candidates_per_level={selection.candidates_per_level}: "
-                "Grounding DINO's boxes are those of its queries, not of levels; set it to null"
+                "Grounding DINO's boxes are those of its queries, not of levels; set it to null, "
+                "or take grounder=glip_style"
             )
         super().select(selection)
 

@@ -21,12 +21,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """R[i, j] by metric: `tasks` in stream order, `trained` the rows present, -1 = zero-shot."""
+    """R[i, j] by metric: `tasks` in stream order, `trained` the rows present, -1 = zero-shot.
+
+    `unjudged`: (metric, task) without a query in the evaluated split.
+    """
 
     tasks: tuple[str, ...]
     trained: tuple[int, ...]
     metrics: tuple[str, ...]
     cells: Mapping[tuple[str, int, int], Cell]
+    unjudged: frozenset[tuple[str, int]] = frozenset()
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "MatrixView":
@@ -47,6 +51,12 @@ class MatrixView:
             trained=tuple(sorted({trained for _, trained, _ in cells})),
             metrics=matrix.metrics,
             cells=cells,
+            unjudged=frozenset(
+                (metric, task)
+                for metric in matrix.metrics
+                for task in range(len(matrix.tasks))
+                if not matrix.has_queries(metric, task)
+            ),
         )
 
     @property
@@ -67,12 +77,17 @@ class MatrixView:
         return [self.value(metric, trained, task) for task in range(len(self.tasks))]
 
     def diagonal(self, metric: str) -> list[float | None]:
-        """Value of each task right after it was learned."""
-        return [self.value(metric, task, task) for task in range(len(self.tasks))]
+        """Value of each task right after it was learned; of tasks without queries none."""
+        return [self.value(metric, task, task) for task in self._judged(metric)]
 
     def average_so_far(self, metric: str, trained: int, learned: int) -> float | None:
-        """Mean of row `trained` over the tasks up to and with index `learned`."""
-        return mean(self.row(metric, trained)[: learned + 1])
+        """Mean of row `trained` over the tasks up to and with index `learned` that have queries."""
+        tasks = [task for task in self._judged(metric) if task <= learned]
+        return mean([self.value(metric, trained, task) for task in tasks])
+
+    def _judged(self, metric: str) -> list[int]:
+        """The tasks that the evaluated split has queries of."""
+        return [task for task in range(len(self.tasks)) if (metric, task) not in self.unjudged]
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.data.prepare.dataset import DATASETS
 from system.errors import ConfigError, DataError
+from system.report.matrix_view import MatrixView
 from system.report.pages.run_page import write_report
-from system.stream.preflight import check_experiment
+from system.report.terminal.tables import print_evaluation
+from system.stream.evaluate_adapters import evaluate_adapters
+from system.stream.preflight import check_experiment, prepared
 from tests.data.refcoco_files import options, write_images, write_unc
 from tests.grounders.small_glip import write_small_glip
 from tests.integration.in_process import learn_experiment
@@ -77,7 +83,16 @@ def test_empty_tasks_are_skipped_by_name_and_leave_the_averages(root: Path) -> N
     assert apart["testB"]["average"] == apart["testB"]["per_task"]["food"] == apart["testB"]["all"]
     reason = metrics["undefined"]["splits.testA.per_task.food"]
     assert reason == "task 'food' has no expression in split 'testA'"
+    view = MatrixView.from_table(pq.read_table(root / "runs" / "run" / "accuracy_matrix.parquet"))
+    assert view.average_so_far("rec_ub", 1, 1) == metrics["average"]["rec_ub"]
     write_report(root / "runs" / "run")
+    shown = StringIO()
+    print_evaluation(
+        evaluate_adapters(run, prepared(run)), Console(file=shown, width=120, color_system=None)
+    )
+    average = next(line for line in shown.getvalue().splitlines() if "average" in line)
+    assert "-" not in average, "one empty task takes the others' average away"
+    assert "food rec_r1: no expression" in shown.getvalue()
 
 
 def test_a_task_that_was_asked_for_is_not_skipped(root: Path) -> None:

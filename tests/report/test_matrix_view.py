@@ -1,5 +1,7 @@
 """The accuracy matrix as pages read it: what was not measured is never a number."""
 
+from dataclasses import replace
+
 from system.report.matrix_view import Cell, MatrixView, mean
 
 VIEW = MatrixView(
@@ -19,6 +21,13 @@ def test_a_cell_that_was_never_measured_says_so() -> None:
     assert VIEW.cell("t2i_r1", 0, 0).reason == "no query"
     assert VIEW.row("t2i_r1", 1) == [10.0, 30.0, None]
     assert VIEW.diagonal("t2i_r1") == [None, 30.0, None]
+
+
+def test_a_task_without_queries_is_left_out() -> None:
+    """As in metrics.json: RefCOCO's testA would else have no average at all."""
+    view = replace(VIEW, unjudged=frozenset({("t2i_r1", 2)}))
+    assert view.average_so_far("t2i_r1", 1, 2) == 20.0
+    assert view.diagonal("t2i_r1") == [None, 30.0]
 
 
 def test_an_average_over_an_undefined_value_is_undefined() -> None:

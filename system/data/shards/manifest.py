@@ -213,6 +213,12 @@ class Manifest:
         return cast(dict[str, int], self.source.get("unoriented", {}))
 
     @property
+    def lost_words(self) -> dict[str, int]:
+        """Expressions of which cleaning left no trace of some positive words: {split: count}."""
+        counts = cast(dict[str, dict[str, int]], self.source.get("positive_words", {}))
+        return {split: of["lost"] for split, of in counts.items() if of.get("lost")}
+
+    @property
     def in_two_splits(self) -> dict[str, int]:
         """Images of drawn splits whose picture is in another drawn split too: {split: images}."""
         return cast(dict[str, int], self.source.get("in_two_splits", {}))

@@ -100,8 +100,12 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None
         cells = (_percent(before[metric][index]) for metric in metrics)
         table.add_row(Text(f"{task}, zero-shot"), *cells)
     table.add_section()
+    judged = {
+        m: [matrix.has_queries(m, task) for task in range(len(matrix.tasks))] for m in metrics
+    }
     for name, recalls in (("average", values), ("zero-shot", before)):
-        table.add_row(name, *(_percent(recalls[m].mean()) for m in metrics), style="bold")
+        means = [recalls[m][judged[m]].mean() if any(judged[m]) else float("nan") for m in metrics]
+        table.add_row(name, *map(_percent, means), style="bold")
     console.print(table)
     if matrix.held_out:
         tasks = ", ".join(matrix.tasks[: last + 1])

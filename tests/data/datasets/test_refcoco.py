@@ -1,13 +1,16 @@
 """Rows differ from the release, splits leak into each other, or errors mislead, if these fail."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from rich.console import Console
 
+from system.cli.prepare import prepare_benchmark
 from system.config.compose import compose
 from system.data.prepare.dataset import DATASETS
 from system.data.shards.manifest import Manifest
@@ -290,6 +293,31 @@ def test_positive_words_of_mdetr_are_those_of_the_cleaned_text(tmp_path: Path) -
     assert counts == {"train": {"spans": len(train)}, "test": {"spans": len(test)}}
     assert manifest.version == 3
     assert prepare(tmp_path, format="mdetr").fingerprint == manifest.fingerprint
+
+
+def test_words_that_cleaning_takes_are_said(tmp_path: Path) -> None:
+    """A share of the expressions would else be judged by other words than their file names."""
+    write_words(tmp_path, evaluated=False)
+    path = tmp_path / "mdetr_annotations" / "finetune_refcoco_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"][:2]:
+        annotation["tokens_positive"] = [[4, 5]]  # the bracket
+    path.write_text(json.dumps(content))
+    said = StringIO()
+    experiment = compose(
+        [
+            "benchmark=lpi_refcoco",
+            f"data_path={tmp_path / 'data'}",
+            f"benchmark.options.root={tmp_path}",
+            "benchmark.options.format=mdetr",
+            "benchmark.options.annotations=mdetr_annotations",
+            f"benchmark.options.tasks=[{','.join(TASKS)}]",
+            "~benchmark.options.splits.val",
+        ]
+    )
+    prepare_benchmark(experiment, Console(file=said, width=300))
+    assert "train: cleaning left nothing of some positive words of 2 expressions" in said.getvalue()
+    assert "testA: cleaning" not in said.getvalue()
 
 
 def test_without_words_to_evaluate_by_the_positive_ones_are_taken(tmp_path: Path) -> None:
