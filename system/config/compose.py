@@ -151,11 +151,11 @@ def _long_form(overrides: Sequence[str]) -> list[str]:
 def _forcing_unlisted(overrides: Sequence[str]) -> list[str]:
     """The overrides, those of keys that no YAML names as Hydra wants them.
 
-    Keys of `tune` are checked by the section's own dataclass, `sharing`, which every method takes,
-    by `method_kind`, and keys inside a data set's option, such as a split of one's own, when it is
-    prepared.
+    Keys of `tune` are checked by the section's own dataclass, `sharing` and `task_start`, which
+    every method takes, by `method_kind`, and keys inside a data set's option, such as a split of
+    one's own, when it is prepared.
     """
-    unlisted = ("tune.", "method.sharing=")
+    unlisted = ("tune.", "method.sharing=", "method.task_start=")
     return [
         f"++{text}" if text.startswith(unlisted) or _INSIDE_OPTION.match(text) else text
         for text in overrides

@@ -8,7 +8,7 @@ K tasks so far, C latent channels, h w latent height and width.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -238,6 +238,11 @@ class MethodFactory:
     refusal: str | None = None
     diff_prompt: type[Method] | None = None
 
+    @property
+    def starts(self) -> bool:
+        """Whether `task_start` is a key of the method's own config."""
+        return any(entry.name == "task_start" for entry in fields(self.config))
+
     def on(self, objective: Objective) -> type[Method] | None:
         """The method's class on an objective; None if it has none."""
         return self.grounding if objective == "grounding" else self.retrieval
@@ -281,7 +286,7 @@ def build_task_method(section: Mapping[str, Any], setting: MethodSetting[Any]) -
     own = {
         factory.renamed.get(key, key): value
         for key, value in section.items()
-        if key not in ("name", "sharing")
+        if key not in ("name", "sharing") and not (key == "task_start" and not factory.starts)
     }
     config = parse_dataclass(factory.config, own, "method")
     if getattr(config, "variant", "original") == "diff_prompt":

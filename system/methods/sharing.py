@@ -71,6 +71,17 @@ def method_kind(section: Mapping[str, Any], objective: Objective) -> MethodKind:
         raise ConfigError(f"method.sharing={sharing!r} is not one of: {known}, or null")
     if sharing in factory.no_sharing:
         raise ConfigError(f"method.sharing={sharing}: method={name} {factory.no_sharing[sharing]}")
+    start = section.get("task_start")
+    if start is not None and not factory.starts:
+        if start != "same":
+            raise ConfigError(
+                f"method.task_start={start!r} is not same (each task starts from one draw), or null"
+            )
+        if sharing != "own":
+            raise ConfigError(
+                f"method.task_start=same goes with method.sharing=own: with {sharing} there is one "
+                "start anyway"
+            )
     trains_on: TrainsOn = "nothing" if sharing == "frozen" else factory.trains_on
     return MethodKind(sharing, trains_on, made.grows)
 
@@ -257,10 +268,18 @@ class StreamMethod(nn.Module):
 def build_method(section: Mapping[str, Any], setting: MethodSetting[Any]) -> StreamMethod:
     """The stream's method that a config section names.
 
+    With `task_start` same the parameters of all tasks start from one draw, so that what differs
+    between tasks is what they learned; LPI has that as a key of its own.
+
     Raises ConfigError for an unknown name or key, a wrong value, or sizes that do not fit.
     """
     kind = method_kind(section, setting.objective)
-    return StreamMethod(kind, lambda task: build_task_method(section, replace(setting, task=task)))
+    same = section.get("task_start") == "same"
+
+    def build(task: int) -> Method:
+        return build_task_method(section, replace(setting, task=0 if same else task))
+
+    return StreamMethod(kind, build)
 
 
 def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

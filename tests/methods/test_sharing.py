@@ -235,6 +235,22 @@ def test_frozen_is_the_frozen_grounder(small: Grounder) -> None:
     assert found == Entries()
 
 
+@pytest.mark.parametrize("name", ["l2p", "dualprompt", "coda_prompt", "s_prompts", "maple"])
+def test_tasks_can_start_from_one_draw(name: str) -> None:
+    """As LPI's do: else isolation and the luck of the draw are compared together."""
+    starts = []
+    for task_start in (None, "same"):
+        section = SHORT | {"sharing": "own", "task_start": task_start}
+        method = build(name, section)
+        method.begin_task(1, backbone())
+        starts.append([method.task_state(task) for task in (0, 1)])
+    drawn, same = starts
+    assert all(torch.equal(same[0][key], value) for key, value in same[1].items())
+    assert all(torch.equal(same[0][key], value) for key, value in drawn[0].items())
+    if name != "maple":  # whose tasks start from one draw anyway
+        assert not all(torch.equal(drawn[0][key], value) for key, value in drawn[1].items())
+
+
 def test_null_is_the_method_s_own_default() -> None:
     """Results of every run so far rest on it."""
     for name, sharing in (("lpi", "own"), ("maple", "shared"), ("zero_shot", "frozen")):
@@ -247,6 +263,8 @@ def test_null_is_the_method_s_own_default() -> None:
     ("section", "message"),
     [
         ({"name": "lpi", "sharing": "each"}, "'each' is not one of: own, shared, frozen, or null"),
+        ({"name": "maple", "sharing": "own", "task_start": "own"}, "'own' is not same"),
+        ({"name": "maple", "task_start": "same"}, r"task_start=same goes with method\.sharing=own"),
         ({"name": "joint", "sharing": "own"}, "method=joint learns all tasks at once"),
     ],
 )

@@ -139,7 +139,8 @@ class CodaPrompt(Method):
     def begin_task(self, task: int, model: nn.Module) -> None:
         """New components, keys and attention vectors, each kind orthogonal to all older ones."""
         super().begin_task(task, model)
-        generator = replace(self.setting, task=task).generator()
+        draw = self.setting.task + len(self.tasks)  # of an object that goes on: the task
+        generator = replace(self.setting, task=draw).generator()
         towers = nn.ModuleDict()
         for m in MODALITIES:
             length, width = self.lengths[m], self.shape.width(m)

@@ -112,7 +112,8 @@ class DualPrompt(Method):
     def begin_task(self, task: int, model: nn.Module) -> None:
         """New experts and keys; before the first task's, the general prompts."""
         super().begin_task(task, model)
-        generator = replace(self.setting, task=task).generator()
+        draw = self.setting.task + len(self.experts)  # of an object that goes on: the task
+        generator = replace(self.setting, task=draw).generator()
         if not self.experts:
             for m in MODALITIES:
                 length = self.config.general_length or self.lengths[m]
