@@ -169,6 +169,29 @@ def test_a_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
         EpochLoop(training, folder).run()
 
 
+def test_a_step_s_gradient_is_bounded_over_all_parameters(tmp_path: Path) -> None:
+    """One step with a gradient a thousand times as large can undo a whole training."""
+    norms: dict[str, list[float]] = {"free": [], "bound": []}
+
+    def learned(name: str, most: float | None) -> dict[str, Any]:
+        training = LineTraining()
+        training.gradient_norm = most
+        step = training.optimiser.step
+
+        def watched() -> None:
+            gradients = [p.grad for p in training.parameters.values() if p.grad is not None]
+            norms[name].append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+            step()
+
+        training.optimiser.step = watched  # type: ignore[method-assign, assignment]
+        EpochLoop(training, Folder.of(tmp_path / name)).run()
+        return state(training)
+
+    assert learned("free", None) != learned("bound", 0.1)
+    assert max(norms["free"]) > 0.2
+    assert max(norms["bound"]) == pytest.approx(0.1, rel=1e-4)
+
+
 def test_progress_is_shown_at_the_end_of_each_epoch(tmp_path: Path) -> None:
     """However fast the steps are, a bar must come to its end."""
     training = LineTraining()

@@ -49,6 +49,8 @@ class MaskVaeSettings:
     # Of the latents that stage 2 sees. With less signal each step of the diffusion is noisier, and
     # more of them depend on the condition (arXiv 2301.10972).
     latent_std: float = 1.0
+    # The most that a step's gradient may have; null: no bound.
+    gradient_norm: float | None = field(default=None, metadata=LATER)
     # The folder of a trained one, which stage 2 takes instead of training one.
     path: str | None = field(default=None, metadata=LATER)
     held_out: str = "val"  # the split whose masks are only reconstructed
@@ -66,6 +68,8 @@ class MaskVaeSettings:
             raise ValueError(f"decay={self.decay} must be above 0 and at most 1")
         if not self.latent_std > 0:
             raise ValueError(f"latent_std={self.latent_std} must be above 0")
+        if self.gradient_norm is not None and not self.gradient_norm > 0:
+            raise ValueError(f"gradient_norm={self.gradient_norm} must be above 0, or null")
         if self.kl_weight < 0:
             raise ValueError(f"kl_weight={self.kl_weight} must be at least 0")
         if self.held_out == "train":
@@ -107,6 +111,7 @@ class MaskVaeTraining(ModelTraining):
         self.seed = seed
         self.origin = {"digest": digest}
         self.epochs = settings.epochs
+        self.gradient_norm = settings.gradient_norm
         self.vae = build_mask_vae(settings.vae, np_seed(seed, _WEIGHTS)).to(group.device)
         self.parameters = dict(self.vae.named_parameters())
         self.optimiser = build_optimiser(
