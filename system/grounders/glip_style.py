@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.func import functional_call
 from typing_extensions import override
 
 from system.backbones.computation import Computation
@@ -148,13 +149,25 @@ class GlipStyle(Grounder):
                 levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
             if entries.adapt_text is not None:
                 words = entries.adapt_text(words)
-            return self.network.locate(levels, words, entries.adapt_pyramid)
+            given = (levels, words, entries.adapt_pyramid)
+            if not entries.head:
+                return self.network.locate(*given)
+            found: Dense = functional_call(self.network, dict(entries.head), given)
+            return found
 
     def words(self, tokens: Tokens) -> Tensor:
         """Mask (B, T) of the tokens that name the object: no padding, begin or end."""
         special = torch.tensor(self._special, device=tokens.ids.device)
         words = tokens.mask.bool() & ~torch.isin(tokens.ids, special)
         return words if tokens.positive is None else words & tokens.positive
+
+    @property
+    @override
+    def head_layers(self) -> dict[str, Tensor]:
+        """The convolutions to boxes and centre-ness, and all that makes scores of words."""
+        names = ("head.box.", "head.centreness.", "word_scores.")
+        every = self.network.named_parameters()
+        return {name: value for name, value in every if name.startswith(names)}
 
     @override
     def image_features(self, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ depend on how an image was resized; IoU and GIoU are the same in shares and in p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
@@ -103,7 +103,8 @@ class Entries:
     its end. `added` prompts change the tokens themselves, and the two towers then run in step. The
     functions change what leaves the towers, each level (B, P_level, H, W) of the vision tower and
     the text's tokens (B, T, D), and each level (B, C, H, W) of the pyramid, which is made of the
-    vision tower's levels.
+    vision tower's levels. `head` takes the place of some of `Grounder.head_layers`, for the whole
+    batch.
     """
 
     vision: Sequence[Tensor] = ()
@@ -114,6 +115,7 @@ class Entries:
     adapt_pyramid: Callable[[int, Tensor], Tensor] | None = None
     windows: WindowEntry = field(default_factory=WindowEntry)
     added: Added | None = None
+    head: Mapping[str, Tensor] = field(default_factory=dict)
 
     def each_alone(self) -> "Entries":
         """The same as each sample has it by itself, whatever stands beside it in the batch.
@@ -175,6 +177,11 @@ class Grounder(nn.Module, ABC):
         Each sample is normalised by its own positives, so that the mean over a global batch does
         not depend on how it is cut.
         """
+
+    @property
+    @abstractmethod
+    def head_layers(self) -> dict[str, Tensor]:
+        """Parameters of the last layers, which read boxes and scores, by their names."""
 
     @abstractmethod
     def image_features(self, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.func import functional_call
 from typing_extensions import override
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
@@ -181,7 +182,7 @@ class GroundingDino(Grounder):
         from transformers.image_transforms import center_to_corners_format
 
         with self._entered(entries.each_alone(), batch):
-            output = self.model(**self._inputs(batch, entries))
+            output = self._output(**self._inputs(batch, entries))
         scores = output.logits.float().sigmoid()  # [B, Q, T]; padding is -inf
         if batch.tokens.positive is not None:
             positive = self._words(batch.tokens)
@@ -213,8 +214,18 @@ class GroundingDino(Grounder):
         positive = None if batch.tokens.positive is None else self._words(batch.tokens)
         self.model.loss_function = partial(sample_losses, positive=positive)
         with self._entered(entries, batch):
-            output = self.model(**self._inputs(batch, entries), labels=labels)
+            output = self._output(**self._inputs(batch, entries), labels=labels)
         return loss_terms(output.loss_dict, self.model.config)
+
+    @property
+    @override
+    def head_layers(self) -> dict[str, Tensor]:
+        """The decoder's last layers to boxes, and the projection of words that scores rest on."""
+        return {
+            name: value
+            for name, value in self.model.named_parameters()
+            if "text_projection" in name or (".bbox_embed." in f".{name}" and ".layers.2." in name)
+        }
 
     @torch.no_grad()
     @override
@@ -304,6 +315,11 @@ class GroundingDino(Grounder):
                 yield
         finally:
             self._entries = Entries()
+
+    def _output(self, **inputs: Any) -> Any:
+        if not self._entries.head:
+            return self.model(**inputs)
+        return functional_call(self.model, dict(self._entries.head), (), inputs)
 
     def _adapt_levels(self, _: Any, __: Any, output: Any) -> Any:
         adapt = self._entries.adapt_level

@@ -102,6 +102,11 @@ class StreamMethod(nn.Module):
         self.known_tasks = 0
         self._build = build
         first = build(0)  # settings that do not fit show here, before any task
+        if kind.needs_router and not first.per_sample:
+            raise ConfigError(
+                "method.sharing=own: this form of the method changes the frozen model for a whole "
+                "batch, which holds samples of several tasks; use shared"
+            )
         self.similarity_source = first.similarity_source
         self.similarity_centred = first.similarity_centred
         frozen = kind.sharing == "frozen"

@@ -12,7 +12,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import BackboneShape
 from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
-from system.grounders.grounding_dino import load_grounding_dino
+from system.grounders.grounding_dino import GroundingDino, load_grounding_dino
 from system.methods.base import (
     GroundingSetting,
     Method,
@@ -21,6 +21,7 @@ from system.methods.base import (
     method_class,
     methods_on,
 )
+from system.methods.sharing import build_method
 from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
 
 # method, or method and variant -> its settings and the numbers it trains on the small grounder:
@@ -289,6 +290,55 @@ def test_spatial_adapters_mix_places_and_not_channels(grounder: Grounder) -> Non
     branch = ((level[0, 0].flatten() @ down.T).relu() @ up.T).relu()
     expected = 0.2 * branch + 0.8 * level[0, 0].flatten()
     torch.testing.assert_close(adapt(1, level)[0, 0].flatten(), expected)
+
+
+HEADS = {
+    # sizes of both small models: d_model 32, one box layer for all; 16 channels and words of 12
+    "grounding_dino": 32 * 33 + 4 * 33,
+    "glip_style": (4 + 1) * (9 * 16 + 1) + 16 * 13 + 13 + 1,
+}
+
+
+@pytest.fixture(params=sorted(HEADS))
+def any_grounder(request: pytest.FixtureRequest, grounder: Grounder, small: Grounder) -> Grounder:
+    return grounder if request.param == "grounding_dino" else small
+
+
+def test_the_head_s_own_layers_start_where_they_stand_and_learn(any_grounder: Grounder) -> None:
+    """As in GLIP; the frozen grounder itself must stay what it is for all other methods."""
+    model, dino = any_grounder, isinstance(any_grounder, GroundingDino)
+    images = torch.randn(2, 3, *[model.shape.image_size] * 2)
+    boxes = [torch.tensor([[0.1, 0.1, 0.6, 0.5]]), torch.tensor([[0.4, 0.3, 0.9, 0.9]])]
+    texts = TEXTS if dino else ["a red dog", "the hill"]
+    given = GroundingBatch(images, model.tokenize(texts), boxes)
+    section = {"name": "linear_probing", "variant": "diff_prompt"}
+    method = build_task_method(section, GroundingSetting(model.shape, seed=0))
+    method.begin_task(0, model)
+    plain = model.losses(given, Entries())
+    found = model.losses(given, method.entries(model, given, None))
+    for key, terms in plain.items():
+        torch.testing.assert_close(terms, found[key], rtol=1e-4, atol=1e-5)
+    torch.autograd.backward(torch.stack(list(found.values())).sum())
+    for key, parameter in method.named_parameters():
+        assert parameter.grad is not None, key
+        assert float(parameter.grad.abs().max()) > 0, key
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.3)
+    moved = model.losses(given, method.entries(model, given, None))
+    assert not torch.allclose(sum(moved.values()), sum(plain.values()), rtol=1e-3)  # type: ignore[arg-type]
+    learned = {key: value.clone() for key, value in method.state_dict().items()}
+    method.begin_task(1, model)  # a stream goes on from what it learned
+    assert all(torch.equal(value, learned[key]) for key, value in method.state_dict().items())
+    expected = HEADS["grounding_dino" if dino else "glip_style"]
+    assert sum(p.numel() for p in method.parameters()) == expected
+
+
+def test_the_head_s_layers_cannot_differ_from_sample_to_sample(grounder: Grounder) -> None:
+    section = {"name": "linear_probing", "variant": "diff_prompt", "sharing": "own"}
+    with pytest.raises(ConfigError, match=r"sharing=own.*whole batch.*use shared"):
+        build_method(section, GroundingSetting(grounder.shape, seed=0))
 
 
 @pytest.mark.parametrize("name", ["maple", "s_prompts"])

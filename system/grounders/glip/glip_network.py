@@ -147,6 +147,10 @@ class GlipNetwork(nn.Module):
         )
         return Dense(words.float(), anchors.decode(logs.float()), centres.float(), anchors)
 
+    def forward(self, *args: Any, **options: Any) -> Dense:
+        """As `locate`: so that the call can be made with other parameters."""
+        return self.locate(*args, **options)
+
     def losses(
         self, dense: Dense, targets: Sequence[Tensor], words: Tensor, tokens: Tensor
     ) -> dict[str, Tensor]:
