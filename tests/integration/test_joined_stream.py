@@ -25,7 +25,7 @@ from tests.report.page_reader import PageReader
 from tuning.run.stream_trial import StreamTrials
 
 SPLITS = "evaluation.split=[val,test]"
-LPI = ("method=lpi", "method.prompt_length=2")
+LPI = ("method=lpi", "method.prompt_length=4")
 
 
 @pytest.fixture(scope="module")

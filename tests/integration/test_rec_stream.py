@@ -24,7 +24,7 @@ from tests.integration.small_stream import adapters, figures
 from tests.report.page_reader import PageReader
 
 METHODS = ("zero_shot", "s_prompts", "vpt", "clip_adapter", "ewc")
-BOTH = ("method.interaction.depth=null", "method.prompt_length=2", "method.task_start=own")
+BOTH = ("method.interaction.depth=null", "method.prompt_length=4", "method.task_start=own")
 
 
 @pytest.fixture(scope="module")

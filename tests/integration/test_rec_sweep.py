@@ -38,7 +38,7 @@ def joined(root: Path, name: str, *more: str) -> list[str]:
         f"method.generator={generator}",
         "method.prompt_length=2",
         "method.depth=2",
-        "method.low_rank.prompt_length=2",
+        "method.low_rank.prompt_length=4",
         "cluster.workers=0",
         "stage.epochs=1",
         *more,

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def test_two_workers_one_killed_end_as_one_process_does(tmp_path: Path, ray_local: None) -> None:
     """To the bit: prompts, router, figures; and no past task's training rows were read again."""
     prepare_small_rec(tmp_path)
-    lpi = ("method.interaction.depth=null", "method.prompt_length=2")
+    lpi = ("method.interaction.depth=null", "method.prompt_length=4")
     learn_experiment(compose(rec_overrides(tmp_path, "reference", *lpi, "cluster.workers=0")))
     first = tmp_path / "runs" / "killed" / "adapters" / "task-0000.safetensors"
     killed: list[int] = []

@@ -97,7 +97,8 @@ def test_the_weight_is_of_the_grounders_losses_alone(root: Path) -> None:
     """LPI's release weighs them 0.8 and its own terms 0.1: a weight on all would be no weight."""
 
     def terms(*more: str) -> dict[str, float]:
-        learner = training(experiment(root, "method.name=lpi", *more))
+        lpi = ("method=lpi", "method.prompt_length=4")
+        learner = training(experiment(root, *lpi, *more))
         return learner.gradients(next(learner.batches(0, 0)[1]))
 
     plain, weighted = terms(), terms("stage.grounding_loss_weight=0.8")
