@@ -111,3 +111,55 @@ def test_saved_adapters_are_evaluated_with_the_release_s_inputs(
 def test_the_released_recipe_needs_the_prepared_files(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="prepare"):
         prepared(experiment(tmp_path))
+
+
+def test_exported_results_are_the_release_s_formulas_on_the_same_ranks(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Both codes could not be compared by what either of them writes."""
+    root, metrics = finished
+    file = tmp_path / "res.json"
+    assert app.main(["export", "res", str(root / "runs/released"), str(file)]) == 0
+    res = json.loads(file.read_text())
+    assert list(res) == TASKS
+    assert [list(row["mscoco"]["t2i"]) for row in res.values()] == [
+        TASKS[: n + 1] for n in range(len(TASKS))
+    ]
+    # The last row, from each query's own rank.
+    rows = pq.read_table(root / "runs/released/ranks.parquet").to_pylist()
+    for direction in ("i2t", "t2i"):
+        for task in TASKS:
+            ranks = [
+                row["rank"]
+                for row in rows
+                if (row["phase"], row["direction"], row["task"]) == ("after", direction, task)
+            ]
+            assert len(ranks) == IMAGES * (2 if direction == "t2i" else 1)
+            expected = [100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)]
+            assert res[TASKS[-1]]["mscoco"][direction][task] == pytest.approx(expected)
+    # Their average is over all evaluations since a task was learned; their forgetting is the last
+    # value less the best one before it.
+    for direction in ("i2t", "t2i"):
+        for place, name in enumerate(("r1", "r5", "r10")):
+            of_task = [
+                [res[trained]["mscoco"][direction][task][place] for trained in TASKS[at:]]
+                for at, task in enumerate(TASKS)
+            ]
+            average = sum(sum(values) / len(values) for values in of_task) / len(TASKS)
+            lost = [values[-1] - max(values[:-1]) for values in of_task[:-1]]
+            metric = f"{direction}_{name}"
+            assert metrics["published_average"][metric] == pytest.approx(average)
+            assert metrics["published_forgetting"][metric] == pytest.approx(sum(lost) / len(lost))
+
+
+def test_a_task_is_searched_in_the_gallery_of_those_seen_so_far(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    """With all tasks' images the early rows of the matrix would be another experiment's."""
+    root, _ = finished
+    rows = pq.read_table(root / "runs/released/ranks.parquet").to_pylist()
+    sizes = {
+        (row["phase"], row["direction"]): row["gallery"] for row in rows if row["task"] == TASKS[0]
+    }
+    assert sizes["after", "t2i"] == IMAGES * len(TASKS)
+    assert sizes["after", "i2t"] == 2 * IMAGES * len(TASKS)
