@@ -171,18 +171,23 @@ def recall_so_far(
     """For each of the first `done` tasks t: the mean over `metrics` and tasks j <= t of R[t, j].
 
     `rows` are those of accuracy_matrix.parquet, also as committed to the stream. None where an
-    entry is undefined or was not evaluated (joint training is evaluated after the last task only).
+    entry is undefined or was not evaluated (joint training is evaluated after the last task only);
+    a task without a query in the split is left out.
     """
     values: dict[tuple[str, int, int], float] = {}
+    empty: set[tuple[str, int]] = set()
     for row in rows:
+        if row.get("queries") == 0:
+            empty.add((row["metric"], row["evaluated_index"]))
         value = row["value"]
         if value is not None and value == value:  # not NaN
             values[row["metric"], row["trained_index"], row["evaluated_index"]] = value
     scores: list[float | None] = []
     for task in range(done):
-        cells = [values.get((m, task, j)) for m in metrics for j in range(task + 1)]
+        judged = [(m, j) for m in metrics for j in range(task + 1) if (m, j) not in empty]
+        cells = [values.get((m, task, j)) for m, j in judged]
         known = [cell for cell in cells if cell is not None]
-        scores.append(sum(known) / len(known) if len(known) == len(cells) else None)
+        scores.append(sum(known) / len(known) if known and len(known) == len(cells) else None)
     return scores
 
 

@@ -39,3 +39,14 @@ def test_what_was_not_evaluated_has_no_score() -> None:
     """Joint training is evaluated after the last task only."""
     rows = [row("t2i_r1", 1, 0, 30.0), row("t2i_r1", 1, 1, 50.0)]
     assert recall_so_far(rows, ("t2i_r1",), 2) == [None, 40.0]
+
+
+def test_a_task_without_a_query_does_not_take_the_score_away() -> None:
+    """RefCOCO's testA has none of eleven tasks; the pruner needs the score of the others."""
+    nothing = {"queries": 0}
+    rows = [
+        row("rec_r1", 0, 0, None) | nothing,
+        row("rec_r1", 1, 0, None) | nothing,
+        row("rec_r1", 1, 1, 40.0) | {"queries": 7},
+    ]
+    assert recall_so_far(rows, ("rec_r1",), 2) == [None, 40.0]
