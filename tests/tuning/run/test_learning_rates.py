@@ -18,8 +18,6 @@ from tuning.run.trial_kind import RateChoice
 from tuning.run.trial_table import TrialTable
 from tuning.search.sweep_plan import SweepPlan
 
-LABELS = ("lpi", "maple")
-
 
 @pytest.mark.parametrize(
     ("figures", "best"),
