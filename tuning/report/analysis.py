@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from system.errors import TrialsFailedError
 from system.storage.files import Folder
-from system.storage.run_directory import SWEEP
+from system.storage.run_directory import SWEEP, RunDirectory
+from tuning.report.certainty import certainty_of
 from tuning.report.comparison import Comparison, compare
 from tuning.report.comparison_tables import to_latex, to_markdown
 from tuning.run.trial_kind import TrialRecord
@@ -19,6 +20,7 @@ from tuning.search.sweep_config import SweepMetric
 from tuning.search.sweep_plan import SweepPlan, Trial
 
 TRIALS_TABLE = "trials.parquet"
+INTERVALS = "intervals.json"  # how sure the comparison is
 MARKDOWN, LATEX, BEST = "comparison.md", "comparison.tex", "best.yaml"
 SECTIONS = ("average", "forgetting", "zero_shot")  # a column per section and recall
 
@@ -30,6 +32,7 @@ def trials_schema(recalls: Sequence[str]) -> pa.Schema:
             ("trial", pa.string()),
             ("setting", pa.string()),  # label of the trial config
             ("method", pa.string()),
+            ("sharing", pa.string()),  # of a method in a stream: own, shared or frozen
             ("values", pa.string()),  # JSON: values from the search space by key
             ("overrides", pa.list_(pa.string())),
             ("learning_rate", pa.float64()),
@@ -84,6 +87,11 @@ def write_analysis(plan: SweepPlan, trials: TrialTable, tasks: Sequence[str]) ->
     metric = plan.metric(tasks)
     # Not from `rows`: in the table, columns that a kind of trial does not fill are null.
     comparison = compare(table.to_pylist(), seeds=len(plan.config.seeds))
+    if recalls:
+        base = plan.config.base or comparison.best
+        certainty = certainty_of(_finished(trials, statuses), comparison.headline, base)
+        comparison = replace(comparison, certainty=certainty)
+        folder.write_json(INTERVALS, certainty.to_json())
     folder.write(MARKDOWN, to_markdown(comparison, metric).encode())
     folder.write(LATEX, to_latex(comparison, metric).encode())
     if comparison.best is None:
@@ -96,6 +104,16 @@ def write_analysis(plan: SweepPlan, trials: TrialTable, tasks: Sequence[str]) ->
         )
         folder.write(BEST, best_config(plan, first).encode())
     return Outcome(table, comparison, metric, folder)
+
+
+def _finished(trials: TrialTable, statuses: Mapping[str, Status]) -> dict[str, dict[int, Folder]]:
+    """The directories of finished trials: label of the trial config -> seed -> directory."""
+    folders: dict[str, dict[int, Folder]] = {}
+    for name, entry in trials.entries.items():
+        if statuses[name] == "finished":
+            seeds = folders.setdefault(entry.trial.config.label, {})
+            seeds[entry.trial.seed] = RunDirectory.of(entry.trial.experiment).folder
+    return folders
 
 
 def write_description(plan: SweepPlan, tasks: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from system.report.formatting import DASH
 from system.report.metrics_view import headline_metrics
+from tuning.report.certainty import NOT_KNOWN, Certainty
 from tuning.search.sweep_config import counted
 
 
@@ -59,6 +60,7 @@ class ConfigRow:
     values: Mapping[str, Any]  # from the search space, by short names
     parent: str | None = None  # label of the trial config whose first tasks a fork inherits
     forked_after: int = 0
+    sharing: str | None = None  # "own", "shared" or "frozen" parameters, of methods in a stream
 
     @property
     def values_text(self) -> str:
@@ -81,11 +83,13 @@ class ConfigRow:
 class Comparison:
     """All trial configs: first those that finished with all seeds, each group by score.
 
-    `best` is the label of the first one, None if it did not finish with all seeds.
+    `best` is the label of the first one, None if it did not finish with all seeds; `certainty` is
+    of streams alone.
     """
 
     rows: tuple[ConfigRow, ...]
     best: str | None
+    certainty: Certainty = NOT_KNOWN
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -146,6 +150,7 @@ def _row(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], seeds: i
         values={names[key]: value for key, value in json.loads(first["values"]).items()},
         parent=first.get("parent"),
         forked_after=first.get("forked_after") or 0,
+        sharing=first.get("sharing"),
     )
 
 

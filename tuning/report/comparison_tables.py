@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from system.report.formatting import DASH
+from system.report.formatting import DASH, MINUS
 from system.report.metrics_view import direction_of
+from system.results.intervals import LEVEL
 from tuning.report.comparison import Comparison, ConfigRow, MeanStd
 from tuning.search.sweep_config import SweepMetric
 
@@ -24,12 +25,11 @@ def _mean_std(header: str, of: Callable[[ConfigRow], MeanStd], digits: int = 1) 
 RECALL_AT_1, FORGETTING = "R@1", "forgetting"  # in headers
 MISSING = MeanStd.of([])
 LABEL = Column("trial config", lambda row, _: row.title)
+SHARING = Column("sharing", lambda row, _: row.sharing or DASH)
 PARAMETERS = Column("parameters", lambda row, _: _count(row.parameters))
 PARAMETERS_PER_TASK = Column("per task", lambda row, _: _count(row.parameters_per_task))
-STREAM_COSTS = (
-    PARAMETERS_PER_TASK,
-    _mean_std("seconds per task", lambda row: row.seconds_per_task),
-)
+SECONDS_PER_TASK = _mean_std("seconds per task", lambda row: row.seconds_per_task)
+STREAM_COSTS = (PARAMETERS_PER_TASK, SECONDS_PER_TASK)
 MODEL_COSTS = (_mean_std("seconds", lambda row: row.seconds),)
 SEEDS = Column("seeds", lambda row, _: str(row.seeds) + (f" ({row.status})" if row.status else ""))
 
@@ -55,10 +55,12 @@ def _recall_column(
 def columns(metric: SweepMetric, comparison: Comparison) -> tuple[Column, ...]:
     """Recall and forgetting for streams; for models their stage's columns, or else the score."""
     titles = dict.fromkeys(title for row in comparison.rows for title in row.stage_columns)
+    # A table of an earlier version does not tell it.
+    first = (LABEL, SHARING) if any(row.sharing for row in comparison.rows) else (LABEL,)
     if titles:
-        return (LABEL, *map(_stage_column, titles), PARAMETERS, *MODEL_COSTS, SEEDS)
+        return (*first, *map(_stage_column, titles), PARAMETERS, *MODEL_COSTS, SEEDS)
     if metric.kind == "stream":
-        return (LABEL, *_recall_columns(comparison.headline), PARAMETERS, *STREAM_COSTS, SEEDS)
+        return (*first, *_recall_columns(comparison.headline), PARAMETERS, *STREAM_COSTS, SEEDS)
     score = _mean_std(metric.title, lambda row: row.score, digits=3)
     return (LABEL, score, PARAMETERS, *MODEL_COSTS, SEEDS)
 
@@ -69,39 +71,86 @@ def cells(row: ConfigRow, chosen: Sequence[Column], plus_minus: str = " ± ") ->
 
 
 def to_markdown(comparison: Comparison, metric: SweepMetric) -> str:
-    """The comparison as a Markdown table."""
+    """The comparison as Markdown tables: its columns, then how sure its recalls are."""
     chosen = columns(metric, comparison)
-    headers = [column.header for column in chosen]
-    lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
-    lines += ["| " + " | ".join(cells(row, chosen)) + " |" for row in comparison.rows]
+    lines = _markdown(
+        [column.header for column in chosen], [cells(r, chosen) for r in comparison.rows]
+    )
+    headers, rows = certainty_table(comparison)
+    if rows:
+        lines += ["", certainty_caption(comparison), "", *_markdown(headers, rows)]
+    for label, reason in comparison.certainty.missing.items():
+        lines += ["", f"No interval for {label}: {reason}."]
     return "\n".join(lines) + "\n"
 
 
-def to_latex(comparison: Comparison, metric: SweepMetric) -> str:
-    """The comparison as a LaTeX table; needs the package booktabs."""
-    chosen = columns(metric, comparison)
-    alignment = "l" + "r" * (len(chosen) - 1)
-    body = [
-        " & ".join(_latex(cell) for cell in cells(row, chosen, plus_minus=r" $\pm$ ")) + r" \\"
-        for row in comparison.rows
-    ]
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            " & ".join(_latex(column.header) for column in chosen) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def certainty_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of the intervals and paired differences; no rows where none is known."""
+    certainty, recalls = comparison.certainty, comparison.headline
+    versus = [] if certainty.base is None else [f"to {certainty.base}"]
+    headers = ["trial config"]
+    for recall in recalls:
+        headers += [f"{direction_of(recall)} {RECALL_AT_1}", *versus]
+    rows = []
+    for row in comparison.rows:
+        if (found := certainty.configs.get(row.label)) is None:
+            continue
+        texts = [row.label]
+        for recall in recalls:
+            texts += [found[recall].text, *([found[recall].difference_text] if versus else [])]
+        rows.append(texts)
+    return headers, rows
+
+
+def certainty_caption(comparison: Comparison) -> str:
+    """What `certainty_table` shows, in a sentence or two."""
+    certainty = comparison.certainty
+    first = next(iter(certainty.configs.values()))
+    counts = ", ".join(
+        f"{found.queries:,} {direction_of(recall)} queries" for recall, found in first.items()
     )
+    text = (
+        f"In brackets: {LEVEL} % bootstrap intervals over the test images ({counts}), of means "
+        "over seeds."
+    )
+    if certainty.base is None:
+        return text
+    return f"{text} Differences to {certainty.base} are in points, paired query by query."
+
+
+def to_latex(comparison: Comparison, metric: SweepMetric) -> str:
+    """The comparison as LaTeX tables, as `to_markdown`; they need the package booktabs."""
+    chosen = columns(metric, comparison)
+    lines = _tabular(
+        [column.header for column in chosen],
+        [cells(row, chosen, plus_minus=r" $\pm$ ") for row in comparison.rows],
+    )
+    headers, rows = certainty_table(comparison)
+    if rows:
+        lines += ["", f"% {certainty_caption(comparison)}", *_tabular(headers, rows)]
+    return "\n".join([*lines, ""])
+
+
+def _tabular(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(headers) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, headers)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(_latex, row)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def _latex(text: str) -> str:
     """Plain text escaped for LaTeX; the math of plus-minus stays."""
-    escaped = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", DASH: "--"}
+    escaped = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", DASH: "--", MINUS: "$-$"}
     return "".join(escaped.get(letter, letter) for letter in text)
 
 

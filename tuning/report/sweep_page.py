@@ -1,16 +1,18 @@
 """report.html of a sweep: one self-contained page from the files of `tuning.report.analysis`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from system.report.metrics_view import METRIC_LABELS, direction_of
 from system.report.pages.page_shell import render_page
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT, SWEEP
-from tuning.report.analysis import TRIALS_TABLE
+from tuning.report.analysis import INTERVALS, TRIALS_TABLE
+from tuning.report.certainty import NOT_KNOWN, Certainty
 from tuning.report.charts.sweep_charts import build_charts
 from tuning.report.comparison import compare
-from tuning.report.comparison_tables import cells, columns
+from tuning.report.comparison_tables import cells, certainty_caption, certainty_table, columns
 from tuning.run.learning_rates import LEARNING_RATES
 from tuning.search.sweep_config import SweepMetric
 
@@ -28,8 +30,15 @@ def write_sweep_page(folder: Folder) -> str:
     sweep = folder.read_json(SWEEP)
     trials = folder.read_table(TRIALS_TABLE).to_pylist()
     rates = f"{LEARNING_RATES}.json"
+    certainty = NOT_KNOWN
+    if folder.exists(INTERVALS):
+        certainty = Certainty.from_json(folder.read_json(INTERVALS))
     page = render_sweep(
-        sweep, trials, folder.read_json(rates) if folder.exists(rates) else None, folder.uri
+        sweep,
+        trials,
+        folder.read_json(rates) if folder.exists(rates) else None,
+        folder.uri,
+        certainty,
     )
     folder.write(REPORT, page.encode())
     return folder.file_uri(REPORT)
@@ -40,9 +49,12 @@ def render_sweep(
     trials: Sequence[Mapping[str, Any]],
     rates: Mapping[str, Any] | None,
     location: str,
+    certainty: Certainty = NOT_KNOWN,
 ) -> str:
     """The page as HTML text."""
     comparison = compare(trials, seeds=len(sweep["seeds"]))
+    comparison = replace(comparison, certainty=certainty)
+    sure_headers, sure_rows = certainty_table(comparison)
     metric = SweepMetric.of(sweep)
     chosen = columns(metric, comparison)
     return render_page(
@@ -54,6 +66,10 @@ def render_sweep(
         headers=[column.header for column in chosen],
         rows=[(cells(row, chosen), row) for row in comparison.rows],
         best=comparison.best,
+        sure_headers=sure_headers,
+        sure_rows=sure_rows,
+        sure_caption=certainty_caption(comparison) if sure_rows else "",
+        unsure=comparison.certainty.missing,
         overrides=[row for row in comparison.rows if row.overrides and not row.values],
         zero_shot=_zero_shot(trials, comparison.headline),
         sections=build_charts(comparison, trials, metric),

@@ -11,26 +11,37 @@ from system.report.metrics_view import direction_of
 from system.storage.run_directory import REPORT
 from tuning.report.analysis import BEST, LATEX, MARKDOWN, TRIALS_TABLE, Outcome
 from tuning.report.charts.cost_charts import parameters_front
+from tuning.report.comparison import Comparison
 from tuning.report.comparison_tables import (
     FORGETTING,
     LABEL,
     PARAMETERS_PER_TASK,
     RECALL_AT_1,
+    SECONDS_PER_TASK,
+    SEEDS,
     cells,
+    certainty_caption,
+    certainty_table,
     columns,
 )
 from tuning.report.parameters import BYTES_PER_PARAMETER, PUBLISHED_TASKS, ParameterCount
 
-SHORT_HEADERS = {"parameters": "parameters\ntrained", "seconds per task": "s/task"}
+SHORT_HEADERS = {"parameters": "parameters\ntrained"}
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """Print the comparison, why trials failed, and where the files of a sweep are."""
     stream = outcome.metric.kind == "stream"
     scores = "recall at 1 and forgetting, %" if stream else outcome.metric.title
-    table = _table(f"{scores}, mean ± standard deviation over seeds")
+    rows = outcome.comparison.rows
+    seeds = {row.seeds if row.complete else None for row in rows}
+    over = f"{rows[0].seeds} seeds" if len(seeds) == 1 and None not in seeds else "seeds"
+    table = _table(f"{scores}, mean ± standard deviation over {over}")
+    # 80 columns have no room for all: comparison.md has them.
+    left_out = [PARAMETERS_PER_TASK, *([SECONDS_PER_TASK] if stream else [])]
+    left_out += [SEEDS] if over != "seeds" else []
     all_columns = columns(outcome.metric, outcome.comparison)
-    chosen = [column for column in all_columns if column is not PARAMETERS_PER_TASK]
+    chosen = [column for column in all_columns if column not in left_out]
     short = SHORT_HEADERS | _two_lines(outcome.comparison.headline)
     for column in chosen:
         header = short.get(column.header, column.header)
@@ -45,6 +56,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         texts[0] = row.label  # without its values, which would fill the line; the files have them
         table.add_row(*(Text(text) for text in texts), style=style)
     console.print(table)
+    _print_certainty(outcome.comparison, console)
     for row in outcome.comparison.rows:
         if row.lineage:
             _line(f"{row.label} {row.lineage}: {row.values_text}", console)
@@ -61,6 +73,23 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.comparison.best is not None:
         best = outcome.folder.file_uri(BEST)
         _line(f"best: {outcome.comparison.best}; promptide run --config {best}", console)
+
+
+def _print_certainty(comparison: Comparison, console: Console) -> None:
+    """The intervals and paired differences, and which trial configs have none."""
+    headers, rows = certainty_table(comparison)
+    if rows:
+        table = _table(certainty_caption(comparison))
+        base = f"to {comparison.certainty.base}"
+        for place, header in enumerate(headers):
+            title = Text("difference" if header == base else header)
+            table.add_column(title, justify="right" if place else "left", no_wrap=not place)
+        for texts in rows:
+            # An interval stands below its value: the line is too short for both.
+            table.add_row(*(Text(text.replace(" [", "\n[")) for text in texts))
+        console.print(table)
+    for label, reason in comparison.certainty.missing.items():
+        _line(f"no interval for {label}: {reason}", console)
 
 
 def _two_lines(recalls: Sequence[str]) -> dict[str, str]:

@@ -133,7 +133,12 @@ class StreamTrials(TrialKind[ExperimentConfig]):
     def columns(self, experiment: ExperimentConfig, record: TrialRecord) -> dict[str, Any]:
         metrics = record.metrics or {}
         rate = experiment.stage.optimiser.learning_rate if _trains(experiment) else None
-        row: dict[str, Any] = {"method": self.label(experiment), "learning_rate": rate}
+        kind = _objective(experiment).method_kind(experiment)
+        row: dict[str, Any] = {
+            "method": self.label(experiment),
+            "sharing": kind.sharing,
+            "learning_rate": rate,
+        }
         if not metrics:
             return row
         seconds = sum(metrics["wall_seconds"].get(phase, 0.0) for phase in PHASES)

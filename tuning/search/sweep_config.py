@@ -25,6 +25,7 @@ class TuneConfig:
         space: keys and their values, see `tuning.search.space`.
         methods: method -> its overrides; empty: the experiment's method.
         only: names of `methods` to try; empty: all of them.
+        base: label of the trial config that tables compare the others with; None: the best one.
         seeds: each trial config runs once per seed; scores are means over seeds.
         search: "grid" tries every point of listed values; "random" draws `samples` points (crossed
             with the keys of kind `grid`); with "optuna" TPE proposes `samples` points.
@@ -47,6 +48,7 @@ class TuneConfig:
     space: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+    base: str | None = None
     seeds: tuple[int, ...] = (0,)
     search: Literal["grid", "random", "optuna"] = "grid"
     samples: int = 12
@@ -83,6 +85,8 @@ class TuneConfig:
         for name in self.only:
             if name not in self.methods:
                 raise ValueError(f"only={list(self.only)}: {name!r} is not among the methods")
+        if self.base is not None and self.methods and self.base not in (self.only or self.methods):
+            raise ValueError(f"base={self.base!r} is not among the methods that are tried")
         for method, rates in self.learning_rates.items():
             if not rates or min(rates) <= 0:
                 raise ValueError(f"learning_rates.{method}={list(rates)} must be above 0")

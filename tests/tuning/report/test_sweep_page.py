@@ -2,6 +2,7 @@
 
 from tests.report.page_reader import PageReader
 from tests.tuning.report.sweep_rows import FORKED_SWEEP, trial_row
+from tuning.report.certainty import Certainty, RecallCertainty
 from tuning.report.sweep_page import render_sweep
 
 SWEEP = {
@@ -96,3 +97,17 @@ def test_nothing_is_loaded_and_no_name_becomes_markup() -> None:
 def test_a_sweep_without_a_finished_trial_has_a_page_too() -> None:
     read = PageReader(render_sweep(SWEEP, TRIALS[-2:], None, "runs/compare"))
     assert "2 failed" in read.text
+
+
+def test_intervals_and_differences_are_on_the_page() -> None:
+    found = RecallCertainty(600, 32.0, (30.5, 33.4), -2.0, (-3.1, -0.9))
+    recalls = {"t2i_r1": found, "i2t_r1": found}
+    certainty = Certainty("joint", {"lpi": recalls, "joint": recalls}, {"zero_shot": "no ranks"})
+    read = PageReader(render_sweep(SWEEP, TRIALS, RATES, "runs/compare", certainty))
+    headers, *rows = read.tables["intervals"]
+    assert headers == ["trial config", "t2i R@1", "to joint", "i2t R@1", "to joint"]
+    assert [row[0] for row in rows] == ["joint", "lpi"]
+    assert rows[1][1] == "32.0 [30.5, 33.4]"
+    assert "paired query by query" in read.text
+    assert "No interval for zero_shot: no ranks." in read.text
+    assert "intervals" not in page().tables

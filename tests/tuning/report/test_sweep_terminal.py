@@ -1,6 +1,7 @@
 """Results on the terminal: in 80 columns, with the reason of each failure and the best config."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,17 +10,21 @@ from rich.console import Console
 from system.storage.files import Folder
 from tests.tuning.report.sweep_rows import FORKED_SWEEP, RECALL, Row, compared, trial_row
 from tuning.report.analysis import BEST, Outcome
+from tuning.report.certainty import NOT_KNOWN, Certainty, RecallCertainty
 from tuning.report.parameters import ParameterCount
 from tuning.report.sweep_terminal import print_outcome, print_parameters
 from tuning.search.sweep_config import SweepMetric
 
 
-def printed(folder: Path, rows: list[Row], metric: SweepMetric = RECALL) -> str:
+def printed(
+    folder: Path, rows: list[Row], metric: SweepMetric = RECALL, certainty: Certainty = NOT_KNOWN
+) -> str:
     file = io.StringIO()
     table = pa.Table.from_pylist(
         [{key: row[key] for key in ("trial", "status", "reason")} for row in rows]
     )
-    outcome = Outcome(table, compared(rows), metric, Folder.of(folder))
+    comparison = replace(compared(rows), certainty=certainty)
+    outcome = Outcome(table, comparison, metric, Folder.of(folder))
     print_outcome(outcome, Console(file=file, width=80))
     return file.getvalue()
 
@@ -30,6 +35,23 @@ def test_a_label_is_never_cut_off(tmp_path: Path) -> None:
     text = printed(tmp_path, [trial_row(label, 0, [1.0, 2.0, 3.0], "finished")])
     assert f"{label} " in text
     assert f"best: {label}; promptide run --config {tmp_path / BEST}" in text.replace("\n", "")
+
+
+def test_intervals_fit_beside_the_longest_label(tmp_path: Path) -> None:
+    label = "lpi_no_interaction"
+    found = RecallCertainty(25_010, 32.0, (30.5, 33.4), -12.0, (-13.1, -10.9))
+    recalls = {"t2i_r1": found, "i2t_r1": found}
+    certainty = Certainty("s_prompts_shared", {label: recalls, "s_prompts_shared": recalls})
+    scores: list[float | None] = [1.0, 2.0, 3.0]
+    rows = [trial_row(name, 0, scores, "finished", sharing="shared") for name in certainty.configs]
+    text = printed(tmp_path, rows, certainty=certainty)
+    minus = "−"  # noqa: RUF001
+    lines = [line.split() for line in text.splitlines()]
+    assert [label, "32.0", f"{minus}12.0", "32.0", f"{minus}12.0"] in lines
+    ends = f"[30.5, 33.4] [{minus}13.1, {minus}10.9]".split()
+    assert 2 * ends in lines
+    assert " shared " in text
+    assert "…" not in text
 
 
 def test_a_failed_trial_says_why(tmp_path: Path) -> None:

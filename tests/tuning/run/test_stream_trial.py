@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from tuning.run.stream_trial import recall_so_far
+import pytest
+
+from system.config.compose import compose
+from tuning.run.stream_trial import StreamTrials, recall_so_far
+from tuning.run.trial_kind import TrialRecord
 
 
 def row(metric: str, trained: int, evaluated: int, value: float | None) -> dict[str, Any]:
@@ -50,3 +54,17 @@ def test_a_task_without_a_query_does_not_take_the_score_away() -> None:
         row("rec_r1", 1, 1, 40.0) | {"queries": 7},
     ]
     assert recall_so_far(rows, ("rec_r1",), 2) == [None, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sharing"),
+    [
+        (["method=lpi"], "own"),
+        (["method=lpi", "method.sharing=shared"], "shared"),
+        (["method=zero_shot"], "frozen"),
+    ],
+)
+def test_a_trial_tells_what_its_tasks_share(overrides: list[str], sharing: str) -> None:
+    """Also one that has not finished: who reads the table knows which game the row plays."""
+    columns = StreamTrials().columns(compose(overrides), TrialRecord([], None, None))
+    assert columns["sharing"] == sharing
