@@ -13,6 +13,7 @@ from typing import Literal
 from system.data.formats.expressions.mdetr_refs import MdetrRelease, mdetr_image_ids
 from system.data.formats.expressions.referred_objects import ReferredObject, ReferredObjects
 from system.data.formats.expressions.unc_refs import UncRelease, unc_image_ids
+from system.data.prepare.annotations import load_annotation_json, shortened
 from system.data.prepare.captions import checked_caption, positive_spans
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root
 from system.data.prepare.image_files import StoredImage, safe_image_path
@@ -44,6 +45,8 @@ class RefCocoSource(ReaderOptions):
     MSCOCO's train2014 folder, `instances` the instances file (null: `instances.json` beside the
     refs of the UNC release; none for MDETR's, then a box stands for its mask). `splits` maps a name
     of ours to the release's splits that it joins. With `task_by: dataset` all rows are one task.
+    `task_of_ref` is a JSON file {ref_id: task} for the UNC release, such as those of continual
+    protocols: references that it leaves out are not used, and `task_by` does not count.
     `other_releases` are refs or MDETR files whose images are counted against these splits.
     """
 
@@ -55,6 +58,7 @@ class RefCocoSource(ReaderOptions):
     splits: dict[str, tuple[str, ...]]
     tasks: tuple[str, ...]
     task_by: Literal["super_category", "dataset"] = "super_category"
+    task_of_ref: str | None = None
     instances: str | None = None
     other_releases: tuple[str, ...] = ()
 
@@ -68,6 +72,8 @@ class RefCocoSource(ReaderOptions):
             )
         if not self.tasks or (self.task_by == "dataset" and len(self.tasks) != 1):
             raise ValueError("tasks must name super-categories, or one task if task_by=dataset")
+        if self.task_of_ref is not None and self.format == "mdetr":
+            raise ValueError("task_of_ref: MDETR's files have no ref_id; take format=unc")
         if self.format == "mdetr" and self.split_by != _MDETR_SPLIT_BY[self.release]:
             raise ValueError(
                 f"split_by={self.split_by}: MDETR's files of {self.release} follow the split "
@@ -76,6 +82,8 @@ class RefCocoSource(ReaderOptions):
 
     def task_of(self, referred: ReferredObject) -> str:
         """Return the task that an object belongs to."""
+        if referred.task is not None:
+            return referred.task
         if self.task_by == "dataset":
             return self.tasks[0]
         return referred.instance.super_category
@@ -119,6 +127,7 @@ def read_refcoco(
             "splits": {split: list(theirs) for split, theirs in source.splits.items()},
             "root": str(root),
             "caption_rule": source.caption_rule,
+            "task_of_ref": source.task_of_ref,
             "shared_images": shared,
             "positive_words": {split: dict(counts) for split, counts in words.items() if counts},
         },
@@ -131,12 +140,25 @@ def _read_release(source: RefCocoSource, root: Path, faults: Faults) -> dict[str
     instances = None if source.instances is None else root / source.instances
     release: UncRelease | MdetrRelease
     if source.format == "unc":
+        tasks = None if source.task_of_ref is None else _ref_tasks(root / source.task_of_ref)
         release = UncRelease(
-            folder, source.split_by, instances or folder / "instances.json", faults
+            folder, source.split_by, instances or folder / "instances.json", faults, tasks
         )
     else:
         release = MdetrRelease(folder, source.release, source.splits, instances, faults)
     return {split: release.objects(split, names, faults) for split, names in source.splits.items()}
+
+
+def _ref_tasks(path: Path) -> dict[str, str]:
+    """Read a file {ref_id: task}. Raises: DataError naming what is no task's name."""
+    field = "benchmark.options.task_of_ref"
+    content = load_annotation_json(path, field)
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{path} ({field}): is no object of tasks by ref_id")
+    for ref, task in content.items():
+        if not isinstance(task, str) or not task:
+            raise DataError(f"{path} ({field}): {shortened(task)} of ref {ref} is no task's name")
+    return content
 
 
 def _index_split(
@@ -267,6 +289,8 @@ def refcoco_files(source: RefCocoSource) -> list[NeededFile]:
     files = [NeededFile("annotations", f"{folder}/{name}", archive) for name in names]
     if source.instances is not None:
         files.append(NeededFile("instances", source.instances, coco_archive(source.instances)))
+    if source.task_of_ref is not None:
+        files.append(NeededFile("task_of_ref", source.task_of_ref))
     files.append(NeededFile("images", source.images, COCO["train2014"], images=True))
     files += [NeededFile("other_releases", path) for path in source.other_releases]
     return files

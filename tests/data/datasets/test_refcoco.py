@@ -226,6 +226,7 @@ def test_files_and_splits_that_are_not_there_are_named_with_what_is(tmp_path: Pa
         ({"splits": {"train": []}}, r"splits must name at least one split"),
         ({"task_by": "dataset"}, r"one task if task_by=dataset"),
         ({"format": "mdetr", "split_by": "google"}, r"MDETR's files of refcoco follow the split u"),
+        ({"format": "mdetr", "task_of_ref": "tasks.json"}, r"MDETR's files have no ref_id"),
         ({"format": "coco"}, r"options\.format='coco' is not one of: unc, mdetr"),
         ({"caption_rule": "clip"}, r"caption_rule: 'clip' is unknown"),
         ({"split": "unc"}, r"unknown key benchmark\.options\.split; did you mean .*split_by"),
@@ -237,6 +238,58 @@ def test_options_that_cannot_be_are_refused_before_reading(
     """Reading takes a while; a slip in the config must not cost it."""
     with pytest.raises(ConfigError, match=message):
         prepare(tmp_path, **changes)
+
+
+def test_a_file_of_tasks_decides_which_task_a_reference_is_of(tmp_path: Path) -> None:
+    """Continual protocols publish it so: neither category nor split says it."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs)
+    tasks = {str(ref["ref_id"]): ("early", "late")[ref["ref_id"] % 2] for ref in refs}
+    left_out = str(next(ref["ref_id"] for ref in refs if ref["split"] == "train"))
+    del tasks[left_out]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    manifest = prepare(tmp_path, task_of_ref="tasks.json", tasks=["early", "late"])
+    found = {
+        (expression["text"], task)
+        for task in ("early", "late")
+        for row in rows(manifest, task, "train")
+        for expression in row["expressions"]
+    }
+    assert found == {
+        (sentence["sent"], tasks[str(ref["ref_id"])])
+        for ref in refs
+        if ref["split"] == "train" and str(ref["ref_id"]) != left_out
+        for sentence in ref["sentences"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"99999": "early"}, "1 of its references .the first is 99999. are not in"),
+        ({"0": 3}, "3 of ref 0 is no task's name"),
+        ([], "is no object of tasks by ref_id"),
+    ],
+)
+def test_a_file_of_tasks_that_does_not_fit_is_named(
+    tmp_path: Path, content: Any, named: str
+) -> None:
+    instances, refs = write_images(tmp_path, SPLITS)
+    write_unc(tmp_path, instances, refs)
+    (tmp_path / "tasks.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=named):
+        prepare(tmp_path, task_of_ref="tasks.json", tasks=["early", "late"])
+
+
+def test_an_object_of_two_tasks_is_named(tmp_path: Path) -> None:
+    """Both tasks would be trained on the same expressions."""
+    instances, refs = write_images(tmp_path, SPLITS)
+    again = {**refs[0], "ref_id": len(refs)}
+    write_unc(tmp_path, instances, [*refs, again])
+    tasks = {str(ref["ref_id"]): "early" for ref in refs} | {str(len(refs)): "late"}
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    with pytest.raises(DataError, match="is of task 'late' here and of 'early' in"):
+        prepare(tmp_path, task_of_ref="tasks.json", tasks=["early", "late"])
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,15 @@ class Published(NamedTuple):
 class ReferredObject:
     """An object of an image and the expressions that refer to it.
 
-    `id` is that of its annotation in MSCOCO.
+    `id` is that of its annotation in MSCOCO, `task` what a file of tasks says of it, if there is
+    one.
     """
 
     id: str
     image: ImageEntry
     instance: Instance
     expressions: list[Published] = field(default_factory=list)
+    task: str | None = None
 
 
 class ReferredObjects:
@@ -71,6 +73,12 @@ class ReferredObjects:
                 f"{referred.image.where}: object {referred.id} has another image, box, category or "
                 f"mask than in {known.image.where}",
                 "object described twice",
+            )
+        if known.task != referred.task:
+            raise DataError(
+                f"{referred.expressions[0].where}: object {referred.id} is of task "
+                f"{referred.task!r} here and of {known.task!r} in {known.expressions[0].where}",
+                "object of two tasks",
             )
         known.expressions.extend(referred.expressions)
 

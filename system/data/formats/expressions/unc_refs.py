@@ -5,7 +5,7 @@ category_id, split, file_name, sent_ids, sentences: [{sent_id, sent, raw, tokens
 contains an annotation's number; an image's own name is in instances.json.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from system.data.formats.coco_entries import entry_with_id, unique_id
@@ -24,12 +24,21 @@ from system.errors import ConfigError, DataError
 class UncRelease:
     """A release's references by the release's own splits, and the objects they refer to."""
 
-    def __init__(self, folder: Path, split_by: str, instances: Path, faults: Faults) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split_by: str,
+        instances: Path,
+        faults: Faults,
+        tasks: Mapping[str, str] | None = None,
+    ) -> None:
         """Read `refs(<split_by>).p` in `folder`, and the instances file.
 
-        Raises: DataError for a missing or malicious file, a duplicated id or, through `faults`, an
-        entry without an id or a split.
+        `tasks` are those of references by their ids; the others are left out. None: of none.
+        Raises: DataError for a missing or malicious file, a duplicated id, tasks of references that
+        the release has not or, through `faults`, an entry without an id or a split.
         """
+        self._tasks = tasks
         self._path = folder / f"refs({split_by}).p"
         if not self._path.is_file():
             found = ", ".join(path.name for path in sorted(folder.glob("refs(*).p"))) or "none"
@@ -38,6 +47,7 @@ class UncRelease:
                 f"are there: {found}): correct this field or fetch the release"
             )
         self._refs = _read_refs(self._path, "benchmark.options.split_by", faults)
+        self._require_known()
         wanted = {
             identifier
             for refs in self._refs.values()
@@ -60,9 +70,20 @@ class UncRelease:
                     f"{', '.join(self._refs)}"
                 )
             for entry in self._refs[name]:
+                if self._tasks is not None and entry.readable_id("ref_id") not in self._tasks:
+                    continue
                 with faults.row(split, f"ref {entry.identifier('ref_id')}"):
                     objects.add(self._referred(entry))
         return objects
+
+    def _require_known(self) -> None:
+        known = {entry.readable_id("ref_id") for refs in self._refs.values() for entry in refs}
+        unknown = [ref for ref in self._tasks or () if ref not in known]
+        if unknown:
+            raise DataError(
+                f"benchmark.options.task_of_ref: {len(unknown)} of its references (the first is "
+                f"{unknown[0]}) are not in {self._path}: do the two files belong together?"
+            )
 
     def _referred(self, entry: Entry) -> ReferredObject:
         image_id, identifier = entry.identifier("image_id"), entry.identifier("ann_id")
@@ -81,7 +102,8 @@ class UncRelease:
         if not expressions:
             raise DataError(f"{entry.where}: field 'sentences' is empty", "empty text")
         instance = self._objects.instance(annotation, image)
-        return ReferredObject(identifier, image, instance, expressions)
+        task = None if self._tasks is None else self._tasks[entry.identifier("ref_id")]
+        return ReferredObject(identifier, image, instance, expressions, task)
 
 
 def _read_refs(path: Path, field: str, faults: Faults) -> dict[str, list[Entry]]:
