@@ -54,7 +54,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([]) == 2
 
 
-@pytest.mark.parametrize("experiment", ["demo", "diff_prompt", "rec_compare", "rec_stream"])
+@pytest.mark.parametrize("experiment", ["demo", "diff_prompt_small", "rec_compare", "rec_stream"])
 def test_every_kind_of_experiment_prepares_its_benchmark(experiment: str, tmp_path: Path) -> None:
     """`promptide prepare` and `run` with the same words are what the README tells to type."""
     sizes = ["train=2", "val=1", "test=1", "pictograms_per_task=6", "tasks=[food]"]

@@ -287,7 +287,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _learn_boxes(root: Path, name: str, *more: str, joined: bool = False) -> dict[str, Any]:
-    words = ("cluster.workers=0", "stage.epochs=1", *more)
+    short = ("method.prompt_length=2", "method.text_prompt_length=2")
+    words = ("cluster.workers=0", "stage.epochs=1", "method=s_prompts", *short, *more)
     experiment = compose((joined_overrides if joined else rec_overrides)(root, name, *words))
     check_experiment(experiment)
     return learn_experiment(experiment)
@@ -308,7 +309,8 @@ def test_boxes_of_a_held_out_benchmark(shapes: Path, joined: bool) -> None:
     assert adapters(shapes, name) == adapters(shapes, f"{name}-plain")
     assert plain["average"] == found["average"]
 
-    words = (joined_overrides if joined else rec_overrides)(shapes, name, "cluster.workers=0")
+    overrides_of = joined_overrides if joined else rec_overrides
+    words = overrides_of(shapes, name, "cluster.workers=0", "method=s_prompts")
     experiment = compose([*words, "benchmark.name=museum", "benchmark.tasks=null"])
     experiment = replace(experiment, stream=replace(experiment.stream, joined=False))
     matrix = evaluate_adapters(experiment, prepared(experiment))

@@ -1,16 +1,20 @@
 """`experiment=lpi_released` on a small set in the authors' own format: the release by counts."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from system import app
 from system.backbones.dual_encoder import load_backbone
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
+from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation
 from system.stream.preflight import prepared
 from tests.backbones.small_clip import write_small_clip
 from tests.data.datasets.test_lpi_release import write_release
@@ -40,14 +44,43 @@ def words(root: Path, *more: str) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Searched:
+    """Features of all tasks' test images (I, P) and texts (T, P), and whose they are."""
+
+    images: NDArray[Any]
+    texts: NDArray[Any]
+    image_of_text: NDArray[Any]
+    image_task: NDArray[Any]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def searched() -> dict[int, Searched]:
+    """What was searched after each task, once the run is finished."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, searched: dict[int, Searched]
+) -> tuple[Path, dict[str, Any]]:
     """The root of a finished run, and its metrics."""
+    after_task = StreamEvaluation.after_task
+
+    def noted(self: StreamEvaluation, trained: int, *more: Any) -> Any:
+        rows = after_task(self, trained, *more)
+        found = self.prompted["vision"], self.prompted["text"]
+        tensors = *found, self.tests.image_of_text, self.tests.image_task
+        searched[trained] = Searched(*(tensor.double().numpy() for tensor in tensors))
+        return rows
+
     root = tmp_path_factory.mktemp("released")
     write_release(root / "release", per_task=IMAGES)
     write_small_clip(root / "clip", WORDS, context=32)
     assert app.main(["prepare", *words(root)]) == 0
-    return root, learn_experiment(experiment(root))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamEvaluation, "after_task", noted)
+        return root, learn_experiment(experiment(root))
 
 
 def test_an_epoch_has_a_step_for_each_64_captions(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -106,6 +139,54 @@ def test_saved_adapters_are_evaluated_with_the_release_s_inputs(
     assert f"{metrics['average']['t2i_r1']:.1f}" in printed
     header = json.loads((root / "runs/released/adapters/adapter.json").read_text())
     assert header["inputs"]["text_template"] == "{caption}."
+
+
+def their_recalls(found: Searched, trained: int) -> dict[str, dict[str, list[float]]]:
+    """The release's formulas on the ranks among the tasks seen: a query that ties has lost."""
+    images, texts = found.images, found.texts
+    scores = images @ texts.T
+    scores /= np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(texts, axis=1)
+    task_of_text = found.image_task[found.image_of_text.astype(int)]
+    recalls: dict[str, dict[str, list[float]]] = {"i2t": {}, "t2i": {}}
+    for task in range(trained + 1):
+        ranks: dict[str, list[int]] = {"i2t": [], "t2i": []}
+        for image in np.flatnonzero(found.image_task == task):
+            seen = scores[image][task_of_text <= trained]
+            right = found.image_of_text[task_of_text <= trained] == image
+            ranks["i2t"].append(int((seen[~right] >= seen[right].max() - 1e-6).sum()))
+        for text in np.flatnonzero(task_of_text == task):
+            seen = scores[:, text][found.image_task <= trained]
+            right = np.flatnonzero(found.image_task <= trained) == found.image_of_text[text]
+            ranks["t2i"].append(int((seen[~right] >= seen[right].max() - 1e-6).sum()))
+        for direction, of_task in ranks.items():
+            recalls[direction][TASKS[task]] = [
+                100.0 * len([rank for rank in of_task if rank < k]) / len(of_task)
+                for k in (1, 5, 10)
+            ]
+    return recalls
+
+
+def test_the_res_file_is_what_the_release_s_formulas_give(
+    finished: tuple[Path, dict[str, Any]], searched: dict[int, Searched], tmp_path: Path
+) -> None:
+    """Both codes can be scored by both: each row over the images and captions seen so far."""
+    root, metrics = finished
+    file = tmp_path / "res.json"
+    assert app.main(["export", "res", str(root / "runs/released"), str(file)]) == 0
+    exported = json.loads(file.read_text())
+    assert list(exported) == TASKS
+    for trained, task in enumerate(TASKS):
+        expected = their_recalls(searched[trained], trained)
+        for direction, of_tasks in expected.items():
+            found = exported[task]["mscoco"][direction]
+            assert list(found) == TASKS[: trained + 1]
+            for seen, recalls in of_tasks.items():
+                assert found[seen] == pytest.approx(recalls), (task, direction, seen)
+    assert app.main(["import", "res", str(file), str(tmp_path / "theirs")]) == 0
+    theirs = json.loads((tmp_path / "theirs" / "metrics.json").read_text())
+    for summary in ("average", "published_average", "published_forgetting"):
+        for recall, value in theirs[summary].items():
+            assert value == pytest.approx(metrics[summary][recall])
 
 
 def test_the_released_recipe_needs_the_prepared_files(tmp_path: Path) -> None:
