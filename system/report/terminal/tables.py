@@ -101,7 +101,7 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None
         table.add_row(Text(f"{task}, zero-shot"), *cells)
     table.add_section()
     judged = {
-        m: [matrix.has_queries(m, task) for task in range(len(matrix.tasks))] for m in metrics
+        m: [matrix.has_queries(m, task) for task in range(len(matrix.evaluated))] for m in metrics
     }
     for name, recalls in (("average", values), ("zero-shot", before)):
         means = [recalls[m][judged[m]].mean() if any(judged[m]) else float("nan") for m in metrics]
