@@ -141,7 +141,8 @@ def test_methods_for_a_grounder_learn_the_stream_too(root: Path, method: str) ->
     ("overrides", "error", "named"),
     [
         (["stage.objective=groundin"], ConfigError, "did you mean 'grounding'"),
-        (["protocol=published"], ConfigError, "rec_.*_giou"),
+        (["protocol=released"], ConfigError, "protocol=released has"),
+        (["inputs.resize=squeeze"], ConfigError, "a grounder has its own transform"),
         (["stage.augmentation=crop_flip"], ConfigError, "stage.augmentation"),
         (["stage.batch_size=16"], DataError, "12 training expressions"),
         (["method=l2p"], ConfigError, "retrieval"),
