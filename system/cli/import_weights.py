@@ -31,13 +31,12 @@ USAGE = f"promptide import {'|'.join(KINDS)} SOURCE FOLDER [key=value ...]"
 def import_weights(words: Sequence[str], file: str | None, console: Console) -> None:
     """Convert the weights of a hub id, folder or file into a folder that does not exist yet.
 
+    The first word is one of `KINDS`.
     Raises ConfigError for words that are none of it, and what the conversion raises.
     """
     if file is not None or len(words) < 3:
         raise ConfigError(f"import {' '.join(words)}: write `{USAGE}`")
     kind, source, out, *rest = words
-    if kind not in KINDS:
-        raise ConfigError(f"import {kind}: it is one of {', '.join(KINDS)}; write `{USAGE}`")
     options, convert, use = KINDS[kind]
     values = {}
     for word in rest:

@@ -48,7 +48,9 @@ def _models(section: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, 
     for key, value in section.items():
         if isinstance(value, Mapping):
             yield from _models(value, f"{where}{key}.")
-        elif key == "path" and isinstance(section.get("name"), str) and Path(value).is_dir():
+        elif key != "path" or value is None:  # a model that the run trains itself has none
+            continue
+        elif isinstance(section.get("name"), str) and Path(value).is_dir():
             files = sorted(f for pattern in _MODEL_FILES for f in Path(value).glob(pattern))
             stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
             yield f"{where}{key}", _directory_digest(stamps)

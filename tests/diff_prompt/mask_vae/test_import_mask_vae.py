@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(
     ("words", "says"),
     [
         (["mask_vae", "SOURCE"], "write `promptide import"),
-        (["mask_gan", "SOURCE", "OUT"], "mask_vae, mask_dit"),
+        (["mask_gan", "SOURCE", "OUT"], "promptide import mask_vae|mask_dit"),
         (["mask_vae", "SOURCE", "OUT", "size=3"], "import.size"),
         (["mask_vae", "SOURCE", "OUT", "image_size"], "no key=value"),
         (["mask_vae", "SOURCE", "SOURCE"], "holds files already"),
