@@ -65,7 +65,8 @@ def test_trials_share_the_generator_and_are_compared_by_boxes(root: Path, ray_lo
     made = sorted(model.name.partition("-")[0] for model in (root / "models").iterdir())
     assert made == ["mask_vae", "prompt_generator"], "trials trained it more than once"
     page = PageReader.of(folder / "report.html")
-    assert page.tables["comparison"][0][:3] == ["trial config", "rec R@1", "rec forgetting"]
+    headers = page.tables["comparison"][0]
+    assert headers[:4] == ["trial config", "sharing", "rec R@1", "rec forgetting"]
     best = folder / "best.yaml"
     rank = compose([], str(best)).method["low_rank"]["rank"]
     carry_out(compose(["run_name=again"], str(best)), Console(quiet=True))
