@@ -151,7 +151,6 @@ def _at(values: dict[str, Any], key: str) -> Any:
         ("rank", "method.rank", [1, 2, 4, 8, 16]),
         ("prompt_depth", "method.prompt_depth", [1, 2, 3, 4]),
         ("order", "benchmark.order", list(ORDER_POLICIES)),
-        ("similarity", "method.task_contrast.source", ["captions", "names", "images"]),
     ],
 )
 def test_an_ablation_varies_one_thing_with_several_seeds(
@@ -163,6 +162,13 @@ def test_an_ablation_varies_one_thing_with_several_seeds(
     assert [config.values for config in configs] == [{key: value} for value in values]
     assert len(composed.config.seeds) > 1
     assert composed.experiment.run_name == f"ablation-{name.replace('_', '-')}"
+
+
+def test_each_source_of_similarity_is_tried_centred_and_as_it_is() -> None:
+    composed = SweepPlan.compose(["tune=ablation_similarity"])
+    pairs = [tuple(config.values.values()) for config in composed.trial_configs(composed.bases)]
+    sources = ("captions", "names", "images")
+    assert pairs == [(source, centre) for source in sources for centre in (True, False)]
 
 
 def test_interaction_is_off_once_and_on_with_each_rank() -> None:
