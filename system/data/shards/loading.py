@@ -133,7 +133,7 @@ def training_batches(
     threads: int,
     shuffle_buffer: int,
     start: int = 0,
-    over: EpochOver = "images",
+    captions: Sequence[int] | None = None,
 ) -> Generator[list[MicroBatch], None, None]:
     """Yield one epoch's steps: for each asked slot, in the order asked, its micro-batch.
 
@@ -141,13 +141,13 @@ def training_batches(
     from epoch to epoch (say run seed, task, epoch). The first `start` steps are read and shuffled,
     but neither decoded nor yielded. A slot is shuffled through a buffer of
     `shuffle_buffer` / S rows of encoded images; with one row group per slot and a few decoded steps
-    this is all that is held. Each row comes at most once, with one of its captions at random, or
-    over "captions" with each of them; fewer than B samples are dropped, and which
-    changes from epoch to epoch. Closing the generator ends its threads.
+    this is all that is held. Each row comes at most once, with one of its captions at random; with
+    `captions`, the number of each row's, it comes once with each of them. Fewer than B samples are
+    dropped, and which changes from epoch to epoch. Closing the generator ends its threads.
     Raises: ConfigError and DataError of `steps_per_epoch`, ConfigError for slots that are not
     there; while reading, DataError naming shard and file of an image that does not decode.
     """
-    counts = sample_counts(handle, over)
+    counts = [1] * handle.rows if captions is None else captions
     steps = steps_per_epoch(sum(counts), batch_size, micro_batches, task=handle.task)
     if shuffle_buffer < 1:
         raise ConfigError(f"stage.shuffle_buffer: {shuffle_buffer} is too few rows: at least 1")
@@ -161,7 +161,7 @@ def training_batches(
     def decode(sample: tuple[int, ShardRow]) -> tuple[torch.Tensor, str, ShardRow]:
         number, row = sample
         rng = np.random.default_rng([*seed, _CAPTION, row.row])
-        if over == "images":
+        if captions is None:
             chosen = int(rng.integers(len(row.captions)))
         else:
             chosen = int(rng.permutation(len(row.captions))[number])

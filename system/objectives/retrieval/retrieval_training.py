@@ -54,7 +54,8 @@ class RetrievalTraining(TaskTraining):
         self, epoch: int, start: int
     ) -> tuple[int, Generator[Sequence[MicroBatch], None, None]]:
         stage, handle = self.stage, self.open_train()
-        samples = sum(sample_counts(handle, stage.epoch_over))
+        counts = sample_counts(handle, stage.epoch_over)
+        samples = sum(counts)
         batch_size = self.fit_batch(samples, of=stage.epoch_over, least=LEAST)
         return steps_per_epoch(samples, batch_size, self.micro_batches), training_batches(
             handle,
@@ -66,7 +67,7 @@ class RetrievalTraining(TaskTraining):
             threads=stage.loader_threads,
             shuffle_buffer=stage.shuffle_buffer,
             start=start,
-            over=stage.epoch_over,
+            captions=counts if stage.epoch_over == "captions" else None,
         )
 
     @override

@@ -27,6 +27,7 @@ from system.data.shards.loading import (
     read_images,
     read_texts,
     row_selection,
+    sample_counts,
     slot_shares,
     steps_per_epoch,
     training_batches,
@@ -140,16 +141,17 @@ def test_over_captions_an_epoch_has_each_image_with_each_of_its_captions(
     """LPI's released code has a row per caption: fewer samples would be another training."""
     handle, records = prepared
     expected = Counter((row, text) for row, r in enumerate(records) for text in r.captions)
+    captions = sample_counts(handle, "captions")
     total = sum(expected.values())
     found = Counter(
         (row, caption)
-        for step in epoch(handle, range(1), over="captions", batch_size=1, micro_batches=1)
+        for step in epoch(handle, range(1), captions=captions, batch_size=1, micro_batches=1)
         for micro in step
         for row, caption in zip(micro.rows, micro.captions, strict=True)
     )
     assert found == expected
     assert total > len(records)
-    batches = epoch(handle, range(4), over="captions")
+    batches = epoch(handle, range(4), captions=captions)
     assert len(batches) == total // 8
     apart = [len({row for micro in step for row in micro.rows}) for step in batches]
     assert sum(apart) > 0.85 * 8 * len(batches)  # captions of an image stand far apart
