@@ -26,7 +26,7 @@ def test_figures_and_prompts_do_not_depend_on_the_number_of_workers(
     _run(small_stream, name, workers)
     assert adapters(small_stream, name) == adapters(small_stream, "reference")
     assert figures(small_stream, name) == figures(small_stream, "reference")
-    assert len(figures(small_stream, name)) == 3 * 6 + 3 * 3 * 8
+    assert len(figures(small_stream, name)) == 3 * 8 + 3 * 3 * 10
 
 
 def test_a_run_leaves_what_the_design_promises(small_stream: Path) -> None:
@@ -62,6 +62,6 @@ def test_evaluate_gives_the_runs_own_last_row(small_stream: Path) -> None:
     experiment = small_experiment(small_stream, "reference", "cluster.workers=0")
     matrix = evaluate_adapters(experiment, prepared(experiment))
     known = figures(small_stream, "reference")
-    assert len(matrix.rows) == 3 * 6 + 3 * 8
+    assert len(matrix.rows) == 3 * 8 + 3 * 10
     for row in matrix.rows:
         assert known[row.trained_index, row.evaluated_index, row.metric] == row.value
