@@ -16,7 +16,9 @@ from torch.func import functional_call
 from typing_extensions import override
 
 from system.backbones.computation import Computation
+from system.backbones.dual_encoder import resolved
 from system.backbones.fingerprint import digest
+from system.config.schema import GrounderConfig
 from system.errors import DataError
 from system.grounders.detection import NO_CANDIDATE, LevelCandidates, best_boxes
 from system.grounders.glip.glip_config import Pictures
@@ -245,4 +247,8 @@ def _sides(images: Tensor) -> Tensor:
     return torch.tensor([width, height, width, height], device=images.device, dtype=torch.float32)
 
 
-GROUNDER = load_glip
+def _of_config(config: GrounderConfig) -> GlipStyle:
+    return load_glip(resolved(config.path), Computation.of(config))
+
+
+GROUNDER = _of_config

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import ImageTransform, Modality, encode_names, resolved
+from system.backbones.dual_encoder import ImageTransform, Modality, encode_names
 from system.config.schema import GrounderConfig, SelectionConfig
 from system.grounders.swin_prompts import WindowEntry
 from system.registry import Registry
@@ -264,8 +264,8 @@ def positive_mask(offsets: Sequence[Sequence[Span]], spans: Sequence[Sequence[Sp
 class GrounderLoader(Protocol):
     """Builds a frozen grounder from its config section."""
 
-    def __call__(self, path: str, computation: Computation = ...) -> Grounder:
-        """The grounder at a hub id or local directory; ConfigError if there is none."""
+    def __call__(self, config: GrounderConfig) -> Grounder:
+        """The grounder at `config.path`; ConfigError if there is none, or it is another's."""
         ...
 
 
@@ -274,7 +274,7 @@ GROUNDERS: Registry[GrounderLoader] = Registry("grounder", "system.grounders", "
 
 def load_grounder(config: GrounderConfig) -> Grounder:
     """The frozen grounder of a config section. Raises ConfigError naming what cannot be loaded."""
-    grounder = GROUNDERS.get(config.name)(resolved(config.path), Computation.of(config))
+    grounder = GROUNDERS.get(config.name)(config)
     grounder.select(config.selection)
     grounder.spans_count = config.positive_words == "spans"
     return grounder

@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
+from system.backbones.dual_encoder import resolved
 from system.backbones.fingerprint import SWIN_SETTINGS, TOWER_SETTINGS, digest, named
-from system.config.schema import SelectionConfig
+from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.bert_prompts import BertPrompts
 from system.grounders.grounder import (
@@ -418,4 +419,8 @@ def load_grounding_dino(
     )
 
 
-GROUNDER = load_grounding_dino
+def _of_config(config: GrounderConfig) -> GroundingDino:
+    return load_grounding_dino(resolved(config.path), Computation.of(config))
+
+
+GROUNDER = _of_config

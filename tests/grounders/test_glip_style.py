@@ -13,8 +13,9 @@ from torch import Tensor
 from system.backbones.computation import Computation
 from system.config.schema import SelectionConfig
 from system.errors import DataError
+from system.grounders import glip_style
 from system.grounders.glip.glip_network import word_mean
-from system.grounders.glip_style import GlipStyle, load_glip
+from system.grounders.glip_style import GlipStyle
 from system.grounders.grounder import GROUNDERS, Entries
 from tests.grounders.small_glip import (
     TEXTS,
@@ -45,7 +46,7 @@ def _gradients(grounder: GlipStyle) -> list[Tensor]:
 
 
 def test_it_is_found_by_name() -> None:
-    assert GROUNDERS.get("glip_style") is load_glip
+    assert GROUNDERS.get("glip_style") is glip_style.GROUNDER
 
 
 def test_the_towers_without_entries_are_the_library_s_to_the_bit(grounder: GlipStyle) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GroundingDinoForObjectDetection
 
 from system.backbones.computation import Computation
-from system.config.schema import SelectionConfig
+from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.grounder import GROUNDERS, Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import GroundingDino, load_grounding_dino
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grounder(checkpoint: Path) -> GroundingDino:
-    loaded = GROUNDERS.get("grounding_dino")(str(checkpoint))
+    loaded = GROUNDERS.get("grounding_dino")(GrounderConfig("grounding_dino", str(checkpoint)))
     assert isinstance(loaded, GroundingDino)
     return loaded
 
