@@ -21,9 +21,6 @@ from system.backbones.fingerprint import digest
 from system.config.schema import GrounderConfig
 from system.errors import DataError
 from system.grounders.detection import NO_CANDIDATE, LevelCandidates, best_boxes
-from system.grounders.glip.glip_config import Pictures
-from system.grounders.glip.glip_files import load_glip_parts
-from system.grounders.glip.glip_network import Dense, GlipNetwork, word_mean
 from system.grounders.grounder import (
     Entries,
     Grounder,
@@ -37,6 +34,9 @@ from system.grounders.grounder import (
     positive_mask,
 )
 from system.grounders.lockstep import Lockstep
+from system.grounders.simple_glip.glip_config import Pictures
+from system.grounders.simple_glip.glip_files import load_glip_parts
+from system.grounders.simple_glip.glip_network import Dense, GlipNetwork, word_mean
 
 
 class SquarePixels:

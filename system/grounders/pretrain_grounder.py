@@ -25,7 +25,8 @@ from system.data.embedded.web_scenes import (
     expression_words,
     web_expressions,
 )
-from system.grounders.glip.glip_config import (
+from system.grounders.glip_style import GlipStyle
+from system.grounders.simple_glip.glip_config import (
     GlipConfig,
     HeadSizes,
     Pictures,
@@ -33,8 +34,7 @@ from system.grounders.glip.glip_config import (
     TextSizes,
     VisionSizes,
 )
-from system.grounders.glip.glip_files import build_network, save_glip
-from system.grounders.glip_style import GlipStyle
+from system.grounders.simple_glip.glip_files import build_network, save_glip
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import torch
 
 from system.backbones.computation import Computation
 from system.backbones.pretrain_clip import build_tokenizer
-from system.grounders.glip.glip_config import (
+from system.grounders.glip_style import GlipStyle, load_glip
+from system.grounders.grounder import Entries, GroundingBatch
+from system.grounders.simple_glip.glip_config import (
     GlipConfig,
     HeadSizes,
     Pictures,
@@ -14,9 +16,7 @@ from system.grounders.glip.glip_config import (
     TextSizes,
     VisionSizes,
 )
-from system.grounders.glip.glip_files import build_network, save_glip
-from system.grounders.glip_style import GlipStyle, load_glip
-from system.grounders.grounder import Entries, GroundingBatch
+from system.grounders.simple_glip.glip_files import build_network, save_glip
 
 WORDS = ["a", "red", "dog", "on", "the", "hill", "left"]
 TEXTS = ["a red dog", "the hill", "the dog on the red hill"]

@@ -14,9 +14,9 @@ from system.backbones.computation import Computation
 from system.config.schema import SelectionConfig
 from system.errors import DataError
 from system.grounders import glip_style
-from system.grounders.glip.glip_network import word_mean
 from system.grounders.glip_style import GlipStyle
 from system.grounders.grounder import GROUNDERS, Entries
+from system.grounders.simple_glip.glip_network import word_mean
 from tests.grounders.small_glip import (
     TEXTS,
     WORDS,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from system.errors import ConfigError
-from system.grounders.glip.glip_files import load_glip_parts
+from system.grounders.simple_glip.glip_files import load_glip_parts
 from tests.grounders.small_glip import glip_config, write_small_glip
 
 

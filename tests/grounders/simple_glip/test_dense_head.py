@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from system.grounders.glip.dense_head import PRIOR, DenseHead, FeaturePyramid, WordScores
-from system.grounders.glip.glip_config import HeadSizes
+from system.grounders.simple_glip.dense_head import PRIOR, DenseHead, FeaturePyramid, WordScores
+from system.grounders.simple_glip.glip_config import HeadSizes
 
 SIZES = HeadSizes(stages=(2, 3), extra_levels=1, channels=8, convolutions=1, norm_groups=2)
 

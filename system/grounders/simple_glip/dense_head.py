@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from system.grounders.glip.glip_config import HeadSizes
+from system.grounders.simple_glip.glip_config import HeadSizes
 
 PRIOR = 0.01  # probability of an object in an untrained head (arXiv 1708.02002)
 

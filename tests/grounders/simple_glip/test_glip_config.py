@@ -2,7 +2,7 @@
 
 import pytest
 
-from system.grounders.glip.glip_config import GlipConfig, HeadSizes, VisionSizes
+from system.grounders.simple_glip.glip_config import GlipConfig, HeadSizes, VisionSizes
 
 
 @pytest.mark.parametrize(

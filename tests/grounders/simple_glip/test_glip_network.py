@@ -5,11 +5,11 @@ import resource
 import pytest
 import torch
 
-from system.grounders.glip.glip_config import GlipConfig
-from system.grounders.glip.glip_files import build_network
-from system.grounders.glip.glip_network import word_mean
 from system.grounders.glip_style import GlipStyle
 from system.grounders.grounder import Entries, GroundingBatch, Tokens
+from system.grounders.simple_glip.glip_config import GlipConfig
+from system.grounders.simple_glip.glip_files import build_network
+from system.grounders.simple_glip.glip_network import word_mean
 from tests.grounders.small_glip import IMAGE_SIZE, glip_config
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from system.errors import ConfigError
-from system.grounders.glip.glip_config import FORMAT_VERSION, GlipConfig
-from system.grounders.glip.glip_network import GlipNetwork
+from system.grounders.simple_glip.glip_config import FORMAT_VERSION, GlipConfig
+from system.grounders.simple_glip.glip_network import GlipNetwork
 from system.uris import expanded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -25,8 +25,8 @@ from system.grounders.detection import (
     pyramid_anchors,
     word_loss,
 )
-from system.grounders.glip.dense_head import DenseHead, FeaturePyramid, WordScores
-from system.grounders.glip.glip_config import GlipConfig
+from system.grounders.simple_glip.dense_head import DenseHead, FeaturePyramid, WordScores
+from system.grounders.simple_glip.glip_config import GlipConfig
 from system.grounders.swin_prompts import SwinPrompts, WindowEntry
 
 BOX_WEIGHT = 2.0  # of the box loss in the sum (ATSS)

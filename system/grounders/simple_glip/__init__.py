@@ -1,0 +1,1 @@
+"""The small GLIP-like grounder: its sizes, its networks, its files."""
