@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,10 +69,11 @@ def weight_file(place: Path) -> Path:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, without the prefix `module.`.
+    """The tensors of a file by name; the prefix `module.` goes where every name has it.
 
-    Of a checkpoint that holds more, the raw weights. Raises StorageError naming a file that is
-    damaged or holds anything but tensors.
+    Of a checkpoint that holds more, the raw weights. The tensors are mapped from the file as they
+    are used, and changes to them stay in memory. Raises StorageError naming a file that is damaged
+    or holds anything but tensors.
     """
     if file.suffix in SAFE:
         from safetensors import SafetensorError
@@ -79,15 +83,20 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             return _unprefixed(load_file(file))
         except SafetensorError as error:
             raise StorageError(f"{file} is damaged: {error}") from error
+    whole = zipfile.is_zipfile(file)
+    if not whole and _begins_as_zip(file):
+        raise StorageError(f"{file} is damaged: its end is missing; fetch it again")
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign pickle's protocol: refused anyway
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=whole)
     except pickle.UnpicklingError as error:
         raise StorageError(
-            f"{file} is damaged, or holds objects beside tensors, which are not loaded as they "
-            "could run code; save its state_dict alone"
+            f"{file} is damaged, or holds objects beside tensors{_object_in(error)}, which are not "
+            "loaded as they could run code; save its state_dict alone"
         ) from error
     except Exception as error:  # whatever the reader makes of a torn file
-        raise StorageError(f"{file} is damaged: {error}") from error
+        raise StorageError(f"{file} is damaged: {' '.join(str(error).split())[:300]}") from error
     return _unprefixed(_state(found, file))
 
 
@@ -112,7 +121,7 @@ def require_same_names(
         if names
     ]
     if wrong:
-        raise ConfigError(f"{what} does not fit, so nothing is written; {'; '.join(wrong)}")
+        raise ConfigError(f"{what} does not fit; {'; '.join(wrong)}")
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -132,7 +141,7 @@ def _state(found: Any, file: Path) -> dict[str, Tensor]:
         for key in NESTED:
             if isinstance(found.get(key), Mapping):
                 return _state(found[key], file)
-    kinds = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+    kinds = _listed(list(map(str, found))) if isinstance(found, Mapping) else type(found).__name__
     raise StorageError(
         f"{file} holds no state_dict, alone or under {' or '.join(NESTED)}, but: "
         f"{kinds or 'nothing'}"
@@ -140,7 +149,19 @@ def _state(found: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not all(name.startswith(PREFIX) for name in state):  # else two names could become one
+        return dict(state)
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+
+
+def _begins_as_zip(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
+def _object_in(error: pickle.UnpicklingError) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" ({found[1]})" if found else ""
 
 
 def _listed(names: Sequence[str]) -> str:
