@@ -11,28 +11,17 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from transformers import BertConfig, BertModel, SwinBackbone, SwinConfig
 
 from system.grounders.bert_prompts import BertPrompts
+from system.grounders.glip.published_names import own_tensors
 from system.grounders.swin_prompts import SwinPrompts, WindowEntry
 from tests.golden.named_weights import state_dict
 from tests.golden.runner import Fixture, check
 
 Outputs = Mapping[str, NDArray[Any]]
 
-#: Parts of GLIP's names for a Swin and the library's.
-SWIN_NAMES = {
-    "patch_embed.proj": "swin.embeddings.patch_embeddings.projection",
-    "patch_embed.norm": "swin.embeddings.norm",
-    "layers.": "swin.encoder.layers.",
-    ".norm1": ".layernorm_before",
-    ".norm2": ".layernorm_after",
-    "attn.proj": "attention.o_proj",
-    "attn.relative_position_bias_table": (
-        "attention.relative_position_bias.relative_position_bias_table"
-    ),
-}
 #: As released; as released, but for one image at a time; right.
 RUNS = {
     "released_batch": WindowEntry(tiling="released", relative_bias="released"),
@@ -41,12 +30,16 @@ RUNS = {
 }
 
 
-def _under(prefix: str, weights: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): torch.from_numpy(value)
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
+STAGES = (1, 2, 3, 4)
+
+
+def filled(model: Any, part: str, weights: Mapping[str, NDArray[Any]]) -> Any:
+    """One of the network's parts, with the published weights by the product's names."""
+    published = {name: torch.from_numpy(value) for name, value in weights.items()}
+    names = [f"{part}.{name}" for name in model.state_dict()]
+    values = own_tensors(names, published, STAGES)
+    model.load_state_dict({name.removeprefix(f"{part}."): value for name, value in values.items()})
+    return model.eval()
 
 
 def glip_swin(config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> Any:
@@ -59,39 +52,18 @@ def glip_swin(config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) ->
             num_heads=config["num_heads"],
             window_size=7,
             drop_path_rate=0.0,
-            out_indices=[1, 2, 3, 4],
+            out_indices=list(STAGES),
         )
     )
-    values = {}
-    for given, value in _under("backbone.body.", weights).items():
-        if given.endswith("relative_position_index"):
-            continue
-        if given.startswith("norm"):  # of the level that leaves the tower, from the second on
-            stage, kind = given.removeprefix("norm").split(".")
-            values[f"hidden_states_norms.stage{int(stage) + 1}.{kind}"] = value
-            continue
-        name = given
-        for old, new in SWIN_NAMES.items():
-            name = name.replace(old, new)
-        if ".attn.qkv" in name:
-            for part, chunk in zip("qkv", value.chunk(3), strict=True):
-                values[name.replace("attn.qkv", f"attention.{part}_proj")] = chunk
-            continue
-        values[name] = value
-    missing, surplus = model.load_state_dict(values, strict=False)
-    assert not surplus, surplus
-    unused = {"swin.layernorm", "hidden_states_norms.stage1"}
-    assert {name.rpartition(".")[0] for name in missing} == unused, missing
+    model.swin.layernorm = nn.Identity()  # behind the last stage; no level passes through it
     model.hidden_states_norms["stage1"] = nn.Identity()
-    return model.eval()
+    return filled(model, "vision", weights)
 
 
 def glip_bert(config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> Any:
     """The library's BERT with GLIP's weights."""
     model: Any = BertModel(BertConfig(**config), add_pooling_layer=False)
-    values = _under("language_backbone.body.model.", weights)
-    model.load_state_dict({k: v for k, v in values.items() if "position_ids" not in k})
-    return model.eval()
+    return filled(model, "text", weights)
 
 
 @check("diff_prompt_on_glip")
