@@ -15,8 +15,9 @@ from transformers import GroundingDinoForObjectDetection
 from system.backbones.computation import Computation
 from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
+from system.grounders.dino.dino_grounder import GroundingDino
 from system.grounders.grounder import GROUNDERS, Entries, Grounder, GroundingBatch
-from system.grounders.grounding_dino import GroundingDino, load_grounding_dino
+from system.grounders.grounding_dino import load_grounding_dino
 from tests.backbones.edited_checkpoint import edited, in_json
 from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
 

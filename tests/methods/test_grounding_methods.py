@@ -11,8 +11,9 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import BackboneShape
 from system.errors import ConfigError
+from system.grounders.dino.dino_grounder import GroundingDino
 from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
-from system.grounders.grounding_dino import GroundingDino, load_grounding_dino
+from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import (
     GroundingSetting,
     Method,

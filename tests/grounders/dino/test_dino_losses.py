@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from system.grounders.grounding_dino_loss import loss_terms, sample_losses
+from system.grounders.dino.dino_losses import loss_terms, sample_losses
 
 CONFIG = SimpleNamespace(bbox_loss_coefficient=5.0, giou_loss_coefficient=3.0)
 

@@ -1,0 +1,1 @@
+"""The Grounding DINO family of `transformers`: the grounder, its texts, its losses."""
