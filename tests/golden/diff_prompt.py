@@ -17,7 +17,7 @@ from system.diff_prompt.prompt_generator.sampling import ddim_path
 from system.methods.prompts.diff_prompt import PromptAdapter, PromptAdapterConfig, prompt_steps
 from system.results.metrics import Overlap
 from system.results.rec import best_hits, rec_recall
-from tests.golden.runner import Fixture, check
+from tests.golden.runner import Fixture, Tolerance, check
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -77,7 +77,7 @@ def _mask_dit(fixture: Fixture) -> Outputs:
     return {"output": output.numpy(), "weights/pos_embed": positions.numpy()}
 
 
-@check("diffusion", absolute={"ddim_path": 2e-4})
+@check("diffusion", {"ddim_path": Tolerance(absolute=2e-4, relative=1e-4)})
 def _diffusion(fixture: Fixture) -> Outputs:
     inputs = _tensors(fixture)
     names: tuple[ScheduleName, ...] = ("squaredcos_cap_v2", "linear")

@@ -10,36 +10,56 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-RELATIVE_TOLERANCE = 1e-4
-ABSOLUTE_TOLERANCE = 1e-5
-
 Fixture = Mapping[str, NDArray[Any]]
 Check = Callable[[Fixture], Mapping[str, NDArray[Any]]]
 
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The error that an element may have: the largest of the three."""
+
+    absolute: float = 0.0
+    relative: float = 0.0  # a share of the element that is expected
+    scaled: float = 0.0  # a share of the output's largest expected element, or of 1 if that is more
+
+
+USUAL = Tolerance(absolute=1e-5, relative=1e-4)
+
 CHECKS: dict[str, Check] = {}
-#: Absolute tolerances other than the usual one, by fixture and output.
-TOLERANCES: dict[str, Mapping[str, float]] = {}
+#: Tolerances other than the usual one, by fixture and pattern of outputs' names.
+TOLERANCES: dict[str, Mapping[str, Tolerance]] = {}
 
 
-def check(name: str, absolute: Mapping[str, float] | None = None) -> Callable[[Check], Check]:
+def check(
+    name: str, tolerance: Tolerance | Mapping[str, Tolerance] = USUAL
+) -> Callable[[Check], Check]:
     """Decorator that enters a check under its fixture's name.
 
-    `absolute` holds the tolerance of outputs for which the fixture states its own.
+    `tolerance` is the fixture's own, of all outputs, or of those whose names match a pattern with
+    `*`; the first that matches counts.
     """
 
     def enter(function: Check) -> Check:
         assert name not in CHECKS, f"two checks for the fixture {name}"
         CHECKS[name] = function
-        TOLERANCES[name] = absolute or {}
+        TOLERANCES[name] = {"*": tolerance} if isinstance(tolerance, Tolerance) else tolerance
         return function
 
     return enter
+
+
+def _tolerance(name: str, output: str) -> Tolerance:
+    for pattern, tolerance in TOLERANCES[name].items():
+        if fnmatchcase(output, pattern):
+            return tolerance
+    return USUAL
 
 
 @dataclass(frozen=True)
@@ -106,8 +126,10 @@ def _compare(name: str, outputs: Mapping[str, NDArray[Any]], fixture: Fixture) -
         error, share = _errors(actual, expected)
         absolute = max(absolute, float(error.max(initial=0)))
         relative = max(relative, float(share.max(initial=0)))
-        allowed = TOLERANCES[name].get(key, ABSOLUTE_TOLERANCE)
-        if not ((error <= allowed) | (share <= RELATIVE_TOLERANCE)).all():
+        allowed = _tolerance(name, key)
+        largest = np.abs(expected[np.isfinite(expected)]).max(initial=1)
+        absolutely = max(allowed.absolute, allowed.scaled * float(largest))
+        if not ((error <= absolutely) | (share <= allowed.relative)).all():
             wrong.append(key)
     if wrong:
         detail = f"beyond tolerance: {', '.join(wrong)}"
