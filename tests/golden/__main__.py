@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.golden import (  # noqa: F401  (they register their checks)
     coupled,
     diff_prompt,
+    glip_boxes,
     grounding,
     lpi,
     pools,

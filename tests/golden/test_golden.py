@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tests.golden import (  # noqa: F401  (they register their checks)
     coupled,
     diff_prompt,
+    glip_boxes,
     glip_towers,
     grounding,
     lpi,
@@ -44,7 +45,10 @@ OUTPUTS = {
     "prompt_adapter": "prompt_layer2",
     "diff_prompt_on_glip": "out_corrected_c5",
     "rec_recall": "recall_iou_1_5_10_all",
+    "glip_boxes": "out_decoded",
     "glip_inputs": "out_positive_map_2",
+    "glip_losses": "out_normal_grad_boxes_0",
+    "glip_postprocess": "out_tight_boxes_1",
     "clip_adapter": "output",
     "fedtpg": "output",
 }
