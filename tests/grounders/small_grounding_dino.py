@@ -1,4 +1,4 @@
-"""A Grounding DINO of the real class, small and random, saved as checkpoints come."""
+"""A Grounding DINO of a real class, small and random, saved as checkpoints come."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,16 @@ import torch
 from transformers import (
     BertConfig,
     BertTokenizerFast,
-    GroundingDinoConfig,
     GroundingDinoForObjectDetection,
+    MMGroundingDinoForObjectDetection,
     SwinConfig,
 )
 
+#: The classes of the family, by the grounder that loads them.
+FAMILY = {
+    "grounding_dino": GroundingDinoForObjectDetection,
+    "mm_grounding_dino": MMGroundingDinoForObjectDetection,
+}
 IMAGE_SIZE = 64
 WORDS = ["the", "a", "on", "left", "right", "disk", "square", "red", "dog", "of"]
 # The library knows these tokens by their numbers in BERT's own vocabulary.
@@ -20,7 +25,7 @@ FIXED = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 10
 VOCABULARY = 1040
 
 
-def grounding_dino_config(*, text_layers: int = 3, **changes: Any) -> GroundingDinoConfig:
+def grounding_dino_config(kind: str, *, text_layers: int = 3, **changes: Any) -> Any:
     """Sizes of the small model: Swin blocks of widths 16, 16, 32, 64, and a BERT of 32."""
     swin = SwinConfig(
         image_size=IMAGE_SIZE,
@@ -53,18 +58,22 @@ def grounding_dino_config(*, text_layers: int = 3, **changes: Any) -> GroundingD
         "encoder_n_points": 2,
         "decoder_n_points": 2,
     }
-    return GroundingDinoConfig(backbone_config=swin, text_config=text, **(values | changes))
+    made = FAMILY[kind].config_class
+    return made(backbone_config=swin, text_config=text, **(values | changes))
 
 
 def write_small_grounding_dino(
-    directory: Path, *, seed: int = 0, text_layers: int = 3, **changes: Any
+    directory: Path,
+    kind: str = "grounding_dino",
+    *,
+    seed: int = 0,
+    text_layers: int = 3,
+    **changes: Any,
 ) -> Path:
-    """Save a random Grounding DINO, its tokenizer and its image processor under `directory`."""
+    """Save a random model of FAMILY, its tokenizer and its image processor under `directory`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = GroundingDinoForObjectDetection(
-            grounding_dino_config(text_layers=text_layers, **changes)
-        )
+        model = FAMILY[kind](grounding_dino_config(kind, text_layers=text_layers, **changes))
         for name, parameter in model.named_parameters():
             # Fresh heads propose the same box everywhere and ignore the text; a trained one not.
             if "bbox_embed" in name and ".layers.2." in name:

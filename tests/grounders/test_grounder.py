@@ -64,9 +64,10 @@ def test_real_grounders_select_as_released() -> None:
     glip = compose(["grounder=glip_style"]).grounder
     assert glip is not None
     assert glip.selection == SelectionConfig(0.05, 1000)
-    dino = compose(["grounder=grounding_dino"]).grounder
-    assert dino is not None
-    assert dino.selection == SelectionConfig(0.05, None)
+    for name in ("grounding_dino", "mm_grounding_dino"):
+        dino = compose([f"grounder={name}"]).grounder
+        assert dino is not None
+        assert dino.selection == SelectionConfig(0.05, None)
 
 
 def _recall(grounder: Grounder, *, objects: int, named: bool) -> Mapping[int | None, float]:

@@ -1,7 +1,4 @@
-"""Grounding DINO from `transformers`, frozen, with entries for prompts in its Swin and its BERT.
-
-Liu et al., "Grounding DINO: Marrying DINO with Grounded Pre-Training for Open-Set Object
-Detection", ECCV 2024 (arXiv 2303.05499).
+"""The Grounding DINO family of `transformers`, frozen, with entries for prompts in Swin and BERT.
 
 Legend: B batch, Q queries, T tokens, K boxes, P feature width.
 """
@@ -10,6 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from itertools import chain
 from typing import Any
 
@@ -104,7 +102,7 @@ def level_sides(config: Any, side: int) -> tuple[int, ...]:
 
 
 class GroundingDino(Grounder):
-    """A `transformers.GroundingDinoForObjectDetection` as a frozen grounder.
+    """A Grounding DINO or MM-Grounding-DINO of `transformers` as a frozen grounder.
 
     The model's own class is left alone: prompts enter by hooks. A text is one phrase: its words
     and a closing stop, since the model lets words see each other between two stops alone.
@@ -335,8 +333,7 @@ class GroundingDino(Grounder):
 
     def _phrase(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Attention masks [B, 1, T, T] and positions [B, T] as the model makes them of ids."""
-        from transformers.models.grounding_dino import modeling_grounding_dino as library
-
+        library = import_module(type(self.model).__module__)
         masks, positions = library.generate_masks_with_special_tokens_and_transfer_map(
             tokens.ids, self.model.model.special_tokens
         )

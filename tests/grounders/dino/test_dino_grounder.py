@@ -1,4 +1,4 @@
-"""Grounding DINO behind the grounder's interface: the library's own outputs, and prompts."""
+"""The Grounding DINO family behind the grounder's interface: the library's outputs, and prompts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import GroundingDinoForObjectDetection
 
-from system.backbones.computation import Computation
 from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.dino.dino_grounder import GroundingDino
 from system.grounders.grounder import GROUNDERS, Entries, Grounder, GroundingBatch
-from system.grounders.grounding_dino import load_grounding_dino
 from tests.backbones.edited_checkpoint import edited, in_json
-from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
+from tests.grounders.small_grounding_dino import FAMILY, IMAGE_SIZE, write_small_grounding_dino
 
 TEXTS = ["the red dog on the left", "a disk"]
 TARGETS = [
@@ -28,16 +25,27 @@ TARGETS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_grounding_dino(tmp_path_factory.mktemp("dino"))
+@pytest.fixture(scope="module", params=FAMILY)
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
 
 
 @pytest.fixture(scope="module")
-def grounder(checkpoint: Path) -> GroundingDino:
-    loaded = GROUNDERS.get("grounding_dino")(GrounderConfig("grounding_dino", str(checkpoint)))
+def checkpoint(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_grounding_dino(tmp_path_factory.mktemp("dino"), kind)
+
+
+def load(kind: str, path: Path, *, frugal: bool = False) -> GroundingDino:
+    config = GrounderConfig(kind, str(path), gradient_checkpointing=frugal)
+    loaded = GROUNDERS.get(kind)(config)
     assert isinstance(loaded, GroundingDino)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def grounder(kind: str, checkpoint: Path) -> GroundingDino:
+    return load(kind, checkpoint)
 
 
 def images() -> Tensor:
@@ -67,9 +75,11 @@ def prompts(grounder: GroundingDino, *, samples: int = 1) -> Entries:
     )
 
 
-def test_boxes_are_the_librarys_to_the_bit(grounder: GroundingDino, checkpoint: Path) -> None:
+def test_boxes_are_the_librarys_to_the_bit(
+    kind: str, grounder: GroundingDino, checkpoint: Path
+) -> None:
     """Without entries a method would otherwise be judged against another model."""
-    plain = GroundingDinoForObjectDetection.from_pretrained(checkpoint).eval()
+    plain = FAMILY[kind].from_pretrained(checkpoint).eval()
     given = batch(grounder)
     with torch.no_grad():
         output = plain(given.images, given.tokens.ids, attention_mask=given.tokens.mask)
@@ -86,11 +96,11 @@ def test_boxes_are_the_librarys_to_the_bit(grounder: GroundingDino, checkpoint: 
 
 @pytest.mark.parametrize("changes", [{}, {"auxiliary_loss": True}])
 def test_a_samples_loss_is_what_the_library_makes_of_it_alone(
-    tmp_path: Path, changes: dict[str, Any]
+    kind: str, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """Else the loss of a global batch would depend on how it is cut among workers."""
-    grounder = load_grounding_dino(str(write_small_grounding_dino(tmp_path, **changes)))
-    plain = GroundingDinoForObjectDetection.from_pretrained(tmp_path).eval()
+    grounder = load(kind, write_small_grounding_dino(tmp_path, kind, **changes))
+    plain = FAMILY[kind].from_pretrained(tmp_path).eval()
     together = total(grounder.losses(batch(grounder), Entries()))
     for index in (0, 1):
         one = alone(grounder, index)
@@ -169,10 +179,10 @@ def test_the_pyramid_s_levels_can_be_changed(grounder: GroundingDino) -> None:
 
 
 def test_recomputed_activations_give_the_same_gradients(
-    grounder: GroundingDino, checkpoint: Path
+    kind: str, grounder: GroundingDino, checkpoint: Path
 ) -> None:
     """In the backward pass no prompt is active any more: it has to come with the inputs."""
-    frugal = load_grounding_dino(str(checkpoint), Computation(gradient_checkpointing=True))
+    frugal = load(kind, checkpoint, frugal=True)
     found = []
     for model in (grounder, frugal):
         entries = prompts(grounder)
@@ -254,9 +264,9 @@ def test_an_image_is_squeezed_to_the_square(grounder: GroundingDino) -> None:
 
 
 def test_an_adapter_belongs_to_these_weights_and_settings(
-    grounder: GroundingDino, checkpoint: Path, tmp_path: Path
+    kind: str, grounder: GroundingDino, checkpoint: Path, tmp_path: Path
 ) -> None:
-    copied = load_grounding_dino(str(edited(checkpoint, tmp_path / "copy")))
+    copied = load(kind, edited(checkpoint, tmp_path / "copy"))
     assert copied.fingerprint == grounder.fingerprint
     edits = [
         in_json("config.json", class_cost=2.0),
@@ -264,22 +274,44 @@ def test_an_adapter_belongs_to_these_weights_and_settings(
         in_json("preprocessor_config.json", image_mean=[0.1, 0.2, 0.3]),
     ]
     for number, edit in enumerate(edits):
-        changed = load_grounding_dino(str(edited(checkpoint, tmp_path / str(number), edit)))
+        changed = load(kind, edited(checkpoint, tmp_path / str(number), edit))
         assert changed.fingerprint != grounder.fingerprint
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (in_json("config.json", model_type="bert"), r"grounder\.path=.*not a Grounding DINO"),
+        (
+            in_json("config.json", model_type="bert"),
+            r"not a (MM-)?Grounding.DINO",
+        ),
         (in_json("tokenizer_config.json", cls_token="the"), r"grounder\.path=.*'the'"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_named(
-    checkpoint: Path, tmp_path: Path, edit: Any, message: str
+    kind: str, checkpoint: Path, tmp_path: Path, edit: Any, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_grounding_dino(str(edited(checkpoint, tmp_path, edit)))
+        load(kind, edited(checkpoint, tmp_path, edit))
+
+
+def test_a_relative_s_checkpoint_is_sent_to_its_own_group(kind: str, checkpoint: Path) -> None:
+    """Loaded as the other, it would lack the scores' biases, or leave them over."""
+    (other,) = set(FAMILY) - {kind}
+    with pytest.raises(ConfigError, match=rf"not a .*; choose grounder={kind}$"):
+        load(other, checkpoint)
+
+
+def test_the_relative_s_scores_have_a_bias(tmp_path: Path) -> None:
+    """It is what tells the two apart: left at its start, all scores would be near 0.01."""
+    path = write_small_grounding_dino(tmp_path, "mm_grounding_dino")
+    model = FAMILY["mm_grounding_dino"].from_pretrained(path)
+    for layer in model.class_embed:
+        torch.nn.init.constant_(layer.bias, 2.0)
+    model.save_pretrained(path)
+    grounder = load("mm_grounding_dino", path)
+    (first, _) = grounder.ground(batch(grounder), Entries())
+    assert bool((first.scores > 0.5).any())
 
 
 def test_it_stays_frozen(grounder: GroundingDino) -> None:
