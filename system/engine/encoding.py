@@ -17,6 +17,7 @@ from system.backbones.dual_encoder import DualEncoder, ImageTransform, Modality,
 from system.config.schema import InputConfig
 from system.data.shards.loading import row_selection
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.padding import PaddedImages
 from system.engine.worker_group import WorkerGroup
 from system.methods.sharing import StreamMethod
 from system.storage.feature_store import FeatureStore
@@ -148,6 +149,12 @@ def filled(rows: Tensor, size: int) -> Tensor:
     if len(rows) == size:
         return rows
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+
+
+def filled_images(images: PaddedImages, size: int) -> PaddedImages:
+    """Images and copies of the last one: `size` of them."""
+    sizes = None if images.sizes is None else filled(images.sizes, size)
+    return PaddedImages(filled(images.pixels, size), sizes)
 
 
 def as_indices(mask: Tensor) -> list[int]:

@@ -30,6 +30,7 @@ from system.grounders.grounder import (
     Span,
     Tokens,
     block_sides,
+    covered,
     level_means,
     positive_mask,
 )
@@ -172,9 +173,9 @@ class GlipStyle(Grounder):
         return {name: value for name, value in every if name.startswith(names)}
 
     @override
-    def image_features(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         with torch.no_grad(), self.computation.autocast(images.device):
-            return level_means(self.network.see(images))
+            return level_means(self.network.see(images), covered(images, sizes))
 
     @override
     def text_features(self, tokens: Tokens) -> Tensor:

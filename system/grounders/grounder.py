@@ -142,6 +142,13 @@ class GroundingBatch:
     images: Tensor  # (B, 3, H, W)
     tokens: Tokens
     targets: Sequence[Tensor] = field(default_factory=tuple)  # B of (n, 4), empty when not training
+    #: (B, 2), each image's own height and width where others are padded to; None: all are H, W.
+    sizes: Tensor | None = None
+
+    @property
+    def covered(self) -> Tensor | None:
+        """Shares (B, 2) of the tensor's height and width that images cover; None: all of both."""
+        return covered(self.images, self.sizes)
 
 
 class Grounder(nn.Module, ABC):
@@ -157,6 +164,8 @@ class Grounder(nn.Module, ABC):
     shape: GrounderShape
     name: str
     computation: Computation
+    #: To multiples of how many pixels a batch of images is padded.
+    side_multiple: ClassVar[int] = 1
     #: Which boxes are handed on; no part of the fingerprint, since no prompt depends on it.
     selection: SelectionConfig = SelectionConfig()
     #: Whether the words that an expression's spans cover name its object, or all words do.
@@ -184,10 +193,10 @@ class Grounder(nn.Module, ABC):
         """Parameters of the last layers, which read boxes and scores, by their names."""
 
     @abstractmethod
-    def image_features(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Unprompted features (B, P) of images (B, 3, H, W), which route an image to its task.
 
-        They are `level_means` of the vision tower.
+        They are `level_means` of the vision tower. `sizes` as `GroundingBatch` has them.
         """
 
     @abstractmethod
@@ -290,11 +299,31 @@ def block_sides(image_size: int, patch_size: int, depths: Sequence[int]) -> tupl
     return tuple(sides)
 
 
-def level_means(levels: Sequence[Tensor]) -> Tensor:
+def covered(images: Tensor, sizes: Tensor | None) -> Tensor | None:
+    """Shares (B, 2) of the height and width of images (B, 3, H, W) that `sizes` (B, 2) are."""
+    if sizes is None:
+        return None
+    return sizes.to(images) / torch.tensor(images.shape[-2:]).to(images)
+
+
+def level_means(levels: Sequence[Tensor], covered: Tensor | None = None) -> Tensor:
     """Each level's mean (B, P) over its places, to unit length, side by side: (B, sum of P).
 
     As the vision tower hands them on: behind the pyramid only what helps to find objects is left,
-    and a scene's own look, which tells tasks apart, is mostly gone.
+    and a scene's own look, which tells tasks apart, is mostly gone. Where images are padded, the
+    mean is over the places that hold some of the image: the shares `covered` (B, 2) of the sides.
     """
-    means = [normalize(level.float().mean(dim=(2, 3)), dim=-1) for level in levels]
-    return torch.cat(means, dim=-1)
+    means = [_mean(level.float(), covered) for level in levels]
+    return torch.cat([normalize(mean, dim=-1) for mean in means], dim=-1)
+
+
+def _mean(level: Tensor, covered: Tensor | None) -> Tensor:
+    if covered is None:
+        return level.mean(dim=(2, 3))
+    rows, columns = (
+        # A little less, so that a share that was rounded up adds no place.
+        torch.arange(side, device=level.device) < (covered[:, axis, None] * side - 1e-3)
+        for axis, side in enumerate(level.shape[-2:])
+    )
+    weights = (rows[:, None, :, None] & columns[:, None, None, :]).to(level)
+    return (level * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))

@@ -18,6 +18,7 @@ from system.grounders.grounder import (
     Entries,
     Grounder,
     GroundingBatch,
+    covered,
     level_means,
     load_grounder,
 )
@@ -123,3 +124,19 @@ def test_level_means_weigh_every_level_the_same() -> None:
     assert found.shape == (2, 8)
     torch.testing.assert_close(found[:, :3].norm(dim=1), torch.ones(2))
     torch.testing.assert_close(found[:, 3:].norm(dim=1), torch.ones(2))
+
+
+def test_means_of_a_padded_image_leave_the_padding_out() -> None:
+    """A small image in a batch of large ones would be told from its own task by the padding."""
+    level = torch.rand(2, 3, 4, 6)
+    padded = level.clone()
+    padded[0, :, 2:] = padded[0, :, :, 5:] = 9.0
+    images, sizes = torch.zeros(2, 3, 128, 192), torch.tensor([[60, 160], [128, 192]])
+    found = level_means([padded], covered(images, sizes))
+    torch.testing.assert_close(found[:1], level_means([level[:1, :, :2, :5]]))
+    torch.testing.assert_close(found[1:], level_means([level[1:]]))
+    # 1 pixel of 2,016 still covers a place, and 33 of 64 cover two.
+    level = torch.rand(1, 3, 63, 2)
+    sides = torch.zeros(1, 3, 2016, 64)
+    found = level_means([level], covered(sides, torch.tensor([[1, 33]])))
+    torch.testing.assert_close(found, level_means([level[:, :, :1]]))

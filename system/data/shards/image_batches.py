@@ -9,12 +9,12 @@ from contextlib import ExitStack, closing
 from itertools import accumulate
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from system.data.shards.images import Decoding, decode_image
 from system.data.shards.loading import Transform
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.padding import PaddedImages, padded_together
 from system.data.shards.parallel import bounded_map, prefetch
 from system.data.shards.shard_reader import SplitReader
 
@@ -31,9 +31,11 @@ def image_batches(
     *,
     transform: Transform,
     threads: int,
-) -> Generator[Tensor, None, None]:
+    multiple: int = 1,
+) -> Generator[PaddedImages, None, None]:
     """Yield the images [b, 3, H, W] of each batch, in the order asked; a row may come often.
 
+    A batch is padded to its largest image, and that to a `multiple` of pixels: `padded_together`.
     Closing the generator ends its threads. Raises, while reading: DataError naming shard and file
     of an image that does not decode.
     """
@@ -42,12 +44,12 @@ def image_batches(
         name, data, decoding = item
         return transform(decode_image(data, name, decoding), None)
 
-    def produce() -> Generator[Tensor, None, None]:
+    def produce() -> Generator[PaddedImages, None, None]:
         with _Images(handles) as images:
             found = (images.read(place) for batch in batches for place in batch)
             with closing(bounded_map(decode, found, threads=threads)) as pixels:
                 for batch in batches:
-                    yield torch.stack([next(pixels) for _ in batch])
+                    yield padded_together([next(pixels) for _ in batch], multiple)
 
     return prefetch(produce(), depth=_BATCHES_AHEAD)
 

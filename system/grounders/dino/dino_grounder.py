@@ -34,6 +34,7 @@ from system.grounders.grounder import (
     Span,
     Tokens,
     block_sides,
+    covered,
     level_means,
 )
 from system.grounders.lockstep import Lockstep
@@ -226,9 +227,10 @@ class GroundingDino(Grounder):
 
     @torch.no_grad()
     @override
-    def image_features(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         tower = self.model.model.backbone.conv_encoder.model
-        return level_means(tower(images, return_dict=True).feature_maps)
+        found = tower(images, return_dict=True).feature_maps
+        return level_means(found, covered(images, sizes))
 
     @torch.no_grad()
     @override

@@ -58,7 +58,8 @@ class Cocoop(Method):
 
     @override
     def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
-        features = grounder.image_features(batch.images).detach().to(self.context)  # [B, P]
+        features = grounder.image_features(batch.images, batch.sizes)  # [B, P]
+        features = features.detach().to(self.context)
         return Entries(context=self.context + self.shift(features)[:, None])
 
     def shift(self, features: Tensor) -> Tensor:

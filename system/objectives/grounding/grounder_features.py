@@ -15,7 +15,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import unit
 from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
-from system.engine.encoding import dealt_blocks, filled, in_order
+from system.engine.encoding import dealt_blocks, filled_images, in_order
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder
 from system.storage.feature_store import FeatureStore
@@ -53,11 +53,12 @@ class GrounderFeatures:
             [[(0, row) for row in block] for block in mine],
             transform=self.grounder.image_transform(),
             threads=self.threads,
+            multiple=self.grounder.side_multiple,
         )
         with closing(batches):
             for block, images in zip(mine, batches, strict=True):
-                pixels = filled(images, self.block).to(self.group.device)
-                features = unit(self.grounder.image_features(pixels))
+                pixels, sizes = filled_images(images, self.block)
+                features = unit(self.grounder.image_features(pixels.to(self.group.device), sizes))
                 parts.append(features[: len(block)].cpu())
         return in_order(self.group, torch.cat(parts), [row for block in mine for row in block])
 

@@ -23,9 +23,10 @@ from system.backbones.dual_encoder import Modality
 from system.config.schema import ExperimentConfig
 from system.data.shards.image_batches import group_of_rows, image_batches, shuffled_by_group
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.padding import PaddedImages
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens, level_means
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, level_means
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.rec_scoring import (
@@ -56,7 +57,7 @@ _JOINED = 1
 
 class _Step(NamedTuple):
     parts: Batch
-    images: list[Tensor]  # (b, 3, H, W) a micro-batch
+    images: list[PaddedImages]  # (b, 3, H, W) a micro-batch
     tasks: Sequence[ChosenExpressions]
     latents: Sequence[SplitLatents | None]  # of each of `tasks`
     joined: bool
@@ -163,7 +164,7 @@ class GroundingTraining(TaskTraining):
         entries = self.method.entries(self.grounder, batch, tasks, latents)
         features: dict[Modality, Tensor] = {}
         if self.method.has_loss_terms:
-            entries = watched(entries, batch.tokens, features)
+            entries = watched(entries, batch, features)
         weight = self.stage.grounding_loss_weight
         losses = {
             name: weight * loss for name, loss in self.grounder.losses(batch, entries).items()
@@ -219,7 +220,7 @@ def batch_images(
     batches: Iterable[Batch],
     grounder: Grounder,
     threads: int,
-) -> Generator[Tensor, None, None]:
+) -> Generator[PaddedImages, None, None]:
     """Images (b, 3, H, W) of each micro-batch of each step, in turn; see `image_batches`."""
     return image_batches(
         [chosen.handle for chosen in tasks],
@@ -230,13 +231,14 @@ def batch_images(
         ],
         transform=grounder.image_transform(),
         threads=threads,
+        multiple=grounder.side_multiple,
     )
 
 
 def grounding_batch(
     tasks: Sequence[ChosenExpressions],
     part: Sequence[Sample],
-    images: Tensor,
+    images: PaddedImages,
     grounder: Grounder,
     device: torch.device,
 ) -> GroundingBatch:
@@ -244,7 +246,7 @@ def grounding_batch(
     expressions = [tasks[s.task].expressions[s.at] for s in part]
     tokens = expression_tokens(grounder, expressions).to(device)
     boxes = [torch.tensor(e.boxes, device=device) for e in expressions]
-    return GroundingBatch(images.to(device), tokens, boxes)
+    return GroundingBatch(images.pixels.to(device), tokens, boxes, images.sizes)
 
 
 def gathered_gradient(
@@ -283,17 +285,18 @@ def put_gradient(parameters: Mapping[str, nn.Parameter], gradient: Tensor) -> No
         start += size
 
 
-def watched(entries: Entries, tokens: Tokens, features: dict[Modality, Tensor]) -> Entries:
+def watched(entries: Entries, batch: GroundingBatch, features: dict[Modality, Tensor]) -> Entries:
     """The same entries, which leave in `features` what leaves the towers under them.
 
     The means of the image's levels and of the expression's tokens, to unit length, (B, P) each.
     """
     levels: dict[int, Tensor] = {}
+    tokens = batch.tokens
 
     def adapt_level(index: int, level: Tensor) -> Tensor:
         level = level if entries.adapt_level is None else entries.adapt_level(index, level)
         levels[index] = level
-        features["vision"] = level_means([levels[at] for at in sorted(levels)])
+        features["vision"] = level_means([levels[at] for at in sorted(levels)], batch.covered)
         return level
 
     def adapt_text(hidden: Tensor) -> Tensor:

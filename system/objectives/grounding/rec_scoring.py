@@ -1,7 +1,8 @@
 """The boxes that a grounder finds for a split's expressions, the same for any number of workers.
 
 Expressions go through the grounder in blocks of one fixed size, the last one filled up, each block
-on one worker: neither the order of the work nor who does it changes what is found.
+on one worker: neither the order of the work nor who does it changes what is found. Images of unlike
+sizes are padded to the largest of their block, which is the same in every run.
 
 Legend: n expressions, E block size, K boxes.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from system.data.shards.image_batches import image_batches
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.padding import PaddedImages
 from system.data.shards.split_objects import (
     LeftOut,
     ReferredExpression,
@@ -25,7 +27,7 @@ from system.data.shards.split_objects import (
     subsample,
 )
 from system.diff_prompt.prompt_latents import SplitLatents
-from system.engine.encoding import filled, in_order
+from system.engine.encoding import filled_images, in_order
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
@@ -125,6 +127,7 @@ class RecScorer:
             places,
             transform=self.grounder.image_transform(),
             threads=self.threads,
+            multiple=self.grounder.side_multiple,
         )
         with closing(images):
             for block, pixels in zip(mine, images, strict=True):
@@ -169,7 +172,7 @@ class RecScorer:
         self,
         chosen: ChosenExpressions,
         block: range,
-        images: Tensor,
+        images: PaddedImages,
         entries: EntriesOf | None,
         latents: SplitLatents | None,
         epoch: int,
@@ -180,7 +183,8 @@ class RecScorer:
         path = None
         if latents is not None:
             path = latents.take([chosen.samples[i] for i in rows], epoch).to(device)
-        batch = GroundingBatch(filled(images, self.block).to(device), tokens)
+        pixels, sizes = filled_images(images, self.block)
+        batch = GroundingBatch(pixels.to(device), tokens, sizes=sizes)
         entering = Entries() if entries is None else entries(rows, batch, path)
         scored = self.grounder.ground(batch, entering)
         scored = scored[: len(block)]
