@@ -23,7 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid, interpolate
 
-from system.grounders.glip.deformable import TAPS, leading_numbers, modulated_deform_conv
+from system.grounders.glip.deformable import (
+    TAPS,
+    leading_numbers,
+    modulated_deform_conv,
+    output_size,
+)
 
 Upsampling = Literal["bilinear", "nearest"]
 
@@ -111,12 +116,12 @@ class DeformableBranch(nn.Module):
         """From a level (B, C, ...) and the offsets and modulation of another one (see
         `leading_numbers` where they are of a finer level).
         """
-        size = [(side - 1) // self.stride + 1 for side in level.shape[-2:]]
+        size = output_size(level, self.stride)
         found: Tensor = self.norm(
             modulated_deform_conv(
                 level,
-                leading_numbers(offset, *size),
-                leading_numbers(modulation, *size),
+                leading_numbers(offset, size),
+                leading_numbers(modulation, size),
                 self.conv.weight,
                 self.conv.bias,
                 self.stride,
