@@ -7,6 +7,7 @@ from tests.golden import (  # noqa: F401  (they register their checks)
     coupled,
     diff_prompt,
     glip_boxes,
+    glip_head,
     glip_inputs,
     grounding,
     lpi,

@@ -16,7 +16,7 @@ Legend: B batch, C channels, H W a level's sides, h w those of the next coarser 
 """
 
 from collections.abc import Sequence
-from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -49,10 +49,17 @@ class DynamicHead(nn.Module):
         )
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels (B, C, H, W) of the same sizes; given fine to coarse, each half of the one
-        before, rounded up.
+        """Levels (B, C, H, W) of the sizes given: fine to coarse, one or more.
+
+        Raises ValueError unless each is half of the one before, rounded up.
         """
         found = list(levels)
+        for finer, level in pairwise(found):
+            if tuple(level.shape[-2:]) != output_size(finer, stride=2):
+                raise ValueError(
+                    f"levels of {[tuple(each.shape[-2:]) for each in found]} cells: each must be "
+                    "half of the one before, rounded up"
+                )
         for block in self.blocks:
             found = block(found)
         return found
@@ -63,8 +70,7 @@ class DynamicBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int, upsampling: Upsampling) -> None:
         super().__init__()
-        align = True if upsampling == "bilinear" else None
-        self._upsample = partial(interpolate, mode=upsampling, align_corners=align)
+        self.upsampling = upsampling
         self.offset = nn.Conv2d(channels, 3 * TAPS, 3, padding=1)
         self.same = DeformableBranch(channels, groups)
         self.finer = DeformableBranch(channels, groups, stride=2)
@@ -87,7 +93,7 @@ class DynamicBlock(nn.Module):
             branches.append(self.finer(levels[index - 1], offset, modulation))
         if index < len(levels) - 1:
             coarse = self.coarser(levels[index + 1], offset, modulation)
-            branches.append(self._upsample(coarse, size=level.shape[-2:]))
+            branches.append(self.upsample(coarse, level.shape[-2:]))
         gated = [self.strength(branch) * branch for branch in branches]
         found: Tensor = self.activation(torch.stack(gated).mean(dim=0))
         return found
@@ -96,6 +102,11 @@ class DynamicBlock(nn.Module):
         """Offsets (B, 18, H, W) and modulation (B, 9, H, W) of a level's taps."""
         offset, modulation = self.offset(level).split((2 * TAPS, TAPS), dim=1)
         return offset, modulation.sigmoid()
+
+    def upsample(self, coarse: Tensor, size: Sequence[int]) -> Tensor:
+        """A coarser level's branch (B, C, h, w) as (B, C, *size)."""
+        corners = True if self.upsampling == "bilinear" else None
+        return interpolate(coarse, list(size), mode=self.upsampling, align_corners=corners)
 
     def strength(self, branch: Tensor) -> Tensor:
         """Weight (B, 1, 1, 1) of a branch, from 0.5 to 1 (the paper's scale-aware attention)."""
