@@ -13,6 +13,7 @@ MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with ro
 Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
 #: Of the learning rate: towards 0 after the last step, or epoch by epoch, or not at all.
 Schedule = Literal["cosine", "cosine_epochs", "constant"]
+SizeRule = Literal["squeeze", "shortest"]  # how a grounder's images are resized
 EpochOver = Literal["images", "captions"]  # of retrieval: what an epoch has a sample for each of
 Augmentation = Literal["none", "crop_flip"]  # crop_flip: a random crop, half of them mirrored
 SmallTasks = Literal["shrink", "stop"]  # at a task of fewer samples than the batch
@@ -91,8 +92,46 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True)
+class ImageSizeConfig:
+    """The size that a grounder's images are brought to; None: as the checkpoint's files have it.
+
+    `rule` squeeze: to `side` x `side` pixels, whatever the aspect ratio was; shortest: to a
+    shortest side of `side`, or less where the longest would be above `longest`.
+    """
+
+    rule: SizeRule | None = None
+    side: int | None = None
+    longest: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("side", "longest"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+
+    def over(self, rule: SizeRule, side: int, longest: int) -> tuple[SizeRule, int, int]:
+        """What holds over a checkpoint's own rule, side and longest side.
+
+        Raises ConfigError for a longest side that is of no use, or below the shortest.
+        """
+        rule, side = self.rule or rule, self.side or side
+        if rule == "squeeze" and self.longest is not None:
+            raise ConfigError(
+                f"grounder.images.longest={self.longest} is of no use to images that are squeezed "
+                "to a square; set grounder.images.rule=shortest, or longest to null"
+            )
+        longest = self.longest or longest
+        if rule == "shortest" and longest < side:
+            raise ConfigError(
+                f"grounder.images: the longest side, {longest}, is below the shortest, {side}; set "
+                "grounder.images.longest"
+            )
+        return rule, side, longest
+
+
+@dataclass(frozen=True)
 class GrounderConfig(FrozenModelConfig):
-    """A grounder.
+    """A grounder. `images` is part of its fingerprint: an adapter fits its own image size.
 
     `positive_words`: which words of an expression name its object, in loss and score: those of the
     spans that a data set's files give, where they do, or all.
@@ -100,6 +139,7 @@ class GrounderConfig(FrozenModelConfig):
 
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     positive_words: Literal["spans", "all"] = "spans"
+    images: ImageSizeConfig = field(default_factory=ImageSizeConfig)
 
 
 CAPTION = "{caption}"  # its place in a text template

@@ -30,11 +30,11 @@ class GrounderShape:
     vision_widths: tuple[int, ...]  # of each vision block, in order; Swin's grow with its stages
     text_widths: tuple[int, ...]  # of each text layer
     pyramid_widths: tuple[int, ...]  # of each level that the vision tower hands on
-    image_size: int
+    image_size: int  # side of the square, or the shortest side
     context_length: int
     feature_width: int  # of `text_features`
-    level_sides: tuple[int, ...] = ()  # H of each level behind the pyramid, of a square image
-    vision_sides: tuple[int, ...] = ()  # of each vision block's square feature map, where known
+    level_sides: tuple[int, ...] = ()  # of each level behind the pyramid, if images are squares
+    vision_sides: tuple[int, ...] = ()  # of each vision block's feature map, if it is one
 
     @property
     def image_feature_width(self) -> int:
@@ -217,7 +217,7 @@ class Grounder(nn.Module, ABC):
 
     @abstractmethod
     def image_transform(self) -> ImageTransform:
-        """The checkpoint's own preprocessing to a square of `shape.image_size`."""
+        """The checkpoint's own preprocessing, at the size that the config asks for."""
 
     @property
     @abstractmethod
@@ -289,8 +289,13 @@ def load_grounder(config: GrounderConfig) -> Grounder:
     return grounder
 
 
-def block_sides(image_size: int, patch_size: int, depths: Sequence[int]) -> tuple[int, ...]:
-    """Side of the feature map of each block of a Swin, whose stages halve it."""
+def block_sides(image_size: int | None, patch_size: int, depths: Sequence[int]) -> tuple[int, ...]:
+    """Side of the feature map of each block of a Swin, whose stages halve it.
+
+    None where images are of many sizes.
+    """
+    if image_size is None:
+        return ()
     sides: list[int] = []
     side = -(-image_size // patch_size)
     for depth in depths:

@@ -6,7 +6,7 @@ Detection", ECCV 2024 (arXiv 2303.05499).
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import resolved
-from system.config.schema import GrounderConfig
+from system.config.schema import GrounderConfig, ImageSizeConfig
 from system.grounders.dino.dino_checkpoint import load_dino
 from system.grounders.dino.dino_grounder import GroundingDino
 
@@ -14,15 +14,16 @@ from system.grounders.dino.dino_grounder import GroundingDino
 def load_grounding_dino(
     path: str,
     computation: Computation = Computation(),  # noqa: B008 - frozen
+    images: ImageSizeConfig = ImageSizeConfig(),  # noqa: B008 - frozen
 ) -> GroundingDino:
     """Grounding DINO at a hub id or in a local directory; see `load_dino`."""
     from transformers import GroundingDinoForObjectDetection
 
-    return load_dino(path, computation, GroundingDinoForObjectDetection, "Grounding DINO")
+    return load_dino(path, computation, images, GroundingDinoForObjectDetection, "Grounding DINO")
 
 
 def _of_config(config: GrounderConfig) -> GroundingDino:
-    return load_grounding_dino(resolved(config.path), Computation.of(config))
+    return load_grounding_dino(resolved(config.path), Computation.of(config), config.images)
 
 
 GROUNDER = _of_config

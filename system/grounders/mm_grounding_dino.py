@@ -8,7 +8,7 @@ or one for all.
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import resolved
-from system.config.schema import GrounderConfig
+from system.config.schema import GrounderConfig, ImageSizeConfig
 from system.grounders.dino.dino_checkpoint import load_dino
 from system.grounders.dino.dino_grounder import GroundingDino
 
@@ -16,15 +16,18 @@ from system.grounders.dino.dino_grounder import GroundingDino
 def load_mm_grounding_dino(
     path: str,
     computation: Computation = Computation(),  # noqa: B008 - frozen
+    images: ImageSizeConfig = ImageSizeConfig(),  # noqa: B008 - frozen
 ) -> GroundingDino:
     """MM-Grounding-DINO at a hub id or in a local directory; see `load_dino`."""
     from transformers import MMGroundingDinoForObjectDetection
 
-    return load_dino(path, computation, MMGroundingDinoForObjectDetection, "MM-Grounding-DINO")
+    return load_dino(
+        path, computation, images, MMGroundingDinoForObjectDetection, "MM-Grounding-DINO"
+    )
 
 
 def _of_config(config: GrounderConfig) -> GroundingDino:
-    return load_mm_grounding_dino(resolved(config.path), Computation.of(config))
+    return load_mm_grounding_dino(resolved(config.path), Computation.of(config), config.images)
 
 
 GROUNDER = _of_config

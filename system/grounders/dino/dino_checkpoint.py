@@ -4,6 +4,7 @@ from typing import Any
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
+from system.config.schema import ImageSizeConfig
 from system.errors import ConfigError
 from system.grounders.dino.dino_grounder import GroundingDino
 
@@ -14,11 +15,13 @@ FAMILY = {
 }
 
 
-def load_dino(path: str, computation: Computation, model: Any, title: str) -> GroundingDino:
+def load_dino(
+    path: str, computation: Computation, images: ImageSizeConfig, model: Any, title: str
+) -> GroundingDino:
     """A model of the class `model` of `transformers`, its tokenizer and its image processor.
 
     `path` is a hub id or a local directory. Raises ConfigError naming `grounder.path` and the part
-    that can't be loaded, is another model's, or does not fit the others.
+    that can't be loaded, is another model's, or does not fit the others, or `grounder.images`.
     """
     from transformers import AutoTokenizer
     from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
@@ -56,5 +59,5 @@ def load_dino(path: str, computation: Computation, model: Any, title: str) -> Gr
                 "model ends a phrase with; tokenizer and weights do not belong together"
             )
     return GroundingDino(
-        parts.model, parts.tokenizer, parts.image_processor, parts.path, computation
+        parts.model, parts.tokenizer, parts.image_processor, parts.path, computation, images
     )

@@ -11,18 +11,17 @@ from importlib import import_module
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 from typing_extensions import override
 
 from system.backbones.computation import Computation
 from system.backbones.fingerprint import SWIN_SETTINGS, TOWER_SETTINGS, digest, named
-from system.config.schema import SelectionConfig
+from system.config.schema import ImageSizeConfig, SelectionConfig
 from system.errors import ConfigError
 from system.grounders.bert_prompts import BertPrompts
+from system.grounders.dino.dino_images import DinoPixels, pixel_mask
 from system.grounders.dino.dino_losses import loss_terms, sample_losses
 from system.grounders.dino.dino_text import phrase_tokens
 from system.grounders.grounder import (
@@ -40,7 +39,6 @@ from system.grounders.grounder import (
 from system.grounders.lockstep import Lockstep
 from system.grounders.swin_prompts import SwinPrompts
 
-DEFAULT_SIDE = 800  # of the square, if the image processor names no size
 BOXES = 100  # best queries that are handed on
 HEAD_SETTINGS = (
     "d_model",
@@ -69,32 +67,13 @@ HEAD_SETTINGS = (
 )
 
 
-class SquareTransform:
-    """A `transformers` image processor that resizes to a square; picklable."""
+def level_sides(config: Any, side: int | None) -> tuple[int, ...]:
+    """Side of each level behind the towers, of a square image: each of Swin's, then halved ones.
 
-    def __init__(self, processor: Any, side: int) -> None:
-        self.processor = processor
-        self.side = side
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
-        """Pixels (3, H, H); nothing is random, since boxes are those of the whole frame."""
-        size = {"height": self.side, "width": self.side}
-        pixels = self.processor(images=image, size=size, do_pad=False, return_tensors="pt")
-        found: Tensor = pixels["pixel_values"][0]
-        return found
-
-    def __str__(self) -> str:
-        return f"the checkpoint's own image processor, to {self.side} x {self.side} pixels"
-
-
-def square_side(processor: Any) -> int:
-    """Side of the square: the height or the shorter edge that the processor resizes to."""
-    size = dict(processor.to_dict().get("size") or {})
-    return int(size.get("height") or size.get("shortest_edge") or DEFAULT_SIDE)
-
-
-def level_sides(config: Any, side: int) -> tuple[int, ...]:
-    """Side of each level behind the towers, of a square image: each of Swin's, then halved ones."""
+    None where images are of many sizes.
+    """
+    if side is None:
+        return ()
     swin = config.backbone_config
     strides = [swin.patch_size * 2 ** (stage - 1) for stage in swin.out_indices]
     while len(strides) < config.num_feature_levels:
@@ -116,11 +95,13 @@ class GroundingDino(Grounder):
         image_processor: Any,
         name: str = "grounding_dino",
         computation: Computation = Computation(),  # noqa: B008 - frozen
+        images: ImageSizeConfig = ImageSizeConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self._pixels = DinoPixels.of(image_processor, images)
         self.name = name
         self.computation = computation
         self._entries = Entries()
@@ -129,17 +110,16 @@ class GroundingDino(Grounder):
         swin = model.model.backbone.conv_encoder.model
         blocks = [block for stage in swin.swin.encoder.layers for block in stage.blocks]
         layers = model.model.text_backbone.encoder.layer
+        side = self._pixels.side if self._pixels.rule == "squeeze" else None
         self.shape = GrounderShape(
             vision_widths=tuple(block.layernorm_before.normalized_shape[0] for block in blocks),
             text_widths=(config.text_config.hidden_size,) * len(layers),
             pyramid_widths=tuple(swin.channels),
-            image_size=square_side(image_processor),
+            image_size=self._pixels.side,
             context_length=min(config.max_text_len, config.text_config.max_position_embeddings),
             feature_width=config.d_model,
-            level_sides=level_sides(config, square_side(image_processor)),
-            vision_sides=block_sides(
-                square_side(image_processor), swin.config.patch_size, swin.config.depths
-            ),
+            level_sides=level_sides(config, side),
+            vision_sides=block_sides(side, swin.config.patch_size, swin.config.depths),
         )
         self._swin_prompts = SwinPrompts(blocks)
         self._bert_prompts = BertPrompts(model.model.text_backbone.encoder)
@@ -260,8 +240,8 @@ class GroundingDino(Grounder):
         return phrase_tokens(self.tokenizer, special, self.shape.context_length, texts, spans)
 
     @override
-    def image_transform(self) -> SquareTransform:
-        return SquareTransform(self.image_processor, self.shape.image_size)
+    def image_transform(self) -> DinoPixels:
+        return self._pixels
 
     @functools.cached_property
     @override
@@ -271,8 +251,10 @@ class GroundingDino(Grounder):
             "vision": named(config.backbone_config.to_dict(), SWIN_SETTINGS),
             "text": named(config.text_config.to_dict(), TOWER_SETTINGS),
             "head": named(config.to_dict(), HEAD_SETTINGS),
-            "side": self.shape.image_size,
+            "side": self._pixels.side,
         }
+        if self._pixels.rule != "squeeze":
+            sizes["longest"] = self._pixels.longest
         return digest(self.model, sizes, self.tokenizer, self.image_processor)
 
     @contextmanager
@@ -323,12 +305,13 @@ class GroundingDino(Grounder):
         places = [level.flatten(2).transpose(1, 2) for level in adapted]
         return args, kwargs | {"vision_features": torch.cat(places, dim=1)}
 
-    def _inputs(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
+    def _inputs(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor | None]:
         tokens = batch.tokens
         if entries.added is not None:
             tokens = tokens.padded(entries.added.text_length, self.tokenizer.pad_token_id)
         return {
             "pixel_values": batch.images,
+            "pixel_mask": pixel_mask(batch.images, batch.sizes),
             "input_ids": tokens.ids,
             "attention_mask": tokens.mask,
         }

@@ -4,7 +4,7 @@ Its box corners are those of pixels: see `Pictures.box_end`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-SizeRule = Literal["squeeze", "shortest"]
+from system.config.schema import ImageSizeConfig, SizeRule
+
 Size = tuple[int, int]  # width and height, in pixels
 
 #: A batch is padded to multiples of so many pixels.
@@ -52,6 +53,11 @@ class Pictures:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3:
                 raise ValueError(f"{name} has {len(values)} values, but an image three channels")
+
+    def resized(self, images: ImageSizeConfig) -> "Pictures":
+        """The same with the image size that the config asks for. Raises ConfigError."""
+        rule, side, longest = images.over(self.size_rule, self.image_size, self.longest)
+        return replace(self, size_rule=rule, image_size=side, longest=longest)
 
     def size(self, width: int, height: int) -> Size:
         """Width and height that an image of these is brought to."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from system.errors import ConfigError
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, Variant
 from system.methods.parts import check_positive, uniform
@@ -85,6 +86,11 @@ class SpatialClipAdapter(_Adapters):
     """An adapter over the places of each level behind the pyramid."""
 
     def __init__(self, config: ClipAdapterConfig, setting: GroundingSetting) -> None:
+        if not setting.shape.level_sides:
+            raise ConfigError(
+                "method.variant=diff_prompt: this clip_adapter learns weights for each place of an "
+                "image, so that all have to be of one size; set grounder.images.rule=squeeze"
+            )
         super().__init__([side**2 for side in setting.shape.level_sides], config, setting)
 
     @override
