@@ -12,6 +12,7 @@ from system.engine.provenance import code_provenance
 from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow
 from system.results.held_out import held_out_metrics
+from system.results.metric_sections import defined, per_task_values, row_mean
 from system.results.replay_audit import replayed_rows
 from system.results.stream_metrics import (
     AVERAGE,
@@ -112,7 +113,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
 
     def values(section: str, summaries: Mapping[str, Summary]) -> dict[str, float | None]:
         return {
-            metric: _value(summary, f"{section}.{metric}", undefined)
+            metric: defined(summary, f"{section}.{metric}", undefined)
             for metric, summary in summaries.items()
         }
 
@@ -120,8 +121,8 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
     last = len(record.tasks) - 1
     averages = {
         "average": {recall: AVERAGE.of(matrix, recall) for recall in matrix.recalls},
-        "zero_shot": {recall: _mean(matrix, recall, ZERO_SHOT) for recall in matrix.recalls},
-        "oracle": {recall: _mean(oracle, recall, last) for recall in matrix.recalls},
+        "zero_shot": {recall: row_mean(matrix, recall, ZERO_SHOT) for recall in matrix.recalls},
+        "oracle": {recall: row_mean(oracle, recall, last) for recall in matrix.recalls},
     }
     per_task = record.outcome["trainable_parameters_per_task"]
     metrics = {
@@ -154,11 +155,11 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         ),
         "zero_shot": {
             "average": values("zero_shot.average", averages["zero_shot"]),
-            "per_task": _per_task(matrix, ZERO_SHOT, "zero_shot", undefined),
+            "per_task": per_task_values(matrix, ZERO_SHOT, "zero_shot.per_task", undefined),
         },
         "oracle": {
             "average": values("oracle.average", averages["oracle"]),
-            "per_task": _per_task(oracle, last, "oracle", undefined),
+            "per_task": per_task_values(oracle, last, "oracle.per_task", undefined),
         },
         **_held_out(record, undefined),
         "routing": _routing(record, undefined) if record.outcome["routed"] else None,
@@ -197,7 +198,7 @@ def summaries(
     """The summaries of a matrix as sections of metrics.json; reasons go to `undefined`."""
     return {
         metric.name: {
-            recall: _value(metric.of(matrix, recall), f"{metric.name}.{recall}", undefined)
+            recall: defined(metric.of(matrix, recall), f"{metric.name}.{recall}", undefined)
             for recall in matrix.recalls
         }
         for metric in STREAM_METRICS
@@ -209,38 +210,6 @@ def _row(values: Mapping[str, Any]) -> MatrixRow:
     return MatrixRow(**{**values, "value": float("nan") if value is None else value})
 
 
-def _value(summary: Summary, name: str, undefined: dict[str, str]) -> float | None:
-    if summary.reason is None:
-        return summary.value
-    undefined[name] = summary.reason
-    return None
-
-
-def _mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
-    rows = [
-        r
-        for r in matrix.rows
-        if r.metric == metric
-        and r.trained_index == trained
-        and matrix.has_queries(metric, r.evaluated_index)
-    ]
-    for row in rows:
-        if row.reason is not None:
-            return Summary(float("nan"), row.reason)
-    if not rows:
-        return Summary(float("nan"), "not evaluated")
-    return Summary(sum(row.value for row in rows) / len(rows))
-
-
-def _queries(matrix: AccuracyMatrix) -> dict[str, int]:
-    """How many test queries each average is over."""
-    last = len(matrix.tasks) - 1
-    return {
-        recall: sum(r.queries for r in matrix.rows if (r.metric, r.trained_index) == (recall, last))
-        for recall in matrix.recalls
-    }
-
-
 def _combined(
     averages: Mapping[str, Mapping[str, Summary]], undefined: dict[str, str]
 ) -> dict[str, dict[str, float | None]]:
@@ -249,23 +218,11 @@ def _combined(
         return {}
     return {
         metric.name: {
-            of: _value(metric.of(summaries), f"{metric.name}.{of}", undefined)
+            of: defined(metric.of(summaries), f"{metric.name}.{of}", undefined)
             for of, summaries in averages.items()
         }
         for metric in COMBINED
     }
-
-
-def _per_task(
-    matrix: AccuracyMatrix, trained: int, section: str, undefined: dict[str, str]
-) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {task: {} for task in matrix.tasks}
-    for row in matrix.rows:
-        if row.trained_index == trained and row.metric in matrix.recalls:
-            task = matrix.tasks[row.evaluated_index]
-            name = f"{section}.per_task.{task}.{row.metric}"
-            found[task][row.metric] = _value(Summary(row.value, row.reason), name, undefined)
-    return found
 
 
 def _router(record: RunRecord) -> str:
@@ -282,12 +239,12 @@ def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, metric in (ROUTED[modality] for modality in record.outcome["routed"]):
         found[name] = {
-            task: _value(Summary(row.value, row.reason), f"routing.{name}.{task}", undefined)
+            task: defined(Summary(row.value, row.reason), f"routing.{name}.{task}", undefined)
             for row in matrix.rows
             if row.metric == metric and row.trained_index == last
             for task in [matrix.tasks[row.evaluated_index]]
         }
-        found[f"{name}_average"] = _value(
+        found[f"{name}_average"] = defined(
             AVERAGE.of(matrix, metric), f"routing.{name}_average", undefined
         )
     return found
