@@ -17,7 +17,7 @@ USAGE = """promptide COMMAND [key=value ...]
   pretrain   make a small backbone or grounder        promptide pretrain grounder=tiny_grounder
   import     published weights and results, as ours   promptide import mask_dit owner/name DIR
   run        learn a stream of tasks on Ray           promptide run experiment=demo
-  evaluate   a run's adapters again, no training      promptide evaluate experiment=demo
+  evaluate   adapters or a frozen model, no training  promptide evaluate experiment=demo
   report     one HTML page from a run or a sweep      promptide report experiment=demo
   stream     tasks of a run as it goes on             promptide stream append run_name=demo food
   sweep      runs as trials on Ray Tune               promptide sweep experiment=compare

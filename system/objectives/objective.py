@@ -101,6 +101,7 @@ class Worker:
 class StreamWork(ABC):
     """One worker's frozen model, and what is done with it."""
 
+    worker: Worker
     model: FrozenModel
     evaluation: Evaluation
     #: How a test image is brought to the model, in words.

@@ -107,6 +107,10 @@ class RunDirectory:
         """The journal of the task stream."""
         return self.folder.child("stream")
 
+    def evaluation(self, benchmark: str, splits: Iterable[str]) -> Folder:
+        """What `promptide evaluate` found on these splits of a benchmark."""
+        return self.folder.child("evaluations").child("-".join((benchmark, *splits)))
+
     @property
     def logs(self) -> Folder:
         """One log file per rank and start."""

@@ -1,6 +1,8 @@
-"""Saved adapters on a benchmark's test splits, without training and without Ray."""
+"""Saved adapters, or the frozen model, on a benchmark's splits: without training, without Ray."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -8,19 +10,45 @@ from system.config.parse import parse_dataclass
 from system.config.schema import ExperimentConfig, Gallery, InputConfig
 from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.diff_prompt.latent_source import OTHER
-from system.engine.model_stage import show_nothing
+from system.engine.model_stage import Show, show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError, StorageError
-from system.objectives.objective import OBJECTIVES, Worker
+from system.objectives.objective import OBJECTIVES, OpenTest, StreamWork, Worker
 from system.results.accuracy_matrix import ROUTE, AccuracyMatrix
 from system.storage.adapters import HEADER, AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
 from system.stream.learned_state import LearnedState
-from system.stream.preflight import require_split, stream_tasks
+from system.stream.preflight import asked_tasks, check_splits, require_split, stream_tasks
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Saved adapters, or the frozen model alone, evaluated on the leading split of a benchmark."""
+
+    experiment: ExperimentConfig
+    manifest: Manifest
+    header: AdapterHeader
+    adapters: str | None  # where they are; None: there are none, the method trains nothing
+    learned: LearnedState[Any]
+    work: StreamWork  # its evaluation is the one that `matrix` is of
+    matrix: AccuracyMatrix
+    notes: tuple[str, ...] = ()  # lines for the terminal
+
+    @property
+    def trained(self) -> int:
+        """The row of the matrix that is not the frozen model's alone: its last one."""
+        return max(row.trained_index for row in self.matrix.rows)
 
 
 def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> AccuracyMatrix:
+    """The matrix of `evaluated_adapters`."""
+    return evaluated_adapters(experiment, manifest).matrix
+
+
+def evaluated_adapters(
+    experiment: ExperimentConfig, manifest: Manifest, show: Show = show_nothing
+) -> Evaluated:
     """The last row of the accuracy matrix, and zero-shot, computed anew from saved adapters.
 
     The adapters are those of `adapters`, or of the run directory if that is null. On another
@@ -32,25 +60,17 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     by.
     """
     folder = experiment.adapters or RunDirectory.of(experiment).adapters.uri
-    # As a worker does: sums depend on the number of threads.
-    torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
-    group = WorkerGroup(
-        rank=0, size=1, device=torch.device("cuda" if experiment.cluster.gpu else "cpu")
-    )
     adapters = AdapterFolder(Folder.of(folder))
     header = adapters.header()
     transfer = experiment.benchmark.name != header.benchmark
     evaluated = stream_tasks(experiment, manifest) if transfer else header.tasks
     if not transfer:
         _check_tasks(experiment, manifest, header, folder)
-
-    def open_test(task: int, split: str | None = None) -> SplitHandle:
-        name = evaluated[task]
-        return manifest.task(name).handle(split or experiment.evaluation.splits[0])
-
+    open_test = _opener(experiment, manifest, evaluated)
     objective = OBJECTIVES.get(experiment.stage.objective)
+    for split in experiment.evaluation.splits:
+        require_split(experiment, manifest, split)
     if transfer:
-        require_split(experiment, manifest, experiment.evaluation.splits[0])
         parts = [part for task in range(len(evaluated)) for part in open_test(task).members]
         every = SplitHandle.joined(parts, manifest.benchmark)
         if nothing := objective.check_test(experiment, every):
@@ -58,11 +78,11 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
     header = _with_own_generator(header) if transfer else header
     of_adapters = replace(experiment, seed=header.seed) if transfer else experiment
     inputs = parse_dataclass(InputConfig, header.inputs, f"{folder}: {HEADER}: inputs")
-    work = objective.work(Worker(of_adapters, inputs, group, open_test, show_nothing))
+    work = objective.work(_worker(of_adapters, inputs, open_test, show))
     require_same_backbone(header, work.model.name, work.model.fingerprint)
     learned = LearnedState(header, work.model, work.build_method(header))
     learned.load(adapters, adapters.count())
-    learned.method.to(group.device)
+    learned.method.to(work.worker.group.device)
     count = learned.known_tasks
     if not count:
         raise StorageError(f"{folder} holds no task's adapter yet; let the run commit one first")
@@ -71,17 +91,77 @@ def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> Accur
             f"{folder} holds {count} of {len(header.tasks)} tasks, and method "
             f"{learned.header.method['name']!r} learns at the last one; let the run come to its end"
         )
-    if not transfer:
+    if transfer:
+        gallery: Gallery = "task" if experiment.evaluation.gallery == "task" else "all"
+        work.evaluation = work.evaluation_of(open_test, len(evaluated), gallery)
+    else:
         work.add_tests(len(evaluated))
-        rows = work.evaluation.zero_shot()
-        rows += work.evaluation.after_task(count - 1, learned.method, learned.router)
-        return AccuracyMatrix(header.tasks, rows)
-    gallery: Gallery = "task" if experiment.evaluation.gallery == "task" else "all"
-    evaluation = work.evaluation_of(open_test, len(evaluated), gallery)
-    rows = evaluation.zero_shot()
-    rows += evaluation.after_task(count - 1, learned.method, learned.router)
-    recalls = [row for row in rows if not row.metric.startswith(ROUTE)]  # no route is right
-    return AccuracyMatrix(header.tasks, recalls, evaluated)
+    rows = work.evaluation.zero_shot()
+    rows += work.evaluation.after_task(count - 1, learned.method, learned.router)
+    if transfer:
+        rows = [row for row in rows if not row.metric.startswith(ROUTE)]  # no route is right
+    matrix = AccuracyMatrix(header.tasks, rows, evaluated if transfer else None)
+    return Evaluated(experiment, manifest, header, folder, learned, work, matrix)
+
+
+def evaluated_frozen(
+    experiment: ExperimentConfig, manifest: Manifest, show: Show = show_nothing
+) -> Evaluated:
+    """The frozen model on a benchmark, for a method that trains nothing: no run is needed.
+
+    All tasks count that the config asks for, also those without anything to train on. Raises
+    ConfigError or DataError for a split that the benchmark has not, or that judges no task.
+    """
+    tasks = asked_tasks(experiment, manifest)
+    notes = check_splits(experiment, manifest, tasks)
+    work = OBJECTIVES.get(experiment.stage.objective).work(
+        _worker(experiment, experiment.inputs, _opener(experiment, manifest, tasks), show)
+    )
+    header = AdapterHeader(
+        backbone=work.model.name,
+        backbone_fingerprint=work.model.fingerprint,
+        method=dict(experiment.method),
+        benchmark=experiment.benchmark.name,
+        benchmark_fingerprint=manifest.fingerprint,
+        protocol=experiment.protocol,
+        inputs=asdict(experiment.inputs),
+        seed=experiment.seed,
+        tasks=tasks,
+    )
+    learned = LearnedState(header, work.model, work.build_method(header))
+    work.add_tests(len(tasks))
+    rows = work.evaluation.zero_shot()
+    rows += work.evaluation.after_task(len(tasks) - 1, learned.method, None)
+    matrix = AccuracyMatrix(tasks, rows)
+    return Evaluated(experiment, manifest, header, None, learned, work, matrix, tuple(notes))
+
+
+def evaluated_on(
+    experiment: ExperimentConfig, manifest: Manifest, show: Show = show_nothing
+) -> Evaluated:
+    """`evaluated_frozen` for a method that trains nothing, unless adapters are named."""
+    kind = OBJECTIVES.get(experiment.stage.objective).method_kind(experiment)
+    if kind.trains_on == "nothing" and experiment.adapters is None:
+        return evaluated_frozen(experiment, manifest, show)
+    return evaluated_adapters(experiment, manifest, show)
+
+
+def _worker(
+    experiment: ExperimentConfig, inputs: InputConfig, open_test: OpenTest, show: Show
+) -> Worker:
+    """This process as the only worker."""
+    # As a worker does: sums depend on the number of threads.
+    torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
+    device = torch.device("cuda" if experiment.cluster.gpu else "cpu")
+    group = WorkerGroup(rank=0, size=1, device=device)
+    return Worker(experiment, inputs, group, open_test, show)
+
+
+def _opener(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]) -> OpenTest:
+    def open_test(task: int, split: str | None = None) -> SplitHandle:
+        return manifest.task(tasks[task]).handle(split or experiment.evaluation.splits[0])
+
+    return open_test
 
 
 def _check_tasks(

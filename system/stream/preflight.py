@@ -41,7 +41,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     manifest = prepared(experiment)
     live = experiment.stream.live
     given = stream_tasks(experiment, manifest)
-    skipped = [name for name in _asked(experiment, manifest) if name not in given]
+    skipped = [name for name in asked_tasks(experiment, manifest) if name not in given]
     notes = check_tasks(experiment, manifest, given)
     if skipped:
         named = ", ".join(map(repr, skipped))
@@ -97,6 +97,25 @@ def check_tasks(
     if similarity is not None:
         similarity.require(tasks)
     batches = objective.check_training(experiment, manifest, tasks)
+    notes = check_splits(experiment, manifest, tasks)
+    check_held_out(experiment, manifest, tasks)
+    full = experiment.stage.batch_size
+    small = [f"{batch} for {task!r}" for task, batch in batches.items() if batch < full]
+    if small:
+        listed = ", ".join(small)
+        notes.append(f"smaller batches than stage.batch_size={full}, as tasks are small: {listed}")
+    return tuple(notes)
+
+
+def check_splits(
+    experiment: ExperimentConfig, manifest: Manifest, tasks: Sequence[str]
+) -> list[str]:
+    """Whether each split of `evaluation.split` judges any task; lines on tasks that one does not.
+
+    Raises ConfigError for a split that the benchmark has not, DataError where none of the tasks
+    has anything in it.
+    """
+    objective = OBJECTIVES.get(experiment.stage.objective)
     notes = []
     for split in experiment.evaluation.splits:
         require_split(experiment, manifest, split)
@@ -111,13 +130,7 @@ def check_tasks(
             notes.append(
                 f"not judged by split {split!r}, as they have nothing there: tasks {named}"
             )
-    check_held_out(experiment, manifest, tasks)
-    full = experiment.stage.batch_size
-    small = [f"{batch} for {task!r}" for task, batch in batches.items() if batch < full]
-    if small:
-        listed = ", ".join(small)
-        notes.append(f"smaller batches than stage.batch_size={full}, as tasks are small: {listed}")
-    return tuple(notes)
+    return notes
 
 
 def require_split(experiment: ExperimentConfig, manifest: Manifest, split: str) -> None:
@@ -157,7 +170,7 @@ def stream_tasks(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str,
     Those that nobody named and that have nothing to train on are left out, as in LPI's released
     code. Raises ConfigError, DataError if that leaves none.
     """
-    asked = _asked(experiment, manifest)
+    asked = asked_tasks(experiment, manifest)
     if experiment.stream.joined or experiment.benchmark.tasks is not None:
         return asked
     objective = OBJECTIVES.get(experiment.stage.objective)
@@ -170,7 +183,7 @@ def stream_tasks(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str,
     return given
 
 
-def _asked(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str, ...]:
+def asked_tasks(experiment: ExperimentConfig, manifest: Manifest) -> tuple[str, ...]:
     """The tasks that the config asks for. Raises ConfigError."""
     if experiment.stream.joined:
         return (JOINED,)

@@ -12,7 +12,7 @@ from system.engine.provenance import code_provenance
 from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow
 from system.results.held_out import held_out_metrics
-from system.results.metric_sections import defined, per_task_values, row_mean
+from system.results.metric_sections import defined, per_task_values, query_counts, row_mean
 from system.results.replay_audit import replayed_rows
 from system.results.stream_metrics import (
     AVERAGE,
@@ -148,6 +148,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         },
         "tasks": list(record.tasks),
         **summaries(matrix, undefined),
+        "queries": query_counts(matrix, last),
         **(
             _combined(averages, undefined)
             if set(CombinedMetric.RECALLS) <= set(matrix.recalls)

@@ -109,6 +109,13 @@ def test_metrics_say_under_which_conditions_they_hold(experiment: ExperimentConf
     assert metrics["wall_seconds"] == {"start": 0.25, "evaluate": 3.625, "train": 6.0}
 
 
+def test_each_average_says_over_how_many_queries_it_is(experiment: ExperimentConfig) -> None:
+    """The page and the terminal read it there; without it an interval has no size beside it."""
+    leave_outcome(experiment)
+    metrics = finish(experiment)
+    assert metrics["queries"] == dict.fromkeys(metrics["average"], 10 * len(TASKS))
+
+
 def test_similarity_is_symmetric_with_ones(experiment: ExperimentConfig) -> None:
     leave_outcome(experiment)
     matrix = finish(experiment)["task_similarity"]

@@ -21,12 +21,17 @@ SIDE = 240  # pixels of the longer side, for photographs; smaller pictures stay 
 Row = tuple[str, list[str]]  # which expressions, and a cell for each of COLUMNS
 
 
-def split_tables(metrics: MetricsView, notes: Footnotes) -> dict[str, list[Row]]:
+def split_tables(
+    metrics: MetricsView, notes: Footnotes, *, trained: bool = True
+) -> dict[str, list[Row]]:
     """The lines of each split's table: all, by size, the mean of tasks, tasks, super-categories.
 
+    Each cell has the value before and after training; before alone where nothing was `trained`.
     Empty for a run of an earlier version that was not judged by splits apart.
     """
-    return {split: list(_rows(metrics, split, notes)) for split in metrics.mapping("splits")}
+    return {
+        split: list(_rows(metrics, split, notes, trained)) for split in metrics.mapping("splits")
+    }
 
 
 def split_lines(metrics: MetricsView) -> Iterator[str]:
@@ -42,17 +47,19 @@ def split_lines(metrics: MetricsView) -> Iterator[str]:
             yield f"{split} {title}: {before.text} zero-shot, {after.text} trained"
 
 
-def _rows(metrics: MetricsView, split: str, notes: Footnotes) -> Iterator[Row]:
+def _rows(metrics: MetricsView, split: str, notes: Footnotes, trained: bool) -> Iterator[Row]:
+    def cell(*path: str) -> str:
+        before, after = _both(metrics, notes, split, *path)
+        return f"{_noted(before)} → {_noted(after)}" if trained else _noted(before)
+
     def cells(*path: str, suffix: str = "") -> list[str]:
-        pairs = (_both(metrics, notes, split, *path, metric + suffix) for metric in COLUMNS)
-        return [f"{_noted(before)} → {_noted(after)}" for before, after in pairs]
+        return [cell(*path, metric + suffix) for metric in COLUMNS]
 
     yield "all expressions, IoU", cells("all")
     yield "all expressions, GIoU", cells("all", suffix=GIOU)
     for name, metric in STRICTER.items():
-        before, after = _both(metrics, notes, split, "all", metric)
         if metric in metrics.mapping("splits", split, "all"):
-            first = f"{_noted(before)} → {_noted(after)}"
+            first = cell("all", metric)
             yield f"all expressions, {name}", [first, *[""] * (len(COLUMNS) - 1)]
     for size, count in metrics.mapping("splits", split, "sizes").items():
         yield f"{size} objects ({count})", cells("per_size", size)
@@ -91,15 +98,15 @@ class Picture:
     boxes: tuple[tuple[str, tuple[float, ...]], ...]  # what it is (a CSS class), where it is
 
 
-def box_pictures(table: pa.Table) -> list[Picture]:
-    """The rows of a stream's box_examples.parquet."""
+def box_pictures(table: pa.Table, *, trained: bool = True) -> list[Picture]:
+    """The rows of a stream's box_examples.parquet; without the box of after training if not so."""
     return [
         _picture(
             row["image"],
             f"row {number} of {BOX_EXAMPLES}",
             row["query"],
             row["task"],
-            (row["true_box"], row["before_box"], row["after_box"]),
+            (row["true_box"], row["before_box"], row["after_box"] if trained else None),
         )
         for number, row in enumerate(table.to_pylist())
     ]

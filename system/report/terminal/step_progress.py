@@ -49,7 +49,7 @@ class _StepProgress(Bars):
 
 
 class ModelProgress(_StepProgress):
-    """Shows the training of a model by `promptide run`, phase by phase."""
+    """Shows the training of a model by `promptide run`, or an evaluation, phase by phase."""
 
 
 class PrepareProgress(_StepProgress):

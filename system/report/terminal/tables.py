@@ -12,10 +12,11 @@ from rich.text import Text
 
 from system.report.formatting import Footnotes, Formatted, bracketed, signed
 from system.report.matrix_view import MatrixView, mean
-from system.report.metrics_view import OTHER_OVERLAPS, MetricsView, direction_of
+from system.report.metrics_view import GIOU, OTHER_OVERLAPS, MetricsView, direction_of
 from system.report.pages.held_out import held_out_lines
-from system.report.pages.rec_page import split_lines
+from system.report.pages.rec_page import COLUMNS, split_lines
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
+from system.results.rec import HIT
 from system.results.stream_metrics import (
     BACKWARD_TRANSFER,
     FORWARD_TRANSFER,
@@ -114,6 +115,36 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None
         if row.reason is not None and row.metric in metrics and row.trained_index != ZERO_SHOT:
             name = matrix.evaluated[row.evaluated_index]
             console.print(f"{name} {row.metric}: {row.reason}", markup=False, highlight=False)
+
+
+def print_split_recalls(metrics: Mapping[str, Any], console: Console) -> None:
+    """The recalls of boxes over all expressions of each split, by IoU and by GIoU.
+
+    `metrics` are those of an evaluation; without boxes there is nothing to print.
+    """
+    view = MetricsView(metrics)
+    if not view.mapping("splits"):
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="all expressions", title_justify="left"
+    )
+    table.add_column("split", no_wrap=True)
+    table.add_column("a hit", no_wrap=True)
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+    phases = [("", ("zero_shot", "splits"))]
+    if view.get("adapters") is not None:
+        phases = [(", zero-shot", ("zero_shot", "splits")), (", trained", ("splits",))]
+    for split in view.mapping("splits"):
+        for measure, suffix in (("IoU", ""), ("GIoU", GIOU)):
+            for name, path in phases:
+                cells = (
+                    _percent(math.nan if value is None else value)
+                    for metric in COLUMNS
+                    for value in [view.number(*path, split, "all", metric + suffix)]
+                )
+                table.add_row(Text(split + name), f"{measure} >= {HIT}", *cells)
+    console.print(table)
 
 
 def print_summaries(metrics: Mapping[str, Any], console: Console) -> None:
