@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from system.data.formats.coco_entries import enclosing_box
+from system.data.formats.entities_files import read_boxes, read_sentences
 from system.data.shards.manifest import Manifest
 from tests.data.coco_files import png
 
@@ -94,6 +96,63 @@ def write_entities(root: Path, splits: Mapping[str, int]) -> None:
             ]
             chains = {"1": [(1, 1, 5, 8), (9, 3, 12, 16)], "2": [(4, 4, 20, 10)]}
             write_entities_image(root, name, "\n".join(sentences) + "\n", chains)
+
+
+def write_mdetr_flickr(root: Path, splits: Mapping[str, int]) -> Path:
+    """What `write_entities` writes, as MDETR's conversion has it, both forms; the files' folder."""
+    write_entities(root, splits)
+    folder = root / "mdetr_annotations"
+    folder.mkdir(exist_ok=True)
+    for form in ("separateGT", "mergedGT"):
+        number = box_number = 0
+        for split in splits:
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            for name in (root / f"{split}.txt").read_text().split():
+                boxes = read_boxes(root / "Annotations" / f"{name}.xml", raw=True)
+                sentences, phrases = read_sentences(root / "Sentences" / f"{name}.txt")
+                for index, (text, _) in enumerate(sentences):
+                    own = [p for p in phrases if p.sentence == text and p.chain in boxes.of_chain]
+                    span = {p: [p.begin, p.begin + len(p.text)] for p in own}
+                    images.append(
+                        {
+                            "file_name": f"{name}.jpg",
+                            "height": str(boxes.height),
+                            "width": str(boxes.width),
+                            "id": number,
+                            "caption": text,
+                            "dataset_name": "flickr",
+                            "tokens_negative": [[0, len(text)]],
+                            "sentence_id": index,
+                            "original_img_id": int(name),
+                            "tokens_positive_eval": [[span[p]] for p in own],
+                        }
+                    )
+                    for chain in dict.fromkeys(p.chain for p in own):
+                        of_chain = boxes.of_chain[chain]
+                        for box in [enclosing_box(of_chain)] if form == "mergedGT" else of_chain:
+                            annotations.append(
+                                {
+                                    "area": box[2] * box[3],
+                                    "iscrowd": 0,
+                                    "image_id": number,
+                                    "category_id": 1,
+                                    "id": box_number,
+                                    "bbox": list(box),
+                                    "tokens_positive": [span[p] for p in own if p.chain == chain],
+                                }
+                            )
+                            box_number += 1
+                    number += 1
+            content = {
+                "info": [],
+                "licenses": [],
+                "images": images,
+                "annotations": annotations,
+                "categories": [{"supercategory": "object", "id": 1, "name": "object"}],
+            }
+            (folder / f"final_flickr_{form}_{split}.json").write_text(json.dumps(content))
+    return folder
 
 
 def stored_rows(manifest: Manifest, task: str, split: str) -> list[dict[str, Any]]:

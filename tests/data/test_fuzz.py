@@ -32,7 +32,7 @@ from tests.data.coco_files import TASKS, png, write_coco
 from tests.data.coco_files import write_karpathy as write_coco_karpathy
 from tests.data.datasets.test_lpi_release import write_release
 from tests.data.datasets.test_visual_genome import write_genome
-from tests.data.flickr_files import write_entities, write_flickr30k
+from tests.data.flickr_files import write_entities, write_flickr30k, write_mdetr_flickr
 from tests.data.refcoco_files import options as refcoco_options
 from tests.data.refcoco_files import write_images, write_mdetr, write_unc
 from tests.data.tar_files import write_tar
@@ -197,6 +197,11 @@ def _hub_splits() -> datasets.DatasetDict:
     return datasets.DatasetDict(splits)
 
 
+def _flickr_mdetr(root: Path) -> Options:
+    write_mdetr_flickr(root, {"train": 1, "val": 1, "test": 1})
+    return {}
+
+
 def _lpi_release(root: Path) -> Options:
     write_release(root, per_task=1)
     return {}
@@ -231,6 +236,7 @@ DATA_SETS: Mapping[str, tuple[str, Callable[[Path], Options]]] = {
     "coco_karpathy": ("coco_karpathy", _karpathy),
     "flickr30k": ("flickr30k", _flickr30k),
     "flickr30k_entities": ("diff_prompt_flickr30k", _entities),
+    "flickr30k_mdetr": ("mdetr_flickr30k", _flickr_mdetr),
     "refcoco, unc": ("lpi_refcoco", _unc),
     "refcoco, mdetr": ("diff_prompt_refcoco", _mdetr),
     "folder, csv": ("folder", _csv),

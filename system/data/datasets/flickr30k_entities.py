@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from system.data.formats.coco_entries import enclosing_box
 from system.data.formats.entities_files import (
     NOT_VISUAL,
-    Box,
     Boxes,
     Phrase,
     read_boxes,
@@ -51,6 +51,8 @@ class EntitiesSource(ReaderOptions):
     boxes refers to: "merge", the one box that encloses them, "each", every one of them in turn, or
     "any", all of them, of which one is enough to hit. `expressions`: a "phrase" alone, or the
     "sentence" that it stands in, of which its words name the object.
+    `corners`: the files count pixels from 1; "pixels" takes both of a box's corners for pixels
+    inside of it, "raw" takes the numbers for coordinates, as MDETR's and GLIP's code does.
     `task_by`: "dataset" makes all images one task called `task_name`; "type" makes a task of each
     phrase type in `tasks` (null: all eight), where a row is an image with its phrases of that type.
     """
@@ -63,6 +65,7 @@ class EntitiesSource(ReaderOptions):
     )
     boxes: Literal["merge", "each", "any"] = "merge"
     expressions: Literal["phrase", "sentence"] = "phrase"
+    corners: Literal["pixels", "raw"] = "pixels"
     task_by: Literal["type", "dataset"] = "dataset"
     task_name: str = "flickr30k"
     tasks: tuple[str, ...] | None = None
@@ -125,7 +128,7 @@ def _index_split(
             path = safe_image_path(images, f"{name}.jpg", where, follow_links=links)
             image = StoredImage(path)
             captions, phrases = read_sentences(sentences / f"{name}.txt")
-            boxes = read_boxes(annotations / f"{name}.xml")
+            boxes = read_boxes(annotations / f"{name}.xml", raw=source.corners == "raw")
             rows = list(_rows(source, name, captions, phrases, boxes, words))
             if not rows:
                 builder.skip("without_boxes")
@@ -178,7 +181,7 @@ def _rows(
         for chain, type_ in types.items():
             if source.task_by == "dataset" or type_ == task:
                 found = boxes.of_chain[chain]
-                own = [_enclosing(found)] if source.boxes == "merge" else found
+                own = [enclosing_box(found)] if source.boxes == "merge" else found
                 indices[chain] = list(range(len(instances), len(instances) + len(own)))
                 instances += [
                     Instance(box, type_, type_, mask_from_box(box, boxes.height, boxes.width))
@@ -219,13 +222,6 @@ def _expressions(
         first, *others = instances
         return [Expression(first, text, spans, tuple(others))]
     return [Expression(index, text, spans) for index in instances]
-
-
-def _enclosing(boxes: Sequence[Box]) -> Box:
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right = max(box[0] + box[2] for box in boxes)
-    bottom = max(box[1] + box[3] for box in boxes)
-    return left, top, right - left, bottom - top
 
 
 def flickr30k_entities_files(source: EntitiesSource) -> list[NeededFile]:

@@ -75,6 +75,14 @@ def checked_box(box: Box, image: ImageEntry, what: str) -> Box:
     return box
 
 
+def enclosing_box(boxes: Sequence[Box]) -> Box:
+    """The smallest box (left, top, width, height) around some."""
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right = max(box[0] + box[2] for box in boxes)
+    bottom = max(box[1] + box[3] for box in boxes)
+    return left, top, right - left, bottom - top
+
+
 def _is_number(value: object) -> bool:
     if isinstance(value, int):  # which may be too large for a float
         return not isinstance(value, bool) and abs(value) <= MAX_PIXELS

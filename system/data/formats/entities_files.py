@@ -83,10 +83,11 @@ def read_sentences(path: Path) -> tuple[list[tuple[str, str]], list[Phrase]]:
     return sentences, phrases
 
 
-def read_boxes(path: Path) -> Boxes:
+def read_boxes(path: Path, *, raw: bool = False) -> Boxes:
     """Read `Annotations/<id>.xml`, which is like PASCAL VOC's.
 
-    Corners are pixels counted from 1, both inside the box. Objects without a box (`scene`,
+    Corners are pixels counted from 1, both inside the box; `raw` takes them for coordinates as they
+    stand, up to a pixel further down right and a pixel smaller. Objects without a box (`scene`,
     `nobndbox`) are passed over. A document type is refused, and with it every entity declaration:
     no published file has one, and with them XML can read other files or take up all memory.
     Raises: DataError naming file and element for anything else.
@@ -110,7 +111,7 @@ def read_boxes(path: Path) -> Boxes:
     for number, element in enumerate(top.iterfind("object")):
         where = f"{path}: object[{number}]"
         for corners in element.iterfind("bndbox"):
-            box = _box(corners, width, height, where)
+            box = _box(corners, width, height, where, raw)
             for chain in _chains(element, where):
                 of_chain.setdefault(chain, []).append(box)
     return Boxes(width, height, of_chain)
@@ -158,7 +159,7 @@ def _number(element: Element, path: str, where: str) -> int:
     return int(number)
 
 
-def _box(corners: Element, width: int, height: int, where: str) -> Box:
+def _box(corners: Element, width: int, height: int, where: str, raw: bool) -> Box:
     left, top, right, bottom = (
         _number(corners, name, f"{where}: bndbox") for name in ("xmin", "ymin", "xmax", "ymax")
     )
@@ -173,4 +174,10 @@ def _box(corners: Element, width: int, height: int, where: str) -> Box:
             f"{width} x {height} pixels",
             "box outside the image",
         )
-    return float(left - 1), float(top - 1), float(right - left + 1), float(bottom - top + 1)
+    one = 0 if raw else 1
+    return (
+        float(left - one),
+        float(top - one),
+        float(right - left + one),
+        float(bottom - top + one),
+    )

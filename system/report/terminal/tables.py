@@ -132,7 +132,7 @@ def print_split_recalls(metrics: Mapping[str, Any], console: Console) -> None:
     table.add_column("a hit", no_wrap=True)
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
-    phases = [("", ("zero_shot", "splits"))]
+    phases: list[tuple[str, tuple[str, ...]]] = [("", ("zero_shot", "splits"))]
     if view.get("adapters") is not None:
         phases = [(", zero-shot", ("zero_shot", "splits")), (", trained", ("splits",))]
     for split in view.mapping("splits"):

@@ -30,6 +30,10 @@ from system.data.shards.faults import Faults
 from system.data.shards.schema import Instance, Span
 from system.errors import DataError
 
+# A span's end may be this far behind the caption: GLIP's last token is that of one of the three
+# characters before it.
+_OVERHANG = 2
+
 
 class _SplitFile:
     """One split's expressions and their annotations; broken rows are those of `split`, ours."""
@@ -135,7 +139,9 @@ class MdetrRelease:
         outlined = annotation if published is None or has_outline(annotation) else published
         instance = Instance(box, *category, read_mask(outlined, box, image))
         caption = entry.get("caption", str)
-        spans = _spans(annotation, "tokens_positive", annotation.raw("tokens_positive"), caption)
+        spans = read_spans(
+            annotation, "tokens_positive", annotation.raw("tokens_positive"), caption
+        )
         if not trained and entry.has("tokens_positive_eval"):
             phrases = entry.raw("tokens_positive_eval")
             if not isinstance(phrases, list) or len(phrases) != 1:
@@ -144,14 +150,14 @@ class MdetrRelease:
                     "list of one phrase: which one names the object can't be told",
                     "positive words",
                 )
-            spans = _spans(entry, "tokens_positive_eval[0]", phrases[0], caption)
+            spans = read_spans(entry, "tokens_positive_eval[0]", phrases[0], caption)
         return ReferredObject(identifier, image, instance, [Published(caption, entry.where, spans)])
 
 
-def _spans(entry: Entry, field: str, value: object, caption: str) -> tuple[Span, ...]:
+def read_spans(entry: Entry, field: str, value: object, caption: str) -> tuple[Span, ...]:
     """Check a list of [begin, end) in a caption; none is the empty list.
 
-    Raises: DataError naming the field for anything else, or a begin outside of the caption.
+    Raises: DataError naming the field for anything else, or a span outside of the caption.
     """
     spans = [] if value is None else value
     if isinstance(spans, list) and all(_is_span(span, len(caption)) for span in spans):
@@ -170,6 +176,7 @@ def _is_span(value: object, length: int) -> bool:
         and all(isinstance(at, int) and not isinstance(at, bool) for at in value)
         and 0 <= value[0] <= value[1]
         and value[0] < length
+        and value[1] <= length + _OVERHANG
     )
 
 
