@@ -1,4 +1,4 @@
-"""A `glip_style` grounder, small and random, saved in its own format."""
+"""A GLIP, small and random, saved in its own format."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ import torch
 
 from system.backbones.computation import Computation
 from system.backbones.pretrain_clip import build_tokenizer
-from system.grounders.glip_style import GlipStyle, load_glip
-from system.grounders.grounder import Entries, GroundingBatch
-from system.grounders.simple_glip.glip_config import (
+from system.grounders.glip.glip import Glip, load_glip
+from system.grounders.glip.glip_config import (
     GlipConfig,
     HeadSizes,
-    Pictures,
     Selection,
     TextSizes,
     VisionSizes,
 )
-from system.grounders.simple_glip.glip_files import build_network, save_glip
+from system.grounders.glip.glip_files import build_network, save_glip
+from system.grounders.glip.glip_inputs import Pictures
+from system.grounders.grounder import Entries, GroundingBatch
 
 WORDS = ["a", "red", "dog", "on", "the", "hill", "left"]
 TEXTS = ["a red dog", "the hill", "the dog on the red hill"]
@@ -40,13 +40,20 @@ def glip_config(vocabulary: int) -> GlipConfig:
             stages=(2, 3),
             extra_levels=1,
             channels=16,
-            convolutions=1,
+            blocks=2,
             norm_groups=4,
             anchor_scale=2.0,
             nearest_anchors=4,
         ),
         selection=Selection(candidates=40, overlap=0.6, most=10),
-        pictures=Pictures(IMAGE_SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)),
+        pictures=Pictures(
+            size_rule="squeeze",
+            image_size=IMAGE_SIZE,
+            channels="rgb",
+            mean=(127.5, 102.0, 76.5),
+            std=(51.0, 63.75, 76.5),
+            box_end="edge",
+        ),
         context_length=10,
     )
 
@@ -63,14 +70,14 @@ def write_small_glip(directory: Path, words: list[str] | None = None, *, seed: i
     return directory
 
 
-def loaded(directory: Path, computation: Computation = Computation()) -> GlipStyle:  # noqa: B008
+def loaded(directory: Path, computation: Computation = Computation()) -> Glip:  # noqa: B008
     """What our loader makes of a checkpoint."""
     grounder = load_glip(str(directory), computation)
-    assert isinstance(grounder, GlipStyle)
+    assert isinstance(grounder, Glip)
     return grounder
 
 
-def some_batch(grounder: GlipStyle, chosen: tuple[int, ...] = (0, 1, 2)) -> GroundingBatch:
+def some_batch(grounder: Glip, chosen: tuple[int, ...] = (0, 1, 2)) -> GroundingBatch:
     """Images, expressions and boxes of the chosen of three samples."""
     images = torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(5))
     return GroundingBatch(
@@ -80,9 +87,7 @@ def some_batch(grounder: GlipStyle, chosen: tuple[int, ...] = (0, 1, 2)) -> Grou
     )
 
 
-def some_entries(
-    grounder: GlipStyle, chosen: tuple[int, ...] = (0, 1, 2), length: int = 2
-) -> Entries:
+def some_entries(grounder: Glip, chosen: tuple[int, ...] = (0, 1, 2), length: int = 2) -> Entries:
     """A prompt for each layer: the vision tower's own for each sample, the text tower's shared."""
     generator = torch.Generator().manual_seed(7)
     shape = grounder.shape

@@ -17,7 +17,7 @@ from system.grounders import glip_style
 from system.grounders.glip_style import GlipStyle
 from system.grounders.grounder import GROUNDERS, Entries
 from system.grounders.simple_glip.glip_network import word_mean
-from tests.grounders.small_glip import (
+from tests.grounders.simple_glip.small_simple_glip import (
     TEXTS,
     WORDS,
     loaded,

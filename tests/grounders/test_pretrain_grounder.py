@@ -21,7 +21,7 @@ from system.grounders.pretrain_grounder import (
     web_batch,
     web_loss,
 )
-from tests.grounders.small_glip import loaded
+from tests.grounders.simple_glip.small_simple_glip import loaded
 
 TINY = GrounderPretrainConfig(
     embed_dim=8,

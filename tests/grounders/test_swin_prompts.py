@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from system.grounders.bert_prompts import BertPrompts
-from system.grounders.glip_style import GlipStyle
+from system.grounders.glip.glip import Glip
 from system.grounders.grounder import Entries
 from system.grounders.swin_prompts import RelativeBias, SwinPrompts, WindowEntry
 from tests.grounders.small_glip import loaded, some_batch, some_entries, write_small_glip
@@ -19,7 +19,7 @@ from tests.grounders.small_towers import WINDOW, bert, blocks, swin
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> GlipStyle:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Glip:
     return loaded(write_small_glip(tmp_path_factory.mktemp("small")))
 
 
@@ -144,7 +144,7 @@ def of_sample(terms: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def test_the_released_tiling_mixes_neighbours_in_the_loss_alone(small: GlipStyle) -> None:
+def test_the_released_tiling_mixes_neighbours_in_the_loss_alone(small: Glip) -> None:
     """As released: trained in batches, judged image by image."""
     batch, alone = some_batch(small), some_batch(small, (0,))
 

@@ -70,7 +70,7 @@ def test_inputs_are_found_where_the_caller_has_them(
     }
     for path in given.values():
         Path(path).mkdir(parents=True)
-    typed = ["benchmark=coco", "backbone=clip", "grounder=glip_style"]
+    typed = ["benchmark=coco", "backbone=clip", "grounder=glip_t_a"]
     typed += [f"{key}={path}" for key, path in given.items()]
     sent = words(job(*typed, submit=["submit=local"]))
     for key, path in given.items():

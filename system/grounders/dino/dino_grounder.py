@@ -140,7 +140,7 @@ class GroundingDino(Grounder):
             raise ConfigError(
                 f"grounder.selection.candidates_per_level={selection.candidates_per_level}: "
                 "Grounding DINO's boxes are those of its queries, not of levels; set it to null, "
-                "or take grounder=glip_style"
+                "or take grounder=glip_t_a"
             )
         super().select(selection)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from system.errors import ConfigError
 from system.grounders.simple_glip.glip_files import load_glip_parts
-from tests.grounders.small_glip import glip_config, write_small_glip
+from tests.grounders.simple_glip.small_simple_glip import glip_config, write_small_glip
 
 
 @pytest.fixture

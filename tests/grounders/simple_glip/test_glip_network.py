@@ -10,7 +10,7 @@ from system.grounders.grounder import Entries, GroundingBatch, Tokens
 from system.grounders.simple_glip.glip_config import GlipConfig
 from system.grounders.simple_glip.glip_files import build_network
 from system.grounders.simple_glip.glip_network import word_mean
-from tests.grounders.small_glip import IMAGE_SIZE, glip_config
+from tests.grounders.simple_glip.small_simple_glip import IMAGE_SIZE, glip_config
 
 
 @pytest.mark.slow

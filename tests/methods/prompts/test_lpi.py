@@ -12,7 +12,7 @@ from torch.nn.functional import layer_norm
 from system.backbones.dual_encoder import MODALITIES, Modality, unit
 from system.config.compose import compose
 from system.errors import ConfigError
-from system.grounders.glip_style import GlipStyle
+from system.grounders.glip.glip import Glip
 from system.grounders.grounder import Entries, GrounderShape
 from system.methods.base import GroundingSetting, RetrievalSetting, build_task_method
 from system.methods.interaction import OTHER
@@ -546,7 +546,7 @@ def test_what_does_not_fit_the_grounder_is_named(changes: dict[str, Any], named:
         on_grounder(**changes)
 
 
-def test_one_prompt_a_layer_enters(small: GlipStyle) -> None:
+def test_one_prompt_a_layer_enters(small: Glip) -> None:
     method = on_grounder(small.shape)
     entries: Entries = method.entries(small, some_batch(small), None)
     assert [p.shape[2] for p in entries.vision] == list(small.shape.vision_widths)

@@ -13,7 +13,7 @@ from torch.nn.functional import layer_norm
 from system.backbones.dual_encoder import MODALITIES
 from system.config.compose import compose
 from system.errors import ConfigError
-from system.grounders.glip_style import GlipStyle
+from system.grounders.glip.glip import Glip
 from system.grounders.grounder import Added, GrounderShape
 from system.methods.base import GroundingSetting, RetrievalSetting, build_task_method
 from system.methods.prompts.lpi import GroundingLowRank, LowRankPrompts
@@ -124,7 +124,7 @@ def test_tokens_take_in_each_other_by_the_layers_own_map(layer: int) -> None:
         torch.testing.assert_close(found[m], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_every_factor_learns_but_the_rows_of_layers_that_do_not_interact(small: GlipStyle) -> None:
+def test_every_factor_learns_but_the_rows_of_layers_that_do_not_interact(small: Glip) -> None:
     """As released there is a row for each layer; a factor without gradient elsewhere is a mistake.
 
     The small grounder has two text layers, so that layer 1 alone interacts.
@@ -145,7 +145,7 @@ def test_every_factor_learns_but_the_rows_of_layers_that_do_not_interact(small: 
 
 
 @torch.no_grad()
-def test_with_and_without_interaction_are_told_apart_by_the_grounder(small: GlipStyle) -> None:
+def test_with_and_without_interaction_are_told_apart_by_the_grounder(small: Glip) -> None:
     """An interaction that changes no box would be a row of the table about nothing."""
     batch = some_batch(small)
     sizes: dict[str, Any] = {"rank": 3, "prompt_length": 4, "text_prompt_length": 2}

@@ -1,0 +1,242 @@
+"""GLIP, frozen, with entries for prompts in its Swin and its BERT.
+
+Li et al. 2022, "Grounded language-image pre-training", arXiv 2112.03857.
+
+Legend: B batch, T tokens, A places of the pyramid, C its channels.
+"""
+
+import functools
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from typing_extensions import override
+
+from system.backbones.computation import Computation
+from system.backbones.dual_encoder import resolved
+from system.backbones.fingerprint import digest
+from system.config.schema import GrounderConfig
+from system.errors import DataError
+from system.grounders.glip.box_selection import (
+    SelectionRules,
+    label_probabilities,
+    resize_boxes,
+    select_boxes,
+)
+from system.grounders.glip.glip_files import load_glip_parts
+from system.grounders.glip.glip_inputs import SIDE_MULTIPLE, GlipPixels
+from system.grounders.glip.glip_network import Dense, GlipNetwork, token_mean
+from system.grounders.grounder import (
+    Entries,
+    Grounder,
+    GrounderShape,
+    GroundingBatch,
+    ScoredBoxes,
+    Span,
+    Tokens,
+    block_sides,
+    covered,
+    level_means,
+    positive_mask,
+)
+from system.grounders.lockstep import Lockstep
+
+
+class Glip(Grounder):
+    """A `GlipNetwork`, frozen; without entries its outputs are the network's to the bit."""
+
+    side_multiple = SIDE_MULTIPLE
+
+    def __init__(
+        self,
+        network: GlipNetwork,
+        tokenizer: Any,
+        name: str = "glip",
+        computation: Computation = Computation(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.computation = computation
+        config = network.config
+        side = -(-config.pictures.image_size // SIDE_MULTIPLE) * SIDE_MULTIPLE  # with its padding
+        self.shape = GrounderShape(
+            vision_widths=config.vision.block_widths,
+            text_widths=(config.text.hidden_size,) * config.text.num_hidden_layers,
+            pyramid_widths=network.level_widths,
+            image_size=config.pictures.image_size,
+            context_length=config.context_length,
+            feature_width=config.head.channels,
+            level_sides=tuple(-(-side // stride) for stride in config.strides),
+            vision_sides=block_sides(side, config.vision.patch_size, config.vision.depths),
+        )
+        self._lockstep = Lockstep(network.vision, network.text)
+        computation.apply(chain(network.vision_layers, network.text_layers))
+
+    @override
+    def train(self, mode: bool = True) -> "Glip":
+        """Stay in evaluation mode: a frozen grounder has no training behaviour."""
+        return super().train(False)
+
+    @override
+    def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
+        """The scored boxes of each sample, best first; no gradient is kept.
+
+        A place's score is the square root of its centreness times the mean probability of the
+        tokens that name the object (ATSS): see `select_boxes`.
+        """
+        own = self.network.config.selection
+        rules = SelectionRules(
+            self.selection.threshold,
+            self.selection.candidates_per_level,
+            own.candidates,
+            own.overlap,
+            own.most,
+        )
+        with torch.no_grad():
+            dense = self.dense(batch, entries.each_alone())
+            named = label_probabilities(dense.tokens, self.words(batch.tokens)[:, None])
+            sizes = _sizes(batch)
+            found = select_boxes(
+                dense.boxes, named, dense.centreness, dense.anchors.per_level, sizes, rules
+            )
+        return [
+            ScoredBoxes(resize_boxes(each.boxes, size, (1, 1)), each.scores)
+            for each, size in zip(found, sizes, strict=True)
+        ]
+
+    @override
+    def losses(self, batch: GroundingBatch, entries: Entries) -> dict[str, Tensor]:
+        """The weighted terms `words`, `boxes` and `centreness`, each (B,)."""
+        if len(batch.targets) != len(batch.images):
+            raise ValueError(f"{len(batch.targets)} targets for {len(batch.images)} images")
+        dense = self.dense(batch, entries)
+        targets = [
+            resize_boxes(target.to(batch.images.device), (1, 1), size)
+            for target, size in zip(batch.targets, _sizes(batch), strict=True)
+        ]
+        rows = [row[None] for row in self.words(batch.tokens)]
+        return self.network.losses(dense, targets, rows, batch.tokens.mask)
+
+    def dense(self, batch: GroundingBatch, entries: Entries) -> Dense:
+        """The head's outputs for every place."""
+        tokens, length, added = batch.tokens, batch.tokens.ids.shape[1], entries.added
+        if added is not None:
+            tokens = tokens.padded(added.text_length, self.tokenizer.pad_token_id)
+        with (
+            self.computation.autocast(batch.images.device),
+            self.network.prompted(entries.vision, entries.windows, entries.text, entries.context),
+            self._lockstep.active(added, batch.images),
+        ):
+            words = self.network.read(tokens.ids, tokens.mask)[:, :length]
+            levels = self.network.see(batch.images)
+            if entries.adapt_level is not None:
+                levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
+            if entries.adapt_text is not None:
+                words = entries.adapt_text(words)
+            given = (levels, words, entries.adapt_pyramid)
+            if not entries.head:
+                return self.network.locate(*given)
+            found: Dense = functional_call(self.network, dict(entries.head), given)
+            return found
+
+    def words(self, tokens: Tokens) -> Tensor:
+        """Mask (B, T) of the tokens that name the object: no padding, begin or end."""
+        special = torch.tensor(self._special, device=tokens.ids.device)
+        words = tokens.mask.bool() & ~torch.isin(tokens.ids, special)
+        return words if tokens.positive is None else words & tokens.positive
+
+    @property
+    @override
+    def head_layers(self) -> dict[str, Tensor]:
+        """The convolutions to boxes and centreness, and all that makes scores of tokens."""
+        names = ("predictions.", "token_scores.")
+        every = self.network.named_parameters()
+        return {name: value for name, value in every if name.startswith(names)}
+
+    @override
+    def image_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        with torch.no_grad(), self.computation.autocast(images.device):
+            return level_means(self.network.see(images), covered(images, sizes))
+
+    @override
+    def text_features(self, tokens: Tokens) -> Tensor:
+        """Mean over the expression's words as regions meet them, (B, C)."""
+        with torch.no_grad(), self.computation.autocast(tokens.ids.device):
+            read = self.network.read(tokens.ids, tokens.mask)
+            known = self.network.token_scores.features(read)
+        return token_mean(known.transpose(1, 2), self.words(tokens))
+
+    @override
+    def embed_text(self, tokens: Tokens) -> Tensor:
+        """Word embeddings with their positions, normalised, (B, T, D)."""
+        with self.computation.autocast(tokens.ids.device):
+            embedded: Tensor = self.network.text.embeddings(tokens.ids)
+        return embedded
+
+    @override
+    def tokenize(self, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()) -> Tokens:
+        """Padded to the longest, cut to the context. Raises DataError for an empty expression."""
+        for index, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(
+                    f"expression {index} of {len(texts)} is empty: there is nothing to look for; "
+                    "leave it out",
+                    kind="empty expression",
+                )
+        if not texts:
+            empty = torch.zeros(0, 0, dtype=torch.long)
+            return Tokens(empty, empty)
+        # Special tokens that an expression spells out are split like its other words.
+        encoded = self.tokenizer(
+            list(texts),
+            padding="longest",
+            truncation=True,
+            max_length=self.shape.context_length,
+            split_special_tokens=True,
+            return_tensors="pt",
+            return_offsets_mapping=any(spans),
+        )
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        if not any(spans):
+            return Tokens(ids, mask)
+        return Tokens(ids, mask, positive_mask(encoded["offset_mapping"].tolist(), spans))
+
+    @override
+    def image_transform(self) -> GlipPixels:
+        return GlipPixels(self.network.config.pictures)
+
+    @functools.cached_property
+    @override
+    def fingerprint(self) -> str:
+        sizes = {"config": self.network.config.to_dict()}
+        return digest(self.network, sizes, self.tokenizer)
+
+    @functools.cached_property
+    def _special(self) -> list[int]:
+        tokenizer = self.tokenizer
+        return [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
+
+
+def load_glip(path: str, computation: Computation = Computation()) -> Glip:  # noqa: B008
+    """A grounder from a local directory. Raises ConfigError as `load_glip_parts` does."""
+    parts = load_glip_parts(path)
+    return Glip(parts.network, parts.tokenizer, path, computation)
+
+
+def _sizes(batch: GroundingBatch) -> list[tuple[int, int]]:
+    """Height and width of each image without its padding."""
+    if batch.sizes is None:
+        return [(batch.images.shape[-2], batch.images.shape[-1])] * len(batch.images)
+    return [(int(height), int(width)) for height, width in batch.sizes.tolist()]
+
+
+def _of_config(config: GrounderConfig) -> Glip:
+    return load_glip(resolved(config.path), Computation.of(config))
+
+
+GROUNDER = _of_config

@@ -1,0 +1,143 @@
+"""A GLIP on disk: config.json, model.safetensors and the tokenizer's files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.errors import ConfigError
+from system.grounders.glip.glip_config import FORMAT_VERSION, MODEL_TYPE, GlipConfig
+from system.grounders.glip.glip_network import GlipNetwork
+from system.uris import expanded
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TOKENIZERS = ("tokenizer.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class GlipParts:
+    """Network (float32) and tokenizer, which fit each other."""
+
+    network: GlipNetwork
+    tokenizer: Any
+
+
+def build_network(config: GlipConfig, seed: int = 0) -> GlipNetwork:
+    """An untrained network; the global generator is left as it was found."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GlipNetwork(config)
+
+
+def save_glip(directory: Path, network: GlipNetwork, tokenizer: Any, half: bool = False) -> None:
+    """Write a checkpoint's directory; `half` keeps the weights in half precision."""
+    from safetensors.torch import save
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(directory)
+    text = json.dumps(network.config.to_dict(), indent=2) + "\n"
+    (directory / CONFIG).write_text(text, "utf-8")
+    weights = {
+        name: (value.half() if half else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    # As bytes: `save_file` would make a file that only its owner may read.
+    (directory / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+
+
+def load_glip_parts(path: str) -> GlipParts:
+    """Load and check a checkpoint's directory.
+
+    Raises ConfigError naming `grounder.path` and the file that is missing, damaged or does not fit
+    the others.
+    """
+    directory = expanded(path)
+    where = f"grounder.path={path!r}"
+    if not directory.is_dir():
+        raise ConfigError(
+            f"{where} is no directory; give one that holds a GLIP (`promptide "
+            "pretrain grounder=tiny_grounder grounder.path=DIRECTORY` makes a small one)"
+        )
+    for alternatives in ((CONFIG,), (WEIGHTS,), TOKENIZERS):
+        if not any((directory / file).is_file() for file in alternatives):
+            raise ConfigError(
+                f"{where} has no {' or '.join(alternatives)}; a GLIP is {CONFIG}, "
+                f"{WEIGHTS} and the tokenizer's files"
+            )
+    config = _read_config(directory / CONFIG, where)
+    tokenizer = _read_tokenizer(directory, config, where)
+    weights = _read_weights(directory / WEIGHTS, where)
+    network = build_network(config)
+    _check_keys(network.state_dict(), weights, where)
+    network.load_state_dict({name: value.float() for name, value in weights.items()})
+    return GlipParts(network, tokenizer)
+
+
+def _read_config(file: Path, where: str) -> GlipConfig:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{where}: {file} is not valid JSON: {error}") from error
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind != MODEL_TYPE:
+        raise ConfigError(
+            f"{where} holds a {kind!r} model, not a GLIP of our form; choose the grounder "
+            "group that fits it"
+        )
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{where}: {file} is of format {values.get('format_version')}; this promptide reads "
+            f"{FORMAT_VERSION}"
+        )
+    return GlipConfig.from_dict(values, str(file))
+
+
+def _read_tokenizer(directory: Path, config: GlipConfig, where: str) -> Any:
+    from transformers import AutoTokenizer, BertTokenizerFast, PretrainedConfig
+
+    # Without a config of its own the library can't tell the class of a plain vocab.txt.
+    known = (directory / "tokenizer_config.json").is_file()
+    loader = AutoTokenizer if known else BertTokenizerFast
+    # Else it reads the model's config and warns of a model type that the library does not know.
+    options = {"config": PretrainedConfig()} if known else {}
+    try:
+        tokenizer = loader.from_pretrained(directory, local_files_only=True, **options)
+    except Exception as error:  # whatever the library makes of damaged files
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{where}: the tokenizer could not be loaded ({reason})") from error
+    if not 0 < len(tokenizer) <= config.text.vocab_size:
+        raise ConfigError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens but the model embeds "
+            f"{config.text.vocab_size}; they do not belong together"
+        )
+    return tokenizer
+
+
+def _read_weights(file: Path, where: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{where}: {file} cannot be read ({error})") from error
+
+
+def _check_keys(own: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    remedy = f"{CONFIG} and {WEIGHTS} do not belong together"
+    for what, names in (("lack", own.keys() - found.keys()), ("add", found.keys() - own.keys())):
+        if names:
+            first = ", ".join(sorted(names)[:3])
+            raise ConfigError(
+                f"{where}: the weights {what} {len(names)} tensors ({first}, ...); {remedy}"
+            )
+    for name, value in own.items():
+        if value.shape != found[name].shape:
+            raise ConfigError(
+                f"{where}: {name} is {tuple(found[name].shape)}, the config says "
+                f"{tuple(value.shape)}; {remedy}"
+            )
