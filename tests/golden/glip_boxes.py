@@ -156,12 +156,12 @@ def _losses(fixture: Fixture, case: str, nearest: int) -> Outputs:
         rows,
         mask,
         assignment.divisors("batch"),
-        nothing=last,
+        background_token=last,
     )
     torch.autograd.backward(torch.stack([term.mean() for term in terms.values()]).sum())
     positive = assignment.positive
     outputs = {
-        "matched_gt": assignment.taken,
+        "matched_gt": assignment.matched,
         "box_targets": anchors.encode(assignment.boxes)[positive],
         "centerness_targets": assignment.centreness[positive],
         "token_targets_of_positives": token_targets(assignment, rows, last)[positive],

@@ -114,6 +114,23 @@ def test_tolerance_of_one_output_is_only_its_own(tmp_path: Path) -> None:
     assert _edit("diffusion", tmp_path, nudge("x_t")).status == "FAIL"
 
 
+def test_tolerance_may_be_a_share_of_the_largest_value(tmp_path: Path) -> None:
+    """Of GLIP's fixtures: an element near 0 has the rounding of those that it was made of."""
+
+    def nudge(output: str, share: float) -> Callable[[dict[str, NDArray[Any]]], None]:
+        def change(arrays: dict[str, NDArray[Any]]) -> None:
+            wide = arrays[output].astype(np.float64)
+            smallest = np.unravel_index(np.abs(wide).argmin(), wide.shape)
+            wide[smallest] += share * np.abs(wide).max()
+            arrays[output] = wide
+
+        return change
+
+    assert _edit("glip_boxes", tmp_path, nudge("out_decoded", 8e-6)).status == "pass"
+    assert _edit("glip_boxes", tmp_path, nudge("out_decoded", 2e-5)).status == "FAIL"
+    assert _edit("glip_boxes", tmp_path, nudge("out_anchors_p3", 8e-6)).status == "FAIL"
+
+
 def test_wrong_shape_is_caught(tmp_path: Path) -> None:
     def drop_row(arrays: dict[str, NDArray[Any]]) -> None:
         arrays["grad_logits"] = arrays["grad_logits"][:-1]

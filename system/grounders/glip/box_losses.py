@@ -42,23 +42,23 @@ class Divisors:
 class Assignment:
     """What each anchor stands for. It depends on anchors and boxes alone, not on predictions."""
 
-    taken: Tensor  # (B, A), the box by its index among the image's own; -1: none
-    boxes: Tensor  # (B, A, 4), that box; anything where there is none
-    centreness: Tensor  # (B, A), the anchor's in its box; 0 where there is none
+    matched: Tensor  # (B, A), the index of the box among the image's own; -1: none
+    boxes: Tensor  # (B, A, 4), that box; any other where there is none
+    centreness: Tensor  # (B, A), the anchor's in that box; 0 where there is none
     counts: tuple[int, ...]  # the boxes of each image
 
     @property
     def positive(self) -> Tensor:
         """The anchors that stand for a box (B, A)."""
-        return self.taken >= 0
+        return self.matched >= 0
 
     def totals(self) -> Tensor:
         """Samples, positives, sum of centreness, and workers, which is 1: (4,), float32.
 
         The sum of all workers' totals is what `divisors` need of a batch that they share.
         """
-        counts = [self.taken.new_tensor(len(self.taken)), self.positive.sum()]
-        counts += [self.centreness.sum(), self.taken.new_tensor(1)]
+        counts = [self.matched.new_tensor(len(self.matched)), self.positive.sum()]
+        counts += [self.centreness.sum(), self.matched.new_tensor(1)]
         return torch.stack([count.float() for count in counts])
 
     def divisors(
@@ -69,9 +69,9 @@ class Assignment:
         """What the terms are divided by; the loss of a batch is the mean of its samples' terms.
 
         "sample": each sample by its own positives, so that the mean does not depend on how a
-        batch is cut. "batch": by those of the whole batch, as published; it is there that images
-        with many boxes weigh more. `over_workers` then gets the `totals` of this part of the batch
-        and gives their sum over all workers.
+        batch is cut. "batch": by those of the whole batch, as published: images with many boxes
+        weigh more. `over_workers` then gets the `totals` of this part of the batch and returns
+        their sum over all workers, so that the mean does not depend on the cut either.
         """
         if normaliser == "sample":
             return Divisors(
@@ -79,11 +79,8 @@ class Assignment:
             )
         samples, positives, centreness, workers = over_workers(self.totals()).unbind()
         # As published each worker divides by the workers' mean, at least 1.
-        divided = Divisors(
-            torch.maximum(positives, workers) / samples, _or_one(centreness / samples)
-        )
-        each = len(self.taken)
-        return Divisors(divided.positives.expand(each), divided.centreness.expand(each))
+        divided = (torch.maximum(positives, workers) / samples, _or_one(centreness / samples))
+        return Divisors(*(value.expand(len(self.matched)) for value in divided))
 
 
 def assign(anchors: Anchors, targets: Sequence[Tensor], nearest: int = NEAREST) -> Assignment:
@@ -95,7 +92,8 @@ def assign(anchors: Anchors, targets: Sequence[Tensor], nearest: int = NEAREST) 
     boxes it takes the one that it overlaps most; at equal overlaps the first.
     """
     shape = (len(targets), len(anchors.boxes))
-    boxes = torch.cat([target.reshape(-1, 4).to(anchors.boxes) for target in targets])
+    of_images = [target.reshape(-1, 4).to(anchors.boxes) for target in targets]
+    boxes = torch.cat([anchors.boxes[:0], *of_images])  # (N, 4)
     counts = tuple(len(target) for target in targets)
     if len(boxes) == 0:
         nothing = boxes.new_zeros(shape)
@@ -121,20 +119,20 @@ def assign(anchors: Anchors, targets: Sequence[Tensor], nearest: int = NEAREST) 
     first = number.new_full(best.shape, len(boxes)).scatter_reduce(0, place, number, "amin")
     first = first.reshape(shape)
     found = first < len(boxes)
-    matched = boxes[first.where(found, 0)]
-    taken = (first - before[:, None]).where(found, -1)
-    return Assignment(taken, matched, centreness(anchors.centres, matched) * found, counts)
+    box = boxes[first.where(found, 0)]
+    matched = (first - before[:, None]).where(found, -1)
+    return Assignment(matched, box, centreness(anchors.centres, box) * found, counts)
 
 
 def detection_losses(
     words: Tensor,
     boxes: Tensor,
-    centres: Tensor,
+    centre_logits: Tensor,
     assignment: Assignment,
-    rows: Sequence[Tensor],
+    positive_maps: Sequence[Tensor],
     tokens: Tensor,
     divisors: Divisors | None = None,
-    nothing: int | None = None,
+    background_token: int | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms `words`, `boxes` and `centreness`, each (B,), float32.
 
@@ -143,25 +141,25 @@ def detection_losses(
     Args:
         words: (B, A, T) logits of regions and tokens.
         boxes: (B, A, 4), decoded.
-        centres: (B, A) logits of centreness.
+        centre_logits: (B, A), of centreness.
         assignment: which anchors stand for which boxes.
-        rows: for each image (n, T), 1 or true for the tokens that name each box, or (1, T) for all
-            of them.
+        positive_maps: for each image (n, T), 1 or true for the tokens that name each box, or (1, T)
+            for all of them.
         tokens: (B, T), 1 or true for all tokens but the padding.
         divisors: of `Assignment.divisors`; None: each sample's own.
-        nothing: the token that anchors without a box are to have, or None. In GLIP the last one of
-            256; it is padding, and then without effect, unless a caption fills all 256.
+        background_token: the token that anchors without a box are to have, or None. In GLIP the
+            last one of 256; it is padding, and then without effect, unless a caption fills all 256.
 
     Raises:
-        ValueError: an image's rows are as many as neither its boxes nor one.
+        ValueError: an image has neither as many rows of tokens as boxes nor one.
     """
     divisors = assignment.divisors() if divisors is None else divisors
     with torch.autocast(boxes.device.type, enabled=False):
         return {
-            "words": _word_loss(words, assignment, rows, tokens.bool(), nothing)
+            "words": _word_loss(words, assignment, positive_maps, tokens.bool(), background_token)
             / divisors.positives,
             "boxes": BOX_WEIGHT * _box_loss(boxes, assignment) / divisors.centreness,
-            "centreness": _centreness_loss(centres, assignment) / divisors.positives,
+            "centreness": _centreness_loss(centre_logits, assignment) / divisors.positives,
         }
 
 
@@ -185,19 +183,21 @@ def centreness(middle: Tensor, boxes: Tensor) -> Tensor:
 
 
 def token_targets(
-    assignment: Assignment, rows: Sequence[Tensor], nothing: int | None = None
+    assignment: Assignment, positive_maps: Sequence[Tensor], background_token: int | None = None
 ) -> Tensor:
     """What each anchor's tokens are to be (B, A, T): 0 or 1; see `detection_losses`."""
-    wanted = []
-    for taken, row, count in zip(assignment.taken, rows, assignment.counts, strict=True):
-        if len(row) not in (1, count):
-            raise ValueError(f"{len(row)} rows of tokens for {count} boxes: pass one each, or one")
-        none = torch.zeros(1, row.shape[1], device=row.device)
-        if nothing is not None and nothing < row.shape[1]:
-            none[:, nothing] = 1
-        index = (taken >= 0).long() if len(row) == 1 else taken + 1
-        wanted.append(torch.cat([none, (row > 0).float()])[index])
-    return torch.stack(wanted)
+    targets = []
+    for matched, rows, count in zip(
+        assignment.matched, positive_maps, assignment.counts, strict=True
+    ):
+        if len(rows) not in (1, count):
+            raise ValueError(f"{len(rows)} rows of tokens for {count} boxes: pass one each, or one")
+        none = torch.zeros(1, rows.shape[1], device=rows.device)
+        if background_token is not None and background_token < rows.shape[1]:
+            none[:, background_token] = 1
+        row = matched + 1 if len(rows) == count else (matched >= 0).long()
+        targets.append(torch.cat([none, (rows > 0).float()])[row])
+    return torch.stack(targets)
 
 
 def _candidates(anchors: Anchors, boxes: Tensor, nearest: int) -> Tensor:
@@ -219,18 +219,20 @@ def _candidates(anchors: Anchors, boxes: Tensor, nearest: int) -> Tensor:
 def _word_loss(
     logits: Tensor,
     assignment: Assignment,
-    rows: Sequence[Tensor],
+    positive_maps: Sequence[Tensor],
     tokens: Tensor,
-    nothing: int | None,
+    background_token: int | None,
 ) -> Tensor:
     """Sum (B,) of the focal loss over anchors and tokens (GLIP, equation 4)."""
+    if len(logits) == 0:
+        return logits.float().sum(dim=(1, 2))
     named = tokens.any(dim=0).nonzero()
     length = int(named[-1]) + 1 if len(named) else 0  # behind it is what no text has: no memory
-    rows = [row[:, :length].to(logits.device) for row in rows]
+    maps = [rows[:, :length].to(logits.device) for rows in positive_maps]
     tokens = tokens[:, None, :length]
     # Padding has no loss, and no gradient even if its logits are undefined.
     logits = logits[..., :length].float().masked_fill(~tokens, 0.0)
-    loss = focal_loss(logits, token_targets(assignment, rows, nothing)) * tokens
+    loss = focal_loss(logits, token_targets(assignment, maps, background_token)) * tokens
     return loss.sum(dim=(1, 2))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from system.grounders.glip.box_coder import pixel_overlap
 
 NO_CANDIDATE = -1.0  # below all that a probability can be
-BLOCK = 512  # boxes that suppression compares at a time: it bounds memory, never the result
+BLOCK = 256  # boxes that suppression compares at a time: it bounds memory, never the result
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class SelectionRules:
     candidates: int = 1000
     overlap: float = 0.6
     most: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        for name in ("candidates_per_level", "candidates", "most"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name}={count} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,13 @@ def label_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
         tokens: (B, L, T), true or 1 for the tokens of a label.
     """
     probabilities, tokens = logits.float().sigmoid(), tokens.bool()
+    count = tokens.sum(dim=-1)  # (B, L)
+    named = probabilities.new_empty(*logits.shape[:2], tokens.shape[1])
     # One by one and no matrix product: that would round as autocast or TF32 have it.
-    sums = [
-        torch.where(tokens[:, label, None], probabilities, 0.0).sum(dim=-1)
-        for label in range(tokens.shape[1])
-    ]
-    count = tokens.sum(dim=-1)[:, None]  # (B, 1, L)
-    named = torch.stack(sums, dim=-1) / count.clamp_min(1)
-    return named.masked_fill(count == 0, NO_CANDIDATE)
+    for label, own in enumerate(tokens.unbind(dim=1)):
+        total = torch.where(own[:, None], probabilities, 0.0).sum(dim=-1)
+        named[..., label] = total / count[:, label, None].clamp_min(1)
+    return named.masked_fill(count[:, None] == 0, NO_CANDIDATE)
 
 
 @torch.no_grad()
@@ -87,7 +95,8 @@ def select_boxes(
     """
     labels = named.shape[-1]
     named = named.float()
-    rank = named * centreness.float().sigmoid()[..., None]
+    # In float32 a place's sigmoid depends by a rounding on where in memory it stands.
+    rank = named * centreness.double().sigmoid().float()[..., None]
     candidate = named > rules.threshold if rules.threshold else named >= 0
     # The comparison with 0 leaves out what is no number too.
     rank = torch.where(candidate & (rank >= 0), rank, NO_CANDIDATE).flatten(1)  # (B, A * L)
@@ -109,12 +118,12 @@ def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return boxes.clamp_min(0).minimum(limit)
 
 
-def resize_boxes(boxes: Tensor, size: tuple[float, float], other: tuple[float, float]) -> Tensor:
-    """Boxes (..., 4) of an image of `size` (height, width) as those of its copy of `other` size.
+def resize_boxes(boxes: Tensor, size: tuple[float, float], to: tuple[float, float]) -> Tensor:
+    """Boxes (..., 4) in an image of `size` (height, width), once that is resized `to` another.
 
-    With an `other` size of (1, 1) they are shares of the sides.
+    `to` (1, 1) gives shares of the sides.
     """
-    height, width = other[0] / size[0], other[1] / size[1]
+    height, width = to[0] / size[0], to[1] / size[1]
     return boxes * boxes.new_tensor([width, height, width, height])
 
 
