@@ -1,6 +1,7 @@
 """`promptide evaluate` without a run: the frozen grounder on files in their published form."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,58 @@ def test_what_cannot_be_judged_is_said_first(
     assert "evaluation.split=test: benchmark 'rec_refcoco' has no such split" in told
     assert app.main(words(tmp_path, "evaluation.split=val", "adapters=/nowhere")) == 2
     assert "/nowhere holds no adapter.json" in capsys.readouterr().err
+
+
+def of_another_coco(root: Path) -> list[str]:
+    content = json.loads((root / "refcoco" / "instances.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["id"] += 1_000_000
+    (root / "others.json").write_text(json.dumps(content))
+    return ["benchmark.options.instances=others.json"]
+
+
+def of_other_images(root: Path) -> list[str]:
+    next((root / "train2014").iterdir()).unlink()
+    return []
+
+
+def with_a_span_beyond(root: Path) -> list[str]:
+    path = root / "mdetr_annotations" / "finetune_refcoco_testA.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["tokens_positive"] = [[0, 500]]
+    path.write_text(json.dumps(content))
+    return []
+
+
+def with_an_unknown_split(root: Path) -> list[str]:
+    return ["benchmark.options.splits.testB=[testC]"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (of_another_coco, "others.json has no annotation"),
+        (of_other_images, "train2014"),
+        (
+            with_a_span_beyond,
+            "testA.json: annotations[0]: field 'tokens_positive'",
+        ),
+        (with_an_unknown_split, "finetune_refcoco_testC.json does not exist"),
+    ],
+)
+def test_files_that_do_not_fit_are_named_before_anything_is_found(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], list[str]],
+    message: str,
+) -> None:
+    """A figure on other images or words would look like a bad model."""
+    write_refcoco(tmp_path)
+    assert app.main(words(tmp_path, *spoil(tmp_path))) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_encoder_has_a_zero_shot_figure_too(

@@ -13,8 +13,10 @@ from system.config.compose import compose
 from system.engine.epochs import EpochLoop
 from system.errors import ConfigError, DataError, PromptideError
 from system.grounders.glip_style import load_glip
+from system.report.pages.evaluation_page import write_evaluation_report
 from system.report.pages.run_page import write_report
-from system.stream.evaluate_adapters import evaluate_adapters
+from system.stream.evaluate_adapters import evaluate_adapters, evaluated_on
+from system.stream.evaluation_results import write_evaluation
 from system.stream.learned_state import LearnedState
 from system.stream.preflight import check_experiment, prepared
 from tests.diff_prompt.mask_files import TASKS
@@ -109,6 +111,26 @@ def test_saved_adapters_give_the_last_row_again(root: Path, metrics: dict[str, A
     assert again.known_tasks == len(TASKS)
     for one, other in zip(loaded.method.parameters(), again.method.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_an_evaluation_of_saved_adapters_is_kept_as_the_run_s_own(
+    root: Path, metrics: dict[str, Any]
+) -> None:
+    """Its files say what the run's say, and the run's stay as they were."""
+    experiment = compose(rec_overrides(root, "lpi", "cluster.workers=0", *BOTH))
+    before = (root / "runs" / "lpi" / "metrics.json").read_bytes()
+    folder, found = write_evaluation(evaluated_on(experiment, prepared(experiment)))
+    for key in ("average", "splits", "intervals", "queries"):
+        assert found[key] == metrics[key], key
+    for key in ("average", "per_task", "splits"):
+        assert found["zero_shot"][key] == metrics["zero_shot"][key], key
+    assert found["learned_on"] == {"benchmark": "shapes", "tasks": list(TASKS)}
+    page = write_evaluation_report(folder).read_text()
+    average, zero = (f"{m['average']['rec_r5']:.1f}" for m in (metrics, metrics["zero_shot"]))
+    row = page.partition("box R@5</th>")[2].partition("</tr>")[0]
+    assert row.index(f"<td>{zero}<") < row.rindex(f"<td>{average}<")
+    assert "after training" in page
+    assert (root / "runs" / "lpi" / "metrics.json").read_bytes() == before
 
 
 def test_the_report_speaks_of_boxes(root: Path, metrics: dict[str, Any]) -> None:

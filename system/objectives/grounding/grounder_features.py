@@ -77,6 +77,7 @@ class GrounderFeatures:
         computation = self.grounder.computation
         return FeatureStore.key(
             grounder=self.grounder.fingerprint,
+            transform=str(self.grounder.image_transform()),  # images may come in another size
             what="level means and words",
             shards=[shard.sha256 for shard in handle.shards],
             without=sorted(handle.without),

@@ -149,6 +149,7 @@ class RecScorer:
             return Found(torch.zeros(0, len(OVERLAPS), dtype=torch.long), torch.zeros(0, 4))
         key = FeatureStore.key(
             grounder=grounder.fingerprint,
+            transform=str(grounder.image_transform()),  # images may come in another size
             selection=asdict(grounder.selection),
             spans_count=grounder.spans_count,
             ranks=[list(overlap) for overlap in OVERLAPS],
