@@ -211,9 +211,12 @@ class Grounder(nn.Module, ABC):
     def tokenize(self, texts: Sequence[str], spans: Sequence[Sequence[Span]] = ()) -> Tokens:
         """Expressions padded to the longest, cut to the context.
 
-        `spans` are the characters of each text that name the object; none, or none that a token
-        within the context has: all words do.
+        `spans` are the characters of each text that name the object; none: all words do.
         """
+
+    @abstractmethod
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, before it is cut to the context."""
 
     @abstractmethod
     def image_transform(self) -> ImageTransform:
@@ -257,16 +260,17 @@ def positive_tokens(offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]
 
 
 def positive_mask(offsets: Sequence[Sequence[Span]], spans: Sequence[Sequence[Span]]) -> Tensor:
-    """Mask (B, T) of the tokens that name each text's object; all of them where no span says.
+    """Mask (B, T) of the tokens that name each text's object; all of them where it has no span.
+
+    None of them where its spans cover no token: as in GLIP's released code nothing is found then.
 
     `offsets` are those of each text's T tokens, padding and special ones as (0, 0).
     """
     mask = torch.ones(len(offsets), max(map(len, offsets), default=0), dtype=torch.bool)
     for row, of_text, of_object in zip(mask, offsets, spans, strict=True):
-        positive = positive_tokens(of_text, of_object)
-        if positive:
+        if of_object:
             row[:] = False
-            row[positive] = True
+            row[positive_tokens(of_text, of_object)] = True
     return mask
 
 

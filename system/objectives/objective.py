@@ -199,6 +199,19 @@ class StreamObjective(ABC):
         Raises DataError where every task needs something.
         """
 
+    def check_inputs(
+        self,
+        experiment: ExperimentConfig,
+        manifest: Manifest,
+        tasks: Sequence[str],
+        model: FrozenModel,
+    ) -> tuple[str, ...]:
+        """Lines on what the frozen model does not read of these tasks' samples.
+
+        Raises DataError naming the task and the sample that it cannot take at all.
+        """
+        return ()
+
     @abstractmethod
     def names(self, experiment: ExperimentConfig) -> NameFeatures:
         """Makes features of tasks' names; it loads the frozen model."""

@@ -114,7 +114,8 @@ def evaluated_frozen(
     """
     tasks = asked_tasks(experiment, manifest)
     notes = check_splits(experiment, manifest, tasks)
-    work = OBJECTIVES.get(experiment.stage.objective).work(
+    objective = OBJECTIVES.get(experiment.stage.objective)
+    work = objective.work(
         _worker(experiment, experiment.inputs, _opener(experiment, manifest, tasks), show)
     )
     header = AdapterHeader(
@@ -129,6 +130,7 @@ def evaluated_frozen(
         tasks=tasks,
     )
     learned = LearnedState(header, work.model, work.build_method(header))
+    notes += objective.check_inputs(experiment, manifest, tasks, work.model)
     work.add_tests(len(tasks))
     rows = work.evaluation.zero_shot()
     rows += work.evaluation.after_task(len(tasks) - 1, learned.method, None)

@@ -46,7 +46,9 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     if skipped:
         named = ", ".join(map(repr, skipped))
         notes = (f"skipped, as they have nothing to train on: tasks {named}", *notes)
-    backbone, method = OBJECTIVES.get(experiment.stage.objective).check(experiment)
+    objective = OBJECTIVES.get(experiment.stage.objective)
+    backbone, method = objective.check(experiment)
+    notes += objective.check_inputs(experiment, manifest, given, backbone)
     similarity = given_similarity(experiment)
     if similarity is None and method.similarity_source == "matrix":
         raise ConfigError(

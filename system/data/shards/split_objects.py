@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass
 class LeftOut:
-    """Objects or expressions that cannot be used, as they cover no area; the first few by name."""
+    """Objects or expressions that cannot be used, such as those without area; a few by name."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -36,9 +36,13 @@ class LeftOut:
         if len(self.first) < _FIRST_NAMES:
             self.first.append(name)
 
+    @property
+    def named(self) -> str:
+        """The first few, by name."""
+        return "; ".join(self.first) + (", ..." if self.count > len(self.first) else "")
+
     def __str__(self) -> str:
-        more = ", ..." if self.count > len(self.first) else ""
-        return f"left out {self.count:,} without area: {'; '.join(self.first)}{more}"
+        return f"left out {self.count:,} without area: {self.named}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from system.errors import ConfigError
 from system.grounders.bert_prompts import BertPrompts
 from system.grounders.dino.dino_images import DinoPixels, pixel_mask
 from system.grounders.dino.dino_losses import loss_terms, sample_losses
-from system.grounders.dino.dino_text import phrase_tokens
+from system.grounders.dino.dino_text import phrase_lengths, phrase_tokens
 from system.grounders.grounder import (
     Entries,
     Grounder,
@@ -238,6 +238,11 @@ class GroundingDino(Grounder):
         """Begin, words, a stop, end, padding. Raises DataError for a text without a word."""
         special = set(self.model.model.special_tokens.tolist())
         return phrase_tokens(self.tokenizer, special, self.shape.context_length, texts, spans)
+
+    @override
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        special = set(self.model.model.special_tokens.tolist())
+        return phrase_lengths(self.tokenizer, special, texts)
 
     @override
     def image_transform(self) -> DinoPixels:

@@ -67,6 +67,10 @@ def sample_losses(
 
 def _filled_up(words: Tensor, like: Tensor) -> Tensor:
     """The one label's tokens (1, t) as the library has them: (1, T), of its type."""
+    if not words.any():
+        # The library's matching divides by their number: all words guide it, and as its targets are
+        # whole numbers, none of them is one.
+        return like[:1] / 2
     label = torch.zeros_like(like[:1])
     label[:, : words.shape[1]] = words.to(like)
     return label

@@ -11,6 +11,15 @@ import torch
 from system.errors import DataError
 from system.grounders.grounder import Span, Tokens, positive_mask
 
+_ADDED = 3  # begin, stop, end
+
+
+def phrase_lengths(tokenizer: Any, special: Container[int], texts: Sequence[str]) -> list[int]:
+    """How many tokens each text has as `phrase_tokens` would make them without a limit."""
+    # Its warning of texts beyond the context is what this is for.
+    found = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [_ADDED + sum(word not in special for word in words) for words in found]
+
 
 def phrase_tokens(
     tokenizer: Any,
@@ -25,7 +34,7 @@ def phrase_tokens(
     characters of each text that name its object. Raises DataError for a text without a word.
     """
     stop = tokenizer.convert_tokens_to_ids(".")
-    room = context_length - 3
+    room = context_length - _ADDED
     encoded = (
         tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=any(spans))
         if texts

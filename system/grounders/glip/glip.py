@@ -207,6 +207,12 @@ class Glip(Grounder):
         return Tokens(ids, mask, positive_mask(encoded["offset_mapping"].tolist(), spans))
 
     @override
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        # Its warning of texts beyond the context is what this is for.
+        encoded = self.tokenizer(list(texts), split_special_tokens=True, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    @override
     def image_transform(self) -> GlipPixels:
         return GlipPixels(self.network.config.pictures)
 

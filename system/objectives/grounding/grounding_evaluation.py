@@ -27,6 +27,7 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
+from system.objectives.grounding.unread_words import unread_words
 from system.objectives.objective import OpenTest, TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import MetricValue, routing_accuracy
@@ -152,7 +153,9 @@ class GroundingEvaluation:
         """How the metrics were computed, for the run's outcome."""
         described = {"expressions": sum(len(evaluated.chosen) for evaluated in self.evaluated)}
         left_out = sum(evaluated.chosen.left_out.count for evaluated in self.evaluated)
-        return described | ({"expressions_without_area": left_out} if left_out else {})
+        described |= {"expressions_without_area": left_out} if left_out else {}
+        unread = unread_words(self.scorer.grounder, [one.chosen for one in self.evaluated])
+        return described | unread.counts()
 
     def by_split(
         self, splits: Sequence[str], method: StreamMethod, router: TaskRouter | None

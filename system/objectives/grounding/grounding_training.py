@@ -34,6 +34,7 @@ from system.objectives.grounding.rec_scoring import (
     chosen_expressions,
     expression_tokens,
 )
+from system.objectives.grounding.unread_words import unread_words
 from system.objectives.task_training import LeasedTask, TaskTraining
 
 EXPRESSIONS = "expressions"  # what a batch is counted in
@@ -96,6 +97,9 @@ class GroundingTraining(TaskTraining):
         for chosen in tasks:
             if chosen.left_out.count and not epoch:
                 self.note(f"expressions: {chosen.left_out}")
+        if not epoch:
+            for line in unread_words(self.grounder, tasks).notes():
+                self.note(line)
         batch_size = self.fit_batch(sum(map(len, tasks)), of=EXPRESSIONS)
         batches = expression_batches(
             tasks,

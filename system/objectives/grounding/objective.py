@@ -37,7 +37,9 @@ from system.objectives.grounding.rec_scoring import (
     RecScorer,
     chosen_expressions,
 )
+from system.objectives.grounding.unread_words import unread_words
 from system.objectives.objective import (
+    FrozenModel,
     NameFeatures,
     OpenTest,
     StreamObjective,
@@ -265,6 +267,27 @@ class GroundingObjective(StreamObjective):
             )
         require_masks(experiment.method, handle)
         return None
+
+    @override
+    def check_inputs(
+        self,
+        experiment: ExperimentConfig,
+        manifest: Manifest,
+        tasks: Sequence[str],
+        model: FrozenModel,
+    ) -> tuple[str, ...]:
+        assert isinstance(model, Grounder)
+        evaluation = experiment.evaluation
+        most: dict[str, int | None] = dict.fromkeys(evaluation.splits, evaluation.expressions)
+        if self.method_kind(experiment).trains_on != "nothing":
+            most["train"] = experiment.stage.train_expressions
+        chosen = (
+            chosen_expressions(part, count)
+            for split, count in most.items()
+            for name in tasks
+            for part in manifest.task(name).handle(split).members
+        )
+        return tuple(unread_words(model, chosen).notes())
 
     @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

@@ -147,11 +147,14 @@ class RecScorer:
         grounder, handle = self.grounder, chosen.handle
         if not len(chosen):
             return Found(torch.zeros(0, len(OVERLAPS), dtype=torch.long), torch.zeros(0, 4))
+        spanned = grounder.spans_count and any(e.spans for e in chosen.expressions)
         key = FeatureStore.key(
             grounder=grounder.fingerprint,
             transform=str(grounder.image_transform()),  # images may come in another size
             selection=asdict(grounder.selection),
             spans_count=grounder.spans_count,
+            # What was kept before is of spans that name all words where they cover none.
+            **({"spans": "what they cover"} if spanned else {}),
             ranks=[list(overlap) for overlap in OVERLAPS],
             shards=[shard.sha256 for shard in handle.shards],
             samples=list(chosen.samples),
