@@ -40,14 +40,13 @@ def modulated_deform_conv(
     Computes in float32 or wider, also under autocast, where the result stays in it; else the
     result has the type of `x`. At most about `CHUNK_BYTES` of sampled values exist at a time, in
     both passes. On accelerators torchvision's kernel is used if it is installed. Raises ValueError
-    for offsets of another size than the result's.
+    for offsets or modulation of another size than the result's.
     """
-    size, expected = tuple(offset.shape[-2:]), output_size(x, stride)
-    if offset.shape[1] != 2 * TAPS or modulation.shape[1] != TAPS or size != expected:
-        raise ValueError(
-            f"offsets {tuple(offset.shape)} and modulation {tuple(modulation.shape)} must have "
-            f"{2 * TAPS} and {TAPS} channels and the result's size {expected}"
-        )
+    size = output_size(x, stride)
+    for name, given, channels in (("offset", offset, 2 * TAPS), ("modulation", modulation, TAPS)):
+        expected = (len(x), channels, *size)
+        if given.shape != expected:
+            raise ValueError(f"{name} is of shape {tuple(given.shape)} instead of {expected}")
     device = x.device.type
     wide = torch.promote_types(x.dtype, torch.float32)
     result = wide if torch.is_autocast_enabled(device) else x.dtype
@@ -146,7 +145,7 @@ def _samples(
             band = checkpoint(_product, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
             band = _product(*arguments)
-        bands.append(band.view(len(x), *moved.shape[2:], -1))
+        bands.append(band.view(len(x), *moved.shape[2:], len(weight)))
     return torch.cat(bands, dim=1).permute(0, 3, 1, 2)
 
 
