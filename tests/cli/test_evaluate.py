@@ -23,6 +23,8 @@ def words(root: Path, *more: str) -> list[str]:
         "experiment=rec_refcoco",
         "grounder=tiny_grounder",
         "grounder.selection.threshold=0.05",
+        "grounder.images.rule=null",  # its own size
+        "grounder.images.side=null",
         f"benchmark.options.root={root}",
         f"data_path={root / 'data'}",
         f"storage_path={root / 'runs'}",

@@ -7,6 +7,7 @@ Legend: B batch, T tokens, A places of the pyramid, C its channels.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,7 @@ from typing_extensions import override
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import resolved
 from system.backbones.fingerprint import digest
-from system.config.schema import GrounderConfig
+from system.config.schema import GrounderConfig, ImageSizeConfig
 from system.errors import DataError
 from system.grounders.glip.box_selection import (
     SelectionRules,
@@ -228,9 +229,18 @@ class Glip(Grounder):
         return [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
 
 
-def load_glip(path: str, computation: Computation = Computation()) -> Glip:  # noqa: B008
-    """A grounder from a local directory. Raises ConfigError as `load_glip_parts` does."""
+def load_glip(
+    path: str,
+    computation: Computation = Computation(),  # noqa: B008 - frozen
+    images: ImageSizeConfig = ImageSizeConfig(),  # noqa: B008 - frozen
+) -> Glip:
+    """A grounder from a local directory, whose images come in the size that `images` says.
+
+    Raises ConfigError as `load_glip_parts` does, and for a size that cannot be.
+    """
     parts = load_glip_parts(path)
+    config = parts.network.config
+    parts.network.config = replace(config, pictures=config.pictures.resized(images))
     return Glip(parts.network, parts.tokenizer, path, computation)
 
 
@@ -242,7 +252,7 @@ def _sizes(batch: GroundingBatch) -> list[tuple[int, int]]:
 
 
 def _of_config(config: GrounderConfig) -> Glip:
-    return load_glip(resolved(config.path), Computation.of(config))
+    return load_glip(resolved(config.path), Computation.of(config), config.images)
 
 
 GROUNDER = _of_config

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from system.backbones.computation import Computation
-from system.config.schema import SelectionConfig
+from system.config.schema import GrounderConfig, ImageSizeConfig, SelectionConfig
 from system.errors import DataError
 from system.grounders.glip import glip
 from system.grounders.glip.glip import Glip
@@ -290,6 +290,20 @@ def test_prompts_that_do_not_fit_are_refused(grounder: Glip) -> None:
         grounder.dense(some_batch(grounder), Entries(vision=many))
     # the entry is free again
     grounder.dense(some_batch(grounder), some_entries(grounder))
+
+
+def test_images_come_in_the_size_that_is_asked_for(directory: Path, grounder: Glip) -> None:
+    """Both papers squeeze, to 448 and to 224 pixels; prompts and found boxes are a size's own."""
+    config = GrounderConfig("glip", str(directory), images=ImageSizeConfig(side=64))
+    larger = GROUNDERS.get("glip")(config)
+    picture = Image.new("RGB", (90, 31))
+    assert larger.image_transform()(picture, None).shape == (3, 64, 64)
+    assert str(larger.image_transform()) == "squeezed to 64 x 64 pixels"
+    assert larger.shape.image_size == 64
+    assert larger.shape.level_sides == tuple(2 * side for side in grounder.shape.level_sides)
+    assert larger.fingerprint != grounder.fingerprint
+    kept = replace(config, images=ImageSizeConfig(rule="shortest", side=32, longest=80))
+    assert GROUNDERS.get("glip")(kept).image_transform()(picture, None).shape == (3, 28, 81)
 
 
 def test_the_fingerprint_knows_weights_sizes_and_words(tmp_path: Path, grounder: Glip) -> None:
