@@ -14,7 +14,7 @@ from torch import Tensor
 from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.dino.dino_grounder import GroundingDino
-from system.grounders.grounder import GROUNDERS, Entries, Grounder, GroundingBatch
+from system.grounders.grounder import GROUNDERS, Added, Entries, Grounder, GroundingBatch
 from tests.backbones.edited_checkpoint import edited, in_json
 from tests.grounders.small_grounding_dino import FAMILY, IMAGE_SIZE, write_small_grounding_dino
 
@@ -124,6 +124,22 @@ def test_prompts_enter_every_layer_and_learn(grounder: GroundingDino) -> None:
     loss = total(grounder.losses(batch(grounder), entries)).sum()
     gradients = torch.autograd.grad(loss, leaves)
     assert all(bool(gradient.abs().sum() > 0) for gradient in gradients)
+
+
+def test_added_prompts_run_through_both_towers_in_step(grounder: GroundingDino) -> None:
+    """As LPI has them; where the hooks miss a tower they would train nothing."""
+    torch.manual_seed(9)
+    shape = grounder.shape
+    leaves = [
+        torch.randn(1, 2, width, requires_grad=True)
+        for width in (*shape.vision_widths[:2], *shape.text_widths[:2])
+    ]
+    added = Added(vision=leaves[:2], text=leaves[2:])
+    loss = total(grounder.losses(batch(grounder), Entries(added=added))).sum()
+    gradients = torch.autograd.grad(loss, leaves)
+    assert all(bool(gradient.abs().sum() > 0) for gradient in gradients)
+    plain = total(grounder.losses(batch(grounder), Entries())).sum()
+    assert loss != plain
 
 
 def test_each_sample_has_its_own_prompts(grounder: GroundingDino) -> None:
