@@ -187,6 +187,13 @@ class Grounder(nn.Module, ABC):
         not depend on how it is cut.
         """
 
+    def learned_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        """Boxes (n, 4) as the model learned to find them, of annotated ones, in shares.
+
+        The annotations are of an image of `width` x `height` pixels, before it is resized.
+        """
+        return boxes
+
     @property
     @abstractmethod
     def head_layers(self) -> dict[str, Tensor]:

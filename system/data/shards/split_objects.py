@@ -62,6 +62,8 @@ class ReferredExpression:
     mask: Mask
     super_category: str
     area: float
+    width: int  # of the image as distributed, in pixels
+    height: int
     spans: tuple[Span, ...] = ()
     others: tuple[Box, ...] = ()
 
@@ -104,6 +106,8 @@ def read_expressions(
                     Mask(**values["masks"][instance]),
                     values["super_categories"][instance],
                     width * height,
+                    values["width"],
+                    values["height"],
                     spans_of(expression),
                     tuple(box for box in others if box is not None),
                 )

@@ -28,7 +28,7 @@ from system.grounders.glip.box_selection import (
     select_boxes,
 )
 from system.grounders.glip.glip_files import load_glip_parts
-from system.grounders.glip.glip_inputs import SIDE_MULTIPLE, GlipPixels
+from system.grounders.glip.glip_inputs import SIDE_MULTIPLE, GlipPixels, last_pixel_boxes
 from system.grounders.glip.glip_network import Dense, GlipNetwork, token_mean
 from system.grounders.grounder import (
     Entries,
@@ -64,7 +64,7 @@ class Glip(Grounder):
         self.name = name
         self.computation = computation
         config = network.config
-        side = -(-config.pictures.image_size // SIDE_MULTIPLE) * SIDE_MULTIPLE  # with its padding
+        side = config.pictures.square_side  # with its padding
         self.shape = GrounderShape(
             vision_widths=config.vision.block_widths,
             text_widths=(config.text.hidden_size,) * config.text.num_hidden_layers,
@@ -72,7 +72,7 @@ class Glip(Grounder):
             image_size=config.pictures.image_size,
             context_length=config.context_length,
             feature_width=config.head.channels,
-            level_sides=tuple(-(-side // stride) for stride in config.strides),
+            level_sides=tuple(-(-side // stride) for stride in config.strides) if side else (),
             vision_sides=block_sides(side, config.vision.patch_size, config.vision.depths),
         )
         self._lockstep = Lockstep(network.vision, network.text)
@@ -122,6 +122,12 @@ class Glip(Grounder):
         ]
         rows = [row[None] for row in self.words(batch.tokens)]
         return self.network.losses(dense, targets, rows, batch.tokens.mask)
+
+    @override
+    def learned_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        if self.network.config.pictures.box_end == "edge":
+            return boxes
+        return last_pixel_boxes(boxes, width, height)
 
     def dense(self, batch: GroundingBatch, entries: Entries) -> Dense:
         """The head's outputs for every place."""

@@ -59,6 +59,13 @@ class Pictures:
         rule, side, longest = images.over(self.size_rule, self.image_size, self.longest)
         return replace(self, size_rule=rule, image_size=side, longest=longest)
 
+    @property
+    def square_side(self) -> int | None:
+        """Side of images with their padding; None where they are of many sizes."""
+        if self.size_rule == "shortest":
+            return None
+        return -(-self.image_size // SIDE_MULTIPLE) * SIDE_MULTIPLE
+
     def size(self, width: int, height: int) -> Size:
         """Width and height that an image of these is brought to."""
         if self.size_rule == "squeeze":

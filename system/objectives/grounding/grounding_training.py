@@ -249,7 +249,10 @@ def grounding_batch(
     """A micro-batch with its boxes on a device."""
     expressions = [tasks[s.task].expressions[s.at] for s in part]
     tokens = expression_tokens(grounder, expressions).to(device)
-    boxes = [torch.tensor(e.boxes, device=device) for e in expressions]
+    boxes = [
+        grounder.learned_boxes(torch.tensor(e.boxes), e.width, e.height).to(device)
+        for e in expressions
+    ]
     return GroundingBatch(images.pixels.to(device), tokens, boxes, images.sizes)
 
 

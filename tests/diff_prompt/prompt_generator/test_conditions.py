@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 
 from system.backbones.dual_encoder import load_backbone
 from system.config.schema import BackboneConfig
-from system.data.shards.split_objects import ReferredExpression, read_expressions
+from system.data.shards.split_objects import read_expressions
 from system.diff_prompt.prompt_generator.conditions import ConditionEncoder
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.generator_settings import (
@@ -29,9 +30,7 @@ def embedded(root: Path, how: TextEmbedding, scale: ConditionScale = "sqrt_width
     """Text embeddings of TEXTS, in order."""
     handle = prepare_shapes(root).task("disk").handle("train")
     (first, *_) = read_expressions(handle)
-    expressions = [
-        ReferredExpression(first.row, 0, text, first.box, first.mask, "", 1.0) for text in TEXTS
-    ]
+    expressions = [replace(first, text=text) for text in TEXTS]
     backbone = load_backbone(BackboneConfig("clip", "shipped:tiny_clip"))
     encoder = ConditionEncoder(
         backbone, how, scale, "squeeze", ALONE, Folder.of(root / "kept"), show_nothing
