@@ -163,7 +163,8 @@ def _corner(vision: Tensor, places: int) -> Tensor:
     if rows > height or columns > width:
         raise ConfigError(
             f"a visual prompt of {places} places takes {rows} x {columns} of a feature map of "
-            f"{height} x {width}; set a smaller method.prompt_length"
+            f"{height} x {width}; set a smaller method.prompt_length or, for narrow images, "
+            "grounder.images.rule=squeeze"
         )
     return vision[:, :rows, :columns].flatten(1, 2)
 

@@ -100,16 +100,17 @@ class GlipPixels:
         side, longest = self.pictures.image_size, self.pictures.longest
         if self.pictures.size_rule == "squeeze":
             return f"squeezed to {side} x {side} pixels"
-        return f"shortest side {side:,} pixels, longest at most {longest:,}"
+        return f"shortest side {side:,} pixels, longest up to about {longest:,}"
 
 
 def shortest_side(width: int, height: int, shortest: int, longest: int) -> Size:
     """Width and height of an image whose shortest side becomes `shortest`, as GLIP's code has it.
 
-    If its longest side would then be above `longest`, the shortest becomes less. An image whose
-    shortest side is right already is left alone, so that its longest side may be a pixel above.
-    The released code fails for an image more than about 2 `longest` times as long as it is wide;
-    here it becomes one pixel wide and `longest` long.
+    If its longest side would then be above `longest`, the shortest becomes less. That is rounded to
+    whole pixels first, so that the longest can still be above: by a few pixels, or by more where an
+    image is only a few wide. One whose shortest side is right already is left alone. The released
+    code fails for an image more than about 2 `longest` times as long as it is wide; here it becomes
+    one pixel wide and `longest` long.
     """
     small, large = sorted((width, height))
     if large / small * shortest > longest:
