@@ -67,12 +67,11 @@ def unread_words(grounder: Grounder, every: Iterable[ChosenExpressions]) -> Unre
     """
     found = UnreadWords(grounder.shape.context_length)
     for chosen in every:
-        # A token has at least a character, and a text at most three that it does not spell out.
         kept = [
             expression
             for expression in chosen.expressions
             if (expression.spans and grounder.spans_count)
-            or len(expression.text) + 3 > found.context
+            or _may_exceed(expression.text, found.context)
             or not any(map(str.isalnum, expression.text))
         ]
         for start in range(0, len(kept), _AT_ONCE):
@@ -86,9 +85,8 @@ def _look(
     expressions: list[ReferredExpression],
     found: UnreadWords,
 ) -> None:
-    long = [len(expression.text) + 3 > found.context for expression in expressions]
     counts = [0] * len(expressions)
-    if any(long):
+    if any(_may_exceed(expression.text, found.context) for expression in expressions):
         counts = grounder.token_counts([expression.text for expression in expressions])
     positive = _tokens_of(grounder, chosen, expressions)
     for expression, count, named in zip(expressions, counts, positive, strict=True):
@@ -97,6 +95,11 @@ def _look(
             found.cut.add(name)
         if not named:
             (found.lost if count > found.context else found.no_word).add(name)
+
+
+def _may_exceed(text: str, context: int) -> bool:
+    """Whether a text might have more tokens: up to three a character (Korean), three around."""
+    return 3 * len(text) + 3 > context
 
 
 def _tokens_of(
