@@ -38,17 +38,21 @@ def test_levels_keep_their_sizes_and_are_not_written_to() -> None:
     assert all(torch.equal(level, kept) for level, kept in zip(levels, before, strict=True))
 
 
-def test_a_block_reads_the_next_levels_of_the_block_before_only() -> None:
-    """A change of the coarsest level reaches the finest after two blocks, not within one."""
+@pytest.mark.parametrize(
+    ("changed", "within_one"), [(0, [True, True, False]), (2, [False, True, True])]
+)
+def test_a_block_reads_the_next_levels_of_the_block_before_only(
+    changed: int, within_one: list[bool]
+) -> None:
+    """A change at one end of the pyramid reaches the other after two blocks, not within one."""
     levels = pyramid()
-    changed = [*levels[:2], levels[2] + 1]
+    others = [level + (index == changed) for index, level in enumerate(levels)]
 
     def differ(blocks: int) -> list[bool]:
         made = head(blocks)
-        pairs = zip(made(levels), made(changed), strict=True)
-        return [not torch.equal(*pair) for pair in pairs]
+        return [not torch.equal(*pair) for pair in zip(made(levels), made(others), strict=True)]
 
-    assert differ(1) == [False, True, True]
+    assert differ(1) == within_one
     assert differ(2) == [True, True, True]
 
 
