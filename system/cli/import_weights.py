@@ -10,6 +10,8 @@ from system.config.parse import parse_dataclass
 from system.diff_prompt.mask_vae.import_mask_vae import MaskVaeImport, import_mask_vae
 from system.diff_prompt.prompt_generator.import_mask_dit import MaskDitImport, import_mask_dit
 from system.errors import ConfigError
+from system.grounders.glip.published_checkpoint import import_glip
+from system.grounders.glip.published_sizes import PublishedOptions
 from system.storage.files import Folder
 
 #: By kind: what the files do not say, how they are imported, and where the result is used.
@@ -24,6 +26,7 @@ KINDS: dict[str, tuple[type[Any], Callable[[str, Folder, Any], str], str]] = {
         import_mask_dit,
         "method.generator.path={0}, or experiment=prompt_generator stage.path={0} to judge it",
     ),
+    "glip": (PublishedOptions, import_glip, "grounder=glip_t_a grounder.path={0}"),
 }
 USAGE = f"promptide import {'|'.join(KINDS)} SOURCE FOLDER [key=value ...]"
 

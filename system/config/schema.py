@@ -52,7 +52,7 @@ class FrozenModelConfig:
 
     def with_absolute_path(self: Config) -> Config:
         """The same with a local path made absolute: a Ray worker has another working directory."""
-        if expanded(self.path).is_dir():
+        if expanded(self.path).exists():
             return replace(self, path=absolute(self.path))
         return self
 
@@ -134,12 +134,21 @@ class GrounderConfig(FrozenModelConfig):
     """A grounder. `images` is part of its fingerprint: an adapter fits its own image size.
 
     `positive_words`: which words of an expression name its object, in loss and score: those of the
-    spans that a data set's files give, where they do, or all.
+    spans that a data set's files give, where they do, or all. `tokenizer`: of a file of published
+    weights, which holds none, the hub id or local directory of BERT's; None: bert-base-uncased.
     """
 
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     positive_words: Literal["spans", "all"] = "spans"
     images: ImageSizeConfig = field(default_factory=ImageSizeConfig)
+    tokenizer: str | None = None
+
+    def with_absolute_path(self) -> "GrounderConfig":
+        """The same with both local paths made absolute."""
+        config = super().with_absolute_path()
+        if self.tokenizer is not None and expanded(self.tokenizer).is_dir():
+            return replace(config, tokenizer=absolute(self.tokenizer))
+        return config
 
 
 CAPTION = "{caption}"  # its place in a text template

@@ -7,7 +7,7 @@ Detection", ECCV 2024 (arXiv 2303.05499).
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import resolved
 from system.config.schema import GrounderConfig, ImageSizeConfig
-from system.grounders.dino.dino_checkpoint import load_dino
+from system.grounders.dino.dino_checkpoint import load_dino, require_own_tokenizer
 from system.grounders.dino.dino_grounder import GroundingDino
 
 
@@ -23,6 +23,7 @@ def load_grounding_dino(
 
 
 def _of_config(config: GrounderConfig) -> GroundingDino:
+    require_own_tokenizer(config)
     return load_grounding_dino(resolved(config.path), Computation.of(config), config.images)
 
 

@@ -267,6 +267,23 @@ def test_folders_lie_under_the_data_path(default: ExperimentConfig, tmp_path: Pa
     assert DataDirectory.of(config).store("features").path == f"{tmp_path}/features"
 
 
+def test_a_grounder_s_files_are_found_wherever_a_worker_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ray worker has another working directory; a hub id is no path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glip.pth").touch()
+    (tmp_path / "bert").mkdir()
+    words = ["grounder=glip_t_a", "grounder.path=glip.pth", "grounder.tokenizer=bert"]
+    grounder = compose(words).grounder
+    assert grounder is not None
+    assert grounder.path == str(tmp_path / "glip.pth")
+    assert grounder.tokenizer == str(tmp_path / "bert")
+    grounder = compose([*words[:2], "grounder.tokenizer=bert-base-uncased"]).grounder
+    assert grounder is not None
+    assert grounder.tokenizer == "bert-base-uncased"
+
+
 def test_shipped_backbones_are_found_wherever_the_command_runs(default: ExperimentConfig) -> None:
     backbone = dataclasses.replace(default.backbone, path="shipped:tiny_clip")
     assert resolved(backbone.path) == str(SHIPPED / "tiny_clip")

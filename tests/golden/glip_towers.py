@@ -36,8 +36,8 @@ STAGES = (1, 2, 3, 4)
 def filled(model: Any, part: str, weights: Mapping[str, NDArray[Any]]) -> Any:
     """One of the network's parts, with the published weights by the product's names."""
     published = {name: torch.from_numpy(value) for name, value in weights.items()}
-    names = [f"{part}.{name}" for name in model.state_dict()]
-    values = own_tensors(names, published, STAGES)
+    shapes = {f"{part}.{name}": value.shape for name, value in model.state_dict().items()}
+    values = own_tensors(shapes, published, STAGES)
     model.load_state_dict({name.removeprefix(f"{part}."): value for name, value in values.items()})
     return model.eval()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from system.backbones.checkpoint import CheckpointKind, load_parts
 from system.backbones.computation import Computation
-from system.config.schema import ImageSizeConfig
+from system.config.schema import GrounderConfig, ImageSizeConfig
 from system.errors import ConfigError
 from system.grounders.dino.dino_grounder import GroundingDino
 
@@ -13,6 +13,15 @@ FAMILY = {
     "grounding-dino": "choose grounder=grounding_dino",
     "mm-grounding-dino": "choose grounder=mm_grounding_dino",
 }
+
+
+def require_own_tokenizer(config: GrounderConfig) -> None:
+    """Raises ConfigError for a `grounder.tokenizer`: these checkpoints hold theirs."""
+    if config.tokenizer is not None:
+        raise ConfigError(
+            f"grounder.tokenizer={config.tokenizer!r}: a checkpoint of {config.name} has its own "
+            "tokenizer; leave the key out"
+        )
 
 
 def load_dino(

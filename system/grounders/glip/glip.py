@@ -20,7 +20,7 @@ from system.backbones.computation import Computation
 from system.backbones.dual_encoder import resolved
 from system.backbones.fingerprint import digest
 from system.config.schema import GrounderConfig, ImageSizeConfig
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.grounders.glip.box_selection import (
     SelectionRules,
     label_probabilities,
@@ -30,6 +30,8 @@ from system.grounders.glip.box_selection import (
 from system.grounders.glip.glip_files import load_glip_parts
 from system.grounders.glip.glip_inputs import SIDE_MULTIPLE, GlipPixels, last_pixel_boxes
 from system.grounders.glip.glip_network import Dense, GlipNetwork, token_mean
+from system.grounders.glip.published_checkpoint import load_published
+from system.grounders.glip.published_sizes import PublishedOptions
 from system.grounders.grounder import (
     Entries,
     Grounder,
@@ -44,6 +46,7 @@ from system.grounders.grounder import (
     positive_mask,
 )
 from system.grounders.lockstep import Lockstep
+from system.uris import expanded
 
 
 class Glip(Grounder):
@@ -239,12 +242,25 @@ def load_glip(
     path: str,
     computation: Computation = Computation(),  # noqa: B008 - frozen
     images: ImageSizeConfig = ImageSizeConfig(),  # noqa: B008 - frozen
+    tokenizer: str | None = None,
 ) -> Glip:
-    """A grounder from a local directory, whose images come in the size that `images` says.
+    """A grounder from a local directory, or from a file of published weights.
 
-    Raises ConfigError as `load_glip_parts` does, and for a size that cannot be.
+    Its images come in the size that `images` says.
+    Raises ConfigError and StorageError as `load_glip_parts` and `load_published` do, for a size
+    that cannot be, and for a tokenizer to a directory, which has its own.
     """
-    parts = load_glip_parts(path)
+    file = expanded(path)
+    if file.is_file():
+        options = PublishedOptions() if tokenizer is None else PublishedOptions(tokenizer)
+        parts = load_published(file, options, f"grounder.path={path!r}")
+    elif tokenizer is None:
+        parts = load_glip_parts(path)
+    else:
+        raise ConfigError(
+            f"grounder.tokenizer={tokenizer!r} is for a file of published weights; the directory "
+            f"grounder.path={path!r} has its own tokenizer: leave the key out"
+        )
     config = parts.network.config
     parts.network.config = replace(config, pictures=config.pictures.resized(images))
     return Glip(parts.network, parts.tokenizer, path, computation)
@@ -258,7 +274,7 @@ def _sizes(batch: GroundingBatch) -> list[tuple[int, int]]:
 
 
 def _of_config(config: GrounderConfig) -> Glip:
-    return load_glip(resolved(config.path), Computation.of(config), config.images)
+    return load_glip(resolved(config.path), Computation.of(config), config.images, config.tokenizer)
 
 
 GROUNDER = _of_config

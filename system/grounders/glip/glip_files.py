@@ -1,7 +1,8 @@
 """A GLIP on disk: config.json, model.safetensors and the tokenizer's files."""
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from system.uris import expanded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
+ALIGNMENT = 64  # bytes, of the tensors that PyTorch makes on a CPU
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,53 @@ def build_network(config: GlipConfig, seed: int = 0) -> GlipNetwork:
         return GlipNetwork(config)
 
 
-def save_glip(directory: Path, network: GlipNetwork, tokenizer: Any, half: bool = False) -> None:
-    """Write a checkpoint's directory; `half` keeps the weights in half precision."""
+def unfilled_network(config: GlipConfig) -> GlipNetwork:
+    """A network whose parameters hold nothing yet, and take no memory before they do."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        return GlipNetwork(config)
+
+
+def fill(network: GlipNetwork, weights: Mapping[str, Tensor]) -> None:
+    """Take weights as a network's own, in float32, without a copy of those that can stay.
+
+    Copied is what does not lie in memory as PyTorch's own tensors do: the CPU may round its sums in
+    another order then, and boxes would depend on the kind of file that a grounder came from.
+    """
+    own = {}
+    for name, value in weights.items():
+        single = value.float()
+        own[name] = single.clone() if single.data_ptr() % ALIGNMENT else single
+    network.load_state_dict(own, assign=True)
+
+
+def glip_files(
+    network: GlipNetwork, tokenizer: Any, half: bool = False
+) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint's directory by name, config.json last.
+
+    `half` keeps the weights in half precision.
+    """
     from safetensors.torch import save
 
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(directory)
-    text = json.dumps(network.config.to_dict(), indent=2) + "\n"
-    (directory / CONFIG).write_text(text, "utf-8")
+    with tempfile.TemporaryDirectory(prefix="promptide-") as place:
+        tokenizer.save_pretrained(place)
+        for file in sorted(Path(place).iterdir()):
+            yield file.name, file.read_bytes()
     weights = {
         name: (value.half() if half else value).contiguous()
         for name, value in network.state_dict().items()
     }
-    # As bytes: `save_file` would make a file that only its owner may read.
-    (directory / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+    yield WEIGHTS, save(weights, metadata={"format": "pt"})
+    yield CONFIG, (json.dumps(network.config.to_dict(), indent=2) + "\n").encode()
+
+
+def save_glip(directory: Path, network: GlipNetwork, tokenizer: Any, half: bool = False) -> None:
+    """Write a checkpoint's directory: `glip_files`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in glip_files(network, tokenizer, half):
+        (directory / name).write_bytes(content)
 
 
 def load_glip_parts(path: str) -> GlipParts:
@@ -59,8 +94,9 @@ def load_glip_parts(path: str) -> GlipParts:
     where = f"grounder.path={path!r}"
     if not directory.is_dir():
         raise ConfigError(
-            f"{where} is no directory; give one that holds a GLIP (`promptide "
-            "pretrain grounder=tiny_grounder grounder.path=DIRECTORY` makes a small one)"
+            f"{where} is no directory and no file; give a directory that holds a GLIP (`promptide "
+            "pretrain grounder=tiny_grounder grounder.path=DIRECTORY` makes a small one), or a "
+            "file of published weights, as glip_a_tiny_o365.pth"
         )
     for alternatives in ((CONFIG,), (WEIGHTS,), TOKENIZERS):
         if not any((directory / file).is_file() for file in alternatives):
@@ -69,11 +105,11 @@ def load_glip_parts(path: str) -> GlipParts:
                 f"{WEIGHTS} and the tokenizer's files"
             )
     config = _read_config(directory / CONFIG, where)
-    tokenizer = _read_tokenizer(directory, config, where)
+    tokenizer = read_tokenizer(str(directory), config, where)
     weights = _read_weights(directory / WEIGHTS, where)
-    network = build_network(config)
+    network = unfilled_network(config)
     _check_keys(network.state_dict(), weights, where)
-    network.load_state_dict({name: value.float() for name, value in weights.items()})
+    fill(network, weights)
     return GlipParts(network, tokenizer)
 
 
@@ -96,19 +132,36 @@ def _read_config(file: Path, where: str) -> GlipConfig:
     return GlipConfig.from_dict(values, str(file))
 
 
-def _read_tokenizer(directory: Path, config: GlipConfig, where: str) -> Any:
+def read_tokenizer(source: str, config: GlipConfig, where: str) -> Any:
+    """The tokenizer of a local directory or of a hub id.
+
+    Raises ConfigError if there is none, or it has more tokens than the config's model embeds.
+    """
     from transformers import AutoTokenizer, BertTokenizerFast, PretrainedConfig
 
-    # Without a config of its own the library can't tell the class of a plain vocab.txt.
-    known = (directory / "tokenizer_config.json").is_file()
-    loader = AutoTokenizer if known else BertTokenizerFast
-    # Else it reads the model's config and warns of a model type that the library does not know.
-    options = {"config": PretrainedConfig()} if known else {}
+    directory = expanded(source)
+    advice = (
+        "; give a local directory of BERT's tokenizer (vocab.txt or tokenizer.json): "
+        "grounder.tokenizer=DIRECTORY, of an import tokenizer=DIRECTORY"
+    )
+    loader: Any = AutoTokenizer
+    options: dict[str, Any] = {}
+    if directory.is_dir():
+        # Without a config of its own the library can't tell the class of a plain vocab.txt.
+        known = (directory / "tokenizer_config.json").is_file()
+        loader = AutoTokenizer if known else BertTokenizerFast
+        # Else it reads the model's config and warns of a model type that the library does not know.
+        options = {"local_files_only": True, **({"config": PretrainedConfig()} if known else {})}
+        source, advice = str(directory), ""
+    elif directory.is_absolute() or source.startswith("."):
+        raise ConfigError(f"{where}: the tokenizer {source} is no directory{advice}")
     try:
-        tokenizer = loader.from_pretrained(directory, local_files_only=True, **options)
+        tokenizer = loader.from_pretrained(source, **options)
     except Exception as error:  # whatever the library makes of damaged files
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{where}: the tokenizer could not be loaded ({reason})") from error
+        raise ConfigError(
+            f"{where}: the tokenizer {source} could not be loaded ({reason}){advice}"
+        ) from error
     if not 0 < len(tokenizer) <= config.text.vocab_size:
         raise ConfigError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens but the model embeds "

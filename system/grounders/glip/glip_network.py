@@ -59,6 +59,8 @@ class GlipNetwork(nn.Module):
                 out_features=[f"stage{stage}" for stage in head.stages],
             )
         )
+        # The library's norm behind the last stage: no level passes through it.
+        self.vision.swin.layernorm = nn.Identity()
         self.text: Any = BertModel(
             BertConfig(
                 vocab_size=text.vocab_size,

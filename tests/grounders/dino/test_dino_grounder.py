@@ -334,3 +334,10 @@ def test_it_stays_frozen(grounder: GroundingDino) -> None:
     grounder.train()
     assert not grounder.training
     assert not any(parameter.requires_grad for parameter in grounder.parameters())
+
+
+def test_a_tokenizer_beside_the_checkpoint_s_own_is_refused(kind: str, checkpoint: Path) -> None:
+    """It would go unused, while somebody believes that it counts."""
+    config = GrounderConfig(kind, str(checkpoint), tokenizer="bert-base-uncased")
+    with pytest.raises(ConfigError, match=r"grounder\.tokenizer='bert-base-uncased'.*leave"):
+        GROUNDERS.get(kind)(config)

@@ -55,7 +55,8 @@ def test_the_towers_without_entries_are_the_library_s_to_the_bit(grounder: Glip)
 
     batch, network = some_batch(grounder), grounder.network
     vision = SwinBackbone(network.vision.config).eval()
-    vision.load_state_dict(network.vision.state_dict())
+    unused = vision.load_state_dict(network.vision.state_dict(), strict=False)
+    assert unused == (["swin.layernorm.weight", "swin.layernorm.bias"], [])
     text = BertModel(network.text.config, add_pooling_layer=False).eval()
     text.load_state_dict(network.text.state_dict())
     with torch.no_grad():
@@ -100,7 +101,8 @@ def test_a_sample_does_not_depend_on_its_batch(grounder: Glip) -> None:
 def test_seven_of_one_sample_are_seven_times_the_same(grounder: Glip) -> None:
     seven = (1,) * 7
     found = grounder.ground(some_batch(grounder, seven), some_entries(grounder, seven))
-    assert all(torch.equal(each.boxes, found[0].boxes) for each in found)
+    for each in found:  # to the bit on one thread; several cut the sums of a batch elsewhere
+        torch.testing.assert_close(each.boxes, found[0].boxes, rtol=1e-5, atol=1e-6)
 
 
 def test_boxes_are_shares_best_first_and_apart(grounder: Glip) -> None:
