@@ -9,8 +9,11 @@ from tests.golden import (  # noqa: F401  (they register their checks)
     glip_boxes,
     glip_head,
     glip_inputs,
+    glip_published,
+    glip_towers,
     grounding,
     lpi,
+    lpi_on_glip,
     pools,
 )
 from tests.golden.runner import failed, run
