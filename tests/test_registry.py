@@ -85,7 +85,7 @@ def test_a_name_is_taken_once(make_registry: MakeRegistry) -> None:
     ("name", "objective", "named"),
     [
         ("vpt", "retrieval", "experiment=rec; .*takes one of coda_prompt, dcp"),
-        ("l2p", "grounding", "experiment=demo; .*takes one of clip_adapter, cocoop, coop"),
+        ("dualprompt", "grounding", "experiment=demo; .*takes one of clip_adapter, cocoop, coop"),
         ("linear_probe", "grounding", "linear_probing"),
     ],
 )

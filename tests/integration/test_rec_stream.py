@@ -167,7 +167,7 @@ def test_methods_for_a_grounder_learn_the_stream_too(root: Path, method: str) ->
         (["inputs.resize=squeeze"], ConfigError, "a grounder has its own transform"),
         (["stage.augmentation=crop_flip"], ConfigError, "stage.augmentation"),
         (["stage.batch_size=16"], DataError, "12 training expressions"),
-        (["method=l2p"], ConfigError, "retrieval"),
+        (["method=dualprompt"], ConfigError, "retrieval"),
         (["method.prompt_depth=9"], ConfigError, "prompt_depth=9"),
         (["method.interaction.depth=3"], ConfigError, "interaction.depth=3"),
         (["evaluation.expressions=0"], ConfigError, "expressions=0"),

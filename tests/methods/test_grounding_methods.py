@@ -22,9 +22,23 @@ from system.methods.base import (
     method_class,
     methods_on,
 )
+from system.methods.prompts.dcp import GroundingDcp
 from system.methods.sharing import build_method
-from tests.grounders.small_grounding_dino import IMAGE_SIZE, write_small_grounding_dino
+from tests.grounders.small_grounding_dino import write_small_grounding_dino
 
+L2P: dict[str, Any] = {
+    "pool_size": 4,
+    "top_k": 2,
+    "prompt_length": 2,
+    "text_prompt_length": 3,
+    "query": "feature",
+}
+LPI: dict[str, Any] = {
+    "rank": 2,
+    "prompt_length": 4,
+    "entry": "add",
+    "interaction": {"operands": "tokens", "depth": None, "rank": 2},
+}
 # method, or method and variant -> its settings and the numbers it trains on the small grounder:
 # blocks of 16, 16, 32, 64, three text layers of 32, levels of 32 and 64, of sides 8, 4, 2 behind
 METHODS: dict[str, tuple[dict[str, Any], int]] = {
@@ -37,6 +51,13 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "maple": ({"prompt_length": 2}, 3 * 2 * 32 + 33 * (16 + 16 + 32)),
     "clip_adapter": ({}, 2 * (32 * 8 + 64 * 16 + 32 * 8)),
     "fedtpg": ({"context_length": 2}, 2 * 32 + 6 * 32 * 33 + 2 * 32 + 2 * 32 * 33),
+    "l2p": (L2P, 4 * (2 * 16 + 3 * 32 + 2 * 96)),
+    "dcp": (
+        {"prompt_length": 4},
+        4 * 48 + 12 * (16**2 + 32**2) + 2 * 16 * 32 + 14 * 48,
+    ),
+    "ewc": ({"prompt_length": 2, "text_prompt_length": 3}, 2 * 16 + 3 * 32),
+    "lpi": (LPI, 2 * (4 + 4 + 4 + 48) + 2 * 2 * (3 + 48 + 1) + 2 * 48),
     "vpt/diff_prompt": ({"prompt_length": 4}, 4 * 4 * 16),
     "coop/diff_prompt": ({"context_length": 3}, 3 * 3 * 32),
     "s_prompts/diff_prompt": (
@@ -51,9 +72,15 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
 LOUD: dict[str, dict[str, Any]] = {
     "coop": {"init_std": 1.0},
     "cocoop": {"init_std": 1.0},
+    "dcp": {"init_std": 1.0},
+    "ewc": {"init_std": 1.0},
+    "l2p": {"init_std": 1.0},
     "s_prompts": {"init_std": 1.0},
+    "vpt": {"init_std": 1.0},
 }
+GROUNDERS = ["glip", "grounding_dino"]
 TEXTS = ["the red dog", "a disk on the left"]
+GLIP_TEXTS = ["a red dog", "the dog on the red hill"]
 
 
 @pytest.fixture(scope="module")
@@ -68,28 +95,40 @@ def build(name: str, shape: GrounderShape, **changes: Any) -> Method:
     return build_task_method(section, GroundingSetting(shape, seed=3))
 
 
+@pytest.fixture(params=GROUNDERS)
+def any_grounder(request: pytest.FixtureRequest, grounder: Grounder, small: Grounder) -> Grounder:
+    return grounder if request.param == "grounding_dino" else small
+
+
+def texts(grounder: Grounder) -> list[str]:
+    return TEXTS if isinstance(grounder, GroundingDino) else GLIP_TEXTS
+
+
 def batch(grounder: Grounder) -> GroundingBatch:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+    images = torch.randn(2, 3, *[grounder.shape.image_size] * 2, generator=generator)
     boxes = [torch.tensor([[0.1, 0.1, 0.6, 0.5]]), torch.tensor([[0.4, 0.3, 0.9, 0.9]])]
-    return GroundingBatch(images, grounder.tokenize(TEXTS), boxes)
+    return GroundingBatch(images, grounder.tokenize(texts(grounder)), boxes)
 
 
 def loss(grounder: Grounder, method: Method) -> Tensor:
     given = batch(grounder)
     terms = grounder.losses(given, method.entries(grounder, given, None))
-    return torch.stack(list(terms.values())).sum()
+    every = [term.mean() for term in terms.values()]
+    return torch.stack([*every, *method.loss_terms(given, {}).values()]).sum()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["coop", "cocoop", "s_prompts", "fedtpg", "fedtpg/diff_prompt"])
-def test_a_longer_neighbour_changes_nothing(name: str, grounder: Grounder) -> None:
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_longer_neighbour_changes_nothing(name: str, any_grounder: Grounder) -> None:
     """A context that saw padding would make figures depend on the batch."""
-    method, given = build(name, grounder.shape, **LOUD.get(name, {})), batch(grounder)
+    model = any_grounder
+    method, given = build(name, model.shape, **LOUD.get(name, {})), batch(model)
+    method.begin_task(0, model)
     assert len(set(given.tokens.mask.sum(dim=1).tolist())) == 2
-    alone = GroundingBatch(given.images[:1], grounder.tokenize(TEXTS[:1]))
-    (found,) = grounder.ground(alone, method.entries(grounder, alone, None))
-    beside, _ = grounder.ground(given, method.entries(grounder, given, None))
+    alone = GroundingBatch(given.images[:1], model.tokenize(texts(model)[:1]))
+    (found,) = model.ground(alone, method.entries(model, alone, None))
+    beside, _ = model.ground(given, method.entries(model, given, None))
     torch.testing.assert_close(beside.scores, found.scores, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(beside.boxes, found.boxes, rtol=1e-5, atol=1e-5)
 
@@ -102,8 +141,11 @@ def test_a_method_trains_what_its_formula_says(name: str, grounder: Grounder) ->
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"zero_shot"}))
-def test_every_parameter_learns_and_the_grounder_does_not(name: str, grounder: Grounder) -> None:
+def test_every_parameter_learns_and_the_grounder_does_not(
+    name: str, any_grounder: Grounder
+) -> None:
     """A parameter that the loss does not reach would be counted and never used."""
+    grounder = any_grounder
     method = build(name, grounder.shape)
     torch.autograd.backward(loss(grounder, method))
     for key, parameter in method.named_parameters():
@@ -118,7 +160,8 @@ def test_every_parameter_learns_and_the_grounder_does_not(name: str, grounder: G
 
 
 @pytest.mark.parametrize("name", ["zero_shot", "linear_probing"])
-def test_untrained_it_is_the_frozen_grounder(name: str, grounder: Grounder) -> None:
+def test_untrained_it_is_the_frozen_grounder(name: str, any_grounder: Grounder) -> None:
+    grounder = any_grounder
     given = batch(grounder)
     method = build(name, grounder.shape)
     plain = grounder.ground(given, Entries())
@@ -177,6 +220,11 @@ def test_cocoop_is_refused_in_retrieval_and_says_why() -> None:
         ("maple", {"coupling": "shared"}, "coupling=shared"),
         ("fedtpg", {"heads": 5}, "heads=5"),
         ("clip_adapter", {"ratio": 0.0}, "ratio=0"),
+        ("l2p", {"query": "tokens"}, r"query=tokens.*than feature"),
+        ("l2p", {"entry": "replace"}, r"entry=replace.*than insert"),
+        ("dcp", {"prompt_depth": 1}, r"prompt_depth=1.*at least 2"),
+        ("dcp", {"prompt_depth": 4}, r"prompt_depth=4.*text tower of 3"),
+        ("dcp", {"prompt_length": 3}, r"prompt_length=3.*multiple of 2"),
         ("coop", {"length": 3}, "method.length"),
         ("linear_probing", {"vision": False, "text": False}, "nothing to learn"),
     ],
@@ -242,6 +290,60 @@ def test_of_themselves_variants_have_the_sizes_of_diff_prompt_s_comparison(
     assert sum(p.numel() for p in method.parameters()) == numbers
 
 
+@pytest.mark.parametrize(
+    ("section", "numbers"),
+    [
+        ({"name": "l2p", "query": "feature"}, 70_080),
+        ({"name": "dcp"}, 7_361_856),
+        ({"name": "dcp", "prompt_depth": 9, "attention": "per_layer"}, 16 * 864 + 8 * 7_348_032),
+    ],
+)
+def test_forms_of_ours_have_the_sizes_that_their_modules_say(
+    section: dict[str, Any], numbers: int
+) -> None:
+    method = build_task_method(section, GroundingSetting(SWIN_T, seed=0))
+    assert sum(p.numel() for p in method.parameters()) == numbers
+
+
+def test_l2p_takes_each_image_s_own_prompts_from_both_pools(any_grounder: Grounder) -> None:
+    """The nearest keys of its own image: a choice for the batch would leak into scores."""
+    method, given = build("l2p", any_grounder.shape, top_k=1), batch(any_grounder)
+    features = any_grounder.image_features(given.images)
+    with torch.no_grad():  # in the vision pool each image has a key, in the text's the second alone
+        method.get_parameter("vision.keys")[2:].copy_(features)
+        method.get_parameter("text.keys")[3].copy_(features[1] - features[0])
+        method.get_parameter("text.keys")[0].copy_(features[0] - features[1])
+    entries = method.entries(any_grounder, given, None)
+    vision, context = method.get_parameter("vision.prompts"), method.get_parameter("text.prompts")
+    assert torch.equal(entries.vision[0], vision[2:])
+    assert entries.context is not None
+    assert torch.equal(entries.context, context[[0, 3]])
+
+
+def test_l2p_pulls_the_chosen_keys(grounder: Grounder) -> None:
+    method, given = build("l2p", grounder.shape), batch(grounder)
+    method.entries(grounder, given, None)
+    features = torch.nn.functional.normalize(grounder.image_features(given.images), dim=1)
+    distances = []
+    for tower in ("vision", "text"):
+        keys = torch.nn.functional.normalize(method.get_parameter(f"{tower}.keys"), dim=1)
+        distances.append((1 - (features @ keys.T).topk(2, dim=1).values).sum(dim=1).mean())
+    expected = 0.5 * torch.stack(distances).mean()
+    torch.testing.assert_close(method.loss_terms(given, {})["pull"], expected)
+    assert build("l2p", grounder.shape, pull_weight=0).loss_terms(given, {}) == {}
+
+
+def test_dcp_s_prompts_are_read_at_each_block_s_width(any_grounder: Grounder) -> None:
+    method = build("dcp", any_grounder.shape)
+    assert isinstance(method, GroundingDcp)
+    entries = method.entries(any_grounder, batch(any_grounder), None)
+    carried, widths = method.prompts(), any_grounder.shape.vision_widths
+    assert len(entries.vision) == len(entries.text) == len(any_grounder.shape.text_widths)
+    for layer, (vision, text) in enumerate(zip(entries.vision, entries.text, strict=True)):
+        assert torch.equal(vision, carried["vision"][layer].reshape(1, -1, widths[layer]))
+        assert torch.equal(text, carried["text"][None, layer])
+
+
 @pytest.mark.parametrize("name", ["vpt", "s_prompts", "maple"])
 def test_vision_prompts_of_the_comparison_stand_where_diff_prompt_s_do(
     name: str, grounder: Grounder
@@ -294,24 +396,17 @@ def test_spatial_adapters_mix_places_and_not_channels(grounder: Grounder) -> Non
 
 
 HEADS = {
-    # sizes of both small models: d_model 32, one box layer for all; 16 channels and words of 12
+    # sizes of both small models: d_model 32, one box layer for all; 16 channels, three levels and
+    # words of 12
     "grounding_dino": 32 * 33 + 4 * 33,
-    "glip_style": (4 + 1) * (9 * 16 + 1) + 16 * 13 + 13 + 1,
+    "glip": (4 + 1) * (16 + 1) + 3 + 16 * 13 + 13 + 1,
 }
-
-
-@pytest.fixture(params=sorted(HEADS))
-def any_grounder(request: pytest.FixtureRequest, grounder: Grounder, small: Grounder) -> Grounder:
-    return grounder if request.param == "grounding_dino" else small
 
 
 def test_the_head_s_own_layers_start_where_they_stand_and_learn(any_grounder: Grounder) -> None:
     """As in GLIP; the frozen grounder itself must stay what it is for all other methods."""
     model, dino = any_grounder, isinstance(any_grounder, GroundingDino)
-    images = torch.randn(2, 3, *[model.shape.image_size] * 2)
-    boxes = [torch.tensor([[0.1, 0.1, 0.6, 0.5]]), torch.tensor([[0.4, 0.3, 0.9, 0.9]])]
-    texts = TEXTS if dino else ["a red dog", "the hill"]
-    given = GroundingBatch(images, model.tokenize(texts), boxes)
+    given = batch(model)
     section = {"name": "linear_probing", "variant": "diff_prompt"}
     method = build_task_method(section, GroundingSetting(model.shape, seed=0))
     method.begin_task(0, model)
@@ -332,7 +427,7 @@ def test_the_head_s_own_layers_start_where_they_stand_and_learn(any_grounder: Gr
     learned = {key: value.clone() for key, value in method.state_dict().items()}
     method.begin_task(1, model)  # a stream goes on from what it learned
     assert all(torch.equal(value, learned[key]) for key, value in method.state_dict().items())
-    expected = HEADS["grounding_dino" if dino else "glip_style"]
+    expected = HEADS["grounding_dino" if dino else "glip"]
     assert sum(p.numel() for p in method.parameters()) == expected
 
 

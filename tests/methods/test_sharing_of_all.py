@@ -34,7 +34,7 @@ from tests.methods.method_parts import backbone, images, tokens
 SECTIONS: dict[str, dict[str, Any]] = {
     "coda_prompt": {"prompt_length": 2, "components_per_task": 2, "entry": "prefix"},
     "coop": {"context_length": 2, "init_std": 0.5},
-    "dcp": {"prompt_length": 2},
+    "dcp": {"prompt_length": 4},
     "diff_prompt": {"generator": {}, "prompt_length": 2, "depth": 2, "steps": 5},
     "dualprompt": {"prompt_length": 2, "entry": "prefix", "init_std": 0.5},
     "ewc": {"prompt_length": 2, "text_prompt_length": 2, "init_std": 0.5},

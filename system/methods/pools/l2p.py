@@ -15,6 +15,11 @@ patches (`entry: replace`), chosen by the mean input token (`query: tokens`) for
 without a pull of the keys (`pull_weight: 0`), which then stay as they were drawn. Before `query`
 was an option, it was that one's here too.
 
+On a grounder, in a form of ours, the query is the frozen model's feature of the image, since an
+expression always comes with one: it chooses from both towers' pools, each by keys of its own. The
+visual prompts stand in the windows of the first block, the text's pass through its tower as a
+context, as those of S-Prompts do.
+
 Without a router: the pool is learned on and on, and what a task learns serves all samples. With
 `sharing: own` each task has a pool, and the router names the task.
 
@@ -22,15 +27,18 @@ Legend: B batch, M prompts in the pool, N length of one, k prompts chosen, D tow
 width, Q width of a query, T tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Deep, DualEncoder, Modality
-from system.methods.base import Method, MethodFactory, RetrievalSetting
+from system.errors import ConfigError
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
 from system.methods.keys import (
     cosines,
     feature_query,
@@ -180,4 +188,57 @@ class LearningToPrompt(Method):
         return features, pull(similarity, chosen)
 
 
-METHOD = MethodFactory(L2PConfig, retrieval=LearningToPrompt)
+class GroundingL2P(Method):
+    """Both pools on a grounder, with keys to the image's feature: M (Nv Dv + Nt Dt + 2 Q) numbers.
+
+    With the paper's M = 10 and N = 5, on GLIP-T (A), where Q = 192 + 384 + 768: 70,080.
+    """
+
+    def __init__(self, config: L2PConfig, setting: GroundingSetting) -> None:
+        super().__init__()
+        for key, value, one in (
+            ("query", config.query, "feature"),
+            ("entry", config.entry, "insert"),
+        ):
+            if value != one:
+                raise ConfigError(
+                    f"method.{key}={value}: on a grounder L2P has no other {key} than {one}"
+                )
+        self.config = config
+        self.batchwise = config.selection == "batchwise_leaking"
+        self._seen: tuple[GroundingBatch, Tensor] | None = None
+        lengths = prompt_lengths(config.prompt_length, config.text_prompt_length)
+        shape, generator = setting.shape, setting.generator()
+        for m in config.towers:
+            width, query = shape.widths(m)[0], shape.image_feature_width
+            self.add_module(m, PromptPool(config, lengths[m], width, query, generator))
+
+    @override
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
+        query = grounder.image_features(batch.images, batch.sizes).detach()
+        prompts: dict[Modality, Tensor] = {}
+        pulled = []
+        for m in self.config.towers:
+            pool = self.get_submodule(m)
+            assert isinstance(pool, PromptPool)
+            similarity = cosines(query.to(pool.keys), pool.keys)
+            chosen = choose_prompts(similarity, self.config.top_k, batchwise=self.batchwise)
+            prompts[m] = chosen_prompts(pool.prompts, chosen)
+            pulled.append(pull(similarity, chosen))
+        # `loss_terms` comes behind this, of the same batch: no second pass through the tower.
+        self._seen = batch, torch.stack(pulled).mean(dim=0)
+        vision = [prompts["vision"]] if "vision" in prompts else []
+        return Entries(vision=vision, context=prompts.get("text"))
+
+    @override
+    def loss_terms(self, batch: Any, features: Mapping[Modality, Tensor]) -> dict[str, Tensor]:
+        """The weighted sum of cosine distances to the chosen keys, averaged over the towers."""
+        if not self.config.pull_weight:
+            return {}
+        assert self._seen is not None
+        seen, pulled = self._seen
+        assert seen is batch, "entries have to be asked for first"
+        return {"pull": self.config.pull_weight * (self.config.top_k - pulled.mean())}
+
+
+METHOD = MethodFactory(L2PConfig, retrieval=LearningToPrompt, grounding=GroundingL2P)

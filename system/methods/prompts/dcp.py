@@ -13,13 +13,21 @@ and text (the released code takes its mean over the batch). Then a feature would
 samples it comes with, and galleries could not be encoded on their own. Here it reads the prompts
 as they entered the layer before: they stay parameters, equal for all samples.
 
+On a grounder, in a form of ours, prompts stand beside the tokens of every window of the Swin and of
+every BERT layer. A Swin grows wider: its prompts keep the first block's width, so that one
+attention can carry them on, and are read at a wider block's, N Dv / Dl rows. Heads are the widest
+that divide the tower's width and `head_width`: of 32 in a Swin-T, of 64 in BERT, as their own are.
+
 N (Dv + Dt) + C (12 Dv^2 + 12 Dt^2 + 2 Dv Dt + 14 Dv + 14 Dt) numbers in all, C = 1 attention for
 all layers, or L - 1 with `attention` "per_layer" (the last one without a tower that is less deep).
-At the published sizes (ViT-B/16, N = 16, shared): 11,048,448.
+At the published sizes (ViT-B/16, N = 16, shared): 11,048,448; on a grounder of Swin-T and
+BERT-base (Dv = 96, of its first block): 7,361,856.
 
-Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers.
+Legend: L layers with prompts, N prompt length, Dv and Dt widths of the towers, Dl of a block.
 """
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,9 +37,19 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.methods.base import Method, MethodFactory, RetrievalSetting
+from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
 from system.methods.interaction import OTHER
-from system.methods.parts import check_at_least, check_positive, depth_within, normal, uniform
+from system.methods.parts import (
+    check_at_least,
+    check_positive,
+    check_readable,
+    depth_in_each,
+    depth_within,
+    normal,
+    read_at_widths,
+    uniform,
+)
 
 MLP_RATIO = 4
 
@@ -40,8 +58,9 @@ MLP_RATIO = 4
 class DcpConfig:
     """The settings of DCP.
 
-    `prompt_depth` null means every layer of both towers, and a number as many of each as it has.
-    `head_width` is that of CLIP's own attention; a narrower tower gets one head.
+    `prompt_depth` null means every layer of both towers, and a number as many of each as it has;
+    on a grounder null is as many as both have. `head_width` is that of CLIP's own attention; a
+    narrower tower gets one head, or on a grounder heads of a width that divides both.
     """
 
     prompt_length: int = 16
@@ -98,25 +117,24 @@ class PromptAttention(nn.Module):
         return nn.functional.linear(read, weights[3], biases[3])
 
 
-class Dcp(Method):
+class CarriedPrompts(Method):
     """The first layer's prompts and the attentions that carry them on."""
 
-    deep = "replace"
-
-    def __init__(self, config: DcpConfig, setting: RetrievalSetting) -> None:
+    def __init__(
+        self,
+        config: DcpConfig,
+        widths: Mapping[Modality, int],
+        entered: Mapping[Modality, int],
+        heads: Callable[[Modality, int, int], int],
+        generator: torch.Generator,
+    ) -> None:
+        """`entered` counts each tower's prompted layers; `heads` are those of a width."""
         super().__init__()
-        shape = setting.shape
-        # With prompts in one layer there would be nothing that couples the towers.
-        depth = depth_within(config.prompt_depth, shape, least=2)
-        self.depth = depth
-        self.entered: dict[Modality, int] = {m: min(depth, shape.layers(m)) for m in MODALITIES}
-        self.placeholders = config.prompt_length
-        generator = torch.Generator().manual_seed(setting.seed)
+        self.entered = entered
+        self.depth = depth = max(entered.values())
         self.first = nn.ParameterDict(
             {
-                m: normal(
-                    config.prompt_length, shape.width(m), std=config.init_std, generator=generator
-                )
+                m: normal(config.prompt_length, widths[m], std=config.init_std, generator=generator)
                 for m in MODALITIES
             }
         )
@@ -124,21 +142,17 @@ class Dcp(Method):
             nn.ModuleDict(
                 {
                     m: PromptAttention(
-                        shape.width(m),
-                        shape.width(OTHER[m]),
-                        _heads(m, shape.width(m), config.head_width),
+                        widths[m],
+                        widths[OTHER[m]],
+                        heads(m, widths[m], config.head_width),
                         generator,
                     )
                     for m in MODALITIES
-                    if into < self.entered[m] or into < depth - 1
+                    if into < entered[m] or into < depth - 1
                 }
             )
             for into in (range(1, 2) if config.attention == "shared" else range(1, depth))
         )
-
-    @override
-    def prompt(self, modality: Modality) -> Tensor:
-        return self.prompts()[modality]
 
     def prompts(self) -> dict[Modality, Tensor]:
         """Both towers' prompts (L, N, D): the first learned, each further one from the last."""
@@ -154,6 +168,57 @@ class Dcp(Method):
         }
 
 
+class Dcp(CarriedPrompts):
+    """DCP on a dual encoder; deep prompts replace."""
+
+    deep = "replace"
+
+    def __init__(self, config: DcpConfig, setting: RetrievalSetting) -> None:
+        shape = setting.shape
+        # With prompts in one layer there would be nothing that couples the towers.
+        depth = depth_within(config.prompt_depth, shape, least=2)
+        super().__init__(
+            config,
+            {m: shape.width(m) for m in MODALITIES},
+            {m: min(depth, shape.layers(m)) for m in MODALITIES},
+            _heads,
+            torch.Generator().manual_seed(setting.seed),
+        )
+        self.placeholders = config.prompt_length
+
+    @override
+    def prompt(self, modality: Modality) -> Tensor:
+        return self.prompts()[modality]
+
+
+class GroundingDcp(CarriedPrompts):
+    """DCP on a grounder, in as many layers as both towers have."""
+
+    def __init__(self, config: DcpConfig, setting: GroundingSetting) -> None:
+        shape = setting.shape
+        depth = depth_in_each(config.prompt_depth, shape, *MODALITIES)
+        if depth < 2:
+            raise ConfigError(
+                f"method.prompt_depth={depth}: with prompts in one layer nothing couples the "
+                "towers; use at least 2"
+            )
+        widths = shape.vision_widths[:depth]
+        check_readable(config.prompt_length, widths, "method.prompt_length")
+        super().__init__(
+            config,
+            {m: shape.widths(m)[0] for m in MODALITIES},
+            dict.fromkeys(MODALITIES, depth),
+            _dividing_heads,
+            setting.generator(),
+        )
+        self.widths = widths
+
+    @override
+    def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
+        prompts = {m: list(layers[:, None]) for m, layers in self.prompts().items()}
+        return Entries(vision=read_at_widths(prompts["vision"], self.widths), text=prompts["text"])
+
+
 def _heads(modality: Modality, width: int, head_width: int) -> int:
     if width > head_width and width % head_width:
         raise ConfigError(
@@ -163,4 +228,8 @@ def _heads(modality: Modality, width: int, head_width: int) -> int:
     return max(1, width // head_width)
 
 
-METHOD = MethodFactory(DcpConfig, retrieval=Dcp)
+def _dividing_heads(_: Modality, width: int, head_width: int) -> int:
+    return width // math.gcd(width, head_width)
+
+
+METHOD = MethodFactory(DcpConfig, retrieval=Dcp, grounding=GroundingDcp)
