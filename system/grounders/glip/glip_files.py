@@ -63,17 +63,17 @@ def glip_files(
 
     `half` keeps the weights in half precision.
     """
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
-    with tempfile.TemporaryDirectory(prefix="promptide-") as place:
-        tokenizer.save_pretrained(place)
-        for file in sorted(Path(place).iterdir()):
-            yield file.name, file.read_bytes()
     weights = {
         name: (value.half() if half else value).contiguous()
         for name, value in network.state_dict().items()
     }
-    yield WEIGHTS, save(weights, metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory(prefix="promptide-") as place:
+        tokenizer.save_pretrained(place)
+        save_file(weights, Path(place) / WEIGHTS, metadata={"format": "pt"})
+        for file in sorted(Path(place).iterdir()):
+            yield file.name, file.read_bytes()
     yield CONFIG, (json.dumps(network.config.to_dict(), indent=2) + "\n").encode()
 
 
