@@ -14,6 +14,9 @@ Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on 
 #: Of the learning rate: towards 0 after the last step, or epoch by epoch, or not at all.
 Schedule = Literal["cosine", "cosine_epochs", "constant"]
 SizeRule = Literal["squeeze", "shortest"]  # how a grounder's images are resized
+#: How a level of a dynamic head is brought to a finer one's size, and what routes an image.
+Upsampling = Literal["bilinear", "nearest"]
+RoutingFeature = Literal["level_means", "coarsest"]
 EpochOver = Literal["images", "captions"]  # of retrieval: what an epoch has a sample for each of
 Augmentation = Literal["none", "crop_flip"]  # crop_flip: a random crop, half of them mirrored
 SmallTasks = Literal["shrink", "stop"]  # at a task of fewer samples than the batch
@@ -131,7 +134,11 @@ class ImageSizeConfig:
 
 @dataclass(frozen=True)
 class GrounderConfig(FrozenModelConfig):
-    """A grounder. `images` is part of its fingerprint: an adapter fits its own image size.
+    """A grounder.
+
+    `images`, `upsampling` and `routing_feature` are parts of its fingerprint: an adapter fits those
+    that it was learned with. `upsampling` is that of the dynamic head of a GLIP, None: as its files
+    have it. `routing_feature`: see `Grounder.routing_features`.
 
     `positive_words`: which words of an expression name its object, in loss and score: those of the
     spans that a data set's files give, where they do, or all. `tokenizer`: of a file of published
@@ -142,6 +149,8 @@ class GrounderConfig(FrozenModelConfig):
     positive_words: Literal["spans", "all"] = "spans"
     images: ImageSizeConfig = field(default_factory=ImageSizeConfig)
     tokenizer: str | None = None
+    upsampling: Upsampling | None = None
+    routing_feature: RoutingFeature = "level_means"
 
     def with_absolute_path(self) -> "GrounderConfig":
         """The same with both local paths made absolute."""

@@ -16,7 +16,13 @@ from torch.nn.functional import normalize, pad
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality, encode_names
-from system.config.schema import GrounderConfig, SelectionConfig
+from system.config.schema import (
+    GrounderConfig,
+    RoutingFeature,
+    SelectionConfig,
+    Upsampling,
+)
+from system.errors import ConfigError
 from system.grounders.swin_prompts import WindowEntry
 from system.registry import Registry
 
@@ -170,10 +176,28 @@ class Grounder(nn.Module, ABC):
     selection: SelectionConfig = SelectionConfig()
     #: Whether the words that an expression's spans cover name its object, or all words do.
     spans_count: bool = True
+    #: Which of an image's unprompted features route it; part of the fingerprint.
+    routing_feature: RoutingFeature = "level_means"
 
     def select(self, selection: SelectionConfig) -> None:
         """Set which boxes are handed on. Raises ConfigError for what the model has no use for."""
         self.selection = selection
+
+    def upsample(self, upsampling: Upsampling) -> None:
+        """Set how the head upsamples. Raises ConfigError for a model without a dynamic head."""
+        raise ConfigError(
+            f"grounder.upsampling={upsampling} is for a GLIP, whose dynamic head brings levels to "
+            "a finer one's size; set it to null, or take grounder=glip_t_a"
+        )
+
+    def route_by(self, feature: RoutingFeature) -> None:
+        """Set what routes an image. Raises ConfigError where images are of many sizes."""
+        if feature == "coarsest" and not self.shape.level_sides:
+            raise ConfigError(
+                "grounder.routing_feature=coarsest: a whole level routes an image, so that all "
+                "have to be of one size; set grounder.images.rule=squeeze"
+            )
+        self.routing_feature = feature
 
     @abstractmethod
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
@@ -201,10 +225,31 @@ class Grounder(nn.Module, ABC):
 
     @abstractmethod
     def image_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Unprompted features (B, P) of images (B, 3, H, W), which route an image to its task.
+        """Unprompted features (B, P) of images (B, 3, H, W): `level_means` of the vision tower.
 
-        They are `level_means` of the vision tower. `sizes` as `GroundingBatch` has them.
+        `sizes` as `GroundingBatch` has them.
         """
+
+    def coarsest_level(self, images: Tensor) -> Tensor:
+        """The unprompted pyramid's coarsest level (B, C, h, w) of images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def routing_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Unprompted features (B, R) of images (B, 3, H, W), whose direction names their task.
+
+        By `routing_feature`: `image_features`, or the coarsest level, flattened by channel, row and
+        column, which LPI's released grounding code routes by.
+        """
+        if self.routing_feature == "level_means":
+            return self.image_features(images, sizes)
+        return self.coarsest_level(images).float().flatten(1)
+
+    @property
+    def routing_width(self) -> int:
+        """R of `routing_features`."""
+        if self.routing_feature == "level_means":
+            return self.shape.image_feature_width
+        return int(self.shape.feature_width * self.shape.level_sides[-1] ** 2)
 
     @abstractmethod
     def text_features(self, tokens: Tokens) -> Tensor:
@@ -297,6 +342,9 @@ def load_grounder(config: GrounderConfig) -> Grounder:
     grounder = GROUNDERS.get(config.name)(config)
     grounder.select(config.selection)
     grounder.spans_count = config.positive_words == "spans"
+    grounder.route_by(config.routing_feature)
+    if config.upsampling is not None:
+        grounder.upsample(config.upsampling)
     return grounder
 
 

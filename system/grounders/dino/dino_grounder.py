@@ -214,6 +214,19 @@ class GroundingDino(Grounder):
 
     @torch.no_grad()
     @override
+    def coarsest_level(self, images: Tensor) -> Tensor:
+        inner = self.model.model
+        levels = inner.backbone.conv_encoder.model(images, return_dict=True).feature_maps
+        level: Tensor = levels[-1]
+        # Those behind the tower's own follow one from another.
+        for projection in (
+            list(inner.input_proj_vision)[len(levels) :] or inner.input_proj_vision[-1:]
+        ):
+            level = projection(level)
+        return level
+
+    @torch.no_grad()
+    @override
     def text_features(self, tokens: Tokens) -> Tensor:
         """BERT's tokens, projected and averaged over the expression's."""
         inner = self.model.model
@@ -260,6 +273,8 @@ class GroundingDino(Grounder):
         }
         if self._pixels.rule != "squeeze":
             sizes["longest"] = self._pixels.longest
+        if self.routing_feature != "level_means":
+            sizes["routing_feature"] = self.routing_feature
         return digest(self.model, sizes, self.tokenizer, self.image_processor)
 
     @contextmanager

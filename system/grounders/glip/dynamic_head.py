@@ -17,20 +17,18 @@ Legend: B batch, C channels, H W a level's sides, h w those of the next coarser 
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid, interpolate
 
+from system.config.schema import Upsampling as Upsampling
 from system.grounders.glip.deformable import (
     TAPS,
     leading_numbers,
     modulated_deform_conv,
     output_size,
 )
-
-Upsampling = Literal["bilinear", "nearest"]
 
 
 class DynamicHead(nn.Module):
@@ -47,6 +45,12 @@ class DynamicHead(nn.Module):
         self.blocks = nn.ModuleList(
             DynamicBlock(channels, groups, upsampling) for _ in range(blocks)
         )
+
+    def upsample(self, upsampling: Upsampling) -> None:
+        """Set the upsampling of all blocks."""
+        for block in self.blocks:
+            assert isinstance(block, DynamicBlock)
+            block.upsampling = upsampling
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Levels (B, C, H, W) of the sizes given: fine to coarse, one or more.

@@ -19,7 +19,7 @@ from typing_extensions import override
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import resolved
 from system.backbones.fingerprint import digest
-from system.config.schema import GrounderConfig, ImageSizeConfig
+from system.config.schema import GrounderConfig, ImageSizeConfig, Upsampling
 from system.errors import ConfigError, DataError
 from system.grounders.glip.box_selection import (
     SelectionRules,
@@ -85,6 +85,10 @@ class Glip(Grounder):
     def train(self, mode: bool = True) -> "Glip":
         """Stay in evaluation mode: a frozen grounder has no training behaviour."""
         return super().train(False)
+
+    @override
+    def upsample(self, upsampling: Upsampling) -> None:
+        self.network.upsample(upsampling)
 
     @override
     def ground(self, batch: GroundingBatch, entries: Entries) -> list[ScoredBoxes]:
@@ -174,6 +178,12 @@ class Glip(Grounder):
             return level_means(self.network.see(images), covered(images, sizes))
 
     @override
+    def coarsest_level(self, images: Tensor) -> Tensor:
+        with torch.no_grad(), self.computation.autocast(images.device):
+            level: Tensor = self.network.pyramid(self.network.see(images))[-1]
+        return level
+
+    @override
     def text_features(self, tokens: Tokens) -> Tensor:
         """Mean over the expression's words as regions meet them, (B, C)."""
         with torch.no_grad(), self.computation.autocast(tokens.ids.device):
@@ -229,7 +239,9 @@ class Glip(Grounder):
     @functools.cached_property
     @override
     def fingerprint(self) -> str:
-        sizes = {"config": self.network.config.to_dict()}
+        sizes: dict[str, Any] = {"config": self.network.config.to_dict()}
+        if self.routing_feature != "level_means":
+            sizes["routing_feature"] = self.routing_feature
         return digest(self.network, sizes, self.tokenizer)
 
     @functools.cached_property

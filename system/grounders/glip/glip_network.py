@@ -9,13 +9,14 @@ channels of the pyramid.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from system.config.schema import Upsampling
 from system.grounders.bert_prompts import BertPrompts
 from system.grounders.glip.box_coder import Anchors, pyramid_anchors
 from system.grounders.glip.box_losses import assign, detection_losses
@@ -107,6 +108,11 @@ class GlipNetwork(nn.Module):
             self._text_prompts.active(text, context),
         ):
             yield
+
+    def upsample(self, upsampling: Upsampling) -> None:
+        """Set how the head upsamples: no weight depends on it."""
+        self.config = replace(self.config, head=replace(self.config.head, upsampling=upsampling))
+        self.head.upsample(upsampling)
 
     def see(self, images: Tensor) -> list[Tensor]:
         """Levels (B, P, H, W) of the vision tower from images (B, 3, H, W)."""

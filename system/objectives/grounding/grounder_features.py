@@ -47,7 +47,7 @@ class GrounderFeatures:
     @torch.inference_mode()
     def _images(self, handle: SplitHandle) -> Tensor:
         mine = dealt_blocks(self.group, handle.rows, self.block)
-        parts = [torch.zeros(0, self.grounder.shape.image_feature_width)]
+        parts = [torch.zeros(0, self.grounder.routing_width)]
         batches = image_batches(
             [handle],
             [[(0, row) for row in block] for block in mine],
@@ -58,7 +58,7 @@ class GrounderFeatures:
         with closing(batches):
             for block, images in zip(mine, batches, strict=True):
                 pixels, sizes = filled_images(images, self.block)
-                features = unit(self.grounder.image_features(pixels.to(self.group.device), sizes))
+                features = unit(self.grounder.routing_features(pixels.to(self.group.device), sizes))
                 parts.append(features[: len(block)].cpu())
         return in_order(self.group, torch.cat(parts), [row for block in mine for row in block])
 

@@ -14,7 +14,14 @@ from torch import Tensor
 from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.dino.dino_grounder import GroundingDino
-from system.grounders.grounder import GROUNDERS, Added, Entries, Grounder, GroundingBatch
+from system.grounders.grounder import (
+    GROUNDERS,
+    Added,
+    Entries,
+    Grounder,
+    GroundingBatch,
+    load_grounder,
+)
 from tests.backbones.edited_checkpoint import edited, in_json
 from tests.grounders.small_grounding_dino import FAMILY, IMAGE_SIZE, write_small_grounding_dino
 
@@ -217,6 +224,27 @@ def test_features_do_not_depend_on_padding(grounder: GroundingDino) -> None:
     assert grounder.image_features(images()).shape == (2, grounder.shape.image_feature_width)
     embedded = grounder.embed_text(grounder.tokenize(TEXTS))
     assert embedded.shape[-1] == grounder.shape.text_widths[0]
+
+
+def test_the_coarsest_level_can_route(kind: str, grounder: GroundingDino, checkpoint: Path) -> None:
+    by_level = load_grounder(GrounderConfig(kind, str(checkpoint), routing_feature="coarsest"))
+    levels: list[Tensor] = []
+
+    def keep(_: int, level: Tensor) -> Tensor:
+        levels.append(level)
+        return level
+
+    grounder.ground(batch(grounder), Entries(adapt_pyramid=keep))
+    found = by_level.routing_features(batch(grounder).images)
+    assert found.shape == (2, by_level.routing_width)
+    torch.testing.assert_close(found, levels[-1].flatten(1), rtol=1e-4, atol=1e-5)
+    assert by_level.fingerprint != grounder.fingerprint
+
+
+def test_it_has_no_head_that_upsamples(kind: str, checkpoint: Path) -> None:
+    """Diff-Prompt's released recipe would be taken in part."""
+    with pytest.raises(ConfigError, match=r"upsampling=nearest is for a GLIP"):
+        load_grounder(GrounderConfig(kind, str(checkpoint), upsampling="nearest"))
 
 
 def test_an_expression_is_one_phrase(grounder: GroundingDino) -> None:

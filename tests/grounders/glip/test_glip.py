@@ -1,6 +1,7 @@
 """GLIP: frozen, prompted, each sample by itself."""
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from system.backbones.computation import Computation
+from system.backbones.computation import COMPILERS, Computation
 from system.config.schema import GrounderConfig, ImageSizeConfig, SelectionConfig
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.grounders.glip import glip
 from system.grounders.glip.glip import Glip
+from system.grounders.glip.glip_files import build_network
 from system.grounders.glip.glip_network import token_mean
-from system.grounders.grounder import GROUNDERS, Entries
+from system.grounders.grounder import GROUNDERS, Entries, load_grounder
 from tests.grounders.small_glip import (
     TEXTS,
     WORDS,
@@ -169,6 +171,20 @@ def test_recomputed_activations_change_no_gradient(directory: Path, grounder: Gl
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler"
+)
+def test_compiled_towers_see_their_prompts(directory: Path, grounder: Glip) -> None:
+    """A compiled block that lost its prompt would train nothing."""
+    compiled = loaded(directory, Computation(compile=True))
+    for one, other in zip(_gradients(grounder), _gradients(compiled), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    plain = grounder.dense(some_batch(grounder), Entries())
+    again = compiled.dense(some_batch(compiled), Entries())
+    torch.testing.assert_close(again.boxes, plain.boxes, rtol=1e-3, atol=1e-3)
+
+
 def test_bf16_is_near_and_gives_float32(directory: Path, grounder: Glip) -> None:
     half = loaded(directory, Computation(precision="bf16"))
     plain = grounder.losses(some_batch(grounder), some_entries(grounder))
@@ -306,6 +322,52 @@ def test_images_come_in_the_size_that_is_asked_for(directory: Path, grounder: Gl
     assert larger.fingerprint != grounder.fingerprint
     kept = replace(config, images=ImageSizeConfig(rule="shortest", side=32, longest=80))
     assert GROUNDERS.get("glip")(kept).image_transform()(picture, None).shape == (3, 28, 81)
+
+
+def test_the_head_upsamples_as_the_section_says(directory: Path, grounder: Glip) -> None:
+    """Diff-Prompt's code has another one than the weights were trained with."""
+    plain = GrounderConfig("glip", str(directory))
+    nearest = load_grounder(replace(plain, upsampling="nearest"))
+    assert isinstance(nearest, Glip)
+    assert nearest.fingerprint != grounder.fingerprint
+    found = nearest.dense(some_batch(nearest), Entries())
+    before = grounder.dense(some_batch(grounder), Entries())
+    assert not torch.allclose(found.boxes, before.boxes, atol=1e-3)
+    sizes = grounder.network.config
+    built = build_network(replace(sizes, head=replace(sizes.head, upsampling="nearest")))
+    built.load_state_dict(grounder.network.state_dict())
+    own = Glip(built, grounder.tokenizer)
+    assert torch.equal(own.dense(some_batch(own), Entries()).boxes, found.boxes)
+    assert own.fingerprint == nearest.fingerprint
+    bilinear = load_grounder(replace(plain, upsampling="bilinear"))
+    assert bilinear.fingerprint == grounder.fingerprint, "it has been bilinear before"
+
+
+def test_the_coarsest_level_can_route(directory: Path, grounder: Glip) -> None:
+    """LPI's code routes by P7, flattened; what else reads the image's features must not see it."""
+    section = GrounderConfig("glip", str(directory), routing_feature="coarsest")
+    by_level, batch = load_grounder(section), some_batch(grounder)
+    levels: list[Tensor] = []
+
+    def keep(_: int, level: Tensor) -> Tensor:
+        levels.append(level)
+        return level
+
+    grounder.dense(batch, Entries(adapt_pyramid=keep))
+    found = by_level.routing_features(batch.images)
+    side, channels = grounder.shape.level_sides[-1], grounder.shape.feature_width
+    assert found.shape == (3, by_level.routing_width) == (3, channels * side * side)
+    torch.testing.assert_close(found.reshape(3, channels, side, side), levels[-1])
+    features = grounder.image_features(batch.images)
+    assert torch.equal(by_level.image_features(batch.images), features)
+    assert torch.equal(grounder.routing_features(batch.images), features)
+    assert grounder.routing_width == features.shape[1]
+    assert by_level.fingerprint != grounder.fingerprint
+    shortest = replace(section, images=ImageSizeConfig("shortest", 32, 64))
+    with pytest.raises(
+        ConfigError, match=r"coarsest.*one size; set grounder\.images\.rule=squeeze"
+    ):
+        load_grounder(shortest)
 
 
 def test_the_fingerprint_knows_weights_sizes_and_words(tmp_path: Path, grounder: Glip) -> None:
