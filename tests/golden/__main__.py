@@ -6,11 +6,11 @@ from pathlib import Path
 from tests.golden import (  # noqa: F401  (they register their checks)
     coupled,
     diff_prompt,
+    diff_prompt_on_glip,
     glip_boxes,
     glip_head,
     glip_inputs,
     glip_published,
-    glip_towers,
     grounding,
     lpi,
     lpi_on_glip,

@@ -1,27 +1,25 @@
-"""Checks LPI's prompts and interaction in GLIP's towers, with weights in the published naming."""
+"""Checks LPI on GLIP: prompts and interaction in both towers, what routes, and the boxes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from system.backbones.dual_encoder import MODALITIES, Modality
-from system.grounders.grounder import Added, GrounderShape
-from system.grounders.lockstep import Lockstep
+from system.backbones.dual_encoder import MODALITIES, Modality, unit
+from system.config.schema import ImageSizeConfig
+from system.grounders.grounder import Entries, GrounderShape
 from system.methods.base import GroundingSetting
 from system.methods.interaction import InteractionConfig
 from system.methods.prompts.lpi import GroundingLowRank, LowRankConfig
 from system.methods.sharing import chosen_entries
-from tests.golden.glip_towers import glip_bert, glip_swin
-from tests.golden.named_weights import state_dict
-from tests.golden.runner import Fixture, check
+from tests.golden.prompted_glip import batch_of, boxes_of, glip_of, seen, weights_of
+from tests.golden.runner import Fixture, Tolerance, check
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -32,20 +30,9 @@ TEXT_STEP, STEPS = 8, (8, 8, 4, 4)
 
 
 def lpi_of(
-    config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], task: int
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], shape: GrounderShape, task: int
 ) -> GroundingLowRank:
     """The product's method with a task's released parameters."""
-    depths, width = config["depths"], config["embed_dim"]
-    shape = GrounderShape(
-        vision_widths=tuple(
-            width << stage for stage, depth in enumerate(depths) for _ in range(depth)
-        ),
-        text_widths=(config["bert"]["hidden_size"],) * config["bert"]["num_hidden_layers"],
-        pyramid_widths=(),
-        image_size=config["side"],
-        context_length=256,
-        feature_width=1,
-    )
     method = GroundingLowRank(
         LowRankConfig(
             rank=config["rank"],
@@ -69,75 +56,52 @@ def lpi_of(
             f"interaction.norm_weight.{m}": f"{exchange}.{NAMES[m]}_norm.weight",
             f"interaction.norm_bias.{m}": f"{exchange}.{NAMES[m]}_norm.bias",
         }
-    method.factors.load_state_dict(
-        {own: torch.from_numpy(weights[name]) for own, name in state.items()}
-    )
+    method.factors.load_state_dict({own: weights[name] for own, name in state.items()})
     return method
 
 
-@contextmanager
-def entering(layers: nn.ModuleList) -> Iterator[dict[int, Tensor]]:
-    """What enters each layer of a BERT, by its number."""
-    found: dict[int, Tensor] = {}
-
-    def keep(index: int) -> Any:
-        def hook(_: nn.Module, args: Any) -> None:
-            found[index] = args[0]
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(keep(i)) for i, layer in enumerate(layers)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@check("lpi_on_glip")
+@check("lpi_on_glip", {"out_boxes": Tolerance(absolute=0.02), "*": Tolerance(scaled=5e-5)})
 @torch.no_grad()
 def _lpi_on_glip(fixture: Fixture) -> Outputs:
     config = json.loads(str(fixture["config_json"]))
-    weights = state_dict(json.loads(str(fixture["keys_json"])), int(fixture["seed"]))
-    images, ids, mask, tasks = (
-        torch.from_numpy(fixture[f"in_{name}"])
-        for name in ("images", "input_ids", "attention_mask", "tasks")
+    weights = weights_of(fixture)
+    grounder = glip_of(
+        weights,
+        config["bert"]["num_attention_heads"],
+        images=ImageSizeConfig("squeeze", config["side"]),
+        routing_feature="coarsest",
     )
-    plain = {name: value for name, value in weights.items() if "interactModuleList" not in name}
-    swin, bert = glip_swin(config, plain), glip_bert(config["bert"], plain)
-    lockstep = Lockstep(swin, bert)
-    methods = {int(task): lpi_of(config, weights, int(task)) for task in tasks}
-    batch: Any = None  # these entries do not depend on it
-    each = [methods[int(task)].entries(batch, batch, None) for task in tasks]
-    right = chosen_entries(each, torch.arange(len(tasks))).added
-    assert right is not None
-    first = each[0].added
+    batch, tasks = batch_of(fixture), fixture["in_tasks"].tolist()
+    methods = {task: lpi_of(config, weights, grounder.shape, task) for task in tasks}
+    each = [methods[task].entries(grounder, batch, None) for task in tasks]
+    right = chosen_entries(each, torch.arange(len(tasks)))
+    first, added = each[0].added, right.added
     assert first is not None
-    runs: dict[str, tuple[Added, slice]] = {
+    assert added is not None
+    runs: dict[str, tuple[Entries, slice]] = {
         # As released the whole batch interacts by its first sample's task.
-        "batch": (replace(right, exchange=first.exchange), slice(None)),
+        "batch": (Entries(added=replace(added, exchange=first.exchange)), slice(None)),
         "second_alone": (right, slice(1, 2)),  # in the batch, each sample by its own task
-        "additive_only": (replace(right, exchanging=range(0)), slice(None)),
-        "no_prompt": (Added((), ()), slice(None)),
+        "additive_only": (Entries(added=replace(added, exchanging=range(0))), slice(None)),
+        "no_prompt": (Entries(), slice(None)),
     }
     outputs: dict[str, NDArray[Any]] = {}
-    for run, (added, rows) in runs.items():
-        with lockstep.active(added, images), entering(bert.encoder.layer) as texts:
-            texts[len(bert.encoder.layer)] = bert(ids, attention_mask=mask).last_hidden_state
-            levels = swin(images).feature_maps
+    for run, (entries, rows) in runs.items():
+        found = seen(grounder, batch, entries)
         for name in fixture:
             if name.startswith(f"out_{run}_text_"):
-                hidden = texts[int(name.rpartition("_")[2])]
+                hidden = found.texts[int(name.rpartition("_")[2])]
                 length = fixture[name].shape[1]
                 outputs[name] = hidden[rows, :length, ::TEXT_STEP].numpy()
-        for index, (level, step) in enumerate(zip(levels, STEPS, strict=True)):
+        for index, (level, step) in enumerate(zip(found.levels, STEPS, strict=True)):
             outputs[f"out_{run}_c{index + 2}"] = level[rows, ::step].numpy()
-    found = [entries.added for entries in each if entries.added is not None]
+    prompts = [entries.added for entries in each if entries.added is not None]
     width = config["embed_dim"]
     outputs["out_visual_prompt_layer3"] = torch.cat(
-        [added.vision[3].reshape(1, -1, width) for added in found]
+        [each.vision[3].reshape(1, -1, width) for each in prompts]
     ).numpy()
     outputs["out_text_prompt_layer3"] = torch.cat(
-        [added.text[3][..., ::TEXT_STEP] for added in found]
+        [each.text[3][..., ::TEXT_STEP] for each in prompts]
     ).numpy()
-    return outputs
+    outputs["out_routing_feature"] = unit(grounder.routing_features(batch.images)).numpy()
+    return outputs | boxes_of(grounder, fixture, each[0])
