@@ -320,6 +320,16 @@ def test_l2p_takes_each_image_s_own_prompts_from_both_pools(any_grounder: Ground
     assert torch.equal(entries.context, context[[0, 3]])
 
 
+def test_l2p_s_options_hold_on_a_grounder_too(grounder: Grounder) -> None:
+    given = batch(grounder)
+    vision = build("l2p", grounder.shape, towers=["vision"])
+    entries = vision.entries(grounder, given, None)
+    assert entries.context is None
+    assert not torch.equal(*entries.vision[0])
+    alike = build("l2p", grounder.shape, selection="batchwise_leaking")
+    assert torch.equal(*alike.entries(grounder, given, None).vision[0])
+
+
 def test_l2p_pulls_the_chosen_keys(grounder: Grounder) -> None:
     method, given = build("l2p", grounder.shape), batch(grounder)
     method.entries(grounder, given, None)

@@ -108,6 +108,17 @@ def test_the_weight_is_of_the_grounders_losses_alone(root: Path) -> None:
         assert weighted[name] == pytest.approx(0.8 * value if name in own else value), name
 
 
+def test_the_keys_that_find_prompts_learn(root: Path) -> None:
+    """No box depends on a key: only L2P's own term moves it, where a step asks for that."""
+    learner = training(experiment(root, "method=l2p", "method.top_k=2", "method.prompt_length=1"))
+    terms = learner.gradients(next(learner.batches(0, 0)[1]))
+    assert 0 < terms["pull"] <= 0.5 * 2 * 2  # half of the distances to two keys
+    for tower in ("vision", "text"):
+        gradient = learner.parameters[f"{tower}.keys"].grad
+        assert gradient is not None
+        assert gradient.abs().max() > 0
+
+
 def test_an_epoch_has_every_expression_of_every_member_once(root: Path) -> None:
     """Expressions of a member that is left out would be judged and never learned."""
     learner = training(experiment(root))
