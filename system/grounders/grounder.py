@@ -230,9 +230,9 @@ class Grounder(nn.Module, ABC):
         `sizes` as `GroundingBatch` has them.
         """
 
+    @abstractmethod
     def coarsest_level(self, images: Tensor) -> Tensor:
         """The unprompted pyramid's coarsest level (B, C, h, w) of images (B, 3, H, W)."""
-        raise NotImplementedError
 
     def routing_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Unprompted features (B, R) of images (B, 3, H, W), whose direction names their task.

@@ -1,4 +1,4 @@
-"""Pre-training of a small `glip_style` grounder on the embedded benchmark's web expressions.
+"""Pre-training of a small GLIP on the embedded benchmark's web expressions.
 
 It runs once; its result ships with the package (`system/backbones/tiny_grounder`) in half
 precision. The loss is the grounder's own.
@@ -25,16 +25,16 @@ from system.data.embedded.web_scenes import (
     expression_words,
     web_expressions,
 )
-from system.grounders.glip_style import GlipStyle
-from system.grounders.simple_glip.glip_config import (
+from system.grounders.glip.glip import Glip
+from system.grounders.glip.glip_config import (
     GlipConfig,
     HeadSizes,
-    Pictures,
     Selection,
     TextSizes,
     VisionSizes,
 )
-from system.grounders.simple_glip.glip_files import build_network, save_glip
+from system.grounders.glip.glip_files import build_network, save_glip
+from system.grounders.glip.glip_inputs import Pictures
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ class GrounderPretrainConfig:
     context: int = 24
     stages: tuple[int, ...] = (2, 3)
     channels: int = 64
-    convolutions: int = 2
+    extra_levels: int = 1
+    blocks: int = 2
     anchor_scale: float = 3.0
     pictograms_per_task: int = 32
-    steps: int = 900
+    steps: int = 600
     batch_size: int = 32  # scenes, each with four expressions
     learning_rate: float = 1e-3
     last_rate_share: float = 0.02
@@ -79,13 +80,21 @@ class GrounderPretrainConfig:
             ),
             head=HeadSizes(
                 stages=self.stages,
-                extra_levels=0,
+                extra_levels=self.extra_levels,
                 channels=self.channels,
-                convolutions=self.convolutions,
+                blocks=self.blocks,
                 anchor_scale=self.anchor_scale,
             ),
             selection=Selection(candidates=64, overlap=0.6, most=32),
-            pictures=Pictures(SIZE, (IMAGE_MEAN,) * 3, (IMAGE_STD,) * 3),
+            pictures=Pictures(
+                size_rule="squeeze",
+                image_size=SIZE,
+                channels="rgb",
+                resampling="bicubic",
+                mean=(255 * IMAGE_MEAN,) * 3,
+                std=(255 * IMAGE_STD,) * 3,
+                box_end="edge",
+            ),
             context_length=self.context,
         )
 
@@ -111,7 +120,7 @@ def web_batch(config: GrounderPretrainConfig, pictograms: Catalogue, step: int) 
     return WebBatch((pixels - IMAGE_MEAN) / IMAGE_STD, texts, torch.from_numpy(np.stack(boxes)))
 
 
-def web_loss(grounder: GlipStyle, batch: WebBatch) -> Tensor:
+def web_loss(grounder: Glip, batch: WebBatch) -> Tensor:
     """The sum of the grounder's loss terms, mean over all expressions.
 
     The image's tower and head run once for all expressions of a scene.
@@ -119,8 +128,8 @@ def web_loss(grounder: GlipStyle, batch: WebBatch) -> Tensor:
     network, tokens = grounder.network, grounder.tokenize(batch.texts)
     levels = network.see(batch.pixels)
     dense = network.locate(levels, network.read(tokens.ids, tokens.mask))
-    targets = list(batch.boxes[:, None])
-    terms = network.losses(dense, targets, grounder.words(tokens), tokens.mask.bool())
+    rows = [row[None] for row in grounder.words(tokens)]
+    terms = network.losses(dense, list(batch.boxes[:, None]), rows, tokens.mask)
     return torch.stack(list(terms.values())).sum(dim=0).mean()
 
 
@@ -149,7 +158,7 @@ def pretrain_grounder(
     (output_dir / CHECKPOINT).unlink(missing_ok=True)
 
 
-def untrained(config: GrounderPretrainConfig, pictograms: Catalogue) -> GlipStyle:
+def untrained(config: GrounderPretrainConfig, pictograms: Catalogue) -> Glip:
     """The grounder before the first step."""
     tokenizer = build_tokenizer(expression_words(pictograms), config.context)
-    return GlipStyle(build_network(config.grounder(len(tokenizer)), config.seed), tokenizer)
+    return Glip(build_network(config.grounder(len(tokenizer)), config.seed), tokenizer)

@@ -62,7 +62,7 @@ def test_a_selection_that_cannot_be_is_refused(key: str) -> None:
 
 def test_real_grounders_select_as_released() -> None:
     """Without the threshold zero-shot recalls are not comparable to the papers'."""
-    glip = compose(["grounder=glip_style"]).grounder
+    glip = compose(["grounder=glip_t_a"]).grounder
     assert glip is not None
     assert glip.selection == SelectionConfig(0.05, 1000)
     for name in ("grounding_dino", "mm_grounding_dino"):

@@ -29,7 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("lockstep")
     words = sorted(set(" ".join(TEXTS).split()))
     return {
-        "glip_style": write_small_glip(folder / "glip", words),
+        "glip": write_small_glip(folder / "glip", words),
         "grounding_dino": write_small_grounding_dino(folder / "dino"),
     }
 
@@ -40,12 +40,12 @@ def load(
     computation: Computation = Computation(),  # noqa: B008
 ) -> Grounder:
     path = folders[kind]
-    if kind == "glip_style":
+    if kind == "glip":
         return loaded(path, computation)
     return load_grounding_dino(str(path), computation)
 
 
-@pytest.fixture(scope="module", params=["glip_style", "grounding_dino"])
+@pytest.fixture(scope="module", params=["glip", "grounding_dino"])
 def grounder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Grounder:
     return load(folders, request.param)
 
@@ -236,7 +236,7 @@ def test_added_and_inserted_prompts_enter_together(grounder: Grounder) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["glip_style", "grounding_dino"])
+@pytest.mark.parametrize("kind", ["glip", "grounding_dino"])
 def test_gradients_are_the_same_when_blocks_are_computed_again(
     folders: dict[str, Path], kind: str
 ) -> None:

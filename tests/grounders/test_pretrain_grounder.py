@@ -21,7 +21,7 @@ from system.grounders.pretrain_grounder import (
     web_batch,
     web_loss,
 )
-from tests.grounders.simple_glip.small_simple_glip import loaded
+from tests.grounders.small_glip import loaded
 
 TINY = GrounderPretrainConfig(
     embed_dim=8,
@@ -32,7 +32,7 @@ TINY = GrounderPretrainConfig(
     text_heads=2,
     text_mlp_width=16,
     channels=16,
-    convolutions=1,
+    blocks=1,
     pictograms_per_task=4,
     steps=4,
     batch_size=2,
@@ -81,7 +81,9 @@ def test_another_seed_is_another_model(trained: Path, tmp_path: Path) -> None:
 
 def test_what_is_written_loads_as_a_grounder(trained: Path) -> None:
     grounder = loaded(trained)
-    assert load_file(trained / "model.safetensors")["head.box.weight"].dtype == torch.float16
+    assert (
+        load_file(trained / "model.safetensors")["predictions.deltas.weight"].dtype == torch.float16
+    )
     assert {value.dtype for value in grounder.parameters()} == {torch.float32}
     tokens = grounder.tokenize(["look at the THING on the top left"])
     assert grounder.tokenizer.unk_token_id not in tokens.ids

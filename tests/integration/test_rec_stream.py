@@ -12,7 +12,7 @@ import torch
 from system.config.compose import compose
 from system.engine.epochs import EpochLoop
 from system.errors import ConfigError, DataError, PromptideError
-from system.grounders.glip_style import load_glip
+from system.grounders.glip.glip import load_glip
 from system.report.pages.evaluation_page import write_evaluation_report
 from system.report.pages.run_page import write_report
 from system.stream.evaluate_adapters import evaluate_adapters, evaluated_on

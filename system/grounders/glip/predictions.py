@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 PRIOR = 0.01  # probability of an object in an untrained head (arXiv 1708.02002)
+#: Of an untrained head. GLIP's is 0, beside a BERT that reads already; a small model that starts
+#: from nothing then takes twice as many steps until its words count.
+LOG_SCALE = -2.0
 MOST_LOGIT = 50_000.0
 
 
@@ -44,7 +47,7 @@ class TokenScores(nn.Module):
     def __init__(self, text_width: int, channels: int) -> None:
         super().__init__()
         self.project = nn.Linear(text_width, channels)
-        self.log_scale = nn.Parameter(torch.zeros(1))
+        self.log_scale = nn.Parameter(torch.full((1,), LOG_SCALE))
         self.bias = nn.Linear(text_width, 1)
         nn.init.zeros_(self.bias.weight)
         nn.init.constant_(self.bias.bias, -math.log((1 - PRIOR) / PRIOR))

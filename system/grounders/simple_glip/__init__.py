@@ -1,1 +1,0 @@
-"""The small GLIP-like grounder: its sizes, its networks, its files."""
