@@ -129,7 +129,7 @@ def test_the_frozen_grounder_learns_nothing(small: Grounder) -> None:
 
 def test_a_method_of_retrieval_is_told_apart_from_an_unknown_one(small: Grounder) -> None:
     with pytest.raises(ConfigError, match="retrieval"):
-        build_method({"name": "l2p"}, GroundingSetting(small.shape, 0))
+        build_method({"name": "dualprompt"}, GroundingSetting(small.shape, 0))
 
 
 @pytest.mark.parametrize(
