@@ -139,8 +139,11 @@ def test_the_report_speaks_of_boxes(root: Path, metrics: dict[str, Any]) -> None
     assert "Text → image" not in page.text
     assert "the best after training" in page.text
     assert page.text.count("Not available") == 1, "config.yaml, which `run` alone writes"
-    average = metrics["average"]["rec_r1"]
-    assert page.row("averages", "Expression → box R@1")[1] == f"{average:.1f}"
+    zero, average = metrics["zero_shot"]["average"]["rec_r1"], metrics["average"]["rec_r1"]
+    _, before, last, *_ = page.row("averages", "Expression → box R@1")
+    assert before == f"{zero:.1f}"
+    assert last.startswith(f"{average:.1f}")
+    assert zero != average, "the two columns cannot be told apart"
 
 
 @pytest.mark.parametrize("method", METHODS)
