@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import Modality
 from system.config.schema import ExperimentConfig
-from system.engine.epochs import Progress, Training
 from system.engine.optimisation import build_optimiser, set_rate
+from system.engine.training import Progress, Training
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod

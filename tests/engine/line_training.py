@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.engine.epochs import Progress, Training, epoch_order
+from system.engine.training import Progress, Training, epoch_order
 from system.engine.worker_group import WorkerGroup
 from tests.engine.thread_group import ALONE
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from system.diff_prompt.prompt_generator.generator_training import PromptGeneratorTraining
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT
-from system.engine.epochs import Progress
+from system.engine.training import Progress
 
 
 def regressed(network: MaskDiT, image: Tensor, text: Tensor) -> Tensor:

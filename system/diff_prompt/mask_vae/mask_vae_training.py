@@ -23,9 +23,9 @@ from system.diff_prompt.mask_vae.mask_vae_network import (
 from system.diff_prompt.mask_vae.object_pixels import object_pixels
 from system.diff_prompt.settings_digest import LATER
 from system.engine.encoding import dealt_blocks, in_order
-from system.engine.epochs import ModelTraining, Progress, epoch_order
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
+from system.engine.training import ModelTraining, Progress, epoch_order
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError
 from system.methods.parts import np_seed, sample_noise

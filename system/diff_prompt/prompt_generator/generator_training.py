@@ -21,9 +21,9 @@ from system.config.schema import OptimiserConfig
 from system.diff_prompt.prompt_generator.generator_settings import PromptGeneratorSettings
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import DiffusionTraining
-from system.engine.epochs import ModelTraining, Progress, epoch_order, trained
 from system.engine.model_stage import Show, show_nothing
 from system.engine.optimisation import build_optimiser
+from system.engine.training import ModelTraining, Progress, epoch_order, trained
 from system.engine.worker_group import WorkerGroup
 from system.methods.parts import np_seed, sample_noise
 from system.storage.adapters import prefixed

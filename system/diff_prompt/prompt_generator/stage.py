@@ -37,7 +37,7 @@ from system.diff_prompt.prompt_generator.sampled_masks import (
     sampled_ious,
 )
 from system.diff_prompt.prompt_latents import PromptLatents
-from system.engine.epochs import EpochLoop, trained
+from system.engine.epochs import EpochLoop
 from system.engine.model_stage import (
     ModelExperiment,
     Show,
@@ -48,6 +48,7 @@ from system.engine.model_stage import (
     worker_of,
 )
 from system.engine.provenance import code_provenance, data_provenance
+from system.engine.training import trained
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
 from system.errors import ConfigError
