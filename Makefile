@@ -51,9 +51,13 @@ format: $(READY)
 golden: $(READY)
 	$(BIN)/python -m tests.golden tests/golden
 
-# Speed and memory, as ratios measured in one run; nothing is asserted on a clock.
+# Speed and memory, as ratios measured in one run; nothing is asserted on a clock. BENCH picks some by
+# their names (pytest -k), whose figures then stand alone in the file.
+PERFORMANCE ?= docs/results/performance.md
+BENCH ?=
 bench: $(READY)
-	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks $(if $(BENCH),-k '$(BENCH)') \
+	    --performance $(PERFORMANCE)
 
 # Kills processes of a run, tears its records and takes its storage away, at random points.
 KILLS ?= 50

@@ -6,9 +6,10 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How hard tests/faults tries: few faults in .ci/run, many by `make faults`."""
+    """How hard tests/faults tries (few in .ci/run), and where benches write their figures."""
     parser.addoption("--kills", type=int, default=3, help="faults that tests/faults makes")
     parser.addoption("--fault-seed", type=int, default=0, help="which faults, and when")
+    parser.addoption("--performance", help="the Markdown file that tests/benchmarks writes")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 from system.grounders.glip.deformable import modulated_deform_conv, output_size
+from tests.benchmarks.conftest import Performance
 from tests.grounders.glip.naive_deformable import deform_by_loop
 
 #: Samples, channels, side, stride: the finest level of a photograph at full width, a small model's
@@ -42,8 +42,10 @@ def seconds(convolve: Convolution, given: list[Tensor], stride: int) -> tuple[fl
     return forward, time.process_time() - start
 
 
-def ratios(other: Convolution, case: tuple[int, int, int, int], runs: int) -> tuple[float, float]:
-    """Ours over the other's, of both passes."""
+def least_seconds(
+    other: Convolution, case: tuple[int, int, int, int], runs: int
+) -> tuple[list[float], list[float]]:
+    """Ours and the other's: of a forward pass, and of a forward and a backward pass."""
     batch, channels, side, stride = case
     torch.manual_seed(0)
     x = torch.randn(batch, channels, side, side)
@@ -62,11 +64,10 @@ def ratios(other: Convolution, case: tuple[int, int, int, int], runs: int) -> tu
         (seconds(modulated_deform_conv, given, stride), seconds(other, given, stride))
         for _ in range(runs)
     ]
-    forward, both = (
-        min(ours[index] for ours, _ in pairs) / min(theirs[index] for _, theirs in pairs)
-        for index in (0, 1)
-    )
-    return forward, both
+    ours, others = zip(*pairs, strict=True)
+    return [min(times) for times in zip(*ours, strict=True)], [
+        min(times) for times in zip(*others, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -80,18 +81,22 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.benchmark
 @pytest.mark.usefixtures("one_thread")
-def test_deformable_convolution_in_time(capsys: pytest.CaptureFixture[str]) -> None:
-    for case in CASES:
-        forward, both = ratios(im2col, case, RUNS)
-        with capsys.disabled():
-            sys.stdout.write(
-                f"\ndeformable convolution, {case[0]} x {case[1]} channels, side {case[2]}, "
-                f"stride {case[3]}: x{forward:.2f} of an im2col forward, x{both:.2f} with backward"
-            )
-    forward, both = ratios(deform_by_loop, SMALLEST, 1)
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\n... {SMALLEST[0]} x {SMALLEST[1]} channels, side {SMALLEST[2]}: a loop over taps "
-            f"takes x{1 / forward:.0f} forward, x{1 / both:.0f} with backward\n"
-        )
-    assert both < 1
+def test_deformable_convolution_in_time(performance: Performance) -> None:
+    both: tuple[list[float], list[float]] = ([], [])
+    for against, convolve, cases, runs in (
+        ("im2col of a plain convolution", im2col, CASES, RUNS),
+        ("a loop over taps", deform_by_loop, (SMALLEST,), 1),
+    ):
+        for case in cases:
+            both = least_seconds(convolve, case, runs)
+            for index, passes in enumerate(("forward", "forward and backward")):
+                performance.compare(
+                    f"deformable convolution, {case[0]} x {case[1]} channels, side {case[2]}, "
+                    f"stride {case[3]}, {passes}",
+                    ours=1e3 * both[0][index],
+                    other=1e3 * both[1][index],
+                    unit="ms of processor",
+                    against=against,
+                )
+    (_, ours), (_, loop) = both
+    assert ours < loop

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.conftest import Performance
+
 EPOCHS, EXPRESSIONS = 2, 192
 
 
@@ -58,17 +60,19 @@ def run(root: Path, *, fresh: bool) -> dict[str, Any]:
 
 
 @pytest.mark.benchmark
-def test_stored_latents_against_fresh_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stored_latents_against_fresh_ones(tmp_path: Path, performance: Performance) -> None:
     stored, fresh = run(tmp_path, fresh=False), run(tmp_path, fresh=True)
-    once, each = (found["wall_seconds"]["train"] for found in (stored, fresh))
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\nstage 3, {EPOCHS} epochs of {EXPRESSIONS} expressions, small models: "
-            f"{stored['denoising_steps']:,} denoising steps with stored latents, "
-            f"{fresh['denoising_steps']:,} with fresh noise; {once:.1f} s of training after "
-            f"{stored['wall_seconds']['latents']:.1f} s of drawing, against {each:.1f} s "
-            f"(an epoch x{each / once:.2f})\n"
+    what = f"stage 3, {EPOCHS} epochs of {EXPRESSIONS} expressions, small models"
+    seconds = [found["wall_seconds"] for found in (stored, fresh)]
+    for name, unit, figures in (
+        ("denoising steps", "steps", [found["denoising_steps"] for found in (stored, fresh)]),
+        ("drawing and training", "s", [each.get("latents", 0) + each["train"] for each in seconds]),
+    ):
+        performance.compare(
+            f"{what}: {name}",
+            ours=figures[0],
+            other=figures[1],
+            unit=unit,
+            against="fresh noise in each epoch",
         )
     assert fresh["denoising_steps"] > stored["denoising_steps"] > 0

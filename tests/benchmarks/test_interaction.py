@@ -1,6 +1,5 @@
 """What LPI's interaction costs in parameters and in the time of a step, as ratios of one run."""
 
-import sys
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from system.engine.optimisation import build_optimiser
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import RetrievalSetting
 from system.methods.sharing import StreamMethod, build_method
+from tests.benchmarks.conftest import Performance
 
 BATCH, STEPS = 32, 12
 ALONE = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
@@ -31,7 +31,7 @@ def step(method: StreamMethod, backbone: DualEncoder, batch: TokenBatch) -> floa
 
 
 @pytest.mark.benchmark
-def test_interaction_in_parameters_and_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interaction_in_parameters_and_time(performance: Performance) -> None:
     methods: dict[str, StreamMethod] = {}
     for name, override in SETTINGS.items():
         experiment = compose(["experiment=demo", override])
@@ -45,11 +45,15 @@ def test_interaction_in_parameters_and_time(capsys: pytest.CaptureFixture[str]) 
     seconds = [{n: step(m, backbone, batch) for n, m in methods.items()} for _ in range(STEPS)]
     off, on = (min(each[name] for each in seconds) for name in SETTINGS)
     numbers = {name: method.parameters_per_task() for name, method in methods.items()}
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\nLPI's interaction in every layer, small CLIP, a step of {BATCH}: "
-            f"{numbers['off']:,} numbers a task without, {numbers['on']:,} with "
-            f"(x{numbers['on'] / numbers['off']:.2f}); "
-            f"{1e3 * off:.1f} ms without, {1e3 * on:.1f} ms with (x{on / off:.3f})\n"
+    for what, ours, other, unit in (
+        ("trainable parameters per task", numbers["on"], numbers["off"], "parameters"),
+        (f"a step of {BATCH}", 1e3 * on, 1e3 * off, "ms"),
+    ):
+        performance.compare(
+            f"LPI's interaction in every layer, small CLIP: {what}",
+            ours=ours,
+            other=other,
+            unit=unit,
+            against="without interaction",
         )
     assert numbers["on"] > numbers["off"]

@@ -5,7 +5,6 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from tests.benchmarks.conftest import Performance
 from tests.benchmarks.peak_memory import peak_bytes
 
 SIZES = (2_000, 20_000)
@@ -116,28 +116,27 @@ def report_peak(arguments: list[str]) -> None:
 
 @pytest.mark.benchmark
 def test_peak_memory_and_images_a_second_of_preparing_mscoco(
-    tmp_path: Path,
-    record_property: Callable[[str, object], None],
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, performance: Performance
 ) -> None:
     """Users of the whole of MSCOCO run out of memory if the peak grows with the images."""
-    peaks, rates, megabytes = [], [], []
+    peaks, rates = [], []
     for count in SIZES:
         root = tmp_path / str(count)
         write_synthetic_coco(root, count)
         peak, seconds = prepare(root)
         peaks.append(peak)
         rates.append(count / seconds)
-        files = (root / "annotations").iterdir()
-        megabytes.append(sum(path.stat().st_size for path in files) / 2**20)
-        record_property(f"prepare_peak_bytes_{count}", peak)
-        record_property(f"prepare_images_per_second_{count}", rates[-1])
-    with capsys.disabled():
-        for count, peak, rate, size in zip(SIZES, peaks, rates, megabytes, strict=True):
-            sys.stdout.write(
-                f"\npreparing {count} images, {size:.0f} MB of annotations: peak memory "
-                f"{peak / 2**20:.0f} MB, {rate:.0f} images/s"
-            )
-        sys.stdout.write(f"\npeak memory x {peaks[1] / peaks[0]:.2f} for ten times the images\n")
+    small, large = SIZES
+    for what, figures, unit in (
+        ("peak memory", [peak / 2**20 for peak in peaks], "MB"),
+        ("rate", rates, "images/s"),
+    ):
+        performance.compare(
+            f"preparing MSCOCO, {what}, of {large:,} images",
+            ours=figures[1],
+            other=figures[0],
+            unit=unit,
+            against=f"of {small:,} images",
+        )
     # ten times the images, of which all would be 10 times as much to hold: a bound, not a clock
     assert peaks[1] < 1.3 * peaks[0]

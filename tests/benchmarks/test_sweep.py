@@ -1,7 +1,7 @@
 """What a sweep saves by sharing features and by stopping trials early: a ratio, reported only."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from system.cli.sweep import sweep
 from tests.backbones.small_clip import write_small_clip
+from tests.benchmarks.conftest import Performance
 from tests.data.coco_files import prepare_coco, write_coco
 from tests.integration.small_stream import TASKS, WORDS, overrides
 
@@ -36,9 +37,7 @@ def swept(root: Path, name: str, clips: Sequence[Path], scheduler: str) -> tuple
     return seconds, sum(row["tasks_done"] for row in rows)
 
 
-def test_sharing_and_stopping(
-    tmp_path: Path, ray_local: None, record_property: Callable[[str, object], None]
-) -> None:
+def test_sharing_and_stopping(tmp_path: Path, ray_local: None, performance: Performance) -> None:
     """Backbones of different weights have no feature in common: that is a sweep without sharing."""
     source = write_coco(tmp_path / "coco", {"train": 320, "val": 4, "test": 64}, TASKS)
     prepare_coco(source, str(tmp_path / "data" / "small"))
@@ -53,11 +52,16 @@ def test_sharing_and_stopping(
         file.unlink()
     shared, tasks_shared = swept(tmp_path, "shared", clips[:1] * len(RANKS), "asha")
     for_all = len(list(features.iterdir()))
-    record_property("sweep_seconds_alone", alone)
-    record_property("sweep_seconds_shared", shared)
-    Console().print(
-        f"\nsweep of {len(RANKS)} trials: {alone:.1f} s without shared features and early "
-        f"stopping, {shared:.1f} s with both (x {alone / shared:.2f}); features computed for "
-        f"{for_each} and {for_all} splits, {tasks_alone} and {tasks_shared} tasks learned"
-    )
+    for what, ours, other, unit in (
+        ("time", shared, alone, "s"),
+        ("splits whose features are computed", for_all, for_each, "splits"),
+        ("tasks learned", tasks_shared, tasks_alone, "tasks"),
+    ):
+        performance.compare(
+            f"a sweep of {len(RANKS)} trials, shared features and early stopping: {what}",
+            ours=ours,
+            other=other,
+            unit=unit,
+            against="neither",
+        )
     assert for_each == len(RANKS) * for_all
