@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.results.recall import TIE_TOLERANCE, ranks_from_scores, text_to_image_ranks
+from system.results.ranks import TIE_TOLERANCE, ranks_from_scores, text_to_image_ranks
 
 IMAGES, CAPTIONS, WIDTH = 2000, 5, 256
 

@@ -20,7 +20,8 @@ from system.methods.losses import (
 )
 from system.methods.prompts.lpi import low_rank_prompt
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
-from system.results.recall import ranks_from_scores, recall_at_k
+from system.results.ranks import ranks_from_scores
+from system.results.recall import recall_at_k
 from system.results.stream_metrics import (
     AVERAGE,
     FORGETTING,

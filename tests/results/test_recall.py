@@ -11,18 +11,17 @@ from torch import Tensor
 
 from system.errors import ConfigError, DataError
 from system.results.metrics import MetricValue
-from system.results.recall import (
+from system.results.ranks import (
     BEYOND,
     TIE_TOLERANCE,
     average_precision,
     image_to_text_ranks,
     ranks_from_scores,
-    recall_at_k,
-    retrieval_metrics,
     retrieval_ranks,
     right_ranks,
     text_to_image_ranks,
 )
+from system.results.recall import recall_at_k, retrieval_metrics
 
 
 def found_metrics(*features: Tensor, **options: Any) -> dict[str, dict[int, MetricValue]]:

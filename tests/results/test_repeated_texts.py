@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from system.config.schema import Gallery
-from system.results.recall import KS, retrieval_metrics, retrieval_ranks
+from system.results.ranks import retrieval_ranks
+from system.results.recall import KS, retrieval_metrics
 from system.results.repeated_texts import repeated_texts
 
 #: Images, each with its task and the numbers of its texts.

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from system.errors import DataError
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow, matrix_rows
-from system.results.recall import retrieval_metrics, retrieval_ranks
+from system.results.ranks import retrieval_ranks
+from system.results.recall import retrieval_metrics
 from system.results.res_file import from_res, to_res
 from system.results.stream_metrics import (
     AVERAGE,

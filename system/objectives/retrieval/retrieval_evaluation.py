@@ -22,7 +22,8 @@ from system.methods.sharing import StreamMethod
 from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
 from system.results.metrics import routing_accuracy
-from system.results.recall import QueryRanks, retrieval_metrics, retrieval_ranks
+from system.results.ranks import QueryRanks, retrieval_ranks
+from system.results.recall import retrieval_metrics
 from system.results.repeated_texts import repeated_texts
 from system.storage.feature_store import FeatureStore
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.shard_reader import ShardRow
-from system.results.recall import TIE_TOLERANCE, text_to_image_ranks
+from system.results.ranks import TIE_TOLERANCE, text_to_image_ranks
 
 if TYPE_CHECKING:
     from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation

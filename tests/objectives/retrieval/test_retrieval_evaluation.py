@@ -18,7 +18,7 @@ from system.methods.sharing import StreamMethod, build_method
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_rank_table import retrieval_rank_table
 from system.results.accuracy_matrix import MatrixRow
-from system.results.recall import text_to_image_ranks
+from system.results.ranks import text_to_image_ranks
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.stream.router import Router
