@@ -2,8 +2,8 @@
 
 An image's own captions alone are right for it, as the field counts (MSCOCO, Flickr30k). Equal texts
 have equal features, so of images that share a text one alone is the first for it, and a text that
-stands at another image too ties with its copy there, which `system.results.ranks` counts against the
-query.
+stands at another image too ties with its copy there, which `system.results.ranks` counts against
+the query.
 """
 
 from collections import Counter, defaultdict
