@@ -59,8 +59,6 @@ class CocoSource(ReaderOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.splits:
-            raise ConfigError("benchmark.options.splits: at least one split is needed")
         if self.caption_template is not None and "{category}" not in self.caption_template:
             raise ConfigError(
                 f"benchmark.options.caption_template={self.caption_template!r} must hold "

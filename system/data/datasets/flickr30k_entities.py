@@ -15,8 +15,14 @@ from system.data.formats.entities_files import (
     read_boxes,
     read_sentences,
 )
+from system.data.formats.expressions.phrases import (
+    PhraseBoxes,
+    PhraseRules,
+    PhraseText,
+    phrase_expressions,
+)
 from system.data.prepare.annotations import shortened
-from system.data.prepare.captions import checked_caption, positive_spans
+from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root, require_splits
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import FLICKR30K_ENTITIES, FLICKR30K_IMAGES, NeededFile, needs
@@ -24,8 +30,8 @@ from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.masks import mask_from_box
-from system.data.shards.schema import Expression, ImageRecord, Instance, Span
-from system.errors import ConfigError, DataError
+from system.data.shards.schema import ImageRecord, Instance
+from system.errors import DataError
 
 #: The types that a phrase with boxes can have, in the order of the paper's tables.
 PHRASE_TYPES = (
@@ -63,8 +69,8 @@ class EntitiesSource(ReaderOptions):
     splits: dict[str, str] = field(
         default_factory=lambda: {split: f"{split}.txt" for split in ("train", "val", "test")}
     )
-    boxes: Literal["merge", "each", "any"] = "merge"
-    expressions: Literal["phrase", "sentence"] = "phrase"
+    boxes: PhraseBoxes = "merge"
+    expressions: PhraseText = "phrase"
     corners: Literal["pixels", "raw"] = "pixels"
     task_by: Literal["type", "dataset"] = "dataset"
     task_name: str = "flickr30k"
@@ -73,8 +79,6 @@ class EntitiesSource(ReaderOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.splits:
-            raise ConfigError("benchmark.options.splits: at least one split is needed")
         if self.tasks is not None and self.task_by == "dataset":
             raise ValueError("tasks needs task_by=type; with task_by=dataset set task_name")
         unknown = set(self.tasks or ()) - set(PHRASE_TYPES)
@@ -175,6 +179,7 @@ def _rows(
     types: dict[str, str] = {}
     for phrase in grounded:
         types.setdefault(phrase.chain, phrase.types[0])
+    rules = PhraseRules(source.boxes, source.expressions, source.caption_rule)
     for task in source.task_names:
         instances: list[Instance] = []
         indices: dict[str, list[int]] = {}
@@ -191,7 +196,9 @@ def _rows(
             expression
             for phrase in grounded
             if phrase.chain in indices
-            for expression in _expressions(source, phrase, indices[phrase.chain], words)
+            for expression in phrase_expressions(
+                phrase.sentence, [phrase.span], indices[phrase.chain], rules, phrase.where, words
+            )
         )
         if expressions:
             yield ImageRecord(
@@ -205,23 +212,6 @@ def _rows(
                 tuple(instances),
                 expressions,
             )
-
-
-def _expressions(
-    source: EntitiesSource, phrase: Phrase, instances: Sequence[int], words: Counter[str]
-) -> list[Expression]:
-    """A phrase's expressions: one for all of its chain's boxes, or one for each."""
-    rule = source.caption_rule
-    text = checked_caption(phrase.text, rule, phrase.where)
-    spans: tuple[Span, ...] = ()
-    if source.expressions == "sentence":
-        text = checked_caption(phrase.sentence, rule, phrase.where)
-        span = phrase.begin, phrase.begin + len(phrase.text)
-        spans = positive_spans(phrase.sentence, [span], rule, words)
-    if source.boxes == "any":
-        first, *others = instances
-        return [Expression(first, text, spans, tuple(others))]
-    return [Expression(index, text, spans) for index in instances]
 
 
 def flickr30k_entities_files(source: EntitiesSource) -> list[NeededFile]:

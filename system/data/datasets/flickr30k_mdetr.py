@@ -1,7 +1,6 @@
 """Flickr30k Entities for phrase grounding, from the files that MDETR and GLIP have of it."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,11 +8,16 @@ from typing import Literal
 from system.data.formats.coco_entries import Box, enclosing_box
 from system.data.formats.expressions.mdetr_flickr import (
     GroundedPhrase,
-    Sentence,
     SentencesOfImage,
     read_flickr_sentences,
 )
-from system.data.prepare.captions import checked_caption, positive_spans
+from system.data.formats.expressions.phrases import (
+    PhraseBoxes,
+    PhraseRules,
+    PhraseText,
+    phrase_expressions,
+)
+from system.data.prepare.captions import checked_caption
 from system.data.prepare.dataset import Progress, dataset_folder, dataset_root, require_splits
 from system.data.prepare.image_files import StoredImage, safe_image_path
 from system.data.prepare.needed_files import FLICKR30K_IMAGES, MDETR_REFS, NeededFile, needs
@@ -21,8 +25,7 @@ from system.data.prepare.pipeline import CheckedDataset, ReaderOptions, preparer
 from system.data.prepare.split_index import SplitIndex, SplitIndexBuilder
 from system.data.shards.faults import Faults
 from system.data.shards.masks import mask_from_box
-from system.data.shards.schema import Expression, ImageRecord, Instance, Span
-from system.errors import ConfigError
+from system.data.shards.schema import ImageRecord, Instance
 
 _OBJECT = "object"  # the files' only category
 _SPLIT = "{split}"  # in `images`
@@ -45,16 +48,14 @@ class MdetrFlickrSource(ReaderOptions):
         }
     )
     images: str = "flickr30k-images"
-    boxes: Literal["merge", "each", "any"] = "merge"
-    expressions: Literal["phrase", "sentence"] = "sentence"
+    boxes: PhraseBoxes = "merge"
+    expressions: PhraseText = "sentence"
     corners: Literal["pixels", "raw"] = "raw"
     task_name: str = "flickr30k"
     caption_rule: str = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.splits:
-            raise ConfigError("benchmark.options.splits: at least one split is needed")
         merged = [path for path in self.splits.values() if "mergedGT" in path]
         if merged and self.boxes != "merge":
             raise ValueError(
@@ -109,19 +110,24 @@ def _index_split(
 def _row(
     source: MdetrFlickrSource, described: SentencesOfImage, words: Counter[str]
 ) -> ImageRecord:
-    image, rule = described.image, source.caption_rule
+    image = described.image
+    rules = PhraseRules(source.boxes, source.expressions, source.caption_rule)
     places: dict[Box, int] = {}  # each box of the image once, whichever sentences have it
     expressions = [
         expression
         for sentence in described.sentences
         for phrase in sentence.phrases
-        for expression in _expressions(source, sentence, phrase, places, words)
+        for expression in phrase_expressions(
+            sentence.text, phrase.spans, _found(source, phrase, places), rules, phrase.where, words
+        )
     ]
     instances = [
         Instance(box, _OBJECT, _OBJECT, mask_from_box(box, image.height, image.width))
         for box in places
     ]
-    captions = (checked_caption(one.text, rule, one.where) for one in described.sentences)
+    captions = (
+        checked_caption(one.text, source.caption_rule, one.where) for one in described.sentences
+    )
     return ImageRecord(
         image.id,
         image.file_name,
@@ -135,31 +141,12 @@ def _row(
     )
 
 
-def _expressions(
-    source: MdetrFlickrSource,
-    sentence: Sentence,
-    phrase: GroundedPhrase,
-    places: dict[Box, int],
-    words: Counter[str],
-) -> Iterator[Expression]:
-    """A phrase's expressions: one for all of its boxes, or one for each."""
-    rule = source.caption_rule
-    spans: tuple[Span, ...] = ()
-    if source.expressions == "sentence":
-        text = checked_caption(sentence.text, rule, sentence.where)
-        spans = positive_spans(sentence.text, phrase.spans, rule, words)
-    else:
-        parts = " ".join(sentence.text[begin:end] for begin, end in phrase.spans)
-        text = checked_caption(parts, rule, phrase.where)
+def _found(source: MdetrFlickrSource, phrase: GroundedPhrase, places: dict[Box, int]) -> list[int]:
+    """The places of a phrase's boxes among the image's; new ones are added to them."""
     own = [enclosing_box(phrase.boxes)] if source.boxes == "merge" else list(phrase.boxes)
     if source.corners == "pixels":
         own = [(x - 1, y - 1, width + 1, height + 1) for x, y, width, height in own]
-    found = list(dict.fromkeys(places.setdefault(box, len(places)) for box in own))
-    if source.boxes == "any":
-        yield Expression(found[0], text, spans, tuple(found[1:]))
-        return
-    for index in found:
-        yield Expression(index, text, spans)
+    return list(dict.fromkeys(places.setdefault(box, len(places)) for box in own))
 
 
 def flickr30k_mdetr_files(source: MdetrFlickrSource) -> list[NeededFile]:

@@ -69,8 +69,6 @@ class LpiReleaseSource(ReaderOptions):
                 f"benchmark.options.tasks: {', '.join(unknown) or 'none'} is not among "
                 f"{', '.join(CATEGORIES)}"
             )
-        if not self.splits:
-            raise ConfigError("benchmark.options.splits: at least one split is needed")
         if not 0 <= self.val_share < 1 or (self.val_share and "val" in self.splits):
             raise ConfigError(
                 f"benchmark.options.val_share={self.val_share} must be at least 0 and below 1, and "

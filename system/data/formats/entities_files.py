@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
+from system.data.shards.schema import Span
 from system.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -38,6 +39,11 @@ class Phrase:
     where: str
     sentence: str
     begin: int
+
+    @property
+    def span(self) -> Span:
+        """Its characters in its sentence."""
+        return self.begin, self.begin + len(self.text)
 
 
 @dataclass(frozen=True, slots=True)
