@@ -13,6 +13,7 @@ from torch import Tensor
 from system.errors import ConfigError
 from system.grounders.glip.glip_config import FORMAT_VERSION, MODEL_TYPE, GlipConfig
 from system.grounders.glip.glip_network import GlipNetwork
+from system.storage.published_weights import read_weights, require_same_names
 from system.uris import expanded
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -87,8 +88,8 @@ def save_glip(directory: Path, network: GlipNetwork, tokenizer: Any, half: bool 
 def load_glip_parts(path: str) -> GlipParts:
     """Load and check a checkpoint's directory.
 
-    Raises ConfigError naming `grounder.path` and the file that is missing, damaged or does not fit
-    the others.
+    Raises ConfigError naming `grounder.path` and the file that is missing or does not fit the
+    others, StorageError naming damaged weights.
     """
     directory = expanded(path)
     where = f"grounder.path={path!r}"
@@ -106,9 +107,10 @@ def load_glip_parts(path: str) -> GlipParts:
             )
     config = _read_config(directory / CONFIG, where)
     tokenizer = read_tokenizer(str(directory), config, where)
-    weights = _read_weights(directory / WEIGHTS, where)
+    weights = read_weights(directory / WEIGHTS)
     network = unfilled_network(config)
-    _check_keys(network.state_dict(), weights, where)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    require_same_names(weights, shapes, f"{where}: {WEIGHTS} with {CONFIG} beside it")
     fill(network, weights)
     return GlipParts(network, tokenizer)
 
@@ -168,29 +170,3 @@ def read_tokenizer(source: str, config: GlipConfig, where: str) -> Any:
             f"{config.text.vocab_size}; they do not belong together"
         )
     return tokenizer
-
-
-def _read_weights(file: Path, where: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{where}: {file} cannot be read ({error})") from error
-
-
-def _check_keys(own: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    remedy = f"{CONFIG} and {WEIGHTS} do not belong together"
-    for what, names in (("lack", own.keys() - found.keys()), ("add", found.keys() - own.keys())):
-        if names:
-            first = ", ".join(sorted(names)[:3])
-            raise ConfigError(
-                f"{where}: the weights {what} {len(names)} tensors ({first}, ...); {remedy}"
-            )
-    for name, value in own.items():
-        if value.shape != found[name].shape:
-            raise ConfigError(
-                f"{where}: {name} is {tuple(found[name].shape)}, the config says "
-                f"{tuple(value.shape)}; {remedy}"
-            )
