@@ -69,12 +69,13 @@ def check_resources(config: ClusterConfig) -> None:
         )
 
 
-def workers_that_fit(config: ClusterConfig) -> tuple[int, str]:
+def workers_that_fit(config: ClusterConfig, gpus: float = 1.0) -> tuple[int, str]:
     """How many workers the nodes of the connected cluster carry, and what the nodes have.
 
-    A worker runs on one node: what is left over on two of them carries none.
+    A worker runs on one node: what is left over on two of them carries none. `gpus` is what each
+    takes of a GPU where it uses one.
     """
-    need = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.gpu else {})
+    need = {"CPU": config.cpus_per_worker} | ({"GPU": gpus} if config.gpu else {})
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     fit = sum(
         min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())

@@ -99,7 +99,10 @@ class Sweep:
         if self._packing is None:
             experiment = self.plan.experiment
             self.opened.enter_context(ray_cluster(experiment.cluster))
-            self._packing = Packing.of(experiment.cluster, self.plan.config.max_concurrent)
+            config = self.plan.config
+            self._packing = Packing.of(
+                experiment.cluster, config.max_concurrent, config.trials_per_gpu
+            )
             check_storage(experiment.storage_path)
             check_storage(experiment.data_path, SETTING)
             if self.plan.kind.leases_tasks:

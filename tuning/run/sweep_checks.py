@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from system.config.schema import ClusterConfig
 from system.errors import ConfigError, PromptideError
 from system.methods.base import METHODS
 from system.storage.run_directory import CONFIG
@@ -27,6 +28,7 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
             "give the sweep another run_name"
         )
     config = plan.config
+    check_shares(config.trials_per_gpu, plan.experiment.cluster)
     _check_rates(plan)
     if config.search == "optuna":
         require_optuna()
@@ -57,6 +59,26 @@ def check_sweep(plan: SweepPlan) -> tuple[str, ...]:
             "tune.scheduler=none"
         )
     return found[0]
+
+
+def check_shares(trials_per_gpu: int, cluster: ClusterConfig) -> None:
+    """Raises ConfigError for trials that are to share a GPU but have none, or workers of their own.
+
+    Two workers of one trial could be given the same card, on which NCCL refuses to connect them.
+    """
+    if trials_per_gpu == 1:
+        return
+    asked = f"tune.trials_per_gpu={trials_per_gpu}"
+    if not cluster.gpu:
+        raise ConfigError(
+            f"{asked} has no GPU to share: set cluster.gpu=true; trials share a CPU by "
+            "cluster.cpus_per_worker below 1"
+        )
+    if cluster.workers:
+        raise ConfigError(
+            f"{asked} with cluster.workers={cluster.workers}: two workers of a trial cannot be on "
+            "one card; set cluster.workers=0, so that each trial trains in its own process"
+        )
 
 
 def _check_rates(plan: SweepPlan) -> None:

@@ -32,6 +32,7 @@ from tuning.search.sweep_plan import Trial
 # Resources of a trial that only waits for its workers. Tune accepts no trial without resources, and
 # any fraction of a CPU could keep the last worker from its own.
 WAITING_TRIAL = {"CPU": 0, "memory": 1 << 20}
+RAY_UNITS = 10_000  # the parts that a resource is counted in
 
 Propose = Callable[[], Trial | None]
 Settled = Callable[[Trial], None]
@@ -45,18 +46,21 @@ class Packing:
     resources: Mapping[str, float]
 
     @classmethod
-    def of(cls, cluster: ClusterConfig, max_concurrent: int | None) -> "Packing":
+    def of(
+        cls, cluster: ClusterConfig, max_concurrent: int | None, trials_per_gpu: int = 1
+    ) -> "Packing":
         """As many trials as fit on the connected cluster.
 
-        With `cluster.workers=0` a trial trains in its own process and reserves its CPU. Otherwise
-        its workers reserve theirs, and only as many trials run as have all their workers. Raises
-        ConfigError with the arithmetic when not even one trial fits, or not `max_concurrent`.
+        With `cluster.workers=0` a trial trains in its own process and reserves its CPU, and its
+        share of a GPU. Otherwise its workers reserve theirs, and only as many trials run as have
+        all their workers. Raises ConfigError with the arithmetic when not even one trial fits, or
+        not `max_concurrent`.
         """
-        processes = max(cluster.workers, 1)
+        processes, share = max(cluster.workers, 1), share_of_gpu(trials_per_gpu)
         need = {"CPU": processes * cluster.cpus_per_worker}
         if cluster.gpu:
-            need["GPU"] = float(processes)
-        workers, nodes = workers_that_fit(cluster)
+            need["GPU"] = processes * share
+        workers, nodes = workers_that_fit(cluster, share)
         fit, wanted = workers // processes, max_concurrent or 1
         if fit < wanted:
             each = " and ".join(f"{amount / processes:g} {name}s" for name, amount in need.items())
@@ -67,6 +71,15 @@ class Packing:
             )
         resources = need if cluster.workers == 0 else WAITING_TRIAL
         return cls(max_concurrent or fit, resources)
+
+
+def share_of_gpu(trials: int) -> float:
+    """The part of a GPU that each of so many trials reserves.
+
+    Ray counts in ten thousandths and rounds to the next one: six shares of 0.1667 would be more
+    than the card, and the sixth trial would wait for the end of another.
+    """
+    return (RAY_UNITS // trials) / RAY_UNITS
 
 
 class Unsaved:

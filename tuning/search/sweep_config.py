@@ -13,6 +13,7 @@ from tuning.search.space import Space, parse_space
 
 DEFAULT = "default"  # the entry of `learning_rates` for methods without an entry of their own
 LEARNING_RATE = "stage.optimiser.learning_rate"
+MOST_PER_GPU = 100  # of trials; each has a process with its own copy of the frozen model
 # Keys that the sweep sets itself, or that all its trials share:
 FIXED = ("run_name", "storage_path", "data_path", "cluster", "tune", "experiment")
 
@@ -39,6 +40,8 @@ class TuneConfig:
         pbt: options of population based training.
         metric: the metrics whose mean is maximised: recalls of a stream, or a model's own.
         max_concurrent: trials at a time; null: as many as the cluster's CPUs (GPUs) allow.
+        trials_per_gpu: trials at a time on each GPU, which share its memory and arithmetic; above 1
+            each trains in its own process (cluster.workers=0).
         learning_rates: method (or "default") -> rates, of which the best on the validation split of
             the stream's first tasks is used; empty: the config's own rate.
         rate_tasks: number of tasks that a rate is chosen on, learned in sequence.
@@ -60,6 +63,7 @@ class TuneConfig:
     pbt: PbtConfig = field(default_factory=PbtConfig)
     metric: tuple[str, ...] = ("t2i_r1", "i2t_r1")
     max_concurrent: int | None = None
+    trials_per_gpu: int = 1
     learning_rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
     rate_tasks: int = 2
     rate_widenings: int = 2
@@ -76,6 +80,10 @@ class TuneConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise ValueError(f"max_concurrent={self.max_concurrent} must be at least 1")
+        if not 1 <= self.trials_per_gpu <= MOST_PER_GPU:
+            raise ValueError(
+                f"trials_per_gpu={self.trials_per_gpu} must be from 1 to {MOST_PER_GPU}"
+            )
         for name in ("seeds", "metric"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -36,6 +36,20 @@ def test_an_option_without_effect_is_refused(prepared: Path, tune: str, message:
         check_sweep(SweepPlan.compose(overrides(prepared, "s", f"+tune={{scheduler:asha,{tune}}}")))
 
 
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ("cluster.gpu=false", r"trials_per_gpu=4 has no GPU to share: set cluster\.gpu=true"),
+        ("cluster.gpu=true", r"cluster\.workers=2: .*set cluster\.workers=0"),
+    ],
+)
+def test_a_card_that_cannot_be_shared_is_refused(cluster: str, message: str) -> None:
+    """The trials would run one after the other, or stop in NCCL once they are connected."""
+    overrides = [f"+tune={{{SPACE},trials_per_gpu:4}}", "cluster.workers=2", cluster]
+    with pytest.raises(ConfigError, match=message):
+        check_sweep(SweepPlan.compose(overrides))
+
+
 def test_a_sweep_does_not_move_into_a_runs_directory(tmp_path: Path) -> None:
     """Its report would replace the run's."""
     (tmp_path / "s").mkdir()

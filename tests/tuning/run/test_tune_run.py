@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 import ray
+from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from actors.cluster import check_resources
@@ -14,6 +15,7 @@ from system.config.schema import ClusterConfig
 from system.errors import ConfigError
 from tests.tuning.run.test_trial_table import NEW, trial
 from tuning.run.pruner import PruningRule
+from tuning.run.trial import SweepTrial
 from tuning.run.trial_kind import SCORE, TASKS_DONE
 from tuning.run.trial_table import TrialTable
 from tuning.run.tune_run import Packing, PruningScheduler
@@ -76,6 +78,26 @@ def test_a_worker_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> Non
         check_resources(four)
     one_and_a_half = dataclasses.replace(LOCAL, workers=1, cpus_per_worker=1.5)
     assert Packing.of(one_and_a_half, None).concurrent == 3  # not the four that the sum would give
+
+
+@pytest.mark.parametrize(
+    ("on_each", "gpus", "cpus", "concurrent"),
+    [(1, 1, 8, 1), (4, 1, 8, 4), (4, 2, 16, 8), (4, 1, 2, 2), (3, 1, 8, 3), (6, 1, 8, 6)],
+)
+def test_trials_share_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, on_each: int, gpus: int, cpus: int, concurrent: int
+) -> None:
+    """One small trial leaves most of a card idle; four may run on it, if there are CPUs for them."""
+    node = {"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    packing = Packing.of(dataclasses.replace(LOCAL, gpu=True), None, on_each)
+    assert packing.concurrent == concurrent
+    assert packing.resources["CPU"] == 1
+    # As Ray counts: no more than the card, and too much for one trial more.
+    share = round(packing.resources["GPU"] * 10_000)
+    assert on_each * share <= 10_000 < (on_each + 1) * share
+    asked = tune.with_resources(SweepTrial, dict(packing.resources)).default_resource_request({})
+    assert asked.required_resources == packing.resources
 
 
 class Streams:

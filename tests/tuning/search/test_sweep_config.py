@@ -28,6 +28,7 @@ from tuning.search.sweep_plan import SweepPlan
         ("{samples:0}", "samples=0 must be at least 1"),
         ("{reduction:1}", "reduction=1 must be at least 2"),
         ("{max_concurrent:0}", "max_concurrent=0"),
+        ("{trials_per_gpu:0}", "trials_per_gpu=0 must be from 1 to 100"),
         ("{metric:[accuracy]}", r"'accuracy' is not one of t2i_r1"),
         ("{metric:[rec_r1]}", "'rec_r1' is not one of t2i_r1.*objective=retrieval"),
         ("{scheduler:bohb}", r"scheduler='bohb' is not one of: none, asha, median, pbt"),
