@@ -87,7 +87,7 @@ def test_a_worker_has_to_fit_on_one_node(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_trials_share_a_gpu(
     monkeypatch: pytest.MonkeyPatch, on_each: int, gpus: int, cpus: int, concurrent: int
 ) -> None:
-    """One small trial leaves most of a card idle; four may run on it, if there are CPUs for them."""
+    """One small trial leaves most of a card idle; four may run on it if there are CPUs for them."""
     node = {"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}}
     monkeypatch.setattr(ray, "nodes", lambda: [node])
     packing = Packing.of(dataclasses.replace(LOCAL, gpu=True), None, on_each)
