@@ -3,10 +3,12 @@
 Legend: Q queries, K boxes a query. Boxes are left, top, right, bottom, in pixels.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from system.results.metrics import Overlap
 
@@ -52,15 +54,17 @@ def best_hits(
     """
     if not len(boxes) == len(scores) == len(target):
         raise ValueError(f"{len(boxes)} boxes, {len(scores)} scores, {len(target)} targets differ")
-    ranks = torch.full((len(target),), -1, dtype=torch.long)
-    for query, (found, score) in enumerate(zip(boxes, scores, strict=True)):
-        order = torch.argsort(score, descending=True, stable=True)
-        meant = target[query].reshape(-1, 4)
-        overlap = box_overlap(found[order][:, None], meant, measure)  # (K, n)
-        hit = torch.nonzero((overlap >= least).any(dim=1))
-        if len(hit):
-            ranks[query] = hit[0, 0]
-    return ranks
+    if not len(target):
+        return torch.zeros(0, dtype=torch.long)
+    # All queries at once, filled up with boxes of the lowest score and targets that do not count.
+    found, _ = _filled([each.reshape(-1, 4) for each in boxes])  # (Q, K, 4)
+    score, real = _filled(scores)  # (Q, K)
+    meant, counts = _filled([each.reshape(-1, 4) for each in target])  # (Q, n, 4), (Q, n)
+    order = score.where(real, -math.inf).argsort(dim=1, descending=True, stable=True)
+    found = found.gather(1, order[..., None].expand(-1, -1, 4))
+    overlap = box_overlap(found[:, :, None], meant[:, None], measure)  # (Q, K, n)
+    hit = ((overlap >= least) & counts[:, None]).any(dim=2) & real.gather(1, order)
+    return hit.int().argmax(dim=1).where(hit.any(dim=1), -1)
 
 
 def rec_recall(ranks: Tensor, ks: Sequence[int | None]) -> dict[int | None, float]:
@@ -75,6 +79,13 @@ def rec_recall(ranks: Tensor, ks: Sequence[int | None]) -> dict[int | None, floa
         else float("nan")
         for k in ks
     }
+
+
+def _filled(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Q tensors (k, ...) with zeros behind: (Q, K, ...), K at least 1; which are real: (Q, K)."""
+    filled = pad_sequence([*rows, rows[0].new_zeros(1, *rows[0].shape[1:])], batch_first=True)[:-1]
+    lengths = torch.tensor([len(row) for row in rows])
+    return filled, torch.arange(filled.shape[1]) < lengths[:, None]
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:

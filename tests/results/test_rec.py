@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from system.results.metrics import Overlap
 from system.results.rec import best_hits, box_overlap, rec_recall
 
 SIDE = st.integers(0, 20)
@@ -74,6 +75,40 @@ def test_a_stricter_overlap_takes_the_next_box_that_reaches_it() -> None:
     scores = torch.tensor([0.9, 0.8])
     found = [best_hits([boxes], [scores], target, "iou", least) for least in (0.7, 0.8, 0.9, 0.95)]
     assert [int(rank) for rank in found] == [0, 1, 1, -1]
+
+
+QUERY = st.tuples(
+    st.lists(st.tuples(BOX, st.sampled_from([0.0, 0.25, 0.5, -1.0])), max_size=4),
+    st.lists(BOX, max_size=3),
+)
+
+
+@given(st.lists(QUERY, max_size=4), st.sampled_from(["iou", "giou"]), st.sampled_from([0.5, 0.1]))
+def test_ranks_are_those_of_one_query_at_a_time(
+    queries: list[tuple[list[tuple[tuple[int, ...], float]], list[tuple[int, ...]]]],
+    measure: Overlap,
+    least: float,
+) -> None:
+    """Queries of unlike sizes are filled up to one: no filling may hit, or take a rank."""
+    expected = []
+    for scored, meant in queries:
+        best = sorted(scored, key=lambda each: -each[1])  # stable: of equal scores the earlier
+        hits = (
+            any(
+                float(box_overlap(torch.tensor(box), torch.tensor(one), measure)) >= least
+                for one in meant
+            )
+            for box, _ in best
+        )
+        expected.append(next((rank for rank, hit in enumerate(hits) if hit), -1))
+    found = best_hits(
+        [torch.tensor([box for box, _ in scored]).reshape(-1, 4).float() for scored, _ in queries],
+        [torch.tensor([score for _, score in scored]) for scored, _ in queries],
+        [torch.tensor(meant).reshape(-1, 4).float() for _, meant in queries],
+        measure,
+        least,
+    )
+    assert found.tolist() == expected
 
 
 def test_a_query_without_boxes_counts_as_missed() -> None:

@@ -140,7 +140,8 @@ def suppress(
         if most is not None and len(kept) >= most and scores[first] < scores[kept[most - 1]]:
             break  # what follows is no better
         block = torch.arange(first, min(first + BLOCK, len(boxes)), device=boxes.device)
-        block = block[~_hides(boxes, labels, kept, block, overlap).any(dim=0)]
+        if len(kept):
+            block = block[~_hides(boxes, labels, kept, block, overlap).any(dim=0)]
         kept = torch.cat([kept, block[_stays(boxes, labels, block, overlap)]])
     if most is None or len(kept) <= most:
         return kept

@@ -88,12 +88,12 @@ class GroundingTraining(TaskTraining):
         self.open_train = open_train
         self.latents_of = latents_of
         self.note = note
+        self._chosen: tuple[SplitHandle, list[ChosenExpressions]] | None = None
 
     @override
     def batches(self, epoch: int, start: int) -> tuple[int, Generator[_Step, None, None]]:
-        stage = self.stage
         handle = self.open_train()
-        tasks = [chosen_expressions(part, stage.train_expressions) for part in handle.members]
+        tasks = self._chosen_of(handle)
         for chosen in tasks:
             if chosen.left_out.count and not epoch:
                 self.note(f"expressions: {chosen.left_out}")
@@ -109,6 +109,13 @@ class GroundingTraining(TaskTraining):
             seed=[self.experiment.seed, _JOINED if handle.parts else self.lease.index, epoch],
         )
         return len(batches), self._steps(tasks, batches[start:], bool(handle.parts), epoch)
+
+    def _chosen_of(self, handle: SplitHandle) -> list[ChosenExpressions]:
+        """The expressions that are learned, read from the shards once for all epochs."""
+        if self._chosen is None or self._chosen[0] != handle:
+            most = self.stage.train_expressions
+            self._chosen = handle, [chosen_expressions(part, most) for part in handle.members]
+        return self._chosen[1]
 
     def _steps(
         self,
