@@ -9,7 +9,8 @@ from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_g
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import RetrievalSetting
 from system.methods.losses import contrastive_loss
-from system.methods.prompts.lpi import LowRankConfig, LowRankPrompts
+from system.methods.low_rank import LowRankConfig
+from system.methods.prompts.lpi import LowRankPrompts
 from system.methods.sharing import MethodKind, StreamMethod, build_method
 from tests.backbones.small_clip import IMAGE_SIZE, write_small_clip
 

@@ -18,7 +18,7 @@ from system.methods.losses import (
     nt_bxent,
     task_contrast,
 )
-from system.methods.prompts.lpi import low_rank_prompt
+from system.methods.low_rank import low_rank_prompt
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.ranks import ranks_from_scores
 from system.results.recall import recall_at_k

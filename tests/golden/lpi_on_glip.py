@@ -16,7 +16,8 @@ from system.config.schema import ImageSizeConfig
 from system.grounders.grounder import Entries, GrounderShape
 from system.methods.base import GroundingSetting
 from system.methods.interaction import InteractionConfig
-from system.methods.prompts.lpi import GroundingLowRank, LowRankConfig
+from system.methods.low_rank import LowRankConfig
+from system.methods.prompts.lpi import GroundingLowRank
 from system.methods.sharing import chosen_entries
 from tests.golden.prompted_glip import batch_of, boxes_of, glip_of, seen, weights_of
 from tests.golden.runner import Fixture, Tolerance, check

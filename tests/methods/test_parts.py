@@ -7,8 +7,8 @@ import torch
 
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
+from system.methods.low_rank import LowRankConfig
 from system.methods.parts import weight_at
-from system.methods.prompts.lpi import LowRankConfig
 from system.methods.prompts.lpi_diff_prompt import LpiDiffPromptConfig
 from tests.methods.prompts.test_lpi import at_task
 

@@ -20,8 +20,9 @@ from typing_extensions import Self, override
 
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
+from system.methods.low_rank import LowRankConfig
 from system.methods.prompts.diff_prompt import RENAMED, DiffPrompt, DiffPromptConfig
-from system.methods.prompts.lpi import GroundingLowRank, LowRankConfig
+from system.methods.prompts.lpi import GroundingLowRank
 
 
 @dataclass(frozen=True)
