@@ -21,7 +21,8 @@ from system.grounders import grounder, grounding_dino
 from system.methods.base import METHODS, MethodSetting
 from system.methods.losses import contrastive_loss
 from system.methods.sharing import build_method
-from system.results import accuracy_matrix, metrics, rec, recall, replay_audit, stream_metrics
+from system.results import accuracy_matrix, metrics, ranks, rec, recall
+from system.results import replay_audit, stream_metrics
 
 for method in METHODS:
     METHODS.get(method)
@@ -57,10 +58,10 @@ assert losses[1] < losses[0], losses
 
 with torch.no_grad():
     found = features()
-ranks = recall.retrieval_ranks(
+found = ranks.retrieval_ranks(
     found["vision"], found["text"], torch.arange(6), tasks, tasks=[0], gallery="all", seen=[0]
 )
-rows = accuracy_matrix.matrix_rows(0, recall.retrieval_metrics(ranks))
+rows = accuracy_matrix.matrix_rows(0, recall.retrieval_metrics(found))
 matrix = accuracy_matrix.AccuracyMatrix(["things"], rows)
 print(stream_metrics.AVERAGE.of(matrix, "t2i_r1").value)
 """
