@@ -7,8 +7,7 @@ the number of workers: a batch is the union of S slots, and a worker asks for so
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, chain, groupby, islice
-from typing import NamedTuple, TypeVar
+from itertools import chain, groupby, islice
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from system.data.shards.images import decode_image
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
 from system.data.shards.shard_reader import ShardRow, SplitReader
+from system.data.shards.shuffling import Share, shuffled, slot_shares
 from system.errors import ConfigError, DataError
 
 # RGB image -> float tensor [3, H, W]; the generator is for random augmentation, None in evaluation.
@@ -28,8 +28,7 @@ Transform = Callable[[Image.Image, np.random.Generator | None], torch.Tensor]
 _STEPS_AHEAD = 2
 
 # Branches of the seed: the order of row groups has the seed itself.
-_SHUFFLE, _CAPTION, _AUGMENTATION, _PASS = 1, 2, 3, 4
-Item = TypeVar("Item")
+_SHUFFLE, _CAPTION, _AUGMENTATION = 1, 2, 3  # 4 is `_PASS` of shuffling
 
 
 @dataclass(frozen=True)
@@ -80,46 +79,6 @@ def sample_counts(handle: SplitHandle, over: EpochOver) -> list[int]:
     if over == "images":
         return [1] * handle.rows
     return [len(captions) for captions in read_texts(handle)]
-
-
-class Share(NamedTuple):
-    """Rows that a slot reads in one go: those of a pass, from one row group."""
-
-    number: int  # of the pass over the split
-    rows: Sequence[int]
-
-
-def slot_shares(
-    group_rows: Sequence[int], counts: Sequence[int], slots: int, seed: Sequence[int]
-) -> list[list[Share]]:
-    """Divide an epoch's samples among slots: for each slot what it reads, in order.
-
-    The epoch goes over the split in passes, the p-th one over rows of more than p samples, so that
-    samples of one row are far apart. In each pass the row groups are permuted by the seed; passes
-    laid end to end have n samples, of which slot s owns [s n / S, (s + 1) n / S). So it reads few
-    row groups, each from its front on.
-    """
-    first_rows = [0, *accumulate(group_rows)]
-    laid: list[Share] = []
-    for number in range(max(counts, default=0)):
-        branch = (_PASS, number) if number else ()
-        for group in np.random.default_rng([*seed, *branch]).permutation(len(group_rows)):
-            every = range(first_rows[group], first_rows[group + 1])
-            rows: Sequence[int] = every
-            if min(counts[every.start : every.stop], default=0) <= number:
-                rows = [row for row in every if counts[row] > number]
-            laid.append(Share(number, rows))
-    total, passed = sum(counts), 0
-    shares: list[list[Share]] = [[] for _ in range(slots)]
-    for piece in laid:
-        size = len(piece.rows)
-        for slot, share in enumerate(shares):
-            start, stop = slot * total // slots, (slot + 1) * total // slots
-            begin, end = max(start - passed, 0), min(stop - passed, size)
-            if begin < end:
-                share.append(Share(piece.number, piece.rows[begin:end]))
-        passed += size
-    return shares
 
 
 def training_batches(
@@ -178,7 +137,7 @@ def training_batches(
         with SplitReader(handle) as reader:
             shares = slot_shares(reader.group_rows, counts, micro_batches, seed)
             streams = [
-                _shuffled(
+                shuffled(
                     samples_of(reader, shares[slot]),
                     buffer,
                     np.random.default_rng([*seed, _SHUFFLE, slot]),
@@ -306,21 +265,3 @@ def _micro_batch(
         [row.image_id for _, _, row in part],
         [row.row for _, _, row in part],
     )
-
-
-def _shuffled(
-    rows: Iterator[Item], size: int, rng: np.random.Generator
-) -> Generator[Item, None, None]:
-    """Shuffle a stream through a buffer of at most `size` rows."""
-    buffer: list[Item] = []
-    for row in rows:
-        if len(buffer) < size:
-            buffer.append(row)
-            continue
-        at = int(rng.integers(len(buffer)))
-        chosen, buffer[at] = buffer[at], row
-        yield chosen
-    while buffer:
-        at = int(rng.integers(len(buffer)))
-        buffer[at], buffer[-1] = buffer[-1], buffer[at]
-        yield buffer.pop()

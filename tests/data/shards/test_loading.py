@@ -28,13 +28,13 @@ from system.data.shards.loading import (
     read_texts,
     row_selection,
     sample_counts,
-    slot_shares,
     steps_per_epoch,
     training_batches,
 )
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import ImageRecord, records_to_table
 from system.data.shards.shard_reader import ShardRow, SplitReader
+from system.data.shards.shuffling import slot_shares
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import train_handles
 from tests.data.shards.conftest import Prepared
