@@ -48,6 +48,11 @@ class BackboneShape:
         """Transformer layers of one tower."""
         return self.vision_layers if modality == "vision" else self.text_layers
 
+    @property
+    def image_bytes(self) -> tuple[int, int, int]:
+        """Shape of an image's bytes, before they are normalised."""
+        return 3, self.image_size, self.image_size
+
 
 class ImageTransform(Protocol):
     """Turns a decoded image into the backbone's input.
@@ -56,7 +61,20 @@ class ImageTransform(Protocol):
     """
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
-        """Pixels (3, H, W), float32."""
+        """Pixels (3, H, W): float32, or bytes that a `PixelTransform` normalises."""
+        ...
+
+
+class PixelTransform(ImageTransform, Protocol):
+    """Turns a decoded image into what becomes a dual encoder's input by `normalise`."""
+
+    @property
+    def cache_key(self) -> str | None:
+        """What its bytes depend on beside the image; None: they are not for a pixel cache."""
+        ...
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """The input (B, 3, H, W), float32, of a batch of what a call returns, on its device."""
         ...
 
 
@@ -117,7 +135,7 @@ class DualEncoder(nn.Module, ABC):
     @abstractmethod
     def image_transform(
         self, inputs: InputConfig = ..., augmentation: Augmentation = ...
-    ) -> ImageTransform:
+    ) -> PixelTransform:
         """The checkpoint's own preprocessing, or what `inputs` say; augmented in training alone."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Preprocessing of images for a backbone, and the augmentations of training.
 
 By default an image goes through the checkpoint's own image processor; see `InputConfig` for what
-else there is.
+else there is, and `Uint8Transform` for the same in fewer steps.
 """
 
 import math
@@ -47,6 +47,26 @@ def random_resized_crop(
     return resized
 
 
+def random_crop(
+    image: Image.Image,
+    size: int,
+    inputs: InputConfig,
+    augmentation: Augmentation,
+    rng: np.random.Generator | None,
+) -> Image.Image | None:
+    """The image as it is cropped at random, (size, size); None where it is not.
+
+    `augmentation` is that of training, with a generator; without one, `inputs` say.
+    """
+    if (inputs.evaluation_augmentation if rng is None else augmentation) != "crop_flip":
+        return None
+    if rng is None:
+        # LPI's released code crops at random in evaluation too; the image's own bytes seed
+        # the crop here, so that a metric is reproducible and independent of the batch.
+        rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    return random_resized_crop(image, size, rng)
+
+
 class ProcessorTransform:
     """A `transformers` image processor behind our transform interface; picklable.
 
@@ -64,17 +84,11 @@ class ProcessorTransform:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
         """Pixels (3, H, W); `rng` drives the augmentation, None asks for evaluation's."""
-        augmentation = self.augmentation
-        if rng is None:
-            augmentation = self.inputs.evaluation_augmentation
         options: dict[str, Any] = {}
         square = {"do_resize": False, "do_center_crop": False}
-        if augmentation == "crop_flip":
-            if rng is None:
-                # LPI's released code crops at random in evaluation too; the image's own bytes seed
-                # the crop here, so that a metric is reproducible and independent of the batch.
-                rng = np.random.default_rng(zlib.crc32(image.tobytes()))
-            image, options = random_resized_crop(image, self.image_size, rng), square
+        crop = random_crop(image, self.image_size, self.inputs, self.augmentation, rng)
+        if crop is not None:
+            image, options = crop, square
         elif self.inputs.resize == "squeeze":
             side = (self.image_size, self.image_size)
             image, options = image.resize(side, Image.Resampling.BICUBIC), square
@@ -84,13 +98,24 @@ class ProcessorTransform:
         assert isinstance(pixels, torch.Tensor)
         return pixels[0]
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """The images as they are: the processor has normalised them."""
+        return images
+
+    #: Nothing of it is kept in a pixel cache: floats take four times the room.
+    cache_key: str | None = None
+
     def __str__(self) -> str:
-        inputs = self.inputs
-        said = []
-        if inputs.evaluation_augmentation == "crop_flip":
-            said.append("a random crop, half of them mirrored")
-        elif inputs.resize == "squeeze":
-            said.append("squeezed to the model's square")
-        if inputs.normalisation == "imagenet":
-            said.append("ImageNet's mean and deviation")
-        return ", ".join(said) or "the checkpoint's own image processor"
+        return described(self.inputs)
+
+
+def described(inputs: InputConfig) -> str:
+    """What happens to an image, for a run's outcome."""
+    said = []
+    if inputs.evaluation_augmentation == "crop_flip":
+        said.append("a random crop, half of them mirrored")
+    elif inputs.resize == "squeeze":
+        said.append("squeezed to the model's square")
+    if inputs.normalisation == "imagenet":
+        said.append("ImageNet's mean and deviation")
+    return ", ".join(said) or "the checkpoint's own image processor"

@@ -16,11 +16,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from system.backbones.computation import Computation
-from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality, Prompt
+from system.backbones.dual_encoder import (
+    BackboneShape,
+    Deep,
+    DualEncoder,
+    Modality,
+    PixelTransform,
+    Prompt,
+)
 from system.backbones.fingerprint import fingerprint
 from system.backbones.image_transform import ProcessorTransform
 from system.backbones.prefix_entry import PrefixEntry
 from system.backbones.prompt_entry import PromptEntry
+from system.backbones.uint8_transform import Uint8Transform
 from system.config.schema import Augmentation, InputConfig
 from system.errors import ConfigError
 
@@ -176,8 +184,10 @@ class TowerPair(DualEncoder):
         self,
         inputs: InputConfig = InputConfig(),  # noqa: B008 - frozen
         augmentation: Augmentation = "none",
-    ) -> ProcessorTransform:
-        return ProcessorTransform(self.image_processor, self.shape.image_size, inputs, augmentation)
+    ) -> PixelTransform:
+        parts = (self.image_processor, self.shape.image_size, inputs, augmentation)
+        fast = Uint8Transform.of(*parts) if inputs.pixels != "processor" else None
+        return fast or ProcessorTransform(*parts)
 
     @property
     @override

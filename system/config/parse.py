@@ -116,4 +116,6 @@ def _named(hint: Any) -> str:
     """The kinds of values that a field takes, in words."""
     if typing.get_origin(hint) is tuple:
         return f"a list of {typing.get_args(hint)[0].__name__}"
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(str(choice) for choice in typing.get_args(hint))
     return f"{'an' if hint.__name__[0] in 'aeiou' else 'a'} {hint.__name__}"

@@ -19,6 +19,8 @@ Upsampling = Literal["bilinear", "nearest"]
 RoutingFeature = Literal["level_means", "coarsest"]
 EpochOver = Literal["images", "captions"]  # of retrieval: what an epoch has a sample for each of
 Augmentation = Literal["none", "crop_flip"]  # crop_flip: a random crop, half of them mirrored
+#: How an image becomes a dual encoder's input; see `InputConfig`.
+PixelPath = Literal["processor", "fast", "vector"]
 SmallTasks = Literal["shrink", "stop"]  # at a task of fewer samples than the batch
 Gallery = Literal["all", "seen", "task"]  # what a query is searched in: of all tasks, or some
 OrderPolicy = Literal["given", "reversed", "shuffled", "similarity"]  # see system.stream.task_order
@@ -172,6 +174,11 @@ class InputConfig:
     by a seed of its own pixels. With `router_placeholders` the texts that tell a task have the room
     for a prompt in them too. `normalisation` imagenet is LPI's released code's, as are a
     `text_template` that ends with a full stop, router_placeholders and the random crops.
+
+    `pixels` processor is the checkpoint's image processor. fast gives the same pixels from bytes
+    that are normalised on the device; vector resizes them by vector instructions, one byte in 200
+    one of 255 levels apart from the processor's and one in 500,000 two. Both stand for the
+    processors that `Uint8Transform` knows; any other one is used all the same.
     """
 
     normalisation: Literal["checkpoint", "imagenet"] = "checkpoint"
@@ -179,6 +186,7 @@ class InputConfig:
     evaluation_augmentation: Augmentation = "none"
     text_template: str = CAPTION
     router_placeholders: bool = False
+    pixels: PixelPath = "processor"
 
     def __post_init__(self) -> None:
         if CAPTION not in self.text_template:
@@ -187,6 +195,14 @@ class InputConfig:
     def text(self, caption: str) -> str:
         """The text that stands for a caption."""
         return self.text_template.replace(CAPTION, caption)
+
+    @property
+    def feature_settings(self) -> dict[str, Any]:
+        """What features depend on, for the key of stored ones: those of before are found again."""
+        settings = asdict(self)
+        if self.pixels == "processor":
+            del settings["pixels"]
+        return settings
 
 
 @dataclass(frozen=True)
@@ -216,7 +232,7 @@ class StageConfig:
     batch_size: int
     micro_batches: int
     optimiser: OptimiserConfig
-    loader_threads: int
+    loader_threads: int | Literal["auto"]  # auto: see `system.engine.loader_threads`
     schedule: Schedule = "cosine"  # of the learning rate
     small_tasks: SmallTasks = "shrink"  # where a task does not fill a batch; see `batch_for`
     objective: str = "retrieval"  # what is learned: a registered StreamObjective
@@ -228,6 +244,7 @@ class StageConfig:
     grounding_loss_weight: float = 1.0  # of the grounder's losses beside a method's own terms
     on_error: OnError = "stop"  # at a training image that does not decode
     checkpoint_steps: int | None = None  # inside an epoch; null: a checkpoint after each alone
+    cache_gb: float | None = None  # of retrieval: pixels kept on a node's disk; null: none
 
     def __post_init__(self) -> None:
         for name in (
@@ -240,8 +257,10 @@ class StageConfig:
             "checkpoint_steps",
         ):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise ValueError(f"cache_gb={self.cache_gb} must be above 0, or null for no cache")
         if not 0 < self.grounding_loss_weight < math.inf:
             raise ValueError(f"grounding_loss_weight={self.grounding_loss_weight} must be above 0")
         if self.gradient_norm is not None and not self.gradient_norm > 0:

@@ -6,18 +6,19 @@ row, so that the shapes of a forward pass never depend on how many samples are a
 Legend: n samples asked for, E block size, P feature width.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import DualEncoder, ImageTransform, Modality, unit
+from system.backbones.dual_encoder import DualEncoder, Modality, PixelTransform, unit
 from system.config.schema import InputConfig
 from system.data.shards.loading import row_selection
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.padding import PaddedImages
+from system.data.shards.pixel_cache import PixelCache
 from system.engine.worker_group import WorkerGroup
 from system.methods.sharing import StreamMethod
 from system.storage.feature_store import FeatureStore
@@ -35,12 +36,13 @@ class Encoder:
     threads: int
     raw: bool = False  # features as the backbone gives them, not scaled to unit length
     inputs: InputConfig = field(default_factory=InputConfig)
+    cache: PixelCache | None = None  # of the transform that `images` gets
 
     def images(
         self,
         handle: SplitHandle,
         rows: Sequence[int],
-        transform: ImageTransform,
+        transform: PixelTransform,
         prompted: Prompted | None,
     ) -> Tensor:
         """Features (n, P) of the images in `rows` of a split, in that order, on every rank."""
@@ -53,6 +55,8 @@ class Encoder:
                 batch_rows=self.block,
                 transform=transform,
                 threads=self.threads,
+                pin=self.group.device.type == "cuda",
+                cache=self.cache,
             )
             start = 0
             for chunk in chunks:
@@ -60,7 +64,7 @@ class Encoder:
                 yield mine[start:stop], chunk.images
                 start = stop
 
-        return self._encode("vision", batches(), prompted)
+        return self._encode("vision", batches(), prompted, transform.normalise)
 
     def texts(
         self, captions: Sequence[str], prompted: Prompted | None, placeholders: int = 0
@@ -83,7 +87,7 @@ class Encoder:
         """The feature store's key of these rows' unprompted features."""
         return FeatureStore.key(
             backbone=self.backbone.fingerprint,
-            inputs=asdict(self.inputs),
+            inputs=self.inputs.feature_settings,
             placeholders=placeholders,
             shards=[
                 part
@@ -109,12 +113,14 @@ class Encoder:
         modality: Modality,
         batches: Iterator[tuple[Sequence[int], Tensor]],
         prompted: Prompted | None,
+        prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs,
     ) -> Tensor:
         device = self.group.device
         positions: list[int] = []
         parts = [torch.zeros(0, self.backbone.shape.feature_width)]
         for part, inputs in batches:
-            inputs = filled(inputs, self.block).to(device, non_blocking=True)
+            # What the loader pinned is copied while the GPU works.
+            inputs = prepare(filled(inputs.to(device, non_blocking=True), self.block))
             if prompted is None:
                 features = self.backbone(modality, inputs, None)
             else:

@@ -1,15 +1,22 @@
 """Stored features are found again by everything that they depend on, rounding included."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from system.backbones.clip import load_clip
 from system.backbones.computation import Computation
+from system.config.schema import InputConfig, PixelPath
+from system.data.shards import pixel_cache
+from system.data.shards.pixel_cache import PixelCache
 from system.engine.encoding import Encoder
 from system.engine.worker_group import WorkerGroup
 from tests.backbones.small_clip import write_small_clip
+from tests.data.shards.conftest import Prepared, prepared
+
+__all__ = ["prepared"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +48,36 @@ def test_what_does_not_change_features_shares_them(directory: Path) -> None:
     same = key(directory, Computation())
     assert key(directory, Computation("fp32")) == same
     assert key(directory, Computation(gradient_checkpointing=True)) == same
+
+
+def test_features_of_other_pixels_are_not_taken_for_these(directory: Path) -> None:
+    """And those that were stored before there was a choice of pixels are found again."""
+    group = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+    backbone = load_clip(str(directory))
+    keys = {
+        pixels: Encoder(backbone, group, 4, 1, inputs=InputConfig(pixels=pixels)).feature_key([])
+        for pixels in get_args(PixelPath)
+    }
+    assert len(set(keys.values())) == len(keys) == 3
+    assert keys["processor"] == key(directory, Computation())
+    assert "pixels" not in InputConfig().feature_settings
+
+
+def test_features_from_bytes_are_the_processor_s_to_the_bit(
+    directory: Path, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the bytes from the cache too, and with the last block filled up."""
+    monkeypatch.setattr(pixel_cache, "cache_folder", lambda: tmp_path / "pixels")
+    handle, _ = prepared
+    group = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+    backbone = load_clip(str(directory))
+    found = []
+    for inputs in (InputConfig(), InputConfig(pixels="fast")):
+        transform = backbone.image_transform(inputs)
+        shape = backbone.shape.image_bytes
+        cache = PixelCache.wanted(0.001, transform.cache_key, shape)
+        assert (cache is None) == (inputs.pixels == "processor")
+        encoder = Encoder(backbone, group, 8, threads=1, inputs=inputs, cache=cache)
+        found += [encoder.images(handle, range(handle.rows), transform, None) for _ in range(2)]
+    for features in found[1:]:
+        assert torch.equal(features, found[0])

@@ -18,11 +18,13 @@ from system.data.shards.faults import Fault, Faults
 from system.data.shards.images import decode_image
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.parallel import bounded_map, prefetch
+from system.data.shards.pixel_cache import PixelCache
 from system.data.shards.shard_reader import ShardRow, SplitReader
 from system.data.shards.shuffling import Share, shuffled, slot_shares
 from system.errors import ConfigError, DataError
 
-# RGB image -> float tensor [3, H, W]; the generator is for random augmentation, None in evaluation.
+# RGB image -> tensor [3, H, W], floats or bytes; the generator is for random augmentation, None in
+# evaluation.
 Transform = Callable[[Image.Image, np.random.Generator | None], torch.Tensor]
 
 _STEPS_AHEAD = 2
@@ -92,6 +94,8 @@ def training_batches(
     threads: int,
     shuffle_buffer: int,
     start: int = 0,
+    pin: bool = False,
+    cache: PixelCache | None = None,
     captions: Sequence[int] | None = None,
 ) -> Generator[list[MicroBatch], None, None]:
     """Yield one epoch's steps: for each asked slot, in the order asked, its micro-batch.
@@ -102,7 +106,9 @@ def training_batches(
     `shuffle_buffer` / S rows of encoded images; with one row group per slot and a few decoded steps
     this is all that is held. Each row comes at most once, with one of its captions at random; with
     `captions`, the number of each row's, it comes once with each of them. Fewer than B samples are
-    dropped, and which changes from epoch to epoch. Closing the generator ends its threads.
+    dropped, and which changes from epoch to epoch. With `pin` images come in pages from which a GPU
+    copies while it computes. Pixels are taken from the `cache`, which is of this transform, and put
+    into it. Closing the generator ends its threads.
     Raises: ConfigError and DataError of `steps_per_epoch`, ConfigError for slots that are not
     there; while reading, DataError naming shard and file of an image that does not decode.
     """
@@ -126,11 +132,11 @@ def training_batches(
             chosen = int(rng.permutation(len(row.captions))[number])
         branch = (number,) if number else ()
         augmentation = np.random.default_rng([*seed, _AUGMENTATION, row.row, *branch])
-        return _decode(row, transform, augmentation), row.captions[chosen], row
+        return _decode(row, transform, augmentation, handle), row.captions[chosen], row
 
     def samples_of(reader: SplitReader, shares: Sequence[Share]) -> Iterator[tuple[int, ShardRow]]:
         for number, pieces in groupby(shares, key=lambda piece: piece.number):
-            rows = reader.rows(chain.from_iterable(piece.rows for piece in pieces))
+            rows = reader.rows(chain.from_iterable(piece.rows for piece in pieces), cache)
             yield from ((number, row) for row in rows)
 
     def produce() -> Generator[list[MicroBatch], None, None]:
@@ -149,7 +155,7 @@ def training_batches(
             left = islice(rows, start * len(streams) * share, None)
             with closing(bounded_map(decode, left, threads=threads)) as samples:
                 for _ in range(start, steps):
-                    yield [_micro_batch(slot, samples, share) for slot in slots]
+                    yield [_micro_batch(slot, samples, share, pin) for slot in slots]
 
     return prefetch(produce(), depth=_STEPS_AHEAD)
 
@@ -161,6 +167,8 @@ def row_selection(
     batch_rows: int,
     transform: Transform,
     threads: int,
+    pin: bool = False,
+    cache: PixelCache | None = None,
 ) -> Generator[Chunk, None, None]:
     """Yield chosen rows in the order asked, in chunks of `batch_rows`.
 
@@ -174,17 +182,17 @@ def row_selection(
     wanted = [rows[start : start + batch_rows] for start in range(0, len(rows), batch_rows)]
 
     def decode(row: ShardRow) -> tuple[torch.Tensor, ShardRow]:
-        return _decode(row, transform, None), row
+        return _decode(row, transform, None, handle), row
 
     def produce() -> Generator[Chunk, None, None]:
         with (
             SplitReader(handle) as reader,
-            closing(bounded_map(decode, reader.rows(rows), threads=threads)) as samples,
+            closing(bounded_map(decode, reader.rows(rows, cache), threads=threads)) as samples,
         ):
             for numbers in wanted:
                 part = [next(samples) for _ in numbers]
                 yield Chunk(
-                    torch.stack([image for image, _ in part]),
+                    _stacked([image for image, _ in part], pin),
                     [list(row.captions) for _, row in part],
                     [row.image_id for _, row in part],
                     [row.row for _, row in part],
@@ -246,21 +254,39 @@ def broken_images(handle: SplitHandle) -> dict[int, Fault]:
     return broken
 
 
-def _decode(row: ShardRow, transform: Transform, rng: np.random.Generator | None) -> torch.Tensor:
-    return transform(_image(row), rng)
+def _decode(
+    row: ShardRow, transform: Transform, rng: np.random.Generator | None, handle: SplitHandle
+) -> torch.Tensor:
+    found = None if row.cached is None else row.cached.read()
+    if found is not None:
+        return found
+    if not row.image:  # it was in the cache a moment ago
+        (row,) = read_images(handle, [row.row])
+    pixels = transform(_image(row), rng)
+    if row.cached is not None:
+        row.cached.write(pixels)
+    return pixels
 
 
 def _image(row: ShardRow) -> Image.Image:
     return decode_image(row.image, f"{row.file_name} in shard {row.shard}", row.decoding)
 
 
+def _stacked(images: Sequence[torch.Tensor], pin: bool) -> torch.Tensor:
+    """Images [n, 3, H, W], put straight into pinned pages: this runs in the loader's thread."""
+    if not pin:
+        return torch.stack(list(images))
+    out = torch.empty((len(images), *images[0].shape), dtype=images[0].dtype, pin_memory=True)
+    return torch.stack(list(images), out=out)
+
+
 def _micro_batch(
-    slot: int, samples: Iterator[tuple[torch.Tensor, str, ShardRow]], count: int
+    slot: int, samples: Iterator[tuple[torch.Tensor, str, ShardRow]], count: int, pin: bool
 ) -> MicroBatch:
     part = [next(samples) for _ in range(count)]
     return MicroBatch(
         slot,
-        torch.stack([image for image, _, _ in part]),
+        _stacked([image for image, _, _ in part], pin),
         [caption for _, caption, _ in part],
         [row.image_id for _, _, row in part],
         [row.row for _, _, row in part],

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 
 from system.data.shards.images import PLAIN, Decoding, web_picture
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.pixel_cache import CachedRow, PixelCache
 from system.data.shards.schema import SHARD_SCHEMAS
 from system.errors import DataError
 from system.storage.files import filesystem_of
 
-_ROW_COLUMNS = ("image_id", "file_name", "image", "captions")
+_TEXT_COLUMNS = ("image_id", "file_name", "captions")
+_ROW_COLUMNS = (*_TEXT_COLUMNS, "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class ShardRow:
     captions: tuple[str, ...]
     shard: str
     decoding: Decoding  # of its image
+    cached: CachedRow | None = None  # where its pixels are kept; `image` may be empty then
 
     def web_image(self) -> bytes:
         """Encode the image for a page, which shows what the model sees; often as it is stored."""
@@ -62,6 +65,7 @@ class SplitReader:
             for start, count in zip(starts, stored, strict=False)
         ]
         self._starts = starts
+        self._shard_starts = [0, *accumulate(shard.rows for shard in handle.shards)]
         self.group_rows = [len(rows) for rows in self._kept]
         self._first_rows = [0, *accumulate(self.group_rows)]
         self._files: dict[int, pq.ParquetFile] = {}
@@ -109,18 +113,25 @@ class SplitReader:
         for group in range(len(self.group_rows)):
             yield from self.read_group(group, columns).to_pylist()
 
-    def rows(self, numbers: Iterable[int]) -> Generator[ShardRow, None, None]:
+    def rows(
+        self, numbers: Iterable[int], cache: PixelCache | None = None
+    ) -> Generator[ShardRow, None, None]:
         """Go through the rows of these numbers, in the order given.
 
-        The last row group is kept, so each is read once if numbers of a group are adjacent.
+        The last row group is kept, so each is read once if numbers of a group are adjacent. Of one
+        whose pixels are all in the `cache`, the encoded images are not read.
         """
         held, decoding = -1, PLAIN
         columns: dict[str, pa.ChunkedArray] = {}
+        places: list[CachedRow | None] = []
         for number in numbers:
             group = self._group_of(number)
             if group != held:
-                table = self.read_group(group, _ROW_COLUMNS)
-                columns, held = {name: table.column(name) for name in _ROW_COLUMNS}, group
+                places = self._places(group, cache)
+                kept = all(place is not None and place.file.has(place.row) for place in places)
+                names = _TEXT_COLUMNS if kept else _ROW_COLUMNS
+                table = self.read_group(group, names)
+                columns, held = {name: table.column(name) for name in names}, group
                 decoding = self.decoding(group)
             at = number - self._first_rows[group]
             yield ShardRow(
@@ -128,11 +139,22 @@ class SplitReader:
                 self._kept[group][at],
                 str(columns["image_id"][at].as_py()),
                 columns["file_name"][at].as_py(),
-                columns["image"][at].as_py(),
+                columns["image"][at].as_py() if "image" in columns else b"",
                 tuple(columns["captions"][at].as_py()),
                 self._handle.shards[self._groups[group][0]].uri,
                 decoding,
+                places[at],
             )
+
+    def _places(self, group: int, cache: PixelCache | None) -> list[CachedRow | None]:
+        """Where the pixels of a row group are kept."""
+        index, _ = self._groups[group]
+        shard, rows = self._handle.shards[index], self._kept[group]
+        file = None if cache is None else cache.of(shard)
+        if cache is None or file is None:
+            return [None] * len(rows)
+        start = self._shard_starts[index]
+        return [CachedRow(cache, shard, file, row - start) for row in rows]
 
     def _group_of(self, number: int) -> int:
         if not 0 <= number < self._first_rows[-1]:

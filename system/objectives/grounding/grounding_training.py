@@ -25,6 +25,7 @@ from system.data.shards.image_batches import group_of_rows, image_batches, shuff
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.padding import PaddedImages
 from system.diff_prompt.prompt_latents import SplitLatents
+from system.engine.loader_threads import loader_threads
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, level_means
 from system.methods.base import TaskBatch
@@ -125,7 +126,7 @@ class GroundingTraining(TaskTraining):
         epoch: int,
     ) -> Generator[_Step, None, None]:
         latents = [self.latents_of(chosen) for chosen in tasks]
-        threads = self.stage.loader_threads
+        threads = loader_threads(self.stage)
         with closing(batch_images(tasks, batches, self.grounder, threads)) as images:
             for batch in batches:
                 yield _Step(batch, [next(images) for _ in batch], tasks, latents, joined, epoch)

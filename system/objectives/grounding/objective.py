@@ -22,6 +22,7 @@ from system.diff_prompt.latent_source import (
 )
 from system.diff_prompt.mask_sources import NOTES
 from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
+from system.engine.loader_threads import loader_threads
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError
 from system.grounders.grounder import Grounder, load_grounder
@@ -83,16 +84,17 @@ class GroundingWork(StreamWork):
         experiment = worker.experiment
         stage, batch_size = experiment.stage, experiment.evaluation.batch_size
         self.worker = worker
+        threads = loader_threads(stage, worker.note)
         self.model = load_grounder(_grounder(experiment)).to(worker.group.device)
         self.transform = str(self.model.image_transform())
         self.features = GrounderFeatures(
             self.model,
             worker.group,
             batch_size,
-            stage.loader_threads,
+            threads,
             FeatureStore(DataDirectory.of(experiment).store("features")),
         )
-        self.scorer = RecScorer(self.model, worker.group, batch_size, stage.loader_threads)
+        self.scorer = RecScorer(self.model, worker.group, batch_size, threads)
         self.evaluation = self._evaluation(worker.open_test)
         self._method: StreamMethod | None = None
         self._latent_source: LatentSource | None = None

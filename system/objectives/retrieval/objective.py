@@ -13,7 +13,9 @@ from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig, Gallery
 from system.data.shards.loading import read_texts, require_captions, sample_counts
 from system.data.shards.manifest import Manifest, SplitHandle
+from system.data.shards.pixel_cache import PixelCache
 from system.engine.encoding import Encoder
+from system.engine.loader_threads import loader_threads
 from system.errors import ConfigError, DataError
 from system.methods.base import RetrievalSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
@@ -60,8 +62,14 @@ class RetrievalWork(StreamWork):
             backbone,
             worker.group,
             experiment.evaluation.batch_size,
-            experiment.stage.loader_threads,
+            loader_threads(experiment.stage, worker.note),
             inputs=worker.inputs,
+            cache=PixelCache.wanted(
+                experiment.stage.cache_gb,
+                image_transform.cache_key,
+                backbone.shape.image_bytes,
+                worker.note,
+            ),
         )
         self.router_placeholders = 0
         self.store = FeatureStore(DataDirectory.of(experiment).store("features"))
@@ -133,8 +141,9 @@ class RetrievalWork(StreamWork):
     ) -> RetrievalTraining:
         group, experiment = self.worker.group, self.worker.experiment
         similarity = similarity.to(group.device)
+        note = self.worker.note
         return RetrievalTraining(
-            experiment, lease, method, self.model, group, similarity, open_train, show
+            experiment, lease, method, self.model, group, similarity, open_train, show, note
         )
 
     @override
@@ -170,6 +179,11 @@ class RetrievalObjective(StreamObjective):
             raise ConfigError(
                 "stream.joined=true and several splits under evaluation.split are for "
                 "stage.objective=grounding; method=joint trains on all retrieval tasks at once"
+            )
+        if experiment.stage.cache_gb is not None and experiment.inputs.pixels == "processor":
+            raise ConfigError(
+                f"stage.cache_gb={experiment.stage.cache_gb:g} keeps bytes, of which "
+                "inputs.pixels=processor has none: set inputs.pixels=fast, or stage.cache_gb=null"
             )
         backbone = load_backbone(experiment.backbone)
         setting = RetrievalSetting(backbone.shape, experiment.seed)

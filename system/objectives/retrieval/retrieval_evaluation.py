@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from system.backbones.dual_encoder import MODALITIES, ImageTransform, Modality
+from system.backbones.dual_encoder import MODALITIES, Modality, PixelTransform
 from system.config.schema import Gallery
 from system.data.shards.loading import read_texts
 from system.data.shards.manifest import SplitHandle
@@ -88,7 +88,7 @@ class StreamEvaluation:
         self,
         tests: TestSet,
         encoder: Encoder,
-        transform: ImageTransform,
+        transform: PixelTransform,
         gallery: Gallery,
         open_test: OpenTest,
         router_placeholders: int = 0,

@@ -15,7 +15,9 @@ from system.data.shards.loading import (
     training_batches,
 )
 from system.data.shards.manifest import SplitHandle
+from system.data.shards.pixel_cache import PixelCache
 from system.engine.global_batch import PromptedEncoder, TokenBatch, accumulate_gradients
+from system.engine.loader_threads import loader_threads
 from system.engine.worker_group import WorkerGroup
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
@@ -37,12 +39,17 @@ class RetrievalTraining(TaskTraining):
         similarity: Tensor,
         open_train: Callable[[], SplitHandle],
         show: Callable[[dict[str, Any]], None],
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(experiment, lease, method, group, show, backbone.fingerprint)
         self.backbone = backbone
         self.similarity = similarity
         self.open_train = open_train
         self.transform = backbone.image_transform(experiment.inputs, self.stage.augmentation)
+        # Of this task alone: the next one's may take its place on the disk.
+        self.cache = PixelCache.wanted(
+            self.stage.cache_gb, self.transform.cache_key, backbone.shape.image_bytes, note
+        )
 
     @override
     def begin(self) -> None:
@@ -64,9 +71,11 @@ class RetrievalTraining(TaskTraining):
             slots=self.slots,
             seed=(self.experiment.seed, self.lease.index, epoch),
             transform=self.transform,
-            threads=stage.loader_threads,
+            threads=loader_threads(stage),
             shuffle_buffer=stage.shuffle_buffer,
             start=start,
+            pin=self.group.device.type == "cuda",
+            cache=self.cache,
             captions=counts if stage.epoch_over == "captions" else None,
         )
 
@@ -99,7 +108,6 @@ class RetrievalTraining(TaskTraining):
         device = self.group.device
         texts = [self.experiment.inputs.text(caption) for caption in batch.captions]
         ids = self.backbone.tokenize(texts, self.method.placeholders)
-        images = batch.images
-        if device.type == "cuda":  # pinned pages are copied while the GPU works
-            images, ids = images.pin_memory(), ids.pin_memory()
-        return TokenBatch(images.to(device, non_blocking=True), ids.to(device, non_blocking=True))
+        # Images are in pinned pages, and are copied while the GPU works.
+        images = self.transform.normalise(batch.images.to(device, non_blocking=True))
+        return TokenBatch(images, ids.to(device, non_blocking=True))

@@ -379,3 +379,29 @@ def test_training_never_meets_them(tmp_path: Path) -> None:
     less = replace(handle, without=frozenset(broken))
     assert len(read(less)) == 16  # 19 rows fill four batches
     assert broken_images(less) == {}
+
+
+def test_batches_are_put_into_pinned_pages_by_the_loader(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pinned in the step, the copy would make the GPU wait for the host each time."""
+    handle, _ = prepared
+    plain = epoch(handle, [0, 1])
+    threads: list[str] = []
+    empty = torch.empty
+
+    def recorded(*sizes: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory:
+            threads.append(threading.current_thread().name)
+        return empty(*sizes, **options)
+
+    monkeypatch.setattr(torch, "empty", recorded)
+    pinned = epoch(handle, [0, 1], pin=True)
+    assert threads == ["promptide-prefetch"] * 2 * len(plain)
+    for one, two in zip(plain, pinned, strict=True):
+        for micro, other in zip(one, two, strict=True):
+            assert_same(micro, other)
+    settings: dict[str, Any] = {"batch_rows": 5, "transform": to_tensor, "threads": 1}
+    chunks = list(row_selection(handle, range(9), pin=True, **settings))
+    assert len(threads) == 2 * len(plain) + 2
+    assert [len(chunk.images) for chunk in chunks] == [5, 4]
