@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from system.config.precision import Arithmetic, auto_precision
 from system.config.schema import FrozenModelConfig, Precision
 from system.errors import ConfigError
 
@@ -26,9 +27,10 @@ COMPILERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
 class Computation:
     """The settings of the config's backbone section that say how, not what, is computed.
 
-    `precision` auto is bf16 autocast on a GPU and fp32 on the CPU; weights and features stay
-    float32. `gradient_checkpointing` keeps the layers' inputs only and computes the rest again in
-    the backward pass. `compile` runs `torch.compile` on the layers of both towers.
+    `precision` auto is bf16 autocast where the device has bfloat16 natively, and fp32 elsewhere:
+    see `auto_precision`. Features stay float32, and so do weights until the model is on its device:
+    see `placed`. `gradient_checkpointing` keeps the layers' inputs only and computes the rest again
+    in the backward pass. `compile` runs `torch.compile` on the layers of both towers.
     """
 
     precision: Precision = "auto"
@@ -40,11 +42,9 @@ class Computation:
         """The settings of a frozen model's section."""
         return cls(config.precision, config.gradient_checkpointing, config.compile)
 
-    def precision_on(self, device: torch.device) -> Literal["fp32", "bf16"]:
+    def precision_on(self, device: torch.device) -> Arithmetic:
         """The precision of the towers' arithmetic on this device."""
-        if self.precision == "auto":
-            return "bf16" if device.type == "cuda" else "fp32"
-        return self.precision
+        return auto_precision(device) if self.precision == "auto" else self.precision
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context of a forward pass on this device."""
@@ -60,6 +60,44 @@ class Computation:
             run = torch.compile(_run, dynamic=True) if self.compile else _run
             for layer in layers:
                 layer.forward = _forward(layer, run, self.gradient_checkpointing)
+
+
+class Frozen(Protocol):
+    """A frozen model of two towers."""
+
+    computation: Computation
+    #: The layers of both towers.
+    tower_layers: tuple[nn.Module, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of its weights, kept once it was asked for."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Move it."""
+        ...
+
+
+Model = TypeVar("Model", bound=Frozen)
+
+
+def placed(model: Model, device: torch.device, *, whole: bool = False) -> Model:
+    """The frozen model on its device, its layers' weights stored as they are computed with.
+
+    Autocast would cast each of them anew in every forward pass. Only linear maps inside the towers'
+    layers are stored in bfloat16: autocast casts their weights before any use, so that no result
+    changes by a bit. Norms, embeddings and heads stay as they are. `whole` leaves all weights in
+    float32, for a method that trains from them.
+    """
+    _ = model.fingerprint  # of the weights as they were loaded
+    if model.computation.precision_on(device) == "bf16" and not whole:
+        for layer in model.tower_layers:
+            for module in layer.modules():
+                if type(module) is nn.Linear:  # others read weights in ways of their own
+                    module.to(torch.bfloat16)
+    model.to(device)
+    return model
 
 
 def _forward(layer: nn.Module, run: Run, recompute: bool) -> Callable[..., Any]:

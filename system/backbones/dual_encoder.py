@@ -94,6 +94,7 @@ class DualEncoder(nn.Module, ABC):
     shape: BackboneShape
     name: str
     computation: Computation
+    tower_layers: tuple[nn.Module, ...]
 
     @abstractmethod
     def encode_image(

@@ -8,7 +8,6 @@ import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -83,7 +82,8 @@ class TowerPair(DualEncoder):
             "vision": PrefixEntry(vision.encoder.layers),
             "text": PrefixEntry(text.encoder.layers),
         }
-        self.computation.apply(chain(vision.encoder.layers, text.encoder.layers))
+        self.tower_layers = (*vision.encoder.layers, *text.encoder.layers)
+        self.computation.apply(self.tower_layers)
 
     @override
     def with_own_modules(self) -> "TowerPair":

@@ -10,7 +10,7 @@ from system.errors import ConfigError, DataError, OnError
 from system.uris import absolute, expanded
 
 MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with room for strides
-Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: bf16 on a GPU
+Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: see config.precision
 #: Of the learning rate: towards 0 after the last step, or epoch by epoch, or not at all.
 Schedule = Literal["cosine", "cosine_epochs", "constant"]
 SizeRule = Literal["squeeze", "shortest"]  # how a grounder's images are resized
@@ -224,13 +224,17 @@ class StageConfig:
     """How a task is trained. `batch_size` is the global batch, whatever the number of workers.
 
     The batch is cut into `micro_batches` equal parts, each one forward pass; workers share them.
-    Figures depend on this number only by rounding, and not on the number of workers at all as
-    long as it divides `micro_batches`.
+    Which samples meet in a batch, and rounding, depend on this number, and not on the number of
+    workers as long as it divides `micro_batches`. Under auto it is the number of workers that the
+    run begins with.
+
+    Loss and gradient are looked at every `check_every` steps, and before each checkpoint; auto: at
+    every step on a CPU, every 25 on a GPU. No result depends on it.
     """
 
     epochs: int
     batch_size: int
-    micro_batches: int
+    micro_batches: int | Literal["auto"]
     optimiser: OptimiserConfig
     loader_threads: int | Literal["auto"]  # auto: see `system.engine.loader_threads`
     schedule: Schedule = "cosine"  # of the learning rate
@@ -245,6 +249,7 @@ class StageConfig:
     on_error: OnError = "stop"  # at a training image that does not decode
     checkpoint_steps: int | None = None  # inside an epoch; null: a checkpoint after each alone
     cache_gb: float | None = None  # of retrieval: pixels kept on a node's disk; null: none
+    check_every: int | Literal["auto"] = "auto"  # steps
 
     def __post_init__(self) -> None:
         for name in (
@@ -255,6 +260,7 @@ class StageConfig:
             "loader_threads",
             "train_expressions",
             "checkpoint_steps",
+            "check_every",
         ):
             value = getattr(self, name)
             if value is not None and value != "auto" and value < 1:
@@ -268,7 +274,8 @@ class StageConfig:
 
     def micro_batches_for(self, workers: int) -> int:
         """The least multiple of `micro_batches` that the workers can share equally."""
-        return math.lcm(self.micro_batches, max(workers, 1))
+        least = self.micro_batches if isinstance(self.micro_batches, int) else 1
+        return math.lcm(least, max(workers, 1))
 
     def batch_for(self, task: str, count: int, workers: int, *, of: str, least: int = 1) -> int:
         """The global batch of a task that trains on `count` samples: `batch_size` if it fills one.

@@ -1,15 +1,16 @@
 """The epoch loop: of a stream's tasks and of models alike, with resumes that change no bit.
 
-A training (`Training`) says what is learned from which batches; `EpochLoop` runs its steps, stops
-before a step that would spoil the parameters, and writes a checkpoint after each epoch and every
-`checkpoint_steps` steps inside one.
+A training (`Training`) says what is learned from which batches; `EpochLoop` runs its steps, looks
+at loss and gradient every `check_every` of them, and writes a checkpoint after each epoch and every
+`checkpoint_steps` steps inside one, always behind a look: what diverged is never kept. A look comes
+before the step whose gradient it sees: where there is one at each step, no parameter is spoiled.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from system.engine.checkpoint import Checkpoint, Position
 from system.engine.optimisation import optimiser_tensors, restore_optimiser
-from system.engine.training import Progress, Training
+from system.engine.step_watch import StepWatch, largest
+from system.engine.training import Progress, Training, check_every_on
 from system.engine.worker_log import RankLog
 from system.errors import PromptideError
 from system.methods.sharing import check_state
@@ -26,7 +28,6 @@ from system.storage.adapters import prefixed, under
 from system.storage.files import Folder
 
 SECONDS_BETWEEN_PROGRESS = 0.5
-NAMED_IMAGES = 8  # of a batch that cannot be learned
 
 
 class DivergedError(PromptideError):
@@ -42,7 +43,10 @@ class EpochLoop:
         self.folder = folder
         self.log = log
         self.position = Position()
-        self._sums: dict[str, float] = {}  # this worker's, of the running epoch
+        self._every = training.check_every or check_every_on(training.group.device)
+        self._watch = StepWatch(training.largest_loss)
+        self._sums: dict[str, float] = {}  # this worker's, of the running epoch's steps up to
+        self._looked = 0  # this one
         self._kept = Position()  # of the last checkpoint
         self._shown = 0.0
 
@@ -78,6 +82,7 @@ class EpochLoop:
         restore_optimiser(training.optimiser, under("optimiser", found.tensors))
         self.position = self._kept = found.position
         self._sums = {name: self._own(sums) for name, sums in found.position.sums.items()}
+        self._looked = self.position.step
         if self.log is not None:
             self.log.add(f"{training.subject}: going on after {_described(self.position)}")
 
@@ -97,13 +102,13 @@ class EpochLoop:
         terms = {name: total / steps for name, total in self._total().items()}
         row = training.row(at.epoch, steps, terms, rate)
         self.position = Position(at.epoch + 1, log=[*at.log, row])
-        self._sums = {}
+        self._sums, self._looked = {}, 0
         return row
 
     def save(self) -> None:
         """Replace the checkpoint; all ranks call it, and rank 0 writes."""
         training, at = self.training, self.position
-        size = _largest(list(training.parameters.values()))
+        size = float(largest(list(training.parameters.values())))
         if not math.isfinite(size):  # the last step overflowed; the checkpoint before it is sound
             raise self._diverged("a parameter", size, "the step before its checkpoint")
         gathered = self._gathered()
@@ -119,32 +124,37 @@ class EpochLoop:
         training.set_rate(at.epoch, at.step, steps)
         training.optimiser.zero_grad(set_to_none=True)
         terms = training.gradients(batch)
-        self._check(terms, batch)
+        gradients = [p.grad for p in training.parameters.values() if p.grad is not None]
+        self._watch.add(at.step, terms, gradients, training.images_of(batch))
+        if self._due(at.step + 1, steps):
+            self._look()
         if training.gradient_norm is not None:
             nn.utils.clip_grad_norm_(training.parameters.values(), training.gradient_norm)
         training.optimiser.step()
         at.step += 1
         training.stepped(at.epoch * steps + at.step)
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def _check(self, terms: Mapping[str, float], batch: Any) -> None:
-        """Stop before the step that would spoil the parameters.
+    def _due(self, step: int, steps: int) -> bool:
+        """Whether to look before `step` steps of the epoch are done: also ahead of a checkpoint."""
+        checkpoint = self.training.checkpoint_steps
+        return (
+            step % self._every == 0
+            or step == steps
+            or (checkpoint is not None and step % checkpoint == 0)
+        )
+
+    def _look(self) -> None:
+        """Add the steps since the last look to the sums; stop if one of them diverged.
 
         Gradients are the same on all ranks, so all of them stop, and none waits for another.
         """
-        where = f"step {self.position.step}"
-        if images := self.training.images_of(batch):
-            named = ", ".join(map(str, images[:NAMED_IMAGES]))
-            where += f"; its images here: {named}{', ...' * (len(images) > NAMED_IMAGES)}"
-        for name, value in terms.items():
-            if not (math.isfinite(value) and abs(value) < self.training.largest_loss):
-                what = "the loss" if name == "loss" else f"the {name} loss"
-                raise self._diverged(what, value, where)
-        gradients = [p.grad for p in self.training.parameters.values() if p.grad is not None]
-        norm = _largest(gradients)
-        if not math.isfinite(norm):
-            raise self._diverged("the gradient", norm, where)
+        rows, fault = self._watch.look()
+        if fault is not None:
+            raise self._diverged(*fault)
+        for row in rows:
+            for name, value in row.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        self._looked += len(rows)
 
     def _diverged(self, what: str, value: float, where: str) -> DivergedError:
         training, kept = self.training, self._kept
@@ -158,12 +168,11 @@ class EpochLoop:
 
     def _show(self, steps: int, steps_per_second: float) -> None:
         now, at = time.perf_counter(), self.position
-        if not self.group.leads or (
-            now - self._shown < SECONDS_BETWEEN_PROGRESS and at.step < steps
-        ):
+        early = now - self._shown < SECONDS_BETWEEN_PROGRESS and at.step < steps
+        if early or not self._looked or not self.group.leads:
             return
         self._shown = now
-        loss = self.training.loss(self._sums) / at.step
+        loss = self.training.loss(self._sums) / self._looked  # what a look found: it reads nothing
         self.training.show(
             Progress(at.epoch, self.training.epochs, at.step, steps, loss, steps_per_second)
         )
@@ -190,12 +199,3 @@ class EpochLoop:
 def _described(position: Position) -> str:
     steps = f" and {position.step} steps" if position.step else ""
     return f"{position.epoch} epochs{steps}"
-
-
-def _largest(tensors: Sequence[Tensor]) -> float:
-    """The largest magnitude in any of the tensors, NaN if there is one."""
-    if not tensors:
-        return 0.0
-    return float(
-        torch.stack([t.detach().abs().amax().float() for t in tensors if t.numel()]).amax()
-    )

@@ -74,8 +74,8 @@ def accumulate_gradients(
     similarity: Tensor | None,
     *,
     own_terms: bool = True,
-) -> dict[str, float]:
-    """Gradients of the global loss in the method's parameters; the loss terms by name.
+) -> dict[str, Tensor]:
+    """Gradients of the global loss in the method's parameters; the loss terms () by name.
 
     Without `own_terms` the loss is the contrastive one alone, whatever terms the method adds.
 
@@ -108,7 +108,8 @@ def accumulate_gradients(
         first = group.rank * len(batches)
         for index, (image_part, text_part, of_samples) in enumerate(encoded, start=first):
             rows = slice(index * size, (index + 1) * size)
-            share = torch.tensor(1 / len(batches), device=group.device)
+            # Filled in on the device: a copy from the host would wait for it.
+            share = torch.full((), 1 / len(batches), device=group.device)
             parts = [
                 (image_part, image_grad[rows] * group.size),
                 (text_part, text_grad[rows] * group.size),
@@ -120,15 +121,15 @@ def accumulate_gradients(
     if distributed:
         zero, _, _ = model(None)
         torch.autograd.backward(zero)
-    values = {"contrastive": float(loss.detach())}
-    values |= {name: float(term.detach()) for name, term in terms.items()}
+    values = {"contrastive": loss.detach()}
+    values |= {name: term.detach() for name, term in terms.items()}
     return values | _means([of_samples for _, _, of_samples in encoded], group)
 
 
-def _means(parts: Sequence[Mapping[str, Tensor]], group: WorkerGroup) -> dict[str, float]:
+def _means(parts: Sequence[Mapping[str, Tensor]], group: WorkerGroup) -> dict[str, Tensor]:
     """The mean over all workers' micro-batches of each loss term of samples."""
     if not parts[0]:
         return {}
     mine = torch.stack([torch.stack([t.detach().float() for t in part.values()]) for part in parts])
     means = group.gather_equal(mine).mean(dim=0)
-    return dict(zip(parts[0], means.tolist(), strict=True))
+    return dict(zip(parts[0], means.unbind(), strict=True))

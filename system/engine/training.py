@@ -40,6 +40,15 @@ class Progress:
         return self.epochs * self.steps
 
 
+def check_every_on(device: torch.device) -> int:
+    """Steps from one look at losses and gradients to the next, unless a training says otherwise.
+
+    A CPU has nothing to wait for. On a GPU a look waits for all steps that are under way, and a
+    training that diverges goes on for up to so many steps, none of which is kept.
+    """
+    return 1 if device.type == "cpu" else 25
+
+
 class Training(ABC):
     """What one worker trains: parameters, their optimiser, and the batches of an epoch.
 
@@ -54,6 +63,8 @@ class Training(ABC):
     epochs: int
     #: Steps between two checkpoints inside an epoch; None: after each epoch only.
     checkpoint_steps: int | None = None
+    #: Steps from one look at losses and gradients to the next; None: as `check_every_on` says.
+    check_every: int | None = None
     #: The most that a step's gradient may have, over all parameters; None: no bound.
     gradient_norm: float | None = None
     #: A loss term this large is past the point where training comes back.
@@ -93,10 +104,11 @@ class Training(ABC):
         return
 
     @abstractmethod
-    def gradients(self, batch: Any) -> dict[str, float]:
-        """Put the global batch's gradient into the parameters; the loss terms by name.
+    def gradients(self, batch: Any) -> dict[str, Tensor]:
+        """Put the global batch's gradient into the parameters; the loss terms () by name.
 
-        The gradient is the same on all ranks. It finds that of the parameters empty.
+        The gradient is the same on all ranks. It finds that of the parameters empty. The terms stay
+        on the device: a step that reads one has to wait for all of its arithmetic.
         """
 
     def stepped(self, steps: int) -> None:

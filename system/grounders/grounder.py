@@ -170,6 +170,7 @@ class Grounder(nn.Module, ABC):
     shape: GrounderShape
     name: str
     computation: Computation
+    tower_layers: tuple[nn.Module, ...]
     #: To multiples of how many pixels a batch of images is padded.
     side_multiple: ClassVar[int] = 1
     #: Which boxes are handed on; no part of the fingerprint, since no prompt depends on it.

@@ -117,6 +117,8 @@ class Method(nn.Module):
     #: Whether one object adds parameters with each task that it goes on to, and finds a sample's
     #: among them by itself: `task_parameters` then names those of one task.
     grows: ClassVar[bool] = False
+    #: Whether what it trains starts from the frozen model's weights: they are then kept in float32.
+    trains_weights: ClassVar[bool] = False
     #: Whether the entries of samples of several tasks can stand in one batch.
     per_sample: ClassVar[bool] = True
     #: Whether `entries` needs what the prompt generator made of each sample.

@@ -165,12 +165,13 @@ def attracting(similarity: Tensor, threshold: float, quantile: float | None = No
     """
     # Products of matrices may differ by a rounding from their transposes.
     alike = (similarity + similarity.T) / 2
-    limit = torch.as_tensor(threshold, dtype=alike.dtype)
+    # All on the device: a step of training must not wait for a copy from the host.
+    limit = torch.full((), threshold, dtype=alike.dtype, device=alike.device)
     if quantile is not None and len(alike) > 1:
-        pairs = torch.triu_indices(len(alike), len(alike), offset=1)
+        pairs = torch.triu_indices(len(alike), len(alike), offset=1, device=alike.device)
         limit = torch.quantile(alike[pairs[0], pairs[1]], quantile)
     itself = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
-    return (alike > limit.to(alike.device)) | itself
+    return (alike > limit) | itself
 
 
 def task_contrast(

@@ -58,6 +58,8 @@ class TaskTraining(Training):
         self.subject = f"task {lease.task!r}"
         self.epochs = self.stage.epochs
         self.checkpoint_steps = self.stage.checkpoint_steps
+        every = self.stage.check_every
+        self.check_every = every if isinstance(every, int) else None
         self.gradient_norm = self.stage.gradient_norm
         self.origin = {"task": lease.task, "index": lease.index, "backbone": fingerprint}
         self.micro_batches = self.stage.micro_batches_for(group.size)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -32,6 +32,8 @@ class AdapterHeader:
     tasks: tuple[str, ...]
     router: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)  # fields of InputConfig
+    #: What the frozen model computed in; None: written by an earlier version, which did not say.
+    precision: Literal["fp32", "bf16"] | None = None
     format_version: int = FORMAT_VERSION
 
 

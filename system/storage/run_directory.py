@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError  # OmegaConf raises what its parser raises
 
 from system.config.differences import differences, plain
+from system.config.precision import AUTO, stored_precision
 from system.errors import ConfigError, DataError, StorageError
 from system.storage.files import Folder
 
@@ -29,8 +30,10 @@ CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
 #: Sections that may change between two starts of the same run without changing its results.
 FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
-#: A key of the same kind: under "stop" a run that "shrink" would change does not begin.
-SMALL_TASKS = "stage.small_tasks"
+#: Keys of the same kind. Under small_tasks "stop" a run that "shrink" would change does not begin.
+FREE_KEYS = ("stage.small_tasks", "stage.check_every")
+PRECISION = ".precision"  # how the keys of frozen models' arithmetic end
+MICRO_BATCHES = "stage.micro_batches"  # under auto those that the run began with
 
 #: Of `ACCURACY_MATRIX`: one row per entry.
 MATRIX_SCHEMA = pa.schema(
@@ -116,6 +119,11 @@ class RunDirectory:
         """One log file per rank and start."""
         return self.folder.child("logs")
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has claimed it."""
+        return self.folder.exists(CONFIG)
+
     def claim(self, experiment: RunConfig, contents: Mapping[str, str]) -> bool:
         """Write `config.yaml`, or check that the run there is the same one.
 
@@ -132,17 +140,20 @@ class RunDirectory:
                 "this run another run_name, or go on with it by `promptide sweep`"
             )
         values = experiment.to_dict()
-        if not self.folder.exists(CONFIG):
+        if not self.begun:
             self.folder.write_json(CONTENTS, dict(contents))
             self.folder.write(CONFIG, OmegaConf.to_yaml(plain(values)).encode())
             return False
-        earlier = plain(experiment.completed(self.config()))
+        found = self.config()
+        earlier = plain(experiment.completed(found))
         held = self.folder.read_json(CONTENTS) if self.folder.exists(CONTENTS) else {}
         differing = [
             f"{key}={new!r} (was {old!r})"
             for key, (old, new) in differences(earlier, plain(values)).items()
             if key.split(".")[0] not in FREE_SECTIONS
-            and key != SMALL_TASKS
+            and key not in FREE_KEYS
+            and not (key.endswith(PRECISION) and _same_precision(old, new, found, values))
+            and not (key == MICRO_BATCHES and (new == AUTO or new == micro_batches_of(found)))
             and not (key in held and held[key] == contents.get(key))
         ]
         differing += [
@@ -175,6 +186,24 @@ class RunDirectory:
         if not isinstance(values, dict):
             raise StorageError(f"{file} holds no config; give this run another run_name")
         return {str(key): value for key, value in values.items()}
+
+
+def _same_precision(
+    old: object, new: object, earlier: Mapping[str, Any], now: Mapping[str, Any]
+) -> bool:
+    """Whether two precisions are one, as far as this machine knows what an auto comes to.
+
+    What a run of a stream did come to stands in its adapters' header, which its workers read.
+    """
+    return (stored_precision(earlier) if old == AUTO else old) == (
+        stored_precision(now) if new == AUTO else new
+    )
+
+
+def micro_batches_of(config: Mapping[str, Any]) -> int:
+    """How many micro-batches a stream's config.yaml stands for: under auto one per worker."""
+    pieces = config["stage"]["micro_batches"]
+    return max(config["cluster"]["workers"], 1) if pieces == AUTO else int(pieces)
 
 
 def matrix_table(records: Iterable[Mapping[str, Any]]) -> pa.Table:

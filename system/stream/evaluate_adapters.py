@@ -20,6 +20,7 @@ from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
 from system.stream.learned_state import LearnedState
 from system.stream.preflight import asked_tasks, check_splits, require_split, stream_tasks
+from system.stream.settled import precision_of, with_precision
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def evaluated_adapters(
     header = _with_own_generator(header) if transfer else header
     of_adapters = replace(experiment, seed=header.seed) if transfer else experiment
     inputs = parse_dataclass(InputConfig, header.inputs, f"{folder}: {HEADER}: inputs")
-    work = objective.work(_worker(of_adapters, inputs, open_test, show))
+    worker = _worker(of_adapters, inputs, open_test, show)
+    precision = precision_of(header, worker.group.device)
+    work = objective.work(replace(worker, experiment=with_precision(of_adapters, precision)))
     require_same_backbone(header, work.model.name, work.model.fingerprint)
     learned = LearnedState(header, work.model, work.build_method(header))
     learned.load(adapters, adapters.count())

@@ -26,6 +26,7 @@ from system.stream.given_similarity import given_similarity
 from system.stream.held_out import HeldOut
 from system.stream.learned_state import LearnedState
 from system.stream.router import Router
+from system.stream.settled import require_same_precision, settled
 from system.stream.task_source import Lease, TaskSource
 
 #: Seconds that a worker group waits for a task before its ranks look at each other again.
@@ -66,12 +67,14 @@ class StreamWorker:
         benchmark_fingerprint: str,
         group: WorkerGroup,
     ) -> None:
+        self.group = group
+        self.directory = RunDirectory.of(experiment)
+        experiment = settled(experiment, self.directory, group)
         self.experiment = experiment
         self.live = experiment.stream.live
         self.joined = experiment.stream.joined
         self.tasks = () if self.live else tasks
         self.stream = stream
-        self.group = group
         # Sums depend on the number of threads: it is configured, not what the machine has.
         torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
         self.clock = PhaseClock()
@@ -79,7 +82,6 @@ class StreamWorker:
         self.objective = OBJECTIVES.get(experiment.stage.objective)
         self.generation: int = self.group.broadcast(self._register() if self.group.leads else None)
         self.leased: Lease | None = None
-        self.directory = RunDirectory.of(experiment)
         self.log = RankLog(self.directory.logs, self.group.rank, self.generation)
         self.work = self.objective.work(
             Worker(
@@ -103,6 +105,7 @@ class StreamWorker:
             seed=experiment.seed,
             tasks=self.tasks,
             router={} if self.joined else {"centers": experiment.evaluation.router_centers},
+            precision=self.work.model.computation.precision_on(group.device),
         )
         self.learned = LearnedState(
             header,
@@ -128,8 +131,9 @@ class StreamWorker:
             if self.group.leads:
                 self.adapters.save_header(self.learned.header)
             return
-        model = self.work.model
-        require_same_backbone(self.adapters.header(), model.name, model.fingerprint)
+        model, header = self.work.model, self.adapters.header()
+        require_same_backbone(header, model.name, model.fingerprint)
+        require_same_precision(header, model.computation.precision_on(self.group.device))
         for payload in payloads if self.live else ():
             self._meet(payload["task"])
         self.learned.load(self.adapters, len(payloads))

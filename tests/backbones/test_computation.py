@@ -7,19 +7,24 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from system.backbones.computation import COMPILERS, Computation
-from system.backbones.dual_encoder import MODALITIES, Modality
+from system.backbones.computation import COMPILERS, Computation, placed
+from system.backbones.dual_encoder import MODALITIES, Deep, Modality
 from system.backbones.tower_pair import TowerPair
+from system.config.schema import Precision
 from system.errors import ConfigError
 from tests.backbones.small_backbones import LAYERS, Kind, gradient, inputs_for, prompt_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def test_automatic_precision_follows_the_device() -> None:
-    """bf16 on a CPU would be slow and coarse; fp32 on a GPU takes twice the memory."""
-    assert Computation().precision_on(CPU) == "fp32"
-    assert Computation().precision_on(GPU) == "bf16"
+def test_automatic_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 on a CPU without it would be slow and coarse; fp32 on a GPU takes twice the memory."""
+    for native, precision in ((False, "fp32"), (True, "bf16")):
+        monkeypatch.setattr("system.config.precision.cpu_has_bf16", lambda has=native: has)
+        assert Computation().precision_on(CPU) == precision
+    for capability, precision in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert Computation().precision_on(GPU) == precision
     assert Computation("fp32").precision_on(GPU) == "fp32"
     assert Computation("bf16").precision_on(CPU) == "bf16"
 
@@ -38,6 +43,46 @@ def test_bf16_is_near_fp32_and_trains(
     reached = gradient(coarse, modality, prompt)
     assert reached.dtype == torch.float32
     assert (reached[0].abs().amax(dim=(1, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("deep", ["add", "replace", "prefix"])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_weights_stored_in_bf16_change_no_bit(
+    kind: Kind, checkpoint: Path, modality: Modality, deep: Deep
+) -> None:
+    """Autocast casts them before each use: what it gave before, it has to give now."""
+    cast = kind.load(str(checkpoint), Computation("bf16"))
+    stored = placed(kind.load(str(checkpoint), Computation("bf16")), CPU)
+    kept = {str(p.dtype).removeprefix("torch.") for p in stored.tower_layers[0].parameters()}
+    assert kept == {"bfloat16", "float32"}, "norms stay in float32"
+    assert all(p.dtype == torch.float32 for p in cast.parameters())
+    inputs = inputs_for(cast, modality)
+    assert torch.equal(stored(modality, inputs, None), cast(modality, inputs, None))
+    with torch.inference_mode():
+        assert torch.equal(stored(modality, inputs, None), cast(modality, inputs, None))
+    found = []
+    for backbone in (stored, cast):
+        prompt = prompt_for(backbone, modality).requires_grad_()
+        features = backbone(modality, inputs, prompt, deep)
+        found.append((features, *torch.autograd.grad(features.float().square().sum(), prompt)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_placed_model_is_still_the_one_that_adapters_fit(kind: Kind, checkpoint: Path) -> None:
+    """Its fingerprint is of the weights as they were loaded, not of rounded ones."""
+    loaded = kind.load(str(checkpoint), Computation("bf16"))
+    stored = placed(kind.load(str(checkpoint), Computation("bf16")), CPU)
+    assert stored.fingerprint == loaded.fingerprint
+    assert stored.with_own_modules().fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize(("precision", "whole"), [("fp32", False), ("bf16", True)])
+def test_weights_stay_whole_in_fp32_and_for_methods_that_train_them(
+    kind: Kind, checkpoint: Path, precision: Precision, whole: bool
+) -> None:
+    stored = placed(kind.load(str(checkpoint), Computation(precision)), CPU, whole=whole)
+    assert all(p.dtype == torch.float32 for p in stored.parameters())
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

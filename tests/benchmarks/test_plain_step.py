@@ -30,7 +30,7 @@ def our_steps(backbone: ClipBackbone, method: StreamMethod, batch: TokenBatch) -
         )
         torch.nn.utils.clip_grad_norm_(parameters.values(), BOUND)
         optimiser.step()
-        losses.append(sum(terms.values()))
+        losses.append(sum(map(float, terms.values())))
     return losses
 
 

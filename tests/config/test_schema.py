@@ -128,7 +128,13 @@ def test_run_name_follows_what_it_is_made_of() -> None:
         (["cluster.cpus_per_worker=0"], r"cluster: cpus_per_worker=0"),
         (["cluster.max_failures=-2"], r"cluster: max_failures=-2"),
         (["stage.batch_size=63"], r"stage\.batch_size=63 .* 2 equal.*a multiple of 2"),
-        (["cluster.workers=3", "stage.batch_size=64"], r"stage\.batch_size=64 .*a multiple of 6"),
+        (["cluster.workers=3", "stage.batch_size=64"], r"stage\.batch_size=64 .*a multiple of 3"),
+        (
+            ["cluster.workers=3", "stage.micro_batches=2", "stage.batch_size=9"],
+            r"stage\.batch_size=9 .*a multiple of 6",
+        ),
+        (["stage.micro_batches=many"], r"micro_batches='many' .*takes an int or auto"),
+        (["stage.check_every=0"], r"check_every=0 must be at least 1"),
         (["run_name=a/b"], r"run_name='a/b' must be a plain folder name"),
         (["run_name=.."], r"run_name='\.\.' must be"),
         (["run_name=''"], r"run_name='' must be"),
@@ -207,6 +213,14 @@ def test_workers_share_the_micro_batches_equally(
     assert stage.micro_batches_for(workers) == pieces
 
 
+@pytest.mark.parametrize(("workers", "pieces"), [(0, 1), (1, 1), (2, 2), (8, 8)])
+def test_by_default_each_worker_has_one_micro_batch(workers: int, pieces: int) -> None:
+    """Two forward passes of half the size leave a GPU idle between them."""
+    stage = compose([f"cluster.workers={workers}"]).stage
+    assert stage.micro_batches == "auto"
+    assert stage.micro_batches_for(workers) == pieces
+
+
 @pytest.mark.parametrize(
     ("count", "workers", "batch"),
     [(64, 0, 64), (65, 0, 64), (63, 0, 60), (17, 1, 16), (4, 2, 4), (17, 3, 12), (7, 4, 4)],
@@ -226,7 +240,7 @@ def test_a_small_task_has_the_largest_batch_that_its_micro_batches_share(
         ({"micro_batches": 1}, 1, r"'food' has 1 training images, fewer than the 2 of"),
         ({"micro_batches": 16}, 15, r"fewer than the 16 .*micro_batches=16"),
         (
-            {"small_tasks": "stop"},
+            {"small_tasks": "stop", "micro_batches": 2},
             63,
             r"the batch of 64: lower stage\.batch_size to 62, or .*shrink",
         ),
@@ -296,4 +310,5 @@ def test_every_backbone_takes_the_settings_of_how_it_computes(option: str) -> No
     settings = ["precision=bf16", "gradient_checkpointing=true", "compile=true"]
     overrides = [f"backbone={option}", *(f"backbone.{setting}" for setting in settings)]
     assert Computation.of(compose(overrides).backbone) == Computation("bf16", True, True)
-    assert Computation.of(compose([f"backbone={option}"]).backbone) == Computation()
+    default = Computation("fp32" if option.startswith("tiny") else "auto")
+    assert Computation.of(compose([f"backbone={option}"]).backbone) == default

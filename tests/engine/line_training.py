@@ -70,11 +70,11 @@ class LineTraining(Training):
             group["lr"] = 0.1 / (1 + epoch * steps + step)
 
     @override
-    def gradients(self, batch: list[int]) -> dict[str, float]:
+    def gradients(self, batch: list[int]) -> dict[str, Tensor]:
         error = (self.line(self.x[batch]) - self.y[batch]).square().mean()
         size = self.line.weight.square().sum() * 0.01
         (error + size).backward()
-        return {"error": float(error.detach()), "size": float(size.detach())}
+        return {"error": error.detach(), "size": size.detach()}
 
     @override
     def stepped(self, steps: int) -> None:

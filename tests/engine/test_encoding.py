@@ -30,8 +30,12 @@ def key(directory: Path, computation: Computation, device: str = "cpu", block: i
     return encoder.feature_key([])
 
 
-def test_features_of_another_rounding_are_not_taken_for_these(directory: Path) -> None:
+def test_features_of_another_rounding_are_not_taken_for_these(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Figures in fp32 would come from features in bf16 that an earlier run had left."""
+    monkeypatch.setattr("system.config.precision.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     different = [
         key(directory, Computation()),
         key(directory, Computation(), device="cuda"),
@@ -43,8 +47,11 @@ def test_features_of_another_rounding_are_not_taken_for_these(directory: Path) -
     assert len(set(different)) == len(different)
 
 
-def test_what_does_not_change_features_shares_them(directory: Path) -> None:
+def test_what_does_not_change_features_shares_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is encoded twice for the sake of a setting that only saves memory."""
+    monkeypatch.setattr("system.config.precision.cpu_has_bf16", lambda: False)
     same = key(directory, Computation())
     assert key(directory, Computation("fp32")) == same
     assert key(directory, Computation(gradient_checkpointing=True)) == same

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from system.engine.checkpoint import Checkpoint, Position
 from system.engine.epochs import DivergedError, EpochLoop
+from system.engine.training import epoch_order
 from system.errors import AdapterMismatchError, ConfigError
 from system.storage.files import Folder
-from tests.engine.line_training import STEPS, LineTraining
+from tests.engine.line_training import CHECKPOINT_STEPS, POINTS, STEPS, LineTraining
 from tests.engine.thread_group import on_threads
 
 
@@ -21,15 +23,17 @@ class KilledError(Exception):
     """Instead of a signal."""
 
 
-def killed_at(epoch: int, step: int, folder: Folder) -> None:
+def killed_at(epoch: int, step: int, folder: Folder, check_every: int = 1) -> None:
     """Train until a batch is asked for, and end there."""
 
     def kill(at_epoch: int, at_step: int) -> None:
         if (at_epoch, at_step) == (epoch, step):
             raise KilledError
 
+    training = LineTraining(before=kill)
+    training.check_every = check_every
     with pytest.raises(KilledError):
-        EpochLoop(LineTraining(before=kill), folder).run()
+        EpochLoop(training, folder).run()
 
 
 def state(training: LineTraining) -> dict[str, Any]:
@@ -66,10 +70,10 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_the_log_has_the_means_of_an_epochs_terms(tmp_path: Path) -> None:
     """They are what loggers and pages draw."""
-    terms: list[dict[str, float]] = []
+    terms: list[dict[str, Tensor]] = []
 
     class Recorded(LineTraining):
-        def gradients(self, batch: list[int]) -> dict[str, float]:
+        def gradients(self, batch: list[int]) -> dict[str, Tensor]:
             terms.append(super().gradients(batch))
             return terms[-1]
 
@@ -78,7 +82,7 @@ def test_the_log_has_the_means_of_an_epochs_terms(tmp_path: Path) -> None:
     for row in log:
         of_epoch = terms[row["epoch"] * STEPS : (row["epoch"] + 1) * STEPS]
         for name in ("error", "size"):
-            assert row[name] == pytest.approx(sum(term[name] for term in of_epoch) / STEPS)
+            assert row[name] == pytest.approx(sum(float(term[name]) for term in of_epoch) / STEPS)
         assert row["loss"] == pytest.approx(row["error"] + row["size"])
 
 
@@ -94,9 +98,9 @@ def test_a_loss_out_of_bounds_stops_before_the_step(
     class Diverging(LineTraining):
         largest_loss = 1e6
 
-        def gradients(self, batch: list[int]) -> dict[str, float]:
+        def gradients(self, batch: list[int]) -> dict[str, Tensor]:
             terms = super().gradients(batch)
-            return terms | {"error": value} if self.asked[-1][0] == 2 else terms
+            return terms | {"error": torch.tensor(value)} if self.asked[-1][0] == 2 else terms
 
     training = Diverging()
     whole = LineTraining()
@@ -111,11 +115,74 @@ def test_a_loss_out_of_bounds_stops_before_the_step(
     assert state(training) == state(whole)
 
 
+@pytest.mark.parametrize("every", [2, 3, 1000])
+def test_looking_less_often_changes_no_result(tmp_path: Path, every: int) -> None:
+    """On a GPU each look waits for the device: how often there is one must not matter."""
+    often, seldom = LineTraining(), LineTraining()
+    seldom.check_every = every
+    log = EpochLoop(often, Folder.of(tmp_path / "often")).run()
+    folder = Folder.of(tmp_path / "seldom")
+    assert EpochLoop(seldom, folder).run() == log
+    assert state(seldom) == state(often)
+    killed = Folder.of(tmp_path / "killed")
+    killed_at(1, 2, killed, check_every=every)
+    resumed = LineTraining()
+    resumed.check_every = every
+    assert EpochLoop(resumed, killed).run() == log
+    assert state(resumed) == state(often)
+
+
+class DivergingAt(LineTraining):
+    """Whose gradient is infinite from one step on; the loss stays a number in that step."""
+
+    def __init__(self, epoch: int, step: int, every: int) -> None:
+        super().__init__()
+        self.check_every = every
+        self.at = epoch * STEPS + step
+        self.steps = 0
+
+    def gradients(self, batch: list[int]) -> dict[str, Tensor]:
+        terms = super().gradients(batch)
+        if self.steps >= self.at:
+            assert self.line.bias.grad is not None
+            self.line.bias.grad.fill_(float("inf"))
+        self.steps += 1
+        return terms
+
+
+@pytest.mark.parametrize("every", [1, 2, 1000])
+def test_the_message_names_the_step_that_diverged_first(tmp_path: Path, every: int) -> None:
+    """Not the one at which somebody looked: its images are those to look at."""
+    with pytest.raises(DivergedError) as raised:
+        EpochLoop(DivergingAt(1, 0, every), Folder.of(tmp_path)).run()
+    order = ", ".join(map(str, epoch_order(POINTS, 7, 1, 1)[:4]))
+    start = f"the gradient of the line is inf at epoch 1, step 0; its images here: {order}. "
+    assert str(raised.value).startswith(start)
+    assert "its state after 1 epochs of 4" in str(raised.value)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 1), (0, 2), (1, 1), (3, 2)])
+def test_what_diverged_is_in_no_checkpoint(tmp_path: Path, epoch: int, step: int) -> None:
+    """However seldom somebody looks: a run could otherwise not be mended by a lower rate."""
+    folder = Folder.of(tmp_path / "diverged")
+    with pytest.raises(DivergedError):
+        EpochLoop(DivergingAt(epoch, step, 1000), folder).run()
+    found = Checkpoint.read(folder)
+    # Of the checkpoints in each epoch, after two steps and at its end, the last before it.
+    done = epoch * STEPS + step
+    kept = [0, *(e * STEPS + s for e in range(4) for s in (CHECKPOINT_STEPS, STEPS))]
+    assert (found is None) == (done < CHECKPOINT_STEPS)
+    if found is not None:
+        position = found.position
+        assert position.epoch * STEPS + position.step == max(at for at in kept if at <= done)
+        assert all(tensor.isfinite().all() for tensor in found.tensors.values())
+
+
 def test_a_gradient_that_is_no_number_stops_before_the_step(tmp_path: Path) -> None:
     """Its loss may still be one."""
 
     class Diverging(LineTraining):
-        def gradients(self, batch: list[int]) -> dict[str, float]:
+        def gradients(self, batch: list[int]) -> dict[str, Tensor]:
             terms = super().gradients(batch)
             assert self.line.bias.grad is not None
             self.line.bias.grad.fill_(float("inf"))
@@ -208,7 +275,7 @@ def test_workers_sums_survive_a_resume(tmp_path: Path) -> None:
     class Part(LineTraining):
         local_terms = True
 
-        def gradients(self, batch: list[int]) -> dict[str, float]:
+        def gradients(self, batch: list[int]) -> dict[str, Tensor]:
             return {name: v * (1 + self.group.rank) for name, v in super().gradients(batch).items()}
 
     def logs(folder: Folder, *kills: tuple[int, int]) -> list[list[dict[str, Any]]]:

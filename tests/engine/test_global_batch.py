@@ -119,7 +119,7 @@ def test_loss_terms_of_samples_are_averaged_over_the_global_batch(
     terms = accumulate_gradients(
         PromptedEncoder(method, backbone), parts, ALONE, backbone.logit_scale, None
     )
-    assert terms["pull"] == pytest.approx(float(pull.detach()), rel=1e-5)
+    assert float(terms["pull"]) == pytest.approx(float(pull.detach()), rel=1e-5)
     for parameter, gradient in zip(parameters.values(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 

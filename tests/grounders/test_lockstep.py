@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.backbones.computation import Computation
+from system.backbones.computation import Computation, placed
 from system.errors import ConfigError
 from system.grounders.grounder import Added, Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
@@ -267,3 +267,21 @@ def test_the_sides_of_feature_maps_are_those_of_the_towers(grounder: Grounder) -
         with torch.no_grad():
             grounder.ground(batch_of(grounder, TEXTS), Entries(added=Added((), ())))
     assert tuple(sides) == grounder.shape.vision_sides
+
+
+@pytest.mark.parametrize("kind", ["glip", "grounding_dino"])
+def test_weights_stored_in_bf16_change_no_bit(folders: dict[str, Path], kind: str) -> None:
+    """Of losses and gradients, with prompts in both towers: autocast casts at each use."""
+    found = []
+    for stored in (True, False):
+        grounder = load(folders, kind, Computation("bf16"))
+        if stored:
+            placed(grounder, torch.device("cpu"))
+            assert any(p.dtype == torch.bfloat16 for p in grounder.parameters())
+        given = [some(grounder, (0, 1, 2))]
+        leaves = [p.requires_grad_() for p in (*given[0].vision, *given[0].text)]
+        losses = grounder.losses(batch_of(grounder, TEXTS), Entries(added=given[0]))
+        total = torch.stack([value.sum() for value in losses.values()]).sum()
+        found.append([*losses.values(), *torch.autograd.grad(total, leaves)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

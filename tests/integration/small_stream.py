@@ -36,6 +36,7 @@ def stream_overrides(root: Path, run_name: str) -> list[str]:
         f"run_name={run_name}",
         "stage.epochs=3",
         "stage.batch_size=16",
+        "stage.micro_batches=2",  # the same with any number of workers
     ]
 
 

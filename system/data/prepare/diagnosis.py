@@ -232,5 +232,7 @@ def _run_memory(findings: Sequence[Finding], training: Mapping[str, Any]) -> int
     weights = [path.stat().st_size for path in Path(str(model.get("path"))).glob("*.safetensors")]
     if not (held and files and weights):
         return None
-    rows = held + ROW_GROUP_ROWS * stage.get("micro_batches", 1)
+    pieces = stage.get("micro_batches")
+    each = pieces if isinstance(pieces, int) else 1  # auto: one per worker
+    rows = held + ROW_GROUP_ROWS * each
     return int(sum(weights) + min(rows, files) * size // files)

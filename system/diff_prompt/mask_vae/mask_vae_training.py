@@ -139,15 +139,15 @@ class MaskVaeTraining(ModelTraining):
             group["lr"] = self.settings.learning_rate * self.settings.decay**epoch
 
     @override
-    def gradients(self, batch: _Batch) -> dict[str, float]:
+    def gradients(self, batch: _Batch) -> dict[str, Tensor]:
         shape = self.settings.vae.latent_shape
         # drawn for each mask and not for the batch, so that the share does not matter
         noise = sample_noise(shape, np_seed(self.seed, _NOISE, batch.epoch), batch.masks)
         device = self.group.device
         terms = self.model(self._pixels(batch.masks).to(device), noise.to(device))
         terms[0].backward()
-        found = torch.stack([term.detach() for term in terms]).double()
-        return dict(zip(("loss", "mse", "kl"), found.tolist(), strict=True))
+        found = (term.detach() for term in terms)
+        return dict(zip(("loss", "mse", "kl"), found, strict=True))
 
     @override
     def show(self, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from system.backbones.computation import placed
 from system.backbones.dual_encoder import DualEncoder, unit
 from system.config.schema import InputConfig
 from system.data.shards.manifest import SplitHandle
@@ -66,7 +67,12 @@ class ConditionEncoder:
         alone = WorkerGroup(rank=0, size=1, device=group.device)
         inputs = InputConfig(resize=resize)
         self.encoder = Encoder(
-            backbone.to(group.device), alone, BLOCK, threads=1, inputs=inputs, raw=scale == "raw"
+            placed(backbone, group.device),
+            alone,
+            BLOCK,
+            threads=1,
+            inputs=inputs,
+            raw=scale == "raw",
         )
         self.transform = backbone.image_transform(inputs)
 

@@ -138,7 +138,7 @@ class PromptGeneratorTraining(ModelTraining):
         return steps, batches()
 
     @override
-    def gradients(self, batch: _Batch) -> dict[str, float]:
+    def gradients(self, batch: _Batch) -> dict[str, Tensor]:
         device, found = self.group.device, []
         for place, chosen in enumerate(batch.parts, start=1):
             _, image, text = self.samples.take(chosen)
@@ -152,7 +152,7 @@ class PromptGeneratorTraining(ModelTraining):
                 terms = self.model(*(part.to(device) for part in inputs))
                 (terms[0] / len(batch.parts)).backward()
             found.append(torch.stack([term.detach() for term in terms]))
-        means = torch.stack(found).double().mean(dim=0).tolist()
+        means = torch.stack(found).double().mean(dim=0).unbind()
         return dict(zip(self.terms, means, strict=True))
 
     @override

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from itertools import chain
 from typing import Any
 
 import torch
@@ -127,7 +126,8 @@ class GroundingDino(Grounder):
         swin.register_forward_hook(self._adapt_levels)
         model.model.text_backbone.register_forward_hook(self._adapt_text)
         model.model.encoder.register_forward_pre_hook(self._adapt_pyramid, with_kwargs=True)
-        computation.apply(chain(blocks, layers))
+        self.tower_layers = (*blocks, *layers)
+        computation.apply(self.tower_layers)
 
     @override
     def train(self, mode: bool = True) -> "GroundingDino":

@@ -8,7 +8,6 @@ Legend: B batch, T tokens, A places of the pyramid, C its channels.
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -79,7 +78,8 @@ class Glip(Grounder):
             vision_sides=block_sides(side, config.vision.patch_size, config.vision.depths),
         )
         self._lockstep = Lockstep(network.vision, network.text)
-        computation.apply(chain(network.vision_layers, network.text_layers))
+        self.tower_layers = (*network.vision_layers, *network.text_layers)
+        computation.apply(self.tower_layers)
 
     @override
     def train(self, mode: bool = True) -> "Glip":

@@ -20,6 +20,7 @@ Legend: B batch, K tasks, G layers with general prompts, E with expert ones, N v
 prompt (as a prefix, keys and values), D tower width, P feature width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -138,7 +139,8 @@ class DualPrompt(Method):
         """Features under the experts of each sample's nearest key, whatever its task."""
         query = feature_query(backbone, modality, inputs, self.placeholders)
         nearest = cosines(query, self._keys(modality)).argmax(1)
-        return self._encode(backbone, modality, inputs, nearest)
+        present, position = torch.unique(nearest, return_inverse=True)
+        return self._encode(backbone, modality, inputs, [int(task) for task in present], position)
 
     @override
     def encode_training(
@@ -146,17 +148,22 @@ class DualPrompt(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Features under the newest experts, and the matching loss: 1 - cosine to their key."""
         query = feature_query(backbone, modality, inputs, self.placeholders)
-        tasks = torch.full((len(inputs),), len(self.experts) - 1, device=inputs.device)
+        newest = len(self.experts) - 1
+        tasks = torch.full((len(inputs),), newest, device=inputs.device)
         similarity = cosines(query, self._keys(modality)).gather(1, tasks[:, None])[:, 0]
-        features = self._encode(backbone, modality, inputs, tasks)
+        features = self._encode(backbone, modality, inputs, [newest], torch.zeros_like(tasks))
         return features, {"key_match": self.config.match_weight * (1 - similarity)}
 
     def _encode(
-        self, backbone: DualEncoder, modality: Modality, inputs: Tensor, chosen: Tensor
+        self,
+        backbone: DualEncoder,
+        modality: Modality,
+        inputs: Tensor,
+        tasks: Sequence[int],
+        position: Tensor,
     ) -> Tensor:
-        """Features under the general prompts and the experts of the `chosen` (B,) tasks."""
-        present, position = torch.unique(chosen, return_inverse=True)
-        experts = torch.stack([self._expert(int(task)).prompt[modality] for task in present])
+        """Features under the general prompts and the experts at `position` (B,) of `tasks`."""
+        experts = torch.stack([self._expert(task).prompt[modality] for task in tasks])
         general, own = self.general[modality], experts[position]  # (G, N, D), (B, E, N, D)
         features: Tensor
         if self.prefix:

@@ -33,6 +33,8 @@ class FineTune(Method):
     The temperature stays the backbone's own: the loss reads it there.
     """
 
+    trains_weights = True
+
     def __init__(self, config: FineTuneConfig, setting: RetrievalSetting) -> None:
         super().__init__()
         self.weights = nn.ParameterList()  # empty until a backbone is there to be copied
@@ -44,7 +46,7 @@ class FineTune(Method):
         if not self._names:
             named = {n: p for n, p in model.named_parameters() if not n.endswith(OF_THE_LOSS)}
             self._names = tuple(named)
-            self.weights.extend(nn.Parameter(p.detach().clone()) for p in named.values())
+            self.weights.extend(nn.Parameter(p.detach().float().clone()) for p in named.values())
 
     @override
     def task_parameters(self, task: int) -> dict[str, nn.Parameter]:

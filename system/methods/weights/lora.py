@@ -77,6 +77,8 @@ class LoraAdapters(Method):
         with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
             peft.inject_adapter_in_model(section, adapted)
         named = {name: p for name, p in adapted.named_parameters() if ".lora_" in name}
+        for parameter in named.values():  # PEFT takes the type of the frozen weights
+            parameter.data = parameter.data.float()
         self._start(named)
         self._names, self._adapted = tuple(named), (adapted,)
         self.adapters.extend(named.values())

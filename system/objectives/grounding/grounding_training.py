@@ -132,7 +132,7 @@ class GroundingTraining(TaskTraining):
                 yield _Step(batch, [next(images) for _ in batch], tasks, latents, joined, epoch)
 
     @override
-    def gradients(self, batch: _Step) -> dict[str, float]:
+    def gradients(self, batch: _Step) -> dict[str, Tensor]:
         return self._accumulate(batch, self._on_device(batch), own_terms=True)
 
     @override
@@ -148,7 +148,7 @@ class GroundingTraining(TaskTraining):
 
     def _accumulate(
         self, step: _Step, batches: Iterable[GroundingBatch], *, own_terms: bool
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         losses = (
             self._losses(step, part, batch, own_terms=own_terms)
             for part, batch in zip(step.parts, batches, strict=True)
@@ -268,8 +268,8 @@ def gathered_gradient(
     parameters: Mapping[str, nn.Parameter],
     parts: Iterable[Mapping[str, Tensor]],
     group: WorkerGroup,
-) -> tuple[Tensor, dict[str, float]]:
-    """The gradient (G,) of the global batch's loss, and its terms.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient (G,) of the global batch's loss, and its terms ().
 
     `parts` are the loss terms of this worker's micro-batches, computed one after the other: (b,) a
     sample, or () for a term of the parameters alone, which is the same in all of them. Every rank
@@ -288,7 +288,7 @@ def gathered_gradient(
         names = list(means)
     gradient = group.gather_equal(torch.stack(rows)).mean(dim=0)  # (S, G) -> (G,)
     values = group.gather_equal(torch.stack(terms)).mean(dim=0)
-    return gradient, dict(zip(names, values.tolist(), strict=True))
+    return gradient, dict(zip(names, values.unbind(), strict=True))
 
 
 def put_gradient(parameters: Mapping[str, nn.Parameter], gradient: Tensor) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from torch import Tensor
 from typing_extensions import override
 
+from system.backbones.computation import placed
 from system.config.schema import ExperimentConfig, Gallery, GrounderConfig, InputConfig
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import Manifest, SplitHandle, TaskEntry
@@ -85,7 +86,7 @@ class GroundingWork(StreamWork):
         stage, batch_size = experiment.stage, experiment.evaluation.batch_size
         self.worker = worker
         threads = loader_threads(stage, worker.note)
-        self.model = load_grounder(_grounder(experiment)).to(worker.group.device)
+        self.model = placed(load_grounder(_grounder(experiment)), worker.group.device)
         self.transform = str(self.model.image_transform())
         self.features = GrounderFeatures(
             self.model,

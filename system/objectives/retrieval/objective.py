@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch import Tensor
 from typing_extensions import override
 
+from system.backbones.computation import placed
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.schema import ExperimentConfig, Gallery
 from system.data.shards.loading import read_texts, require_captions, sample_counts
@@ -17,7 +18,7 @@ from system.data.shards.pixel_cache import PixelCache
 from system.engine.encoding import Encoder
 from system.engine.loader_threads import loader_threads
 from system.errors import ConfigError, DataError
-from system.methods.base import RetrievalSetting
+from system.methods.base import RetrievalSetting, method_class
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.objective import (
     NameFeatures,
@@ -51,8 +52,9 @@ class RetrievalWork(StreamWork):
     def __init__(self, worker: Worker) -> None:
         experiment = worker.experiment
         self.worker = worker
+        method = method_class(experiment.method["name"], "retrieval")
         backbone = load_backbone(experiment.backbone)
-        self.model = backbone.to(worker.group.device)
+        self.model = placed(backbone, worker.group.device, whole=method.trains_weights)
         # The released code routes on features of the same random crops that it trains on; here
         # as there, one evaluation transform serves router and test.
         image_transform = backbone.image_transform(worker.inputs)

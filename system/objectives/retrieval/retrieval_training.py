@@ -80,7 +80,7 @@ class RetrievalTraining(TaskTraining):
         )
 
     @override
-    def gradients(self, batch: Sequence[MicroBatch]) -> dict[str, float]:
+    def gradients(self, batch: Sequence[MicroBatch]) -> dict[str, Tensor]:
         return self._accumulate([self._to_device(part) for part in batch], own_terms=True)
 
     @override
@@ -90,7 +90,7 @@ class RetrievalTraining(TaskTraining):
             parts, lambda: self.collected(lambda: self._accumulate(parts, own_terms=False))
         )
 
-    def _accumulate(self, parts: Sequence[TokenBatch], *, own_terms: bool) -> dict[str, float]:
+    def _accumulate(self, parts: Sequence[TokenBatch], *, own_terms: bool) -> dict[str, Tensor]:
         return accumulate_gradients(
             self._model,
             parts,

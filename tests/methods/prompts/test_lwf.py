@@ -45,7 +45,8 @@ def terms(method: StreamMethod) -> dict[str, float]:
     method.zero_grad()
     batch = TokenBatch(images(), tokens(method))
     encoder = PromptedEncoder(method, backbone())
-    return accumulate_gradients(encoder, [batch], ALONE, backbone().logit_scale, None)
+    found = accumulate_gradients(encoder, [batch], ALONE, backbone().logit_scale, None)
+    return {name: float(value) for name, value in found.items()}
 
 
 def test_distillation_is_the_divergence_written_out() -> None:

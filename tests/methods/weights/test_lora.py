@@ -1,5 +1,6 @@
 """LoRA through PEFT: low-rank updates of a twin, which starts as the backbone."""
 
+import copy
 import sys
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from system.backbones.clip import ClipBackbone
+from system.backbones.computation import Computation, placed
 from system.backbones.dual_encoder import MODALITIES, DualEncoder, Modality
 from system.errors import ConfigError
 from system.methods.base import RetrievalSetting
@@ -59,6 +61,26 @@ def test_features_are_those_of_the_updated_weights(modality: Modality) -> None:
     found = method.encode(backbone(), modality, inputs, TASKS)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, backbone()(modality, inputs, None), atol=1e-3)
+
+
+def test_on_a_trunk_in_bf16_adapters_are_float32_and_features_the_same_to_the_bit() -> None:
+    """Small steps on numbers of eight bits get lost: what trains has to be kept whole."""
+    found = []
+    for stored in (True, False):
+        model = ClipBackbone(copy.deepcopy(backbone().model), computation=Computation("bf16"))
+        method = lora(placed(model, torch.device("cpu")) if stored else model)
+        parameters = method.task_parameters(0)
+        assert {p.dtype for p in parameters.values()} == {torch.float32}
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in parameters.values():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        features = method.encode(model, "vision", images(), TASKS)
+        torch.autograd.backward(features.float().square().sum())
+        found.append([features, *(p.grad for p in parameters.values() if p.grad is not None)])
+    assert len(found[0]) > LAYERS
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_adapters_are_in_q_and_v_of_every_layer_of_both_towers() -> None:

@@ -99,7 +99,8 @@ def test_the_weight_is_of_the_grounders_losses_alone(root: Path) -> None:
     def terms(*more: str) -> dict[str, float]:
         lpi = ("method=lpi", "method.prompt_length=4")
         learner = training(experiment(root, *lpi, *more))
-        return learner.gradients(next(learner.batches(0, 0)[1]))
+        found = learner.gradients(next(learner.batches(0, 0)[1]))
+        return {name: float(value) for name, value in found.items()}
 
     plain, weighted = terms(), terms("stage.grounding_loss_weight=0.8")
     own = {"words", "boxes", "centreness"}
