@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.storage.feature_store import MakeRows, TensorParts
+from system.engine.cards import cards_of_all, require_own_cards
+
+if TYPE_CHECKING:  # so that a training step needs no pyarrow
+    from system.storage.feature_store import MakeRows, TensorParts
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,22 @@ class WorkerGroup:
 
     @staticmethod
     def join() -> WorkerGroup:
-        """The group that Ray Train started this process for; one alone outside of a group."""
+        """The group that Ray Train started this process for; one alone outside of a group.
+
+        Raises ConfigError where two workers would exchange gradients by NCCL on one GPU.
+        """
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
-        return _RayGroup(
+        group = _RayGroup(
             rank=context.get_world_rank(),
             size=context.get_world_size(),
             device=ray.train.torch.get_device(),
         )
+        if group.size > 1 and group.device.type == "cuda" and dist.get_backend() == "nccl":
+            require_own_cards(cards_of_all(group.device, group.size))
+        return group
 
     @property
     def leads(self) -> bool:
