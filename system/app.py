@@ -21,6 +21,7 @@ USAGE = """promptide COMMAND [key=value ...]
   report     one HTML page from a run or a sweep      promptide report experiment=demo
   stream     tasks of a run as it goes on             promptide stream append run_name=demo food
   sweep      runs as trials on Ray Tune               promptide sweep experiment=compare
+  plan       work, FLOPs, memory, time of a run       promptide plan experiment=lpi plan.devices=8
   config     every value, and where it comes from     promptide config experiment=lpi_released
   parameters what each method trains, at ViT-B/16     promptide parameters
   export     results as other programs have them     promptide export res runs/demo res.json

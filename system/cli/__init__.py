@@ -11,6 +11,7 @@ COMMANDS = (
     "report",
     "stream",
     "sweep",
+    "plan",
     "config",
     "parameters",
     "export",

@@ -33,6 +33,7 @@ from system.methods.parts import np_seed, sample_noise
 # Branches of the seed.
 _WEIGHTS, _ORDER, _NOISE = 1, 2, 3
 BLOCK = 64  # masks reconstructed at once
+LATENTS_SCALED_BY = 1024  # masks, at most
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class MaskVaeTraining(ModelTraining):
     def _pixels(self, chosen: Sequence[int]) -> Tensor:
         return object_pixels(self.settings.vae, (self.masks[i] for i in chosen))
 
-    def latent_scale(self, most: int = 1024) -> float:
+    def latent_scale(self, most: int = LATENTS_SCALED_BY) -> float:
         """What brings the latents of the first training masks to the wanted deviation."""
         chosen = range(min(most, len(self.masks)))
         parts = []
