@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ class Costs:
     weights: int  # bytes
     trainable: int  # parameters of a task
     feature_width: int = 0
+    image_bytes: int = 0  # of one image as bytes, at the model's size
     notes: tuple[str, ...] = field(default=())
 
 
@@ -146,14 +147,15 @@ def _of_towers(
         costs[part, "prompted"] = plain
         costs[part, "training"] = Cost(3 * plain.flops)
     weights = bytes_of(backbone)
+    sizes = (shape.feature_width, 3 * shape.image_size**2)
     if not tasks:
-        return Costs(costs, weights, 0, shape.feature_width, tuple(notes))
+        return Costs(costs, weights, 0, *sizes, tuple(notes))
     method = build_method(experiment.method, RetrievalSetting(backbone.shape, experiment.seed))
     for task in range(min(tasks, 2)):
         method.begin_task(task, backbone)
     method.to(DEVICE)
     if method.trains_on == "nothing":
-        return Costs(costs, weights, 0, shape.feature_width, tuple(notes))
+        return Costs(costs, weights, 0, *sizes, tuple(notes))
     object_ = method.of(method.current)
     kept = {id(p) for p in (*backbone.parameters(), *method.parameters())}
     ends: dict[Any, Tensor] = {}
@@ -174,7 +176,7 @@ def _of_towers(
         for part in (IMAGE, TEXT):
             own = costs[part, "training"]
             costs[part, "training"] = Cost(own.flops + more.flops / 2, own.saved)
-    return Costs(costs, weights, method.parameters_per_task(), shape.feature_width, tuple(notes))
+    return Costs(costs, weights, method.parameters_per_task(), *sizes, tuple(notes))
 
 
 def grounding_costs(experiment: ExperimentConfig, sample: ReferredExpression) -> Costs:
@@ -184,7 +186,7 @@ def grounding_costs(experiment: ExperimentConfig, sample: ReferredExpression) ->
     """
     assert experiment.grounder is not None, "the objective asks for one"
     with offline():
-        grounder = load_grounder(experiment.grounder)
+        grounder = load_grounder(replace(experiment.grounder, precision="fp32"))
     picture = Image.new("RGB", (sample.width, sample.height))
     pixels = grounder.image_transform()(picture, None)
     side = grounder.side_multiple
@@ -210,12 +212,13 @@ def grounding_costs(experiment: ExperimentConfig, sample: ReferredExpression) ->
         if "Mask-VAE" not in str(error):
             raise
         notes.append("prompts from latents are not counted: training as three plain passes")
-        return Costs(costs, bytes_of(grounder), trainable, 0, tuple(notes))
+        return Costs(costs, bytes_of(grounder), trainable, notes=tuple(notes))
     method.begin_task(0, grounder)
     if method.trains_on != "nothing":
         trainable = method.parameters_per_task()
         costs |= _under(method, grounder, batch)
-    return Costs(costs, bytes_of(grounder), trainable, grounder.routing_width, tuple(notes))
+    width = grounder.routing_width
+    return Costs(costs, bytes_of(grounder), trainable, width, notes=tuple(notes))
 
 
 def _under(

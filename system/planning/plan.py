@@ -121,6 +121,11 @@ def _stream_plan(
     held = batch // (workers if retrieval else stage.micro_batches_for(workers))
     memory, disk = _room(work, costs, stage.optimiser, held, len(tasks))
     kept = Amount("task shards", _prepared_bytes(manifest), "on disk now")
+    if costs is not None and stage.cache_gb is not None:
+        splits = ("train", experiment.evaluation.splits[0])
+        images = sum(manifest.task(t).handle(s).rows for t in tasks for s in splits)
+        pixels = min(images * costs.image_bytes, stage.cache_gb * 1e9)
+        disk += (Amount("pixel cache", pixels, "on each node's own disk"),)
     return Plan(work, costs, missing, memory, (kept, *disk))
 
 
@@ -147,7 +152,7 @@ def _room(
     per = costs.trainable * FLOAT
     saved = sum(cost.saved for (_, mode), cost in costs.of.items() if mode == "training")
     memory = (
-        Amount("frozen weights", costs.weights, "as the files hold them"),
+        Amount("frozen weights", costs.weights, "in float32; stored in bf16 half"),
         Amount(
             "activations",
             saved * held,

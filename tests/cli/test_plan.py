@@ -9,6 +9,7 @@ import pytest
 from system import app
 from system.planning.machines import PlanConfig, compose_plan
 from tests.diff_prompt.mask_files import prepare_shapes
+from tests.integration.small_rec_stream import prepare_small_rec, rec_overrides
 from tests.integration.small_stream import overrides, prepare_small_stream
 
 
@@ -36,6 +37,27 @@ def test_neither_ray_nor_a_run_directory_is_needed(root: Path) -> None:
     assert "4 x a100 of 312 TFLOP/s, 35 % of them reached" in done.stdout
     assert done.stdout.splitlines()[-1] == "False 0"
     assert not (root / "runs" / "planned").exists()
+
+
+def test_the_pixel_cache_is_planned_up_to_its_bound(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "pixel cache" not in told(capsys, *overrides(root, "none", "stage.cache_gb=null"))
+    # 156 images of 3 x 32 x 32 bytes.
+    assert "pixel cache 479 KB" in told(capsys, *overrides(root, "all", "stage.cache_gb=1"))
+    assert "pixel cache 100 KB" in told(capsys, *overrides(root, "few", "stage.cache_gb=0.0001"))
+
+
+def test_a_grounder_is_planned_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_small_rec(tmp_path)
+    sizes = ("cluster.workers=0", "method.prompt_length=4", "method.text_prompt_length=2")
+    text = told(capsys, *rec_overrides(tmp_path, "rec", *sizes), "--measure")
+    assert "grounder" in text
+    assert "without the FLOPs" not in text
+    assert "run on this machine" in text
+    assert "FLOP/s reached" in text
 
 
 def test_twice_the_devices_halve_the_time() -> None:

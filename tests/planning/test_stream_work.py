@@ -105,10 +105,11 @@ def test_grounding_is_as_planned(
     data.mkdir()
     (data / "shapes").symlink_to(shapes / "shapes")
     of = joined_overrides if joined else rec_overrides
+    prompts = SHORT[:1] if joined else ("method.prompt_length=4", SHORT[1])
     splits = "evaluation.split=[test,val]" if joined else "evaluation.split=test"
     experiment = compose(
         [
-            *of(shapes, "rec", *ALONE, *(SHORT[:1] if joined else SHORT), splits),
+            *of(shapes, "rec", *ALONE, *prompts, splits),
             f"data_path={data}",
             f"storage_path={tmp_path / 'runs'}",
         ]
