@@ -83,6 +83,14 @@ class WorkerGroup:
         dist.all_gather(parts, padded)
         return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)]).cpu()
 
+    def total(self, local: Tensor) -> Tensor:
+        """The sum of all ranks' integer tensors, which are of one shape, on the CPU."""
+        if self.size == 1:
+            return local.cpu()
+        summed = local.to(self._collective_device(), copy=True)
+        dist.all_reduce(summed)
+        return summed.cpu()
+
     def distribute(self, module: nn.Module, *, broadcast_buffers: bool = True) -> Any:
         """The module on this worker's device, its gradients averaged between the workers."""
         assert self.size == 1, "workers of a group without Ray have no way to exchange gradients"

@@ -7,7 +7,7 @@ captions of an image) are never wrong ones.
 
 The m-th best of several right candidates has the rank m + the number of such wrong ones.
 
-Legend: I images, T texts, Q queries, G gallery (candidates), D features, M right candidates.
+Legend: I images, T texts, Q queries, D features, M right candidates.
 """
 
 from __future__ import annotations
@@ -17,166 +17,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name PyTorch's own documentation uses)
 from torch import Tensor
 
 from system.config.schema import Gallery
 from system.errors import ConfigError, DataError
 from system.results.metrics import MAP_DEPTH
+from system.results.score_tiles import Block, Share, Tile, UnitRows, count_ahead, rows_of, runs
 
 BEYOND = 2**31 - 1  # a rank beyond the depth that is looked at
-CHUNK = 256  # queries scored at once: 256 x 25,000 texts in float64 are 51 MB
 Direction = Literal["t2i", "i2t"]
 TIE_TOLERANCE = 1e-6  # of cosine similarity; float32 encoders repeat themselves to about 1e-7
-
-
-def ranks_from_scores(
-    scores: Tensor, query_image: Tensor, candidate_image: Tensor, *, tie_tolerance: float
-) -> Tensor:
-    """Rank of each query's best right candidate, from all scores.
-
-    A candidate is right if it belongs to the query's image: for text queries over images the query
-    belongs to its image and candidate i is image i; for image queries over texts the reverse.
-
-    Args:
-        scores: [Q, G], higher is better.
-        query_image: [Q], the image of each query.
-        candidate_image: [G], the image of each candidate.
-        tie_tolerance: wrong candidates this far below the right one still count as ties.
-
-    Returns:
-        [Q] int64, from 1.
-
-    Raises:
-        ValueError: a query has no right candidate.
-        DataError: a score is NaN.
-    """
-    return right_ranks(scores, query_image, candidate_image, 1, tie_tolerance=tie_tolerance)[:, 0]
-
-
-def right_ranks(
-    scores: Tensor,
-    query_image: Tensor,
-    candidate_image: Tensor,
-    depth: int,
-    *,
-    tie_tolerance: float,
-) -> Tensor:
-    """Ranks of each query's right candidates, from the best on, as far as they are within `depth`.
-
-    Arguments and errors as of `ranks_from_scores`.
-
-    Returns:
-        [Q, M] int64, from 1: the first column is the rank of the best right candidate, however
-        high; further ones are at most `depth`, or `BEYOND` it. M is at most `depth`.
-    """
-    right = query_image[:, None] == candidate_image[None, :]  # [Q, G]
-    count = torch.count_nonzero(right, dim=1)
-    if not count.all():
-        image = int(query_image[count == 0][0])
-        raise ValueError(f"no candidate in the gallery belongs to image {image}, which is a query")
-    if scores.isnan().any():
-        raise DataError("scores hold NaN: the features they come from are not finite")
-    most = min(depth, int(count.max())) if len(count) else 1
-    best = scores.masked_fill(~right, -torch.inf).topk(most, dim=1).values  # [Q, M]
-    wrong = scores.masked_fill(right, -torch.inf)
-    ranks = torch.full(best.shape, BEYOND, device=scores.device)
-    ranks[:, 0] = 1 + torch.count_nonzero(wrong >= best[:, :1] - tie_tolerance, dim=1)
-    for place in range(1, most):
-        # The ones after a candidate beyond the depth are beyond it too.
-        within = ((ranks[:, place - 1] <= depth) & (count > place)).nonzero()[:, 0]
-        if not len(within):
-            break
-        ahead = wrong[within] >= best[within, place, None] - tie_tolerance
-        rank = place + 1 + torch.count_nonzero(ahead, dim=1)
-        ranks[within, place] = rank.where(rank <= depth, BEYOND)
-    return ranks
-
-
-def average_precision(ranks: Tensor, right: Tensor, depth: int) -> Tensor:
-    """Average precision at `depth` [Q] float64, in 0..1, from ranks [Q, M] of `right_ranks`.
-
-    `right` [Q] is the number of each query's right candidates. See `FORMULAS` of
-    `system.results.metrics`.
-    """
-    place = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
-    precision = (place / ranks.double()).where(ranks <= depth, 0.0)
-    return precision.sum(dim=1) / right.clamp(max=depth)
-
-
-def text_to_image_ranks(
-    text_features: Tensor,
-    image_features: Tensor,
-    image_of_text: Tensor,
-    *,
-    queries: Tensor | None = None,
-    gallery: Tensor | None = None,
-    chunk: int = CHUNK,
-    tie_tolerance: float = TIE_TOLERANCE,
-) -> Tensor:
-    """Rank of each text's own image among the images of the gallery, by cosine similarity.
-
-    Args:
-        text_features: [T, D], of any norm.
-        image_features: [I, D], of any norm.
-        image_of_text: [T] int64, the image each text describes.
-        queries: [Q] indices of the texts to rank; all by default.
-        gallery: [I] bool, the images to search; all by default. It holds the queries' own images.
-        chunk: queries scored at once.
-        tie_tolerance: see `ranks_from_scores`.
-
-    Returns:
-        [Q] int64 on the CPU, from 1.
-
-    Raises:
-        DataError: a feature is NaN or infinite.
-        ValueError: sizes disagree, or the gallery lacks a query's image.
-    """
-    texts, images, image_of_text = _checked(text_features, image_features, image_of_text)
-    image = torch.arange(len(images), device=images.device)
-    queries = _indices(queries, texts)
-    mask = _mask(gallery, images)
-    return _chunked_ranks(
-        texts[queries], images[mask], image_of_text[queries], image[mask], chunk, tie_tolerance
-    )[:, 0]
-
-
-def image_to_text_ranks(
-    image_features: Tensor,
-    text_features: Tensor,
-    image_of_text: Tensor,
-    *,
-    queries: Tensor | None = None,
-    gallery: Tensor | None = None,
-    chunk: int = CHUNK,
-    tie_tolerance: float = TIE_TOLERANCE,
-) -> Tensor:
-    """Rank of the best of each image's own texts among the texts of the gallery.
-
-    Images may have different numbers of texts.
-
-    Args:
-        image_features: [I, D], of any norm.
-        text_features: [T, D], of any norm.
-        image_of_text: [T] int64, the image each text describes.
-        queries: [Q] indices of the images to rank; all by default.
-        gallery: [T] bool, the texts to search; all by default. It holds a text of each query.
-        chunk: queries scored at once.
-        tie_tolerance: see `ranks_from_scores`.
-
-    Returns:
-        [Q] int64 on the CPU, from 1.
-
-    Raises:
-        DataError: a feature is NaN or infinite.
-        ValueError: sizes disagree, or the gallery holds no text of a query.
-    """
-    texts, images, image_of_text = _checked(text_features, image_features, image_of_text)
-    queries = _indices(queries, images)
-    mask = _mask(gallery, texts)
-    return _chunked_ranks(
-        images[queries], texts[mask], queries, image_of_text[mask], chunk, tie_tolerance
-    )[:, 0]
 
 
 @dataclass(frozen=True)
@@ -207,6 +57,17 @@ class QueryRanks:
         return int((1 + self.gallery - self.right).max()) if len(self.right) else 0
 
 
+def average_precision(ranks: Tensor, right: Tensor, depth: int) -> Tensor:
+    """Average precision at `depth` [Q] float64, in 0..1, from ranks [Q, M] of `right_ranks`.
+
+    `right` [Q] is the number of each query's right candidates. See `FORMULAS` of
+    `system.results.metrics`.
+    """
+    place = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    precision = (place / ranks.double()).where(ranks <= depth, 0.0)
+    return precision.sum(dim=1) / right.clamp(max=depth)
+
+
 def retrieval_ranks(
     image_features: Tensor,
     text_features: Tensor,
@@ -216,8 +77,10 @@ def retrieval_ranks(
     tasks: Sequence[int],
     gallery: Gallery,
     seen: Sequence[int] = (),
-    chunk: int = CHUNK,
     tie_tolerance: float = TIE_TOLERANCE,
+    device: torch.device | None = None,
+    tile: Tile | None = None,
+    share: Share = Share(),  # noqa: B008 - frozen
 ) -> list[QueryRanks]:
     """Ranks both ways, for each task of the query. Images without a text do not search.
 
@@ -230,11 +93,13 @@ def retrieval_ranks(
         gallery: what a query searches: "all" tasks, the "seen" ones and its own, or its own
             "task".
         seen: the tasks learned so far, for the gallery "seen".
-        chunk: queries scored at once.
-        tie_tolerance: see `ranks_from_scores`.
+        tie_tolerance: wrong candidates this far below the right one still count as ties.
+        device: where scores are computed; by default where the image features are.
+        tile: the most scores at once; by default what suits the device.
+        share: the part of the scores that is computed here, and how the others' come in.
 
     Returns:
-        One for each direction and task, on the CPU.
+        One for each direction and task, on the CPU; the same for each part of the work.
 
     Raises:
         ConfigError: an unknown gallery.
@@ -243,77 +108,128 @@ def retrieval_ranks(
     """
     if gallery not in ("all", "seen", "task"):
         raise ConfigError(f"evaluation gallery is {gallery!r}; set it to 'all', 'seen' or 'task'")
-    texts, images, image_of_text = _checked(text_features, image_features, image_of_text)
-    if image_task.shape != (len(images),):
-        raise ValueError(f"image_task has shape {tuple(image_task.shape)}; pass a task an image")
-    image_task = image_task.to(images.device)
-    image = torch.arange(len(images), device=images.device)
-    captioned = torch.bincount(image_of_text, minlength=len(images)) > 0
-
-    def reachable(owner_task: Tensor, task: int) -> Tensor:
-        if gallery == "all":
-            return torch.ones_like(owner_task, dtype=torch.bool)
-        within = [task, *seen] if gallery == "seen" else [task]
-        return torch.isin(owner_task, torch.tensor(within, device=owner_task.device))
-
-    every = torch.ones_like(image_of_text, dtype=torch.bool)
-    # name, queries, their images, may they search; candidates, their images
-    directions: tuple[tuple[Direction, Tensor, Tensor, Tensor, Tensor, Tensor], ...] = (
-        ("t2i", texts, image_of_text, every, images, image),
-        ("i2t", images, image, captioned, texts, image_of_text),
+    device = image_features.device if device is None else device
+    if device.type == "mps":  # has no float64
+        device = torch.device("cpu")
+    tile = Tile.on(device) if tile is None else tile
+    _check(text_features, image_features, image_of_text, image_task, tile)
+    image_of_text, image_task = image_of_text.cpu(), image_task.cpu()
+    text_task = image_task[image_of_text]
+    known = set(image_task.tolist())
+    shared = {"all": known, "seen": known & set(seen), "task": set[int]()}[gallery]
+    images, texts = (_Places.of(of, tasks, shared) for of in (image_task, text_task))
+    place = torch.full_like(image_task, -1)
+    place[images.order] = torch.arange(len(images.order))
+    rows = rows_of(tile, image_features.shape[1])
+    of_images, of_texts = count_ahead(
+        UnitRows(image_features, images.order, device, rows),
+        UnitRows(text_features, texts.order, device, rows),
+        place[image_of_text[texts.order]],
+        _blocks(images, texts),
+        depth=MAP_DEPTH,
+        tie_tolerance=tie_tolerance,
+        tile=tile,
+        share=share,
+    )
+    captions = torch.bincount(image_of_text, minlength=len(image_task))
+    one = torch.ones_like(image_of_text)
+    # name, who searches; task, right candidates and ranks by row; candidates
+    directions: tuple[tuple[Direction, Tensor, Tensor, Tensor, Tensor, _Places], ...] = (
+        ("t2i", one > 0, text_task, one, texts.ranks(of_texts[:, None], one), images),
+        ("i2t", captions > 0, image_task, captions, images.ranks(of_images, captions), texts),
     )
     results = []
-    for direction, queries, query_image, may_search, candidates, candidate_image in directions:
+    for direction, may_search, row_task, right_of, ranks_of, candidates in directions:
         for task in tasks:
-            asked = (image_task[query_image] == task) & may_search
-            found = reachable(image_task[candidate_image], task)
-            owner = candidate_image[found]
-            asker = query_image[asked]
-            ranks = _chunked_ranks(
-                queries[asked], candidates[found], asker, owner, chunk, tie_tolerance, MAP_DEPTH
-            )
-            right = torch.bincount(owner, minlength=len(images))[asker].cpu()  # [Q]
+            queries = ((row_task == task) & may_search).nonzero()[:, 0]
+            right = right_of[queries]
+            most = min(MAP_DEPTH, int(right.max())) if len(right) else 1
+            ranks = ranks_of[queries, :most]
             results.append(
                 QueryRanks(
                     direction,
                     task,
-                    asked.nonzero()[:, 0].cpu(),
+                    queries,
                     ranks[:, 0],
                     average_precision(ranks, right, MAP_DEPTH),
                     right,
-                    len(owner),
+                    candidates.gallery(task),
                 )
             )
     return results
 
 
-def _chunked_ranks(
-    queries: Tensor,
-    candidates: Tensor,
-    query_image: Tensor,
-    candidate_image: Tensor,
-    chunk: int,
-    tie_tolerance: float,
-    depth: int = 1,
-) -> Tensor:
-    """Ranks [Q, M] on the CPU of unit-norm queries [Q, D] among candidates [G, D].
+@dataclass(frozen=True)
+class _Places:
+    """One side's rows in the order in which they are multiplied: those together that one searches.
 
-    See `right_ranks`; a column that a chunk lacks is `BEYOND`.
+    First come the tasks that every query searches, those of queries before the others; then the
+    other tasks of queries, which their own queries alone search.
     """
-    parts = [torch.empty(0, 1, dtype=torch.int64)]
-    for start in range(0, len(queries), chunk):
-        rows = slice(start, start + chunk)
-        scores = queries[rows] @ candidates.T  # [chunk, G]
-        ranks = right_ranks(
-            scores, query_image[rows], candidate_image, depth, tie_tolerance=tie_tolerance
-        )
-        parts.append(ranks.cpu())
-    most = max(part.shape[1] for part in parts)
-    return torch.cat([F.pad(part, (0, most - part.shape[1]), value=BEYOND) for part in parts])
+
+    order: Tensor  # [n] the row at each place
+    rows: int  # in all
+    asked: range  # places of queries in the shared part
+    shared: range
+    own: dict[int, range]  # task -> places
+
+    @classmethod
+    def of(cls, row_task: Tensor, tasks: Sequence[int], shared: set[int]) -> _Places:
+        """Of rows with these tasks, for the queries of `tasks`, which search the `shared` ones."""
+        asked = dict.fromkeys(tasks)
+        alone = [task for task in asked if task not in shared]
+        groups = [[task for task in asked if task in shared], [*(shared - set(asked))]]
+        rows = [
+            torch.isin(row_task, torch.tensor(group, dtype=row_task.dtype)).nonzero()[:, 0]
+            for group in (*groups, *([task] for task in alone))
+        ]
+        ends = torch.tensor([len(part) for part in rows]).cumsum(0).tolist()
+        own = {task: range(*ends[i : i + 2]) for i, task in enumerate(alone, start=1)}
+        return cls(torch.cat(rows), len(row_task), range(ends[0]), range(ends[1]), own)
+
+    @property
+    def unasked(self) -> range:
+        """Candidates of every query that are none themselves."""
+        return range(self.asked.stop, self.shared.stop)
+
+    @property
+    def apart(self) -> range:
+        """All that is not shared."""
+        return range(self.shared.stop, len(self.order))
+
+    def gallery(self, task: int) -> int:
+        """Candidates that a query of the task searches on this side."""
+        return len(self.shared) + len(self.own.get(task, ()))
+
+    def ranks(self, ahead: Tensor, right: Tensor) -> Tensor:
+        """Ranks [rows, M] from counts [n, M] by place; see `count_ahead`. Others are `BEYOND`.
+
+        `right` [rows] is the number of each row's right candidates.
+        """
+        ranks = torch.full((self.rows, ahead.shape[1]), BEYOND)
+        place = torch.arange(1, ahead.shape[1] + 1)
+        found = place + ahead.cpu()
+        kept = (place == 1) | ((found <= MAP_DEPTH) & (place <= right[self.order, None]))
+        ranks[self.order] = found.where(kept, BEYOND)
+        return ranks
 
 
-def _checked(texts: Tensor, images: Tensor, image_of_text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit-norm float64 features and the index beside them; refuses what cannot be ranked."""
+def _blocks(images: _Places, texts: _Places) -> list[Block]:
+    """Each product that some query needs, once."""
+    return [
+        Block(images.asked, texts.asked, i2t=True, t2i=True),
+        Block(images.asked, texts.unasked, i2t=True, t2i=False),
+        Block(images.unasked, texts.asked, i2t=False, t2i=True),
+        Block(images.apart, texts.shared, i2t=True, t2i=False),
+        Block(images.shared, texts.apart, i2t=False, t2i=True),
+        *(Block(images.own[task], texts.own[task], i2t=True, t2i=True) for task in images.own),
+    ]
+
+
+def _check(
+    texts: Tensor, images: Tensor, image_of_text: Tensor, image_task: Tensor, tile: Tile
+) -> None:
+    """Refuse what cannot be ranked."""
     if texts.ndim != 2 or images.ndim != 2 or texts.shape[1] != images.shape[1]:
         raise ValueError(
             f"text features {tuple(texts.shape)} and image features {tuple(images.shape)} "
@@ -326,32 +242,20 @@ def _checked(texts: Tensor, images: Tensor, image_of_text: Tensor) -> tuple[Tens
         )
     if len(texts) and not 0 <= int(image_of_text.min()) <= int(image_of_text.max()) < len(images):
         raise ValueError(f"image_of_text names images outside 0..{len(images) - 1}")
-    unit_images = _unit(images, "image")
-    return _unit(texts, "text"), unit_images, image_of_text.to(unit_images.device)
+    if image_task.shape != (len(images),):
+        raise ValueError(f"image_task has shape {tuple(image_task.shape)}; pass a task an image")
+    _check_finite(images, "image", tile)
+    _check_finite(texts, "text", tile)
 
 
-def _unit(features: Tensor, modality: str) -> Tensor:
-    """Unit-norm rows in float64, in which a chunk's size changes no comparison worth the name."""
-    bad = (~torch.isfinite(features)).any(dim=1)
-    if bad.any():
-        first = int(bad.nonzero()[0, 0])
+def _check_finite(features: Tensor, modality: str, tile: Tile) -> None:
+    bad = [torch.empty(0, dtype=torch.bool, device=features.device)]
+    for rows in runs(range(len(features)), rows_of(tile, features.shape[1])):
+        bad.append((~torch.isfinite(features[rows.start : rows.stop])).any(dim=1))
+    broken = torch.cat(bad).nonzero()[:, 0]
+    if len(broken):
         raise DataError(
-            f"{modality} features: {int(bad.sum())} of {len(features)} rows hold NaN or infinity "
-            f"(the first is row {first}); training diverged or the adapter is damaged: "
+            f"{modality} features: {len(broken)} of {len(features)} rows hold NaN or infinity "
+            f"(the first is row {int(broken[0])}); training diverged or the adapter is damaged: "
             "lower the learning rate or load another checkpoint"
         )
-    if features.device.type == "mps":  # has no float64
-        features = features.cpu()
-    return F.normalize(features.detach().double(), dim=1)
-
-
-def _indices(chosen: Tensor | None, rows: Tensor) -> Tensor:
-    if chosen is None:
-        return torch.arange(len(rows), device=rows.device)
-    return chosen.to(rows.device)
-
-
-def _mask(chosen: Tensor | None, rows: Tensor) -> Tensor:
-    if chosen is None:
-        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    return chosen.to(rows.device)

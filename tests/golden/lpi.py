@@ -20,7 +20,7 @@ from system.methods.losses import (
 )
 from system.methods.low_rank import low_rank_prompt
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
-from system.results.ranks import ranks_from_scores
+from system.results.ranks import retrieval_ranks
 from system.results.recall import recall_at_k
 from system.results.stream_metrics import (
     AVERAGE,
@@ -150,17 +150,27 @@ def _retrieval_metrics(fixture: Fixture) -> Outputs:
     image = torch.arange(scores.shape[0])
     image_of_text = image.repeat_interleave(int(fixture["captions_per_image"]))
 
-    def recalls(ranks: torch.Tensor, task: NDArray[Any]) -> NDArray[Any]:
-        per_task = [recall_at_k(ranks[task == index], (1, 5, 10)) for index in np.unique(task)]
-        return np.array([list(recall.values()) for recall in per_task])
+    # Unit features whose cosines are the scores, scaled: one direction an image, and one that
+    # brings the texts to unit length.
+    scaled = scores.double().T / scores.double().norm(dim=0).max()  # [T, I]
+    rest = (1 - scaled.square().sum(dim=1, keepdim=True)).clamp(min=0).sqrt()
+    found = retrieval_ranks(
+        torch.eye(len(image), len(image) + 1, dtype=torch.float64),
+        torch.cat([scaled, rest], dim=1),
+        image_of_text,
+        torch.from_numpy(fixture["image_task"]).long(),
+        tasks=np.unique(fixture["image_task"]).tolist(),
+        gallery="all",
+        tie_tolerance=1e-13,  # raw scores of any scale: only exact ties are ties
+    )
 
-    # raw scores of any scale: only exact ties are ties
-    i2t = ranks_from_scores(scores, image, image_of_text, tie_tolerance=0.0)
-    t2i = ranks_from_scores(scores.T, image_of_text, image, tie_tolerance=0.0)
-    return {
-        "i2t_recall_1_5_10": recalls(i2t, fixture["image_task"]),
-        "t2i_recall_1_5_10": recalls(t2i, fixture["text_task"]),
-    }
+    def recalls(direction: str) -> NDArray[Any]:
+        of_tasks = [
+            recall_at_k(one.ranks, (1, 5, 10)) for one in found if one.direction == direction
+        ]
+        return np.array([list(recall.values()) for recall in of_tasks])
+
+    return {"i2t_recall_1_5_10": recalls("i2t"), "t2i_recall_1_5_10": recalls("t2i")}
 
 
 @check("forgetting")

@@ -25,12 +25,15 @@ from system.results.metrics import routing_accuracy
 from system.results.ranks import QueryRanks, retrieval_ranks
 from system.results.recall import retrieval_metrics
 from system.results.repeated_texts import repeated_texts
+from system.results.score_tiles import Share
 from system.storage.feature_store import FeatureStore
 
 #: How a split is asked for: task index -> the rows it hands out.
 OpenTest = Callable[[int], SplitHandle]
 #: The feature store's key of splits' unprompted features.
 KeyOf = Callable[[Sequence[SplitHandle]], str]
+#: Whose features: the frozen backbone's, or those under the prompts that a sample is routed to.
+Phase = Literal["plain", "prompted"]
 UNROUTED = -1
 
 
@@ -104,6 +107,8 @@ class StreamEvaluation:
         self.routed: dict[Modality, Tensor] = {}  # features that tell a sample's task
         self.prompted: dict[Modality, Tensor] = {}
         self.encoded_for: dict[Modality, Tensor] = {}
+        #: Ranks once all tasks are seen, the same on every rank.
+        self._ranked: dict[tuple[Phase, Gallery], list[QueryRanks]] = {}
 
     @property
     def tasks(self) -> int:
@@ -161,6 +166,7 @@ class StreamEvaluation:
             self.plain, self.routed = new, routed
             self._forget()
             return
+        self._ranked = {}
         for modality in MODALITIES:
             unrouted = torch.full((len(new[modality]),), UNROUTED, dtype=torch.long)
             self.plain[modality] = torch.cat([self.plain[modality], new[modality]])
@@ -207,6 +213,7 @@ class StreamEvaluation:
 
     def _forget(self) -> None:
         """Nothing is prompted yet."""
+        self._ranked = {}
         self.prompted = {m: self.plain[m].clone() for m in MODALITIES}
         self.encoded_for = {
             m: torch.full((len(self.plain[m]),), UNROUTED, dtype=torch.long) for m in MODALITIES
@@ -214,9 +221,7 @@ class StreamEvaluation:
 
     def zero_shot(self) -> list[MatrixRow]:
         """Matrix rows of the frozen backbone, in the gallery of all tasks: that of the last row."""
-        return self._rows(
-            ZERO_SHOT, self.plain["vision"], self.plain["text"], range(len(self.tests.handles))
-        )
+        return matrix_rows(ZERO_SHOT, retrieval_metrics(self._all_seen("plain")))
 
     def zero_shot_before(self) -> list[MatrixRow] | None:
         """The frozen backbone on each task in the gallery right before the task is learned.
@@ -242,7 +247,10 @@ class StreamEvaluation:
         if method.trains_on != "nothing":  # else the unprompted features are the method's own
             for modality in MODALITIES:
                 self._encode_again(modality, method, routes[modality])
-        rows = self._rows(trained, self.prompted["vision"], self.prompted["text"], learned)
+        if self.gallery != "seen" or len(learned) == self.tasks:
+            rows = matrix_rows(trained, retrieval_metrics(self._all_seen("prompted")))
+        else:
+            rows = self._rows(trained, self.prompted["vision"], self.prompted["text"], learned)
         if router is not None:
             for metric, modality in (("route_image", "vision"), ("route_text", "text")):
                 accuracy = routing_accuracy(
@@ -277,6 +285,8 @@ class StreamEvaluation:
 
     def _encode_again(self, modality: Modality, method: StreamMethod, routes: Tensor) -> None:
         stale = self.encoded_for[modality] != routes
+        if stale.any():
+            self._ranked = {key: kept for key, kept in self._ranked.items() if key[0] == "plain"}
         self.prompted[modality][stale] = self._encode(modality, stale, method, routes)
         self.encoded_for[modality] = routes
 
@@ -310,14 +320,34 @@ class StreamEvaluation:
         seen: Sequence[int],
         tasks: Sequence[int] | None = None,
     ) -> list[MatrixRow]:
-        """Matrix rows of all tasks, or of some."""
-        found = self._found(images, texts, seen, tasks)
+        """Matrix rows of all tasks, or of some; every rank has to call this."""
+        found = self._found(images, texts, seen, tasks, share=self._share)
         return matrix_rows(trained, retrieval_metrics(found))
 
-    def ranks(self, features: Literal["plain", "prompted"]) -> list[QueryRanks]:
-        """What each query finds once all tasks are learned, unprompted or as it is routed."""
-        of = self.plain if features == "plain" else self.prompted
-        return self._found(of["vision"], of["text"], range(len(self.tests.handles)))
+    def ranks(self, phase: Phase) -> list[QueryRanks]:
+        """What each query finds once all tasks are learned, unprompted or as it is routed.
+
+        This rank's own affair: what an evaluation has not found is computed on it alone.
+        """
+        known = self._ranked.get((phase, self.gallery))
+        return self._found(*self._features(phase), range(self.tasks)) if known is None else known
+
+    def _all_seen(self, phase: Phase) -> list[QueryRanks]:
+        """The same, kept for as long as the features are; every rank has to call this."""
+        key = (phase, self.gallery)
+        if key not in self._ranked:
+            features = self._features(phase)
+            self._ranked[key] = self._found(*features, range(self.tasks), share=self._share)
+        return self._ranked[key]
+
+    def _features(self, phase: Phase) -> tuple[Tensor, Tensor]:
+        of = self.plain if phase == "plain" else self.prompted
+        return of["vision"], of["text"]
+
+    @property
+    def _share(self) -> Share:
+        group = self.encoder.group
+        return Share(group.rank, group.size, group.total)
 
     def _found(
         self,
@@ -325,13 +355,16 @@ class StreamEvaluation:
         texts: Tensor,
         seen: Sequence[int],
         tasks: Sequence[int] | None = None,
+        share: Share = Share(),  # noqa: B008 - frozen
     ) -> list[QueryRanks]:
         return retrieval_ranks(
             images,
             texts,
             self.tests.image_of_text,
             self.tests.image_task,
-            tasks=range(len(self.tests.handles)) if tasks is None else tasks,
+            tasks=range(self.tasks) if tasks is None else tasks,
             gallery=self.gallery,
             seen=seen,
+            device=self.encoder.group.device,
+            share=share,
         )

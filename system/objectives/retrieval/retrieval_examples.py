@@ -10,11 +10,12 @@ from torch import Tensor
 from system.data.shards.loading import read_images
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.shard_reader import ShardRow
-from system.results.ranks import TIE_TOLERANCE, text_to_image_ranks
+from system.results.ranks import QueryRanks
 
 if TYPE_CHECKING:
-    from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation
+    from system.objectives.retrieval.retrieval_evaluation import Phase, StreamEvaluation
 
+_PHASES: tuple[tuple[str, "Phase"], ...] = (("before", "plain"), ("after", "prompted"))
 QUERIES_PER_TASK = 3
 SHOWN = 5
 
@@ -45,14 +46,19 @@ def retrieval_examples(
     """
     tests = evaluation.tests
     records: list[dict[str, Any]] = []
+    target_rank = {
+        phase: _text_ranks(evaluation.ranks(features), len(tests.captions))
+        for phase, features in _PHASES
+    }
     for task, name in enumerate(tasks):
         for number, text in enumerate(_queries(tests.image_of_text, tests.image_task, task)):
             gallery = torch.ones(len(tests.image_task), dtype=torch.bool)
             if evaluation.gallery == "task":
                 gallery = tests.image_task == task
-            for phase, features in (("before", evaluation.plain), ("after", evaluation.prompted)):
+            for phase, kind in _PHASES:
+                features = evaluation.plain if kind == "plain" else evaluation.prompted
                 found = _search(
-                    features["text"], features["vision"], tests.image_of_text, text, gallery
+                    features["text"][text], features["vision"], tests.image_of_text[text], gallery
                 )
                 records += [
                     {
@@ -61,6 +67,7 @@ def retrieval_examples(
                         "query_index": number,
                         "query": tests.captions[text],
                         "phase": phase,
+                        "target_rank": int(target_rank[phase][text]),
                         **hit,
                     }
                     for hit in found
@@ -77,27 +84,25 @@ def _queries(image_of_text: Tensor, image_task: Tensor, task: int) -> list[int]:
     return [int((image_of_text == image).nonzero()[0, 0]) for image in chosen]
 
 
-def _search(
-    texts: Tensor, images: Tensor, image_of_text: Tensor, text: int, gallery: Tensor
-) -> list[dict[str, Any]]:
-    """The best images of the gallery for one text, and the rank of its own."""
-    rank = text_to_image_ranks(
-        texts,
-        images,
-        image_of_text,
-        queries=torch.tensor([text]),
-        gallery=gallery,
-        tie_tolerance=TIE_TOLERANCE,
-    )
-    scores = (images.double() @ texts[text].double()).masked_fill(~gallery, -torch.inf)
+def _text_ranks(found: Sequence[QueryRanks], texts: int) -> Tensor:
+    """The rank of each text's own image, by its place."""
+    ranks = torch.zeros(texts, dtype=torch.long)
+    for one in found:
+        if one.direction == "t2i":
+            ranks[one.queries] = one.ranks
+    return ranks
+
+
+def _search(text: Tensor, images: Tensor, target: Tensor, gallery: Tensor) -> list[dict[str, Any]]:
+    """The best images of the gallery for the feature of one text."""
+    scores = (images.double() @ text.double()).masked_fill(~gallery, -torch.inf)
     order = torch.argsort(scores, descending=True, stable=True)[: min(SHOWN, int(gallery.sum()))]
     return [
         {
             "rank": place + 1,
             "image_index": int(image),
             "score": float(scores[image]),
-            "is_target": bool(image == image_of_text[text]),
-            "target_rank": int(rank[0]),
+            "is_target": bool(image == target),
         }
         for place, image in enumerate(order)
     ]

@@ -1,7 +1,7 @@
 """Ranks of all test queries of a retrieval stream, as ranks.parquet has them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -11,7 +11,7 @@ from system.results.metrics import MAP_DEPTH
 from system.storage.run_directory import RANK_COLUMNS
 
 if TYPE_CHECKING:
-    from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation
+    from system.objectives.retrieval.retrieval_evaluation import Phase, StreamEvaluation
 
 SCHEMA = pa.schema(
     [
@@ -35,8 +35,7 @@ def retrieval_rank_table(evaluation: "StreamEvaluation", tasks: Sequence[str]) -
     first_text = (texts_of.cumsum(0) - texts_of).tolist()  # where each task's texts begin
     ids = [read_image_ids(handle) for handle in tests.handles]
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    phases: tuple[tuple[str, Literal["plain", "prompted"]], ...]
-    phases = (("zero_shot", "plain"), ("after", "prompted"))
+    phases: tuple[tuple[str, Phase], ...] = (("zero_shot", "plain"), ("after", "prompted"))
     for phase, features in phases:
         for one in evaluation.ranks(features):
             texts = one.direction == "t2i"

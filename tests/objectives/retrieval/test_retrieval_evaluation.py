@@ -18,12 +18,12 @@ from system.methods.sharing import StreamMethod, build_method
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
 from system.objectives.retrieval.retrieval_rank_table import retrieval_rank_table
 from system.results.accuracy_matrix import MatrixRow
-from system.results.ranks import text_to_image_ranks
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.stream.router import Router
 from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import prepare_coco, write_coco
+from tests.results.naive_ranks import naive_retrieval_ranks
 
 TEST_IMAGES = 11  # a task: no multiple of any block
 
@@ -214,8 +214,9 @@ def test_every_query_s_rank_is_in_the_table(small: Small) -> None:
         asked = [r for r in table if (r["phase"], r["direction"], r["task"]) == wanted]
         every = [text for row in captions[name] for text in row]
         assert [r["text"] for r in sorted(asked, key=lambda r: r["query"])] == every, task
-    rank = text_to_image_ranks(
-        evaluation.prompted["text"], evaluation.prompted["vision"], tests.image_of_text
-    )
+    prompted = evaluation.prompted["vision"], evaluation.prompted["text"]
+    of_tests = tests.image_of_text, tests.image_task
+    naive = naive_retrieval_ranks(*prompted, *of_tests, tasks=range(2), gallery="all")
+    rank = torch.cat([one.ranks for one in naive if one.direction == "t2i"])
     found = [r["rank"] for r in table if (r["phase"], r["direction"]) == ("after", "t2i")]
     assert found == rank.tolist()
