@@ -22,6 +22,7 @@ class ClipBackbone(TowerPair):
     """
 
     first_prompted = 1
+    reads_end = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from system.config.precision import Arithmetic, auto_precision
-from system.config.schema import FrozenModelConfig, Precision
+from system.config.schema import BackboneConfig, FrozenModelConfig, Precision, TextPadding
 from system.errors import ConfigError
 
 Run = Callable[..., Any]  # (layer, its arguments) -> what it returns
@@ -31,16 +31,21 @@ class Computation:
     see `auto_precision`. Features stay float32, and so do weights until the model is on its device:
     see `placed`. `gradient_checkpointing` keeps the layers' inputs only and computes the rest again
     in the backward pass. `compile` runs `torch.compile` on the layers of both towers.
+    `text_padding` longest pads a batch of texts to its longest one, in multiples of 8 tokens,
+    instead of to the whole context, in a tower that reads a text's feature at its end and lets no
+    token see later ones; others go on with the context.
     """
 
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
+    text_padding: TextPadding = "context"
 
     @classmethod
     def of(cls, config: FrozenModelConfig) -> "Computation":
         """The settings of a frozen model's section."""
-        return cls(config.precision, config.gradient_checkpointing, config.compile)
+        padding = config.text_padding if isinstance(config, BackboneConfig) else "context"
+        return cls(config.precision, config.gradient_checkpointing, config.compile, padding)
 
     def precision_on(self, device: torch.device) -> Arithmetic:
         """The precision of the towers' arithmetic on this device."""

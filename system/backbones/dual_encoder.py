@@ -113,9 +113,26 @@ class DualEncoder(nn.Module, ABC):
         see `tokenize`.
         """
 
-    @abstractmethod
     def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> Tensor:
-        """Token ids (B, T) padded to the context, with room for a prompt; the end token stays."""
+        """Ids (B, T) of texts, with room for a prompt; see `token_rows` and `padded`."""
+        return self.padded(self.token_rows(texts, placeholders))
+
+    @abstractmethod
+    def token_rows(self, texts: Sequence[str], placeholders: int = 0) -> list[list[int]]:
+        """Each text's ids with room for a prompt, as many as fit the context; the end stays."""
+
+    @abstractmethod
+    def padded_length(self, length: int) -> int:
+        """The length T of a batch whose longest text has `length` ids: see `Computation`."""
+
+    @property
+    @abstractmethod
+    def trims_texts(self) -> bool:
+        """Whether `padded_length` depends on the texts."""
+
+    @abstractmethod
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Ids (B, T) of texts of which each has its own length."""
 
     @abstractmethod
     def without_placeholders(self, input_ids: Tensor, placeholders: int) -> Tensor:

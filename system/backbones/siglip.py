@@ -29,6 +29,7 @@ class SiglipBackbone(TowerPair):
     """
 
     first_prompted = 0
+    reads_end = False
 
     def __init__(
         self,

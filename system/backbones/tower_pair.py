@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (the name PyTorch's own documentation uses)
 from torch import Tensor
 from typing_extensions import override
 
@@ -31,6 +32,8 @@ from system.backbones.uint8_transform import Uint8Transform
 from system.config.schema import Augmentation, InputConfig
 from system.errors import ConfigError
 
+TOKENS = 8  # the lengths of batches of texts are multiples: few shapes, and full vectors
+
 
 class TowerPair(DualEncoder):
     """A `transformers` model with a vision and a text tower as a frozen dual encoder.
@@ -42,6 +45,9 @@ class TowerPair(DualEncoder):
 
     #: Position of the first prompt token: behind a class or begin token, if the towers have one.
     first_prompted: ClassVar[int]
+    #: Whether a text's feature is read at its end token, and no token sees one behind it: padding
+    #: then has no part in it.
+    reads_end: ClassVar[bool]
 
     def __init__(
         self,
@@ -111,6 +117,9 @@ class TowerPair(DualEncoder):
 
     @override
     def encode_text(self, input_ids: Tensor, prompt: Prompt | None, deep: Deep = "add") -> Tensor:
+        if deep == "overwrite" and isinstance(prompt, Tensor):  # more tokens than a text may have
+            short = max(0, prompt.shape[2] - input_ids.shape[1])
+            input_ids = F.pad(input_ids, (0, short), value=self._padding())
         with self._entered("text", prompt, deep):
             features: Tensor = self.model.get_text_features(input_ids).pooler_output
         return features
@@ -127,8 +136,8 @@ class TowerPair(DualEncoder):
         return entry.active(prompt, deep)
 
     @override
-    def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> Tensor:
-        """Ids (B, context): begin (if the model has one), placeholders, words, end, padding.
+    def token_rows(self, texts: Sequence[str], placeholders: int = 0) -> list[list[int]]:
+        """Begin (if the model has one), placeholders, words, end.
 
         Words are cut so that everything fits; the end token always stays, and stands only there: a
         text that spells it out is a text like any other. Raises ConfigError when the prompt leaves
@@ -142,9 +151,26 @@ class TowerPair(DualEncoder):
                 f"{self.shape.context_length} tokens of {self.name}; lower it"
             )
         end = self.tokenizer.eos_token_id
-        ids = torch.full((len(texts), self.shape.context_length), self._padding(), dtype=torch.long)
-        for index, words in enumerate(self._words(list(texts))):
-            row = [*ahead, *[word for word in words if word != end][:room], end]
+        return [
+            [*ahead, *[word for word in words if word != end][:room], end]
+            for words in self._words(list(texts))
+        ]
+
+    @property
+    @override
+    def trims_texts(self) -> bool:
+        return self.reads_end and self.computation.text_padding == "longest"
+
+    @override
+    def padded_length(self, length: int) -> int:
+        context = self.shape.context_length
+        return min(context, -(-length // TOKENS) * TOKENS) if self.trims_texts else context
+
+    @override
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        length = self.padded_length(max(map(len, rows), default=self.shape.context_length))
+        ids = torch.full((len(rows), length), self._padding(), dtype=torch.long)
+        for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row)
         return ids
 

@@ -13,6 +13,7 @@ MAX_SEED = 2**32 - 1  # what NumPy's and PyTorch's generators both take, with ro
 Precision = Literal["auto", "fp32", "bf16"]  # of a frozen model; auto: see config.precision
 #: Of the learning rate: towards 0 after the last step, or epoch by epoch, or not at all.
 Schedule = Literal["cosine", "cosine_epochs", "constant"]
+TextPadding = Literal["context", "longest"]  # what a batch of texts is padded to
 SizeRule = Literal["squeeze", "shortest"]  # how a grounder's images are resized
 #: How a level of a dynamic head is brought to a finer one's size, and what routes an image.
 Upsampling = Literal["bilinear", "nearest"]
@@ -75,7 +76,9 @@ def with_absolute_model_paths(section: Any) -> Any:
 
 @dataclass(frozen=True)
 class BackboneConfig(FrozenModelConfig):
-    """A dual encoder."""
+    """A dual encoder. `text_padding`: see `Computation`."""
+
+    text_padding: TextPadding = "context"
 
 
 @dataclass(frozen=True)

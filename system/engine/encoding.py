@@ -6,6 +6,7 @@ row, so that the shapes of a forward pass never depend on how many samples are a
 Legend: n samples asked for, E block size, P feature width.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -76,10 +77,21 @@ class Encoder:
         texts = [self.inputs.text(caption) for caption in captions]
         if prompted is not None:
             placeholders = prompted[0].placeholders
+        rows = self.backbone.token_rows(texts, placeholders)
+        # Texts of one padded length share blocks: how long a text's own row is made, and so its
+        # feature's rounding, depends on no other text and on no number of workers.
+        alike: dict[int, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            alike[self.backbone.padded_length(len(row))].append(place)
+        blocks = [
+            places[start : start + self.block]
+            for _, places in sorted(alike.items())
+            for start in range(0, len(places), self.block)
+        ]
 
         def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
-            for part in self._my_blocks(len(texts)):
-                yield part, self.backbone.tokenize([texts[i] for i in part], placeholders)
+            for part in blocks[self.group.rank :: self.group.size]:
+                yield part, self.backbone.padded([rows[i] for i in part])
 
         return self._encode("text", batches(), prompted)
 
@@ -102,6 +114,7 @@ class Encoder:
             block=self.block,
             precision=self.backbone.computation.precision_on(self.group.device),
             compiled=self.backbone.computation.compile,
+            **({"text_padding": "longest"} if self.backbone.trims_texts else {}),
         )
 
     def _my_blocks(self, count: int) -> list[range]:

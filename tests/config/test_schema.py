@@ -308,7 +308,19 @@ def test_shipped_backbones_are_found_wherever_the_command_runs(default: Experime
 def test_every_backbone_takes_the_settings_of_how_it_computes(option: str) -> None:
     """A setting that is read and not passed on would be a switch without a wire."""
     settings = ["precision=bf16", "gradient_checkpointing=true", "compile=true"]
+    settings.append("text_padding=longest")
     overrides = [f"backbone={option}", *(f"backbone.{setting}" for setting in settings)]
-    assert Computation.of(compose(overrides).backbone) == Computation("bf16", True, True)
+    assert Computation.of(compose(overrides).backbone) == Computation("bf16", True, True, "longest")
+    plain = Computation.of(compose([f"backbone={option}"]).backbone)
+    # Where trimming changes nothing but the work, it is what new runs do.
+    assert plain.text_padding == ("context" if option.startswith("siglip") else "longest")
     default = Computation("fp32" if option.startswith("tiny") else "auto")
-    assert Computation.of(compose([f"backbone={option}"]).backbone) == default
+    assert dataclasses.replace(plain, text_padding="context") == default
+
+
+def test_a_config_of_before_text_padding_pads_to_the_context(default: ExperimentConfig) -> None:
+    """A run that goes on with another rounding would not be the run that was begun."""
+    values = default.to_dict()
+    del values["backbone"]["text_padding"]
+    completed = default.completed(values)
+    assert completed["backbone"]["text_padding"] == "context"

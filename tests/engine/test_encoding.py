@@ -43,6 +43,7 @@ def test_features_of_another_rounding_are_not_taken_for_these(
         key(directory, Computation("fp32"), device="cuda"),
         key(directory, Computation(compile=True)),
         key(directory, Computation(), block=8),
+        key(directory, Computation(text_padding="longest")),
     ]
     assert len(set(different)) == len(different)
 
@@ -88,3 +89,36 @@ def test_features_from_bytes_are_the_processor_s_to_the_bit(
         found += [encoder.images(handle, range(handle.rows), transform, None) for _ in range(2)]
     for features in found[1:]:
         assert torch.equal(features, found[0])
+
+
+TEXTS = ["a dog", "a dog " * 5, "dog", "a " * 11, "dog a", "a dog " * 4]  # of both padded lengths
+
+
+def encoded(directory: Path, texts: list[str], group: WorkerGroup, block: int = 4) -> torch.Tensor:
+    backbone = load_clip(str(directory), Computation(text_padding="longest"))
+    return Encoder(backbone, group, block, threads=1).texts(texts, None)
+
+
+def test_a_text_s_feature_depends_on_no_other_text(directory: Path) -> None:
+    """One that is encoded again alone, as its route changed, would get another rounding."""
+    alone = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
+    whole = encoded(directory, TEXTS, alone)
+    for places in ([0], [3, 0], [5, 4, 3, 2, 1]):
+        part = encoded(directory, [TEXTS[i] for i in places], alone)
+        assert torch.equal(part, whole[places])
+
+
+def test_texts_are_dealt_out_so_that_features_do_not_depend_on_the_workers(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    whole = encoded(directory, TEXTS, WorkerGroup(rank=0, size=1, device=cpu), block=2)
+    monkeypatch.setattr(
+        "system.engine.encoding.in_order", lambda group, rows, places: (rows, places)
+    )
+    seen = []
+    for rank in range(3):
+        rows, places = encoded(directory, TEXTS, WorkerGroup(rank, 3, cpu), block=2)
+        assert torch.equal(rows, whole[places])
+        seen += list(places)
+    assert sorted(seen) == list(range(len(TEXTS)))
