@@ -25,6 +25,7 @@ from system.methods.sharing import StreamMethod
 from system.storage.feature_store import FeatureStore
 
 Prompted = tuple[StreamMethod, Sequence[int]]  # the method, and the task of each sample
+Route = Callable[[Tensor], Tensor]  # unprompted features (n, P) on the CPU -> tasks (n,)
 
 
 @dataclass(frozen=True)
@@ -47,25 +48,59 @@ class Encoder:
         prompted: Prompted | None,
     ) -> Tensor:
         """Features (n, P) of the images in `rows` of a split, in that order, on every rank."""
+        batches = self._images(handle, rows, transform)
+        return self._encode("vision", batches, prompted, transform.normalise)
+
+    @torch.inference_mode()
+    def images_and_routes(
+        self,
+        handle: SplitHandle,
+        rows: Sequence[int],
+        transform: PixelTransform,
+        method: StreamMethod,
+        route: Route,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What two calls of `images` give, to the bit, with each image read and decoded once.
+
+        Unprompted features (n, P), the task (n,) that `route` finds by them, and features (n, P)
+        under the prompts of that task.
+        """
+        device, width = self.group.device, self.backbone.shape.feature_width
+        positions: list[int] = []
+        parts, routes = [torch.zeros(0, 2 * width)], [torch.zeros(0, dtype=torch.long)]
+        for part, inputs in self._images(handle, rows, transform):
+            pixels = filled(inputs.to(device, non_blocking=True), self.block)
+            inputs = transform.normalise(pixels)
+            plain = self._scaled(self.backbone("vision", inputs, None))
+            tasks = route(plain[: len(part)].cpu())
+            chosen = filled(tasks.to(device), self.block)
+            prompted = self._scaled(method.encode(self.backbone, "vision", inputs, chosen))
+            parts.append(torch.cat([plain, prompted], dim=1)[: len(part)].cpu())
+            routes.append(tasks)
+            positions.extend(part)
+        features = in_order(self.group, torch.cat(parts), positions)
+        tasks = in_order(self.group, torch.cat(routes), positions)
+        return features[:, :width].clone(), tasks, features[:, width:].clone()
+
+    def _images(
+        self, handle: SplitHandle, rows: Sequence[int], transform: PixelTransform
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """This rank's blocks of the images in `rows`: their places, and their pixels."""
         mine = [i for block in self._my_blocks(len(rows)) for i in block]
-
-        def batches() -> Iterator[tuple[Sequence[int], Tensor]]:
-            chunks = row_selection(
-                handle,
-                [rows[i] for i in mine],
-                batch_rows=self.block,
-                transform=transform,
-                threads=self.threads,
-                pin=self.group.device.type == "cuda",
-                cache=self.cache,
-            )
-            start = 0
-            for chunk in chunks:
-                stop = start + len(chunk.images)
-                yield mine[start:stop], chunk.images
-                start = stop
-
-        return self._encode("vision", batches(), prompted, transform.normalise)
+        chunks = row_selection(
+            handle,
+            [rows[i] for i in mine],
+            batch_rows=self.block,
+            transform=transform,
+            threads=self.threads,
+            pin=self.group.device.type == "cuda",
+            cache=self.cache,
+        )
+        start = 0
+        for chunk in chunks:
+            stop = start + len(chunk.images)
+            yield mine[start:stop], chunk.images
+            start = stop
 
     def texts(
         self, captions: Sequence[str], prompted: Prompted | None, placeholders: int = 0
@@ -142,10 +177,13 @@ class Encoder:
                 features = method.encode(
                     self.backbone, modality, inputs, filled(chosen, self.block)
                 )
-            features = features.float() if self.raw else unit(features)
+            features = self._scaled(features)
             parts.append(features[: len(part)].cpu())
             positions.extend(part)
         return in_order(self.group, torch.cat(parts), positions)
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        return features.float() if self.raw else unit(features)
 
 
 def dealt_blocks(group: WorkerGroup, count: int, block: int) -> list[range]:

@@ -114,8 +114,11 @@ class StreamWork(ABC):
         """The method of a run on this frozen model, with nothing learned yet."""
 
     @abstractmethod
-    def add_tests(self, count: int) -> None:
-        """Take in the test splits of `count` more tasks, and the frozen model's part of them."""
+    def add_tests(self, count: int, *, later: bool = False) -> None:
+        """Take in the test splits of `count` more tasks, and the frozen model's part of them.
+
+        `later`: that part may be computed when it is needed first.
+        """
 
     @abstractmethod
     def evaluation_of(self, open_test: OpenTest, tasks: int, gallery: Gallery) -> Evaluation:

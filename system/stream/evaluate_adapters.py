@@ -98,9 +98,10 @@ def evaluated_adapters(
         gallery: Gallery = "task" if experiment.evaluation.gallery == "task" else "all"
         work.evaluation = work.evaluation_of(open_test, len(evaluated), gallery)
     else:
-        work.add_tests(len(evaluated))
-    rows = work.evaluation.zero_shot()
-    rows += work.evaluation.after_task(count - 1, learned.method, learned.router)
+        work.add_tests(len(evaluated), later=True)
+    # First, as it finds the frozen model's features with those that it needs.
+    after = work.evaluation.after_task(count - 1, learned.method, learned.router)
+    rows = work.evaluation.zero_shot() + after
     if transfer:
         rows = [row for row in rows if not row.metric.startswith(ROUTE)]  # no route is right
     matrix = AccuracyMatrix(header.tasks, rows, evaluated if transfer else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class CountingEncoder(Encoder):
         modality: Modality,
         batches: Iterator[tuple[Sequence[int], Tensor]],
         prompted: Prompted | None,
+        prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs,
     ) -> Tensor:
         def counted() -> Iterator[tuple[Sequence[int], Tensor]]:
             for part, inputs in batches:
@@ -52,7 +53,7 @@ class CountingEncoder(Encoder):
                     self.count["texts"] += len(part)
                 yield part, inputs
 
-        return super()._encode(modality, counted(), prompted)
+        return super()._encode(modality, counted(), prompted, prepare)
 
 
 @dataclass

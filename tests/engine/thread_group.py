@@ -38,6 +38,10 @@ class ThreadGroup(WorkerGroup):
         """See `WorkerGroup.gather_rows`."""
         return torch.cat(self._all(local))
 
+    def total(self, local: Tensor) -> Tensor:
+        """See `WorkerGroup.total`."""
+        return torch.stack(self._all(local)).sum(0)
+
     def broadcast(self, value: Any) -> Any:
         """See `WorkerGroup.broadcast`."""
         return self._all(value)[0]

@@ -134,7 +134,7 @@ class GroundingWork(StreamWork):
         return self._latents.of(chosen.handle, chosen.samples)
 
     @override
-    def add_tests(self, count: int) -> None:
+    def add_tests(self, count: int, *, later: bool = False) -> None:
         for _ in range(count):
             self.evaluation.add_task()
 

@@ -100,11 +100,12 @@ class RetrievalWork(StreamWork):
         return method
 
     @override
-    def add_tests(self, count: int) -> None:
+    def add_tests(self, count: int, *, later: bool = False) -> None:
         # Those of a whole stream have one entry in the store.
         if self.evaluation.tasks == 0 and count > 1:
             self.evaluation = self._own_evaluation(count)
-            self.evaluation.prepare(self.store, self._key(self.evaluation.tests.handles))
+            key = self._key(self.evaluation.tests.handles)
+            self.evaluation.prepare(self.store, key, later=later)
             return
         for _ in range(count):
             self.evaluation.add_task(self.store, self._key)

@@ -17,7 +17,7 @@ from system.backbones.dual_encoder import MODALITIES, Modality, PixelTransform
 from system.config.schema import Gallery
 from system.data.shards.loading import read_texts
 from system.data.shards.manifest import SplitHandle
-from system.engine.encoding import Encoder, as_indices
+from system.engine.encoding import Encoder, Route, as_indices
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows
@@ -34,6 +34,8 @@ OpenTest = Callable[[int], SplitHandle]
 KeyOf = Callable[[Sequence[SplitHandle]], str]
 #: Whose features: the frozen backbone's, or those under the prompts that a sample is routed to.
 Phase = Literal["plain", "prompted"]
+#: A method, and what finds the tasks of images by their unprompted features.
+Routing = tuple[StreamMethod, Route]
 UNROUTED = -1
 
 
@@ -103,7 +105,8 @@ class StreamEvaluation:
         self.gallery: Gallery = gallery
         self.open_test = open_test
         self.router_placeholders = router_placeholders
-        self.plain: dict[Modality, Tensor] = {}
+        self._awaited: tuple[FeatureStore, str] | None = None  # of unprompted features
+        self._plain: dict[Modality, Tensor] = {}
         self.routed: dict[Modality, Tensor] = {}  # features that tell a sample's task
         self.prompted: dict[Modality, Tensor] = {}
         self.encoded_for: dict[Modality, Tensor] = {}
@@ -147,29 +150,53 @@ class StreamEvaluation:
             },
         }
 
-    def prepare(self, store: FeatureStore, key: str) -> None:
-        """Compute the unprompted test features, or take them from the store."""
+    def prepare(self, store: FeatureStore, key: str, *, later: bool = False) -> None:
+        """Take the unprompted test features from the store, or compute them; or once needed.
+
+        If what needs them then is `after_task`, each image is decoded once for these features and
+        for those under the prompts that it is routed to.
+        """
+        self._awaited = store, key
+        if not later:
+            self._compute()
+
+    @property
+    def plain(self) -> dict[Modality, Tensor]:
+        """Unprompted features of all test images and texts."""
+        self._compute()
+        return self._plain
+
+    def _compute(self, routing: Routing | None = None) -> None:
+        """Compute the features that `prepare` announced; with `routing` also prompted ones."""
+        if self._awaited is None:
+            return
+        (store, key), self._awaited = self._awaited, None
         every = torch.ones(len(self.tests.image_task), dtype=torch.bool)
-        self.plain, self.routed = self._unprompted(store, key, every, self.tests.captions)
+        self._plain, self.routed, images = self._unprompted(
+            store, key, every, self.tests.captions, routing
+        )
         self._forget()
+        if images is not None:
+            self.encoded_for["vision"], self.prompted["vision"] = images
 
     def add_task(self, store: FeatureStore, key_of: KeyOf) -> None:
         """Take in the test split of one more task, as a live stream meets it."""
+        self._compute()
         task = len(self.tests.handles)
         handle = self.open_test(task)
         texts = len(self.tests.captions)
         self.tests = self.tests.plus(handle)
-        new, routed = self._unprompted(
+        new, routed, _ = self._unprompted(
             store, key_of([handle]), self.tests.image_task == task, self.tests.captions[texts:]
         )
         if task == 0:
-            self.plain, self.routed = new, routed
+            self._plain, self.routed = new, routed
             self._forget()
             return
         self._ranked = {}
         for modality in MODALITIES:
             unrouted = torch.full((len(new[modality]),), UNROUTED, dtype=torch.long)
-            self.plain[modality] = torch.cat([self.plain[modality], new[modality]])
+            self._plain[modality] = torch.cat([self._plain[modality], new[modality]])
             self.routed[modality] = torch.cat([self.routed[modality], routed[modality]])
             self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
             self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
@@ -187,18 +214,26 @@ class StreamEvaluation:
         return rows
 
     def _unprompted(
-        self, store: FeatureStore, key: str, chosen: Tensor, captions: Sequence[str]
-    ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
+        self,
+        store: FeatureStore,
+        key: str,
+        chosen: Tensor,
+        captions: Sequence[str],
+        routing: Routing | None = None,
+    ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor], tuple[Tensor, Tensor] | None]:
         """Features of the frozen backbone: of the chosen images (n, P) and of captions (T, P).
 
-        And those that tell their tasks: the same, or those of texts with placeholders.
+        And those that tell their tasks: the same, or those of texts with placeholders. And with
+        `routing`, unless the store has the others, the images' tasks and features under these.
         """
+        both: tuple[Tensor, Tensor] | None = None
         group, placeholders = self.encoder.group, self.router_placeholders
         if not group.broadcast(store.find(key) is not None if group.leads else None):
-            made = {
-                "vision": self._images(chosen, None),
-                "text": self.encoder.texts(captions, None),
-            }
+            if routing is None:
+                vision = self._images(chosen, None)
+            else:
+                vision, both = self._images_and_routes(chosen, routing)
+            made = {"vision": vision, "text": self.encoder.texts(captions, None)}
             if placeholders:
                 made["routed_text"] = self.encoder.texts(captions, None, placeholders)
             if group.leads:
@@ -209,7 +244,8 @@ class StreamEvaluation:
             made = dict(found)
         images, texts = made["vision"], made["text"]
         telling = made["routed_text"] if placeholders else texts
-        return {"vision": images, "text": texts}, {"vision": images, "text": telling}
+        plain: dict[Modality, Tensor] = {"vision": images, "text": texts}
+        return plain, {"vision": images, "text": telling}, both
 
     def _forget(self) -> None:
         """Nothing is prompted yet."""
@@ -243,6 +279,8 @@ class StreamEvaluation:
     ) -> list[MatrixRow]:
         """Matrix rows after a task: recalls under each sample's route, and routing accuracy."""
         learned = range(trained + 1)
+        if method.trains_on != "nothing":
+            self._compute((method, lambda features: _routes(features, "vision", router, trained)))
         routes = {m: self.route(m, router, trained) for m in MODALITIES}
         if method.trains_on != "nothing":  # else the unprompted features are the method's own
             for modality in MODALITIES:
@@ -279,9 +317,8 @@ class StreamEvaluation:
 
     def route(self, modality: Modality, router: TaskRouter | None, trained: int) -> Tensor:
         """The task whose prompts each test sample gets."""
-        if router is None:
-            return torch.full((len(self.plain[modality]),), trained, dtype=torch.long)
-        return router.route(modality, self.routed[modality])
+        self._compute()
+        return _routes(self.routed[modality], modality, router, trained)
 
     def _encode_again(self, modality: Modality, method: StreamMethod, routes: Tensor) -> None:
         stale = self.encoded_for[modality] != routes
@@ -312,6 +349,20 @@ class StreamEvaluation:
             parts.append(self.encoder.images(self.open_test(task), rows, self.transform, tasks))
         return torch.cat(parts)
 
+    def _images_and_routes(
+        self, chosen: Tensor, routing: Routing
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Unprompted features of the chosen images; their tasks, and features under these."""
+        width = self.encoder.backbone.shape.feature_width
+        parts = [(torch.zeros(0, width), torch.zeros(0, dtype=torch.long), torch.zeros(0, width))]
+        for task in range(self.tasks):
+            rows = self.tests.row_in_task[chosen & (self.tests.image_task == task)].tolist()
+            if rows:
+                opened = self.open_test(task)
+                parts.append(self.encoder.images_and_routes(opened, rows, self.transform, *routing))
+        plain, tasks, prompted = map(torch.cat, zip(*parts, strict=True))
+        return plain, (tasks, prompted)
+
     def _rows(
         self,
         trained: int,
@@ -341,7 +392,8 @@ class StreamEvaluation:
         return self._ranked[key]
 
     def _features(self, phase: Phase) -> tuple[Tensor, Tensor]:
-        of = self.plain if phase == "plain" else self.prompted
+        self._compute()
+        of = self._plain if phase == "plain" else self.prompted
         return of["vision"], of["text"]
 
     @property
@@ -368,3 +420,12 @@ class StreamEvaluation:
             device=self.encoder.group.device,
             share=share,
         )
+
+
+def _routes(
+    features: Tensor, modality: Modality, router: TaskRouter | None, trained: int
+) -> Tensor:
+    """The tasks (n,) of samples by the features (n, P) that tell them; the last one by default."""
+    if router is None:
+        return torch.full((len(features),), trained, dtype=torch.long)
+    return router.route(modality, features)

@@ -1,7 +1,7 @@
 """Evaluation of the stream: per sample, once a sample, whatever the batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from system.storage.files import Folder
 from system.stream.router import Router
 from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import prepare_coco, write_coco
+from tests.engine.thread_group import ALONE, on_threads
 from tests.results.naive_ranks import naive_retrieval_ranks
 
 TEST_IMAGES = 11  # a task: no multiple of any block
@@ -48,18 +49,20 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 def _evaluation(
-    small: Small, block: int, open_test: Callable[[int], SplitHandle] | None = None
+    small: Small,
+    block: int,
+    open_test: Callable[[int], SplitHandle] | None = None,
+    group: WorkerGroup = ALONE,
 ) -> StreamEvaluation:
     def plain_open(task: int) -> SplitHandle:
         return small.manifest.tasks[task].handle("test")
 
     open_test = open_test or plain_open
     tests = TestSet.read(open_test, 2)
-    group = WorkerGroup(rank=0, size=1, device=torch.device("cpu"))
     encoder = Encoder(small.backbone, group, block, threads=1)
     transform = small.backbone.image_transform()
     evaluation = StreamEvaluation(tests, encoder, transform, "all", open_test)
-    store = FeatureStore(Folder.of(small.root / f"features-{block}"))
+    store = FeatureStore(Folder.of(small.root / f"features-{block}-{group.size}"))
     evaluation.prepare(store, encoder.feature_key(tests.handles))
     return evaluation
 
@@ -220,3 +223,40 @@ def test_every_query_s_rank_is_in_the_table(small: Small) -> None:
     rank = torch.cat([one.ranks for one in naive if one.direction == "t2i"])
     found = [r["rank"] for r in table if (r["phase"], r["direction"]) == ("after", "t2i")]
     assert found == rank.tolist()
+
+
+def test_one_pass_finds_what_two_find_and_decodes_once(small: Small) -> None:
+    """Adapters that are evaluated know all routes: decoding twice would take half of the time."""
+    once = _evaluation(small, 5)
+    method, router = _method(small), _router(once)
+    expected = once.after_task(1, method, router), once.zero_shot()
+    opened: list[int] = []
+
+    def open_test(task: int) -> SplitHandle:
+        opened.append(task)
+        return small.manifest.tasks[task].handle("test")
+
+    evaluation = _evaluation(small, 5, open_test)  # reads the texts, and features from the store
+    evaluation.prepare(FeatureStore(Folder.of(small.root / "none yet")), "key", later=True)
+    opened.clear()
+    assert (evaluation.after_task(1, method, router), evaluation.zero_shot()) == expected
+    assert opened == [0, 1]
+    for modality in MODALITIES:
+        assert torch.equal(evaluation.plain[modality], once.plain[modality])
+        assert torch.equal(evaluation.prompted[modality], once.prompted[modality])
+        assert torch.equal(evaluation.encoded_for[modality], once.encoded_for[modality])
+
+
+def test_every_worker_finds_what_one_alone_finds(small: Small) -> None:
+    """Workers that share encodes and scores would end with other figures, or wait for ever."""
+
+    def rows(group: WorkerGroup) -> list[list[MatrixRow]]:
+        # Each worker has a model of its own: prompts enter it by hooks.
+        own = replace(small, backbone=load_clip(str(small.root / "clip")))
+        evaluation = _evaluation(own, 4, group=group)
+        method, router = _method(own), _router(evaluation)
+        after = evaluation.after_task(1, method, router)
+        return [evaluation.zero_shot(), after, evaluation.oracle(1, method)]
+
+    expected = rows(ALONE)
+    assert on_threads(3, rows) == [expected] * 3
