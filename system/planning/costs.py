@@ -120,7 +120,8 @@ def retrieval_costs(experiment: ExperimentConfig, tasks: int) -> Costs:
     for a method that does not fit.
     """
     backbone = sketch(experiment.backbone)
-    notes: list[str] = []
+    length = backbone.shape.context_length
+    notes = [f"a text is counted at the {length} tokens that the model reads at most"]
     try:
         return _of_towers(experiment, backbone, tasks, notes)
     except (NotImplementedError, RuntimeError) as error:
