@@ -78,7 +78,7 @@ class Stream:
         )
         store = FeatureStore(Folder.of(self.root / f"features-{method}-{padding}"))
         evaluation.prepare(store, encoder.feature_key(evaluation.tests.handles))
-        section = {"name": method, **({"prompt_length": 2} if method == "lpi" else {})}
+        section = {"name": method, "prompt_length": 2}
         learned = build_method(section, RetrievalSetting(backbone.shape, 0))
         router, changes = Router(centers_per_task=2, seed=0), 0
         training = Encoder(backbone, ALONE, BLOCK, threads=1)
@@ -118,7 +118,7 @@ def test_encodes_of_a_stream_of_twelve_tasks(tmp_path: Path, performance: Perfor
             f"{CONTEXT}",
         )
     ]
-    for name, method in (("ours, routed (LPI)", "lpi"), ("ours, no router (CoOp)", "coop")):
+    for name, method in (("ours, routed (LPI)", "lpi"), ("ours, no router (LwF)", "lwf")):
         count, changes = stream.evaluated(method, "longest")
         rows.append(
             (
@@ -130,7 +130,7 @@ def test_encodes_of_a_stream_of_twelve_tasks(tmp_path: Path, performance: Perfor
         )
         # Once unprompted, once after the first task, and again at each change alone.
         assert count["encodes"] == 2 * samples + changes
-        if method == "coop":  # one prompt for all, and another one after each task
+        if method == "lwf":  # one prompt for all, and another one after each task
             assert changes == (TASKS - 1) * samples
     context, _ = stream.evaluated("lpi", "context")
     assert context["tokens"] == CONTEXT * context["texts"]

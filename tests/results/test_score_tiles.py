@@ -41,7 +41,7 @@ def found(gallery: Any = "all", rounded: bool = False, **options: Any) -> list[Q
 def multiplications(gallery: Any, share: Share = Share()) -> float:  # noqa: B008 - frozen
     """Of matrices, in pairs of an image and a text."""
     with FlopCounterMode(display=False) as counter:
-        found(gallery, tile=Tile(7, 40), share=share)
+        found(gallery, tile=Tile(20, 75), share=share)
     return float(counter.get_total_flops() / (2 * WIDTH))
 
 
