@@ -249,6 +249,7 @@ class StageConfig:
     shuffle_buffer: int = 2048  # of retrieval: encoded images a worker holds while it shuffles
     train_expressions: int | None = None  # of grounding: a subsample of each task; null: all
     grounding_loss_weight: float = 1.0  # of the grounder's losses beside a method's own terms
+    kept_gb: float | None = None  # of grounding: outputs of frozen towers on a node's disk
     on_error: OnError = "stop"  # at a training image that does not decode
     checkpoint_steps: int | None = None  # inside an epoch; null: a checkpoint after each alone
     cache_gb: float | None = None  # of retrieval: pixels kept on a node's disk; null: none
@@ -270,6 +271,8 @@ class StageConfig:
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.cache_gb is not None and not self.cache_gb > 0:
             raise ValueError(f"cache_gb={self.cache_gb} must be above 0, or null for no cache")
+        if self.kept_gb is not None and not self.kept_gb > 0:
+            raise ValueError(f"kept_gb={self.kept_gb} must be above 0, or null to keep nothing")
         if not 0 < self.grounding_loss_weight < math.inf:
             raise ValueError(f"grounding_loss_weight={self.grounding_loss_weight} must be above 0")
         if self.gradient_norm is not None and not self.gradient_norm > 0:

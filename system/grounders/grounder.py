@@ -8,7 +8,7 @@ depend on how an image was resized; IoU and GIoU are the same in shares and in p
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from system.errors import ConfigError
 from system.grounders.swin_prompts import WindowEntry
 from system.registry import Registry
 
+#: Where the image's half of a grounder can be cut, so that what is before is computed once: at the
+#: levels that its vision tower hands on, or at those that its last layers read boxes and scores of.
+ImagePlace = Literal["levels", "regions"]
 Span = tuple[int, int]  # characters of a text: begin, end (not included)
 
 
@@ -98,6 +101,18 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """What of a grounder a method leaves as it is: for all samples the frozen model's own.
+
+    `image` is the last place of the image's half that nothing of the method comes before; None: its
+    vision tower is entered. `text`: whether the text tower is entered.
+    """
+
+    image: ImagePlace | None = None
+    text: bool = True
+
+
+@dataclass(frozen=True)
 class Entries:
     """The prompts and functions of a method inside a grounder; none is the frozen model.
 
@@ -123,6 +138,18 @@ class Entries:
     added: Added | None = None
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def reach(self) -> Reach:
+        """What these leave as it is; prompts enter a tower from its first layer on."""
+        if self.added is not None:  # the towers run in step
+            return Reach()
+        place: ImagePlace | None = "regions"
+        if self.vision or self.windows.after_norm:
+            place = None
+        elif self.adapt_level is not None or self.adapt_pyramid is not None:
+            place = "levels"
+        return Reach(place, bool(self.text) or self.context is not None)
+
     def each_alone(self) -> "Entries":
         """The same as each sample has it by itself, whatever stands beside it in the batch.
 
@@ -142,6 +169,20 @@ class ScoredBoxes:
 
 
 @dataclass(frozen=True)
+class KeptOutputs:
+    """What the frozen grounder makes of a batch's samples by itself, computed before.
+
+    It takes the place of the same computation, where a method's entries leave it as it is; see
+    `Entries.reach`. Where `image` is there, the batch's own images have no pixels.
+    """
+
+    place: ImagePlace | None = None
+    image: Sequence[Tensor] = ()  # (B, P, H, W) each, at `place`
+    features: Tensor | None = None  # (B, P) of `Grounder.image_features`
+    words: Tensor | None = None  # (B, T, D) that the text tower hands on, padding as 0
+
+
+@dataclass(frozen=True)
 class GroundingBatch:
     """Images with one expression each and the boxes that it refers to."""
 
@@ -150,6 +191,7 @@ class GroundingBatch:
     targets: Sequence[Tensor] = field(default_factory=tuple)  # B of (n, 4), empty when not training
     #: (B, 2), each image's own height and width where others are padded to; None: all are H, W.
     sizes: Tensor | None = None
+    kept: KeptOutputs = KeptOutputs()
 
     @property
     def covered(self) -> Tensor | None:
@@ -179,6 +221,8 @@ class Grounder(nn.Module, ABC):
     spans_count: bool = True
     #: Which of an image's unprompted features route it; part of the fingerprint.
     routing_feature: RoutingFeature = "level_means"
+    #: Whether it takes `KeptOutputs`, and gives them by `image_outputs` and `text_outputs`.
+    keeps: ClassVar[bool] = False
 
     def select(self, selection: SelectionConfig) -> None:
         """Set which boxes are handed on. Raises ConfigError for what the model has no use for."""
@@ -230,6 +274,22 @@ class Grounder(nn.Module, ABC):
 
         `sizes` as `GroundingBatch` has them.
         """
+
+    def batch_features(self, batch: GroundingBatch) -> Tensor:
+        """`image_features` (B, P) of a batch's images, computed unless they are kept."""
+        if batch.kept.features is not None:
+            return batch.kept.features
+        return self.image_features(batch.images, batch.sizes)
+
+    def image_outputs(
+        self, images: Tensor, sizes: Tensor | None, place: ImagePlace
+    ) -> tuple[list[Tensor], Tensor]:
+        """`KeptOutputs.image` and `features` of images (B, 3, H, W), by one forward pass."""
+        raise NotImplementedError
+
+    def text_outputs(self, tokens: Tokens) -> Tensor:
+        """`KeptOutputs.words` (B, T, D) of expressions."""
+        raise NotImplementedError
 
     @abstractmethod
     def coarsest_level(self, images: Tensor) -> Tensor:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.grounders.grounder import Added, Entries, Grounder, GroundingBatch
+from system.grounders.grounder import (
+    Added,
+    Entries,
+    Grounder,
+    GroundingBatch,
+    KeptOutputs,
+    Reach,
+)
 from system.methods.base import (
     METHODS,
     Method,
@@ -235,6 +242,26 @@ class StreamMethod(nn.Module):
         present, place = torch.unique(tasks, return_inverse=True)
         found = [self.of(int(task)).entries(grounder, batch, latents) for task in present]
         return found[0] if len(found) == 1 else chosen_entries(found, place)
+
+    def reach(self, grounder: Grounder) -> Reach:
+        """What of a grounder the method leaves as it is, whatever the sample.
+
+        By what enters for a sample that shows nothing. A method of latents, which are not made for
+        that, is taken to enter both towers.
+        """
+        if not self.tasks:
+            return Entries().reach
+        if self.latent_needs is not None:
+            return Reach()
+        side, width = grounder.shape.image_size, grounder.shape.image_feature_width
+        device = next(grounder.parameters()).device
+        nothing = GroundingBatch(
+            torch.zeros(1, 3, side, side, device=device),
+            grounder.tokenize(["a"]).to(device),
+            kept=KeptOutputs(features=torch.zeros(1, width, device=device)),
+        )
+        with torch.no_grad():
+            return self.of(0).entries(grounder, nothing, None).reach
 
     def regularisers(self, similarity: Tensor | None) -> dict[str, Tensor]:
         """Weighted loss terms of the current task's parameters alone."""

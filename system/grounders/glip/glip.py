@@ -36,6 +36,7 @@ from system.grounders.grounder import (
     Grounder,
     GrounderShape,
     GroundingBatch,
+    ImagePlace,
     ScoredBoxes,
     Span,
     Tokens,
@@ -52,6 +53,7 @@ class Glip(Grounder):
     """A `GlipNetwork`, frozen; without entries its outputs are the network's to the bit."""
 
     side_multiple = SIDE_MULTIPLE
+    keeps = True
 
     def __init__(
         self,
@@ -141,21 +143,28 @@ class Glip(Grounder):
         tokens, length, added = batch.tokens, batch.tokens.ids.shape[1], entries.added
         if added is not None:
             tokens = tokens.padded(added.text_length, self.tokenizer.pad_token_id)
+        kept, reach = batch.kept, entries.reach
+        assert kept.place in (None, reach.image, "levels" if reach.image else None), "no pixels"
         with (
             self.computation.autocast(batch.images.device),
             self.network.prompted(entries.vision, entries.windows, entries.text, entries.context),
             self._lockstep.active(added, batch.images),
         ):
-            words = self.network.read(tokens.ids, tokens.mask)[:, :length]
-            levels = self.network.see(batch.images)
-            if entries.adapt_level is not None:
-                levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
+            words = kept.words
+            if words is None or reach.text:
+                words = self.network.read(tokens.ids, tokens.mask)[:, :length]
+            regions = list(kept.image)
+            if kept.place != "regions":
+                levels = regions or self.network.see(batch.images)
+                if entries.adapt_level is not None:
+                    levels = [entries.adapt_level(i, level) for i, level in enumerate(levels)]
+                regions = self.network.regions(levels, entries.adapt_pyramid)
             if entries.adapt_text is not None:
                 words = entries.adapt_text(words)
-            given = (levels, words, entries.adapt_pyramid)
             if not entries.head:
-                return self.network.locate(*given)
-            found: Dense = functional_call(self.network, dict(entries.head), given)
+                return self.network.predict(regions, words)
+            # `head_layers` are all of what predicts.
+            found: Dense = functional_call(self.network, dict(entries.head), (regions, words))
             return found
 
     def words(self, tokens: Tokens) -> Tensor:
@@ -176,6 +185,20 @@ class Glip(Grounder):
     def image_features(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         with torch.no_grad(), self.computation.autocast(images.device):
             return level_means(self.network.see(images), covered(images, sizes))
+
+    @override
+    def image_outputs(
+        self, images: Tensor, sizes: Tensor | None, place: ImagePlace
+    ) -> tuple[list[Tensor], Tensor]:
+        with torch.no_grad(), self.computation.autocast(images.device):
+            levels = self.network.see(images)
+            features = level_means(levels, covered(images, sizes))
+            return levels if place == "levels" else self.network.regions(levels), features
+
+    @override
+    def text_outputs(self, tokens: Tokens) -> Tensor:
+        with torch.no_grad(), self.computation.autocast(tokens.ids.device):
+            return self.network.read(tokens.ids, tokens.mask)
 
     @override
     def coarsest_level(self, images: Tensor) -> Tensor:

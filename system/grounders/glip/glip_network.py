@@ -134,10 +134,22 @@ class GlipNetwork(nn.Module):
         All images have the same number of expressions; those of one image are adjacent. `adapt`
         changes each level (B, C, H, W) of the pyramid.
         """
+        return self.predict(self.regions(levels, adapt), tokens)
+
+    def regions(
+        self,
+        levels: Sequence[Tensor],
+        adapt: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Levels (B, C, H, W) behind the head, of those of the vision tower: images alone."""
         levels = self.pyramid(levels)
         if adapt is not None:
             levels = [adapt(index, level) for index, level in enumerate(levels)]
-        levels = self.head(levels)
+        found: list[Tensor] = self.head(levels)
+        return found
+
+    def predict(self, levels: Sequence[Tensor], tokens: Tensor) -> Dense:
+        """The head's outputs for every place of `regions`, each image with its expressions."""
         regions = torch.cat([places(level) for level in levels], dim=1)  # (B, A, C)
         deltas, centres = self.predictions(levels)
         each = len(tokens) // max(len(regions), 1)  # expressions per image
@@ -174,8 +186,8 @@ class GlipNetwork(nn.Module):
         return detection_losses(dense.tokens, dense.boxes, dense.centreness, assignment, rows, mask)
 
     def forward(self, *args: Any, **options: Any) -> Dense:
-        """As `locate`: so that the call can be made with other parameters."""
-        return self.locate(*args, **options)
+        """As `predict`: so that the call can be made with other parameters."""
+        return self.predict(*args, **options)
 
 
 def token_mean(values: Tensor, chosen: Tensor) -> Tensor:

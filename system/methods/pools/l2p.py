@@ -215,7 +215,7 @@ class GroundingL2P(Method):
 
     @override
     def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
-        query = grounder.image_features(batch.images, batch.sizes).detach()
+        query = grounder.batch_features(batch).detach()
         prompts: dict[Modality, Tensor] = {}
         pulled = []
         for m in self.config.towers:

@@ -58,7 +58,7 @@ class Cocoop(Method):
 
     @override
     def entries(self, grounder: Grounder, batch: GroundingBatch, latents: Tensor | None) -> Entries:
-        features = grounder.image_features(batch.images, batch.sizes)  # [B, P]
+        features = grounder.batch_features(batch)  # [B, P]
         features = features.detach().to(self.context)
         return Entries(context=self.context + self.shift(features)[:, None])
 

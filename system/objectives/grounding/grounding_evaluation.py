@@ -248,6 +248,7 @@ class GroundingEvaluation:
             latents=self.latents_of(chosen),
             epoch=self.epoch,
             blocks=blocks,
+            reach=method.reach(self.scorer.grounder),
         )
         places = torch.tensor([place for block in blocks for place in block])
         ranks, best = known.ranks.clone(), known.best.clone()

@@ -27,9 +27,10 @@ from system.data.shards.padding import PaddedImages
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.loader_threads import loader_threads
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, level_means
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, Reach, level_means
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
+from system.objectives.grounding.kept_towers import KeptSplit, KeptTowers
 from system.objectives.grounding.rec_scoring import (
     ChosenExpressions,
     chosen_expressions,
@@ -64,6 +65,7 @@ class _Step(NamedTuple):
     latents: Sequence[SplitLatents | None]  # of each of `tasks`
     joined: bool
     epoch: int
+    kept: Sequence[KeptSplit]  # of each of `tasks`; none where nothing is kept
 
 
 class GroundingTraining(TaskTraining):
@@ -81,6 +83,7 @@ class GroundingTraining(TaskTraining):
         show: Callable[[dict[str, Any]], None],
         latents_of: LatentsOf = lambda _: None,
         note: Callable[[str], None] = lambda _: None,
+        kept: KeptTowers | None = None,
     ) -> None:
         """`note` takes lines for the worker's log."""
         super().__init__(experiment, lease, method, group, show, grounder.fingerprint)
@@ -89,6 +92,7 @@ class GroundingTraining(TaskTraining):
         self.open_train = open_train
         self.latents_of = latents_of
         self.note = note
+        self.towers = kept
         self._chosen: tuple[SplitHandle, list[ChosenExpressions]] | None = None
 
     @override
@@ -109,7 +113,15 @@ class GroundingTraining(TaskTraining):
             mine=self.slots,
             seed=[self.experiment.seed, _JOINED if handle.parts else self.lease.index, epoch],
         )
-        return len(batches), self._steps(tasks, batches[start:], bool(handle.parts), epoch)
+        splits = [] if self.towers is None else self.towers.of_all(tasks, self._reach())
+        return len(batches), self._steps(tasks, batches[start:], bool(handle.parts), epoch, splits)
+
+    def _reach(self) -> Reach:
+        """What of the grounder a step leaves as it is."""
+        reach = self.method.reach(self.grounder)
+        if self.method.has_loss_terms and reach.image == "regions":
+            return replace(reach, image="levels")  # see `watched`
+        return reach
 
     def _chosen_of(self, handle: SplitHandle) -> list[ChosenExpressions]:
         """The expressions that are learned, read from the shards once for all epochs."""
@@ -124,12 +136,25 @@ class GroundingTraining(TaskTraining):
         batches: Sequence[Batch],
         joined: bool,
         epoch: int,
+        kept: Sequence[KeptSplit],
     ) -> Generator[_Step, None, None]:
         latents = [self.latents_of(chosen) for chosen in tasks]
-        threads = loader_threads(self.stage)
-        with closing(batch_images(tasks, batches, self.grounder, threads)) as images:
+        with closing(self._images(tasks, batches, kept)) as images:
             for batch in batches:
-                yield _Step(batch, [next(images) for _ in batch], tasks, latents, joined, epoch)
+                found = [next(images) for _ in batch]
+                yield _Step(batch, found, tasks, latents, joined, epoch, kept)
+
+    def _images(
+        self,
+        tasks: Sequence[ChosenExpressions],
+        batches: Sequence[Batch],
+        kept: Sequence[KeptSplit],
+    ) -> Generator[PaddedImages, None, None]:
+        """The images of each micro-batch, which are not read where their outputs are kept."""
+        if self.towers is not None and any(split.images is not None for split in kept):
+            blanks = (self.towers.blank(len(part)) for batch in batches for part in batch)
+            return (blank for blank in blanks)
+        return batch_images(tasks, batches, self.grounder, loader_threads(self.stage))
 
     @override
     def gradients(self, batch: _Step) -> dict[str, Tensor]:
@@ -144,7 +169,11 @@ class GroundingTraining(TaskTraining):
 
     def _on_device(self, step: _Step) -> Iterator[GroundingBatch]:
         for part, images in zip(step.parts, step.images, strict=True):
-            yield grounding_batch(step.tasks, part, images, self.grounder, self.group.device)
+            batch = grounding_batch(step.tasks, part, images, self.grounder, self.group.device)
+            if self.towers is not None:
+                kept = self.towers.outputs([(step.kept[sample.task], sample.at) for sample in part])
+                batch = replace(batch, kept=kept)
+            yield batch
 
     def _accumulate(
         self, step: _Step, batches: Iterable[GroundingBatch], *, own_terms: bool

@@ -32,6 +32,7 @@ from system.methods.sharing import MethodKind, StreamMethod, build_method, metho
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.grounding_training import EXPRESSIONS, GroundingTraining
+from system.objectives.grounding.kept_towers import KEPT_FOLDER, KeptTowers
 from system.objectives.grounding.rec_rank_table import rec_rank_table
 from system.objectives.grounding.rec_scoring import (
     ZERO_SHOT_FOLDER,
@@ -56,9 +57,12 @@ from system.results.rec_recalls import METRICS
 from system.storage.adapters import AdapterHeader
 from system.storage.data_directory import DataDirectory
 from system.storage.feature_store import FeatureStore
+from system.storage.kept_rows import KeptFolder
 from system.storage.run_directory import BOX_EXAMPLES
 
 BOX = pa.list_(pa.float64())  # left, top, right, bottom in shares; null: none was found
+
+GIGABYTE = 1e9
 
 EXAMPLES = pa.schema(
     [
@@ -95,7 +99,14 @@ class GroundingWork(StreamWork):
             threads,
             FeatureStore(DataDirectory.of(experiment).store("features")),
         )
-        self.scorer = RecScorer(self.model, worker.group, batch_size, threads)
+        self.kept = None
+        if stage.kept_gb is not None:
+            place = DataDirectory.of(experiment).store(KEPT_FOLDER)
+            folder = KeptFolder.of(place, stage.kept_gb * GIGABYTE, worker.note)
+            self.kept = KeptTowers(
+                self.model, worker.group, batch_size, threads, folder, worker.show
+            )
+        self.scorer = RecScorer(self.model, worker.group, batch_size, threads, self.kept)
         self.evaluation = self._evaluation(worker.open_test)
         self._method: StreamMethod | None = None
         self._latent_source: LatentSource | None = None
@@ -175,6 +186,7 @@ class GroundingWork(StreamWork):
             show,
             self._latents_of,
             self.worker.note,
+            self.kept,
         )
 
     @override

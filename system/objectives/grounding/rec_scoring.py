@@ -9,7 +9,7 @@ Legend: n expressions, E block size, K boxes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -30,7 +30,15 @@ from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled_images, in_order
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, Tokens
+from system.grounders.grounder import (
+    Entries,
+    Grounder,
+    GroundingBatch,
+    KeptOutputs,
+    Reach,
+    Tokens,
+)
+from system.objectives.grounding.kept_towers import KeptSplit, KeptTowers
 from system.results.rec import best_hits
 from system.results.rec_recalls import OVERLAPS
 from system.storage.feature_store import FeatureStore
@@ -95,6 +103,7 @@ class RecScorer:
     group: WorkerGroup
     block: int
     threads: int
+    kept: KeptTowers | None = None
 
     def blocks(self, count: int) -> list[range]:
         """How so many expressions are cut: what is found for one depends on its block alone."""
@@ -110,28 +119,22 @@ class RecScorer:
         latents: SplitLatents | None = None,
         epoch: int = 0,
         blocks: Sequence[range] | None = None,
+        reach: Reach = Reach(),  # noqa: B008 - frozen
     ) -> Found:
         """The ranks of all chosen expressions, in their order, or of those in some of `blocks`.
 
         On every rank, and every rank has to call this. `latents` are those of the split for a
-        method that needs them, at `epoch`.
+        method that needs them, at `epoch`. `reach` is what the entries leave as it is.
         """
         blocks = self.blocks(len(chosen)) if blocks is None else blocks
         mine = blocks[self.group.rank :: self.group.size]
         count = sum(map(len, blocks))
         starts = [0, *accumulate(map(len, blocks))]
-        places = [[(0, chosen.expressions[i].row) for i in block] for block in mine]
         ranks, best = [torch.zeros(0, len(OVERLAPS), dtype=torch.long)], [torch.zeros(0, 4)]
-        images = image_batches(
-            [chosen.handle],
-            places,
-            transform=self.grounder.image_transform(),
-            threads=self.threads,
-            multiple=self.grounder.side_multiple,
-        )
-        with closing(images):
+        split = None if self.kept is None else self.kept.of(chosen, reach)
+        with closing(self._images(chosen, mine, split)) as images:
             for block, pixels in zip(mine, images, strict=True):
-                part = self._block(chosen, block, pixels, entries, latents, epoch)
+                part = self._block(chosen, block, pixels, entries, latents, epoch, split)
                 ranks.append(part.ranks)
                 best.append(part.best)
                 show(phase, min(len(ranks) * self.group.size * self.block, count), count, "")
@@ -140,6 +143,20 @@ class RecScorer:
         return Found(
             in_order(self.group, torch.cat(ranks), order),
             in_order(self.group, torch.cat(best), order),
+        )
+
+    def _images(
+        self, chosen: ChosenExpressions, blocks: Sequence[range], split: KeptSplit | None
+    ) -> Generator[PaddedImages, None, None]:
+        """The images of each block, which are not read where their outputs are kept."""
+        if self.kept is not None and split is not None and split.images is not None:
+            return (blank for blank in [self.kept.blank(len(block)) for block in blocks])
+        return image_batches(
+            [chosen.handle],
+            [[(0, chosen.expressions[i].row) for i in block] for block in blocks],
+            transform=self.grounder.image_transform(),
+            threads=self.threads,
+            multiple=self.grounder.side_multiple,
         )
 
     def frozen(self, chosen: ChosenExpressions, store: FeatureStore, show: Show) -> Found:
@@ -162,11 +179,14 @@ class RecScorer:
             block=self.block,
             precision=grounder.computation.precision_on(self.group.device),
             compiled=grounder.computation.compile,
+            # Rounding; a split beyond the limit is not kept.
+            **({} if self.kept is None else {"kept": self.kept.folder.limit}),
         )
         stored = self.group.broadcast(store.find(key) if self.group.leads else None)
         if stored is not None:
             return Found(**stored)
-        found = self.score(chosen, show, phase=f"zero-shot {handle.task}, {handle.split}")
+        phase, reach = f"zero-shot {handle.task}, {handle.split}", Entries().reach
+        found = self.score(chosen, show, phase=phase, reach=reach)
         if self.group.leads:
             store.put(key, found.to_tensors())
         return found
@@ -180,6 +200,7 @@ class RecScorer:
         entries: EntriesOf | None,
         latents: SplitLatents | None,
         epoch: int,
+        split: KeptSplit | None,
     ) -> Found:
         rows = [*block, *[block[-1]] * (self.block - len(block))]
         device = self.group.device
@@ -188,7 +209,10 @@ class RecScorer:
         if latents is not None:
             path = latents.take([chosen.samples[i] for i in rows], epoch).to(device)
         pixels, sizes = filled_images(images, self.block)
-        batch = GroundingBatch(pixels.to(device), tokens, sizes=sizes)
+        kept = KeptOutputs()
+        if self.kept is not None and split is not None:
+            kept = self.kept.outputs([(split, i) for i in rows])
+        batch = GroundingBatch(pixels.to(device), tokens, sizes=sizes, kept=kept)
         entering = Entries() if entries is None else entries(rows, batch, path)
         scored = self.grounder.ground(batch, entering)
         scored = scored[: len(block)]

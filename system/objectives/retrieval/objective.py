@@ -188,6 +188,11 @@ class RetrievalObjective(StreamObjective):
                 f"stage.cache_gb={experiment.stage.cache_gb:g} keeps bytes, of which "
                 "inputs.pixels=processor has none: set inputs.pixels=fast, or stage.cache_gb=null"
             )
+        if experiment.stage.kept_gb is not None:
+            raise ConfigError(
+                f"stage.kept_gb={experiment.stage.kept_gb:g} keeps what a grounder's towers give, "
+                "which is for stage.objective=grounding; set it to null"
+            )
         backbone = load_backbone(experiment.backbone)
         setting = RetrievalSetting(backbone.shape, experiment.seed)
         method = build_method(experiment.method, setting)

@@ -13,7 +13,7 @@ from torch import Tensor
 from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.grounder import Entries, Grounder, GroundingBatch, Reach
 from system.methods.base import GroundingSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.objectives.grounding.grounder_features import GrounderFeatures
@@ -42,6 +42,9 @@ class Counted:
     ) -> Entries:
         self.asked += len(tasks)
         return self.method.entries(grounder, batch, tasks, latents)
+
+    def reach(self, grounder: Grounder) -> Reach:
+        return self.method.reach(grounder)
 
 
 #: The library loads a model under switches of the whole process, which these threads share.
