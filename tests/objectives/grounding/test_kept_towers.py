@@ -14,14 +14,17 @@ import torch
 from system.config.compose import compose
 from system.config.schema import ExperimentConfig
 from system.data.shards.image_batches import image_batches
-from system.data.shards.manifest import JOINED, Manifest
+from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
+from system.errors import ConfigError
 from system.grounders.glip.glip import Glip
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, KeptOutputs, Reach
 from system.objectives.grounding.grounding_training import GroundingTraining
 from system.objectives.grounding.kept_towers import KeptTowers
+from system.objectives.grounding.objective import GroundingWork
 from system.objectives.grounding.rec_scoring import Found, RecScorer, chosen_expressions
+from system.objectives.objective import OBJECTIVES, Worker
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder
 from system.storage.kept_rows import KeptFolder
@@ -275,3 +278,30 @@ def test_zero_shot_boxes_of_kept_outputs_are_stored_by_themselves(
     for kept in (None, towers(grounder, tmp_path / "kept")):
         RecScorer(grounder, ALONE, BLOCK, 1, kept).frozen(chosen, store, show_nothing)
     assert len(list((tmp_path / "zero").iterdir())) == 2
+
+
+def test_the_setting_says_whether_towers_are_kept(root: Path) -> None:
+    """And where: under the data path, which all runs of a sweep share."""
+
+    def work(*more: str) -> GroundingWork:
+        run = compose(joined_overrides(root, "kept", "method.prompt_length=2", *more))
+
+        def no_test(task: int, split: str | None = None) -> SplitHandle:
+            raise AssertionError(task, split)
+
+        return GroundingWork(Worker(run, run.inputs, ALONE, no_test, show_nothing))
+
+    kept = work("stage.kept_gb=0.5").kept
+    assert kept is not None
+    assert (kept.folder.path, kept.folder.limit) == (root / "kept", 5e8)
+    assert work("stage.kept_gb=null").kept is None
+    with pytest.raises(ConfigError, match=r"kept_gb=0\.0 must be above 0"):
+        work("stage.kept_gb=0")
+
+
+def test_retrieval_refuses_to_keep_a_grounder_s_towers(root: Path) -> None:
+    """A setting that does nothing would be believed to."""
+    run = compose(["experiment=demo", f"data_path={root}"])
+    run = replace(run, stage=replace(run.stage, kept_gb=1.0))
+    with pytest.raises(ConfigError, match=r"stage\.kept_gb=1 .*grounding.*null"):
+        OBJECTIVES.get("retrieval").check(run)
