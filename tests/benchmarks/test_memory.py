@@ -109,12 +109,12 @@ def compare(
         )
     performance.table(
         "Memory against tasks",
-        ["tasks", "stream's state, bytes", "adapters, bytes", "evaluation, bytes"],
+        ["tasks", "journal, bytes", "adapters, bytes", "test features, bytes"],
         rows,
-        f"LPI at ViT-B/16's sizes, {TESTS} test images of {CAPTIONS} captions a task. The state is "
-        f"the journal on disk and the actor's memory, of {committed} commits made, the others as "
-        "large: each commit holds a matrix row of every task, so that it grows with the square. "
-        "Adapters grow with the tasks, as do the test features that a worker holds.",
+        f"LPI at ViT-B/16's sizes, {TESTS} test images of {CAPTIONS} captions a task. The journal is "
+        f"the stream's state on disk, of {committed} commits made, the others as large: each holds "
+        "a matrix row of every task, so that it grows with the square. Adapters, of which two are "
+        "written, grow with the tasks, and so do the test features of a worker, which are counted.",
     )
 
 
