@@ -111,10 +111,10 @@ def compare(
         "Memory against tasks",
         ["tasks", "journal, bytes", "adapters, bytes", "test features, bytes"],
         rows,
-        f"LPI at ViT-B/16's sizes, {TESTS} test images of {CAPTIONS} captions a task. The journal is "
-        f"the stream's state on disk, of {committed} commits made, the others as large: each holds "
-        "a matrix row of every task, so that it grows with the square. Adapters, of which two are "
-        "written, grow with the tasks, and so do the test features of a worker, which are counted.",
+        f"LPI at ViT-B/16's sizes, {TESTS} test images of {CAPTIONS} captions a task. The journal "
+        f"is the stream's state on disk, of {committed} commits made, the others as large: each "
+        "holds a matrix row of every task, so that it grows with the square. Adapters, two of them "
+        "written, grow with the tasks, and so do a worker's test features, which are counted.",
     )
 
 

@@ -53,9 +53,9 @@ def count_grounding(monkeypatch: pytest.MonkeyPatch, grounder: type[Grounder]) -
     losses, score = grounder.losses, RecScorer.score
     images, texts = GrounderFeatures._images, GrounderFeatures._texts
 
-    def counted_losses(self: Any, batch: Any, entries: Any) -> Any:
-        counts[PAIR, "training"] += len(batch.images)
-        return losses(self, batch, entries)
+    def counted_losses(self: Any, batch: Any, *rest: Any, **named: Any) -> Any:
+        counts[PAIR, "training"] += len(batch.tokens.ids)
+        return losses(self, batch, *rest, **named)
 
     def counted_score(self: Any, chosen: Any, show: Any, **rest: Any) -> Any:
         blocks: Sequence[range] | None = rest.get("blocks")
