@@ -189,9 +189,11 @@ def _like_pillow(source: tuple[int, int], target: tuple[int, int]) -> bool:
 
 @lru_cache
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Constants:
-    # Made once: a tensor of the host's values makes the host wait for a GPU.
-    made = (torch.tensor(float(LEVELS)), *(torch.tensor(v)[:, None, None] for v in (mean, std)))
-    levels, means, deviations = (constant.to(device) for constant in made)
+    # Made once: a tensor of the host's values makes the host wait for a GPU. Training shares them
+    # with evaluation, which is in inference mode.
+    with torch.inference_mode(False):
+        made = (torch.tensor(float(LEVELS)), *(torch.tensor(v)[:, None, None] for v in (mean, std)))
+        levels, means, deviations = (constant.to(device) for constant in made)
     return levels, means, deviations
 
 

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from system.backbones.clip import load_clip
 from system.backbones.image_transform import ProcessorTransform
 from system.backbones.uint8_transform import ProcessorSteps, Uint8Transform, resized
 from system.config.schema import Augmentation, InputConfig
+from tests.backbones.small_clip import write_small_clip
 
 SIDE = 64
 SQUARE = {"height": SIDE, "width": SIDE}
@@ -221,3 +224,14 @@ def test_the_transform_travels_to_a_worker_and_is_named_in_results() -> None:
     assert fast is not None
     assert torch.equal(copy(image, None), fast(image, None))
     assert str(fast) == "the checkpoint's own image processor, resized by vector instructions"
+
+
+def test_the_setting_chooses_the_path_and_an_unknown_processor_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    backbone = load_clip(str(write_small_clip(tmp_path, ["a"])))
+    assert isinstance(backbone.image_transform(), ProcessorTransform)
+    assert isinstance(backbone.image_transform(FAST), Uint8Transform)
+    assert isinstance(backbone.image_transform(VECTOR), Uint8Transform)
+    backbone.image_processor.resample = Image.Resampling.LANCZOS
+    assert isinstance(backbone.image_transform(FAST), ProcessorTransform)

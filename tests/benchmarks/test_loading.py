@@ -1,25 +1,34 @@
 """Speed and memory of loading: figures for `make bench`, none of them asserted on a clock."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from system.backbones.dual_encoder import PixelTransform
+from system.backbones.image_transform import ProcessorTransform
+from system.backbones.uint8_transform import Uint8Transform
+from system.config.schema import InputConfig, PixelPath
 from system.data.prepare.shard_writer import write_shards
+from system.data.shards import pixel_cache
 from system.data.shards.faults import Faults
 from system.data.shards.loading import training_batches
 from system.data.shards.manifest import Manifest
+from system.data.shards.pixel_cache import PixelCache
 from system.data.shards.schema import Expression, ImageRecord, Instance, Mask
+from tests.benchmarks.conftest import Performance
 from tests.benchmarks.peak_memory import peak_bytes
 
 SIDE = 224
+ROUNDS = 3
 
 
 class Photographs:
@@ -56,16 +65,31 @@ class Photographs:
         )
 
 
-def resize(image: Image.Image, rng: np.random.Generator | None) -> torch.Tensor:
-    """The usual work on an image: bicubic resize, to a float tensor."""
-    pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+class Speed(NamedTuple):
+    """Images per second of an epoch's reading, and per second of the processor's time."""
+
+    per_second: float
+    per_core: float
 
 
-def read_epoch(root: str, threads: int) -> float:
-    """Images a second over one epoch."""
+def transform_of(pixels: PixelPath) -> PixelTransform:
+    """CLIP's preprocessing by one of the paths."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    inputs = InputConfig(pixels=pixels)
+    parts = (CLIPImageProcessorPil(), SIDE, inputs)
+    fast = None if pixels == "processor" else Uint8Transform.of(*parts, "none")
+    return fast or ProcessorTransform(*parts, "none")
+
+
+def read_epoch(root: str, threads: int, pixels: PixelPath = "fast", cached: bool = False) -> Speed:
+    """How fast an epoch is read, from the images or from their cached pixels."""
     handle = Manifest.load(root).tasks[0].handle("train")
-    start = time.perf_counter()
+    transform = transform_of(pixels)
+    cache = PixelCache.wanted(
+        4.0 if cached else None, transform.cache_key, (3, SIDE, SIDE), pytest.fail
+    )
+    start, worked = time.perf_counter(), time.process_time()
     images = 0
     for step in training_batches(
         handle,
@@ -73,12 +97,38 @@ def read_epoch(root: str, threads: int) -> float:
         micro_batches=2,
         slots=[0, 1],
         seed=[0],
-        transform=resize,
+        transform=transform,
         threads=threads,
         shuffle_buffer=32,
+        cache=cache,
     ):
         images += sum(len(micro.rows) for micro in step)
-    return images / (time.perf_counter() - start)
+        floats = step[0].images.dtype.is_floating_point
+        assert floats == (pixels == "processor"), "floats before the batch is on its device"
+    return Speed(images / (time.perf_counter() - start), images / (time.process_time() - worked))
+
+
+def read_beside_others(root: str, pixels: PixelPath, start: Any, speeds: Any) -> None:
+    """Read an epoch in this process at the same time as others do."""
+    transform_of(pixels)
+    start.wait()
+    speeds.put(read_epoch(root, 1, pixels).per_second)
+
+
+def two_processes(root: str, pixels: PixelPath) -> float:
+    """Images per second of two processes of one thread each."""
+    context = multiprocessing.get_context("spawn")
+    start, speeds = context.Barrier(2), context.Queue()
+    readers = [
+        context.Process(target=read_beside_others, args=(root, pixels, start, speeds))
+        for _ in range(2)
+    ]
+    for reader in readers:
+        reader.start()
+    total = float(sum(speeds.get(timeout=300) for _ in readers))
+    for reader in readers:
+        reader.join()
+    return total
 
 
 def peak_of_reading(root: str) -> int:
@@ -95,7 +145,7 @@ def report_peak(root: str) -> None:
 
 
 @pytest.mark.benchmark
-def test_images_a_second_by_threads_and_peak_memory_by_split_size(
+def test_peak_memory_by_split_size(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
     capsys: pytest.CaptureFixture[str],
@@ -114,17 +164,68 @@ def test_images_a_second_by_threads_and_peak_memory_by_split_size(
             faults=Faults("stop"),
         )
         record_property(f"prepare_images_per_second_{count}", count / (time.perf_counter() - start))
-    one, two = (read_epoch(roots[1280], threads) for threads in (1, 2))
     small, large = (peak_of_reading(roots[count]) for count in (128, 1280))
-    record_property("load_images_per_second_1_thread", one)
-    record_property("load_images_per_second_2_threads", two)
     record_property("load_peak_bytes_128", small)
     record_property("load_peak_bytes_1280", large)
     with capsys.disabled():
         sys.stdout.write(
-            f"\nloading 640x480 JPEG: {one:.0f} images/s with 1 thread, {two:.0f} with 2 "
-            f"(x {two / one:.2f}); peak memory {small / 2**20:.0f} MB for 128 images, "
+            f"\npeak memory of loading {small / 2**20:.0f} MB for 128 images, "
             f"{large / 2**20:.0f} MB for 1280 (x {large / small:.2f})\n"
         )
     # ten times the images, of which all would be 10 times as much to hold: a bound, not a clock
     assert large < 1.3 * small
+
+
+@pytest.mark.benchmark
+def test_paths_threads_and_the_cache_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, performance: Performance
+) -> None:
+    """Whether a GPU waits for its images; the best of three rounds, in which all take turns."""
+    monkeypatch.setattr(pixel_cache, "cache_folder", lambda: tmp_path / "pixels")
+    root = str(tmp_path / "shards")
+    paths: tuple[PixelPath, ...] = get_args(PixelPath)
+    write_shards(
+        {"train": Photographs(320)},
+        root,
+        benchmark="b",
+        tasks=["all"],
+        source={},
+        faults=Faults("stop"),
+    )
+    ones: dict[str, list[Speed]] = {path: [] for path in (*paths, "cache")}
+    twos: dict[str, list[float]] = {path: [] for path in paths}
+    apart: dict[str, list[float]] = {path: [] for path in paths}
+    for _ in range(2):  # an epoch drops some images, and others each time
+        read_epoch(root, 1, cached=True)
+    for _ in range(ROUNDS):
+        ones["cache"].append(read_epoch(root, 1, "fast", cached=True))
+        for path in paths:
+            ones[path].append(read_epoch(root, 1, path))
+            twos[path].append(read_epoch(root, 2, path).per_second)
+            apart[path].append(two_processes(root, path))
+    core = {path: max(speed.per_core for speed in found) for path, found in ones.items()}
+    for path, aim in (("fast", ""), ("vector", ">= 3"), ("cache", ">= 20")):
+        performance.compare(
+            f"640 x 480 JPEG to a batch, per core: {path}",
+            ours=core[path],
+            other=core["processor"],
+            unit="images/s",
+            against="the image processor",
+            aim=aim,
+        )
+    for path in paths:
+        performance.compare(
+            f"two loader threads: {path}",
+            ours=max(twos[path]),
+            other=max(speed.per_second for speed in ones[path]),
+            unit="images/s",
+            against="one thread",
+            aim=">= 1.8",
+        )
+        performance.compare(
+            f"two loader threads beside two processes: {path}",
+            ours=max(twos[path]),
+            other=max(apart[path]),
+            unit="images/s",
+            against="two processes",
+        )

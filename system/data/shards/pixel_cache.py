@@ -65,6 +65,7 @@ class PixelCache:
         self.folder = cache_folder()
         self._files: dict[str, CacheFile | None] = {}  # by checksum of the shard
         self._lock = threading.Lock()
+        self._refused = False
 
     @classmethod
     def wanted(
@@ -105,16 +106,21 @@ class PixelCache:
     def leave(self, shard: Shard, error: OSError) -> None:
         """Keep a shard's images no more, after an error of the disk."""
         with self._lock:
-            if self._files.get(shard.sha256) is not None:
-                self.note(f"pixel cache: {self.folder} cannot be used ({error}); {_NONE}")
+            self._refuse(f"{self.folder} cannot be used ({error})")
             self._files[shard.sha256] = None
 
     def _opened_or_none(self, shard: Shard) -> CacheFile | None:
         try:
             return self._opened(shard)
         except OSError as error:
-            self.note(f"pixel cache: {self.folder} cannot be used ({error}); {_NONE}")
+            self._refuse(f"{self.folder} cannot be used ({error})")
             return None
+
+    def _refuse(self, why: str) -> None:
+        """Say once for all shards why some are not kept."""
+        if not self._refused:
+            self.note(f"pixel cache: {why}; {_NONE}")
+        self._refused = True
 
     def _opened(self, shard: Shard) -> CacheFile | None:
         names = [shard.sha256, self.key, *map(str, self.shape)]
@@ -132,9 +138,9 @@ class PixelCache:
                 path.unlink()
             size = file_size(shard.rows, row_bytes)
             if not self._make_room(size):
-                self.note(
-                    f"pixel cache: no room for {size / 1e9:.2f} GB of shard {shard.uri} (stage."
-                    f"cache_gb={self.limit / 1e9:g}); {_NONE}"
+                self._refuse(
+                    f"{self.folder} has no room for the {size / 1e9:.2f} GB of shard {shard.uri} "
+                    f"within stage.cache_gb={self.limit / 1e9:g} and a disk that is not full"
                 )
                 return None
             _create(path, shard.rows, row_bytes)
@@ -171,7 +177,7 @@ class PixelCache:
             yield
 
 
-_NONE = "its images are decoded anew in each epoch"
+_NONE = "images that are not in it are decoded anew in each epoch"
 
 
 class CacheFile:

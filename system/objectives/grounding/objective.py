@@ -230,6 +230,11 @@ class GroundingObjective(StreamObjective):
                 "inputs: these settings are a dual encoder's; a grounder has its own transform, so "
                 "leave them as configs/config.yaml has them"
             )
+        if experiment.stage.cache_gb is not None:
+            raise ConfigError(
+                f"stage.cache_gb={experiment.stage.cache_gb:g}: pixels are kept for dual encoders "
+                "alone, whose images are of one size; leave it null"
+            )
         if experiment.stage.augmentation != "none":
             raise ConfigError(
                 f"stage.augmentation={experiment.stage.augmentation}: one that moves the image "
