@@ -128,6 +128,8 @@ class PixelCache:
         path = self.folder / f"{name}{_SUFFIX}"
         row_bytes = torch.Size(self.shape).numel()
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        if self.folder.lstat().st_uid != os.getuid():
+            raise PermissionError("it is another user's")
         with self._locked():
             if path.exists():
                 found = CacheFile.open(path, shard.rows, self.shape)

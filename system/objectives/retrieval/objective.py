@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -66,16 +67,19 @@ class RetrievalWork(StreamWork):
             experiment.evaluation.batch_size,
             loader_threads(experiment.stage, worker.note),
             inputs=worker.inputs,
-            cache=PixelCache.wanted(
-                experiment.stage.cache_gb,
-                image_transform.cache_key,
-                backbone.shape.image_bytes,
-                worker.note,
-            ),
+            cache=self._pixel_cache(),
         )
         self.router_placeholders = 0
         self.store = FeatureStore(DataDirectory.of(experiment).store("features"))
         self.evaluation = self._own_evaluation(0)
+
+    def _pixel_cache(self) -> PixelCache | None:
+        return PixelCache.wanted(
+            self.worker.experiment.stage.cache_gb,
+            self.image_transform.cache_key,
+            self.model.shape.image_bytes,
+            self.worker.note,
+        )
 
     def _own_evaluation(self, tasks: int) -> StreamEvaluation:
         gallery = self.worker.experiment.evaluation.gallery
@@ -126,7 +130,9 @@ class RetrievalWork(StreamWork):
             found = store.find(key)
             assert found is not None, f"feature store lost {key}"
             return found["vision"], found["text"]
-        images = self.encoder.images(handle, range(handle.rows), self.image_transform, None)
+        # A cache of its own: test images stay in use, and these only until the task is learned.
+        encoder = replace(self.encoder, cache=self._pixel_cache())
+        images = encoder.images(handle, range(handle.rows), self.image_transform, None)
         captions = [caption for row in read_texts(handle) for caption in row]
         texts = self.encoder.texts(captions, None, self.router_placeholders)
         if group.leads:

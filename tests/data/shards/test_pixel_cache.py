@@ -309,6 +309,15 @@ def test_a_full_or_missing_disk_leaves_training_as_it_is(
     assert "cannot be used" in noted.lines[0]
 
 
+def test_a_folder_of_another_user_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may make a folder of that name on a node's disk, and put pixels into it."""
+    assert Noted().cache.of(SHARD) is not None
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    noted = Noted()
+    assert noted.cache.of(SHARD) is None
+    assert "another user's" in noted.lines[0]
+
+
 def test_a_write_that_fails_ends_the_keeping(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
