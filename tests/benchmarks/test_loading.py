@@ -111,7 +111,7 @@ def read_epoch(root: str, threads: int, pixels: PixelPath = "fast", cached: bool
 def read_beside_others(root: str, pixels: PixelPath, start: Any, speeds: Any) -> None:
     """Read an epoch in this process at the same time as others do."""
     transform_of(pixels)
-    start.wait()
+    start.wait(timeout=120)
     speeds.put(read_epoch(root, 1, pixels).per_second)
 
 
@@ -120,7 +120,7 @@ def two_processes(root: str, pixels: PixelPath) -> float:
     context = multiprocessing.get_context("spawn")
     start, speeds = context.Barrier(2), context.Queue()
     readers = [
-        context.Process(target=read_beside_others, args=(root, pixels, start, speeds))
+        context.Process(target=read_beside_others, args=(root, pixels, start, speeds), daemon=True)
         for _ in range(2)
     ]
     for reader in readers:
@@ -185,7 +185,7 @@ def test_paths_threads_and_the_cache_of_pixels(
     root = str(tmp_path / "shards")
     paths: tuple[PixelPath, ...] = get_args(PixelPath)
     write_shards(
-        {"train": Photographs(320)},
+        {"train": Photographs(192)},
         root,
         benchmark="b",
         tasks=["all"],
@@ -194,7 +194,6 @@ def test_paths_threads_and_the_cache_of_pixels(
     )
     ones: dict[str, list[Speed]] = {path: [] for path in (*paths, "cache")}
     twos: dict[str, list[float]] = {path: [] for path in paths}
-    apart: dict[str, list[float]] = {path: [] for path in paths}
     for _ in range(2):  # an epoch drops some images, and others each time
         read_epoch(root, 1, cached=True)
     for _ in range(ROUNDS):
@@ -202,7 +201,6 @@ def test_paths_threads_and_the_cache_of_pixels(
         for path in paths:
             ones[path].append(read_epoch(root, 1, path))
             twos[path].append(read_epoch(root, 2, path).per_second)
-            apart[path].append(two_processes(root, path))
     core = {path: max(speed.per_core for speed in found) for path, found in ones.items()}
     for path, aim in (("fast", ""), ("vector", ">= 3"), ("cache", ">= 20")):
         performance.compare(
@@ -222,10 +220,10 @@ def test_paths_threads_and_the_cache_of_pixels(
             against="one thread",
             aim=">= 1.8",
         )
-        performance.compare(
-            f"two loader threads beside two processes: {path}",
-            ours=max(twos[path]),
-            other=max(apart[path]),
-            unit="images/s",
-            against="two processes",
-        )
+    performance.compare(
+        "two loader threads beside two processes: fast",
+        ours=max(twos["fast"]),
+        other=two_processes(root, "fast"),
+        unit="images/s",
+        against="two processes",
+    )
