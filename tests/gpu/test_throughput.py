@@ -30,7 +30,9 @@ def test_it_needs_neither_ray_nor_pyarrow_and_names_every_kind_of_step() -> None
     assert done.returncode == 0, done.stderr[-3000:]
     head, *lines = done.stdout.splitlines()
     assert "batch 2, 1 layers" in head
-    kinds = ["plain PyTorch, fp32", "ours, fp32", "plain PyTorch, bf16 autocast", "ours, bf16"]
-    assert [line[:30].strip() for line in lines] == kinds
+    assert [line[:30].strip() for line in lines] == [
+        *("plain PyTorch, fp32", "ours, fp32", "ours, fp32, whole context"),
+        *("plain PyTorch, bf16 autocast", "ours, bf16"),
+    ]
     assert lines[0].endswith("x1.00 of plain fp32")
     assert all(float(line[30:].split()[0]) > 0 for line in lines)
