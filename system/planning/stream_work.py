@@ -18,7 +18,7 @@ from system.diff_prompt.latent_source import latent_section
 from system.errors import ConfigError
 from system.methods.base import METHODS, Method, Objective, method_class
 from system.methods.sharing import MethodKind
-from system.objectives.grounding.rec_scoring import chosen_expressions
+from system.objectives.grounding.chosen_expressions import chosen_expressions
 from system.objectives.objective import OBJECTIVES
 from system.planning.work import Mode, Passes, Trained, Work, without_nothing
 from system.storage.files import filesystem_of

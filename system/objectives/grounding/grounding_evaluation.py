@@ -20,13 +20,9 @@ from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
 from system.grounders.grounder import Entries, GroundingBatch
 from system.methods.sharing import StreamMethod
+from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.grounder_features import GrounderFeatures
-from system.objectives.grounding.rec_scoring import (
-    ChosenExpressions,
-    Found,
-    RecScorer,
-    chosen_expressions,
-)
+from system.objectives.grounding.rec_scoring import Found, RecScorer
 from system.objectives.grounding.unread_words import unread_words
 from system.objectives.objective import OpenTest, TaskRouter
 from system.results.accuracy_matrix import ZERO_SHOT, MatrixRow, matrix_rows

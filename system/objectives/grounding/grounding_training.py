@@ -30,12 +30,12 @@ from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, Reach, level_means
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
-from system.objectives.grounding.kept_towers import KeptSplit, KeptTowers
-from system.objectives.grounding.rec_scoring import (
+from system.objectives.grounding.chosen_expressions import (
     ChosenExpressions,
     chosen_expressions,
     expression_tokens,
 )
+from system.objectives.grounding.kept_towers import KeptSplit, KeptTowers
 from system.objectives.grounding.unread_words import unread_words
 from system.objectives.task_training import LeasedTask, TaskTraining
 

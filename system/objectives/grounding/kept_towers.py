@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,11 +28,9 @@ from system.engine.encoding import filled_images
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Grounder, ImagePlace, KeptOutputs, Reach
+from system.objectives.grounding.chosen_expressions import ChosenExpressions
 from system.storage.feature_store import FeatureStore
 from system.storage.kept_rows import KeptFolder, KeptRows, parts_of
-
-if TYPE_CHECKING:
-    from system.objectives.grounding.rec_scoring import ChosenExpressions
 
 KEPT_FOLDER = "kept"  # of the data path
 OPENED = 64  # splits whose files stay open, those used last

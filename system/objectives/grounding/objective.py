@@ -29,17 +29,13 @@ from system.errors import ConfigError
 from system.grounders.grounder import Grounder, load_grounder
 from system.methods.base import GroundingSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
+from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.grounding_training import EXPRESSIONS, GroundingTraining
 from system.objectives.grounding.kept_towers import KEPT_FOLDER, KeptTowers
 from system.objectives.grounding.rec_rank_table import rec_rank_table
-from system.objectives.grounding.rec_scoring import (
-    ZERO_SHOT_FOLDER,
-    ChosenExpressions,
-    RecScorer,
-    chosen_expressions,
-)
+from system.objectives.grounding.rec_scoring import ZERO_SHOT_FOLDER, RecScorer
 from system.objectives.grounding.unread_words import unread_words
 from system.objectives.objective import (
     FrozenModel,

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from system.data.shards.image_batches import image_batches
-from system.data.shards.manifest import SplitHandle
 from system.data.shards.padding import PaddedImages
-from system.data.shards.split_objects import (
-    LeftOut,
-    ReferredExpression,
-    read_expressions,
-    subsample,
-)
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled_images, in_order
 from system.engine.model_stage import Show
@@ -36,47 +29,14 @@ from system.grounders.grounder import (
     GroundingBatch,
     KeptOutputs,
     Reach,
-    Tokens,
 )
+from system.objectives.grounding.chosen_expressions import ChosenExpressions, expression_tokens
 from system.objectives.grounding.kept_towers import KeptSplit, KeptTowers
 from system.results.rec import best_hits
 from system.results.rec_recalls import OVERLAPS
 from system.storage.feature_store import FeatureStore
 
 ZERO_SHOT_FOLDER = "rec_zero_shot"  # of the data path: what frozen grounders found, for all runs
-
-
-@dataclass(frozen=True)
-class ChosenExpressions:
-    """Expressions of one split; `samples` are their places in `read_expressions`.
-
-    `left_out` are those of the whole split that refer to a box without area.
-    """
-
-    handle: SplitHandle
-    samples: Sequence[int]
-    expressions: Sequence[ReferredExpression]
-    left_out: LeftOut = field(default_factory=LeftOut)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressions:
-    """The expressions of a split, or a random subsample of `most` of them.
-
-    Raises DataError for an expression without a box.
-    """
-    left_out = LeftOut()
-    every = list(read_expressions(handle, left_out))
-    samples = subsample(len(every), most)
-    return ChosenExpressions(handle, samples, [every[sample] for sample in samples], left_out)
-
-
-def expression_tokens(grounder: Grounder, expressions: Sequence[ReferredExpression]) -> Tokens:
-    """Expressions as the grounder takes them, with the words that name each one's object."""
-    spans = [expression.spans for expression in expressions] if grounder.spans_count else ()
-    return grounder.tokenize([expression.text for expression in expressions], spans)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from system.data.shards.split_objects import LeftOut, ReferredExpression
 from system.errors import DataError
 from system.grounders.grounder import Grounder
-from system.objectives.grounding.rec_scoring import ChosenExpressions, expression_tokens
+from system.objectives.grounding.chosen_expressions import ChosenExpressions, expression_tokens
 
 _AT_ONCE = 1024  # expressions
 

@@ -15,8 +15,8 @@ from system.grounders.glip.glip import Glip
 from system.grounders.glip.glip_files import build_network, save_glip
 from system.grounders.glip.glip_inputs import Pictures
 from system.grounders.grounder import Entries, GroundingBatch
+from system.objectives.grounding.chosen_expressions import ChosenExpressions
 from system.objectives.grounding.grounding_training import Sample, grounding_batch
-from system.objectives.grounding.rec_scoring import ChosenExpressions
 from tests.diff_prompt.mask_files import SIDE, prepare_shapes
 from tests.grounders.small_glip import BOXES, TEXTS, loaded, write_small_glip
 

@@ -19,8 +19,8 @@ from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import load_grounder
 from system.methods.base import GroundingSetting
 from system.methods.sharing import build_method
+from system.objectives.grounding.chosen_expressions import ChosenExpressions
 from system.objectives.grounding.grounding_training import GroundingTraining
-from system.objectives.grounding.rec_scoring import ChosenExpressions
 from system.stream.preflight import prepared
 from system.stream.task_source import Lease
 from tests.engine.thread_group import ALONE, on_threads

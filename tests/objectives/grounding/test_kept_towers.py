@@ -20,10 +20,11 @@ from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
 from system.grounders.glip.glip import Glip
 from system.grounders.grounder import Entries, Grounder, GroundingBatch, KeptOutputs, Reach
+from system.objectives.grounding.chosen_expressions import chosen_expressions
 from system.objectives.grounding.grounding_training import GroundingTraining
 from system.objectives.grounding.kept_towers import KeptTowers
 from system.objectives.grounding.objective import GroundingWork
-from system.objectives.grounding.rec_scoring import Found, RecScorer, chosen_expressions
+from system.objectives.grounding.rec_scoring import Found, RecScorer
 from system.objectives.objective import OBJECTIVES, Worker
 from system.storage.feature_store import FeatureStore
 from system.storage.files import Folder

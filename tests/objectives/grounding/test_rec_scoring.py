@@ -20,12 +20,8 @@ from system.engine.worker_group import WorkerGroup
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import GroundingSetting, Method, build_task_method
-from system.objectives.grounding.rec_scoring import (
-    ChosenExpressions,
-    Found,
-    RecScorer,
-    expression_tokens,
-)
+from system.objectives.grounding.chosen_expressions import ChosenExpressions, expression_tokens
+from system.objectives.grounding.rec_scoring import Found, RecScorer
 from system.results.rec import box_overlap
 from system.results.rec_recalls import OVERLAPS
 from system.storage.feature_store import FeatureStore

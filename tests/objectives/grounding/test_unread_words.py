@@ -13,8 +13,8 @@ from system.data.shards.manifest import Manifest
 from system.errors import DataError
 from system.grounders.grounder import Entries, Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
+from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.objective import OBJECTIVE
-from system.objectives.grounding.rec_scoring import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.unread_words import unread_words
 from tests.grounders.small_glip import loaded, write_small_glip
 from tests.grounders.small_grounding_dino import write_small_grounding_dino
