@@ -73,8 +73,6 @@ class WebDatasetSource(ReaderOptions):
         for split in self.splits or ():
             if split not in SPLITS:
                 raise ValueError(f"splits.{split}: a split is one of {', '.join(SPLITS)}")
-        if self.splits is not None and not self.splits:
-            raise ValueError("splits must name at least one split")
 
 
 def read_webdataset(

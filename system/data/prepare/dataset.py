@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from system.data.shards.manifest import Manifest
-from system.errors import ConfigError, DataError
+from system.errors import DataError
 from system.registry import Registry
 from system.uris import absolute
 
@@ -94,11 +94,8 @@ def require_splits(root: Path, splits: Mapping[str, Mapping[str, str]]) -> None:
 
     `splits` is {split: {option: path in the root}}; an option is below that of the split, or "" for
     the split's own.
-    Raises: ConfigError for no split at all, DataError naming all that are missing, and how to do
-    without their splits.
+    Raises: DataError naming all that are missing, and how to do without their splits.
     """
-    if not splits:
-        raise ConfigError("benchmark.options.splits: at least one split is needed")
     missing: list[str] = []
     spare: dict[str, None] = {}
     for split, paths in splits.items():

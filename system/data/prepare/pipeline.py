@@ -27,7 +27,7 @@ from system.data.shards.faults import Faults, put_aside, write_quarantine
 from system.data.shards.images import PLAIN, Decoding, background_colour
 from system.data.shards.manifest import Manifest
 from system.data.shards.parallel import bounded_map
-from system.errors import DataError, OnError, PromptideError, StorageError
+from system.errors import ConfigError, DataError, OnError, PromptideError, StorageError
 
 _SAME_SIZE = """
 SELECT rank, number, path, start, length FROM rows
@@ -67,6 +67,9 @@ class ReaderOptions:
         # An unknown rule or colour is refused before any file is read.
         clean_caption("", self.caption_rule)
         background_colour(self.background)
+        splits = getattr(self, "splits", None)  # of most readers; null: they find their own
+        if splits is not None and not splits:
+            raise ConfigError("benchmark.options.splits: at least one split is needed")
 
 
 @dataclass(frozen=True)
