@@ -67,14 +67,18 @@ def both(
     return ProcessorTransform(*parts)(image, rngs[0]), fast.normalise(pixels[None])[0]
 
 
-@settings(deadline=None, max_examples=150)
-@given(
+#: A processor, and what `picture` is made from.
+of_any_picture = given(
     st.sampled_from(sorted(PROCESSORS)),
     st.integers(1, 400),
     st.integers(1, 400),
     st.sampled_from(CONTENTS),
     st.integers(0, 2**16),
 )
+
+
+@settings(deadline=None, max_examples=150)
+@of_any_picture
 def test_every_pixel_is_the_processor_s_to_the_bit(
     name: str, width: int, height: int, content: str, seed: int
 ) -> None:
@@ -97,13 +101,7 @@ def levels_apart(name: str, image: Image.Image) -> Tensor:
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    st.sampled_from(sorted(PROCESSORS)),
-    st.integers(1, 400),
-    st.integers(1, 400),
-    st.sampled_from(CONTENTS),
-    st.integers(0, 2**16),
-)
+@of_any_picture
 def test_resizing_by_vectors_is_within_two_levels_of_the_processor(
     name: str, width: int, height: int, content: str, seed: int
 ) -> None:
