@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -22,7 +22,7 @@ from system.engine.training import Training
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
 from system.objectives.objective import OBJECTIVES, Worker
-from system.storage.adapters import AdapterHeader
+from system.stream.learned_state import header_of
 
 WARM_UP, STEPS = 2, 5
 
@@ -86,17 +86,7 @@ def measure_stream(
         return SplitHandle.joined(handles) if kind.trains_on == "all" else handles[0]
 
     work = objective.work(Worker(experiment, experiment.inputs, group, opened, show_nothing))
-    header = AdapterHeader(
-        backbone=work.model.name,
-        backbone_fingerprint=work.model.fingerprint,
-        method=dict(experiment.method),
-        benchmark=experiment.benchmark.name,
-        benchmark_fingerprint=manifest.fingerprint,
-        protocol=experiment.protocol,
-        inputs=asdict(experiment.inputs),
-        seed=experiment.seed,
-        tasks=tasks,
-    )
+    header = header_of(experiment, work.model, manifest.fingerprint, tasks)
     method = work.build_method(header)
     method.begin_task(0, work.model)
     training = work.training(

@@ -1,7 +1,7 @@
 """Saved adapters, or the frozen model, on a benchmark's splits: without training, without Ray."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from system.results.accuracy_matrix import ROUTE, AccuracyMatrix
 from system.storage.adapters import HEADER, AdapterFolder, AdapterHeader, require_same_backbone
 from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
-from system.stream.learned_state import LearnedState
+from system.stream.learned_state import LearnedState, header_of
 from system.stream.preflight import asked_tasks, check_splits, require_split, stream_tasks
 from system.stream.settled import precision_of, with_precision
 
@@ -122,17 +122,7 @@ def evaluated_frozen(
     work = objective.work(
         _worker(experiment, experiment.inputs, _opener(experiment, manifest, tasks), show)
     )
-    header = AdapterHeader(
-        backbone=work.model.name,
-        backbone_fingerprint=work.model.fingerprint,
-        method=dict(experiment.method),
-        benchmark=experiment.benchmark.name,
-        benchmark_fingerprint=manifest.fingerprint,
-        protocol=experiment.protocol,
-        inputs=asdict(experiment.inputs),
-        seed=experiment.seed,
-        tasks=tasks,
-    )
+    header = header_of(experiment, work.model, manifest.fingerprint, tasks)
     learned = LearnedState(header, work.model, work.build_method(header))
     notes += objective.check_inputs(experiment, manifest, tasks, work.model)
     work.add_tests(len(tasks))

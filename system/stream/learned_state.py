@@ -1,12 +1,14 @@
 """What a stream has learned so far: the method's parameters, router, tasks' texts."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from system.backbones.dual_encoder import DualEncoder
+from system.config.schema import ExperimentConfig
 from system.errors import AdapterMismatchError
 from system.grounders.grounder import Grounder
 from system.methods.base import DecodesMasks
@@ -25,6 +27,26 @@ from system.stream.router import Router
 from system.stream.task_similarity import TaskSimilarity
 
 Frozen = TypeVar("Frozen", bound=DualEncoder | Grounder)
+
+
+def header_of(
+    experiment: ExperimentConfig,
+    model: DualEncoder | Grounder,
+    benchmark_fingerprint: str,
+    tasks: tuple[str, ...],
+) -> AdapterHeader:
+    """The header of what an experiment learns on its frozen model, without a router."""
+    return AdapterHeader(
+        backbone=model.name,
+        backbone_fingerprint=model.fingerprint,
+        method=dict(experiment.method),
+        benchmark=experiment.benchmark.name,
+        benchmark_fingerprint=benchmark_fingerprint,
+        protocol=experiment.protocol,
+        inputs=asdict(experiment.inputs),
+        seed=experiment.seed,
+        tasks=tasks,
+    )
 
 
 class LearnedState(Generic[Frozen]):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ from system.errors import DataError, QuarantinedError
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import OBJECTIVES, Evaluation, Worker
 from system.results.accuracy_matrix import MatrixRow, plain_row
-from system.storage.adapters import AdapterFolder, AdapterHeader, require_same_backbone
+from system.storage.adapters import AdapterFolder, require_same_backbone
 from system.storage.run_directory import OUTCOME, RANKS, RunDirectory
 from system.stream.given_similarity import given_similarity
 from system.stream.held_out import HeldOut
-from system.stream.learned_state import LearnedState
+from system.stream.learned_state import LearnedState, header_of
 from system.stream.router import Router
 from system.stream.settled import require_same_precision, settled
 from system.stream.task_source import Lease, TaskSource
@@ -94,16 +94,8 @@ class StreamWorker:
             )
         )
         self.adapters = AdapterFolder(self.directory.adapters)
-        header = AdapterHeader(
-            backbone=self.work.model.name,
-            backbone_fingerprint=self.work.model.fingerprint,
-            method=dict(experiment.method),
-            benchmark=experiment.benchmark.name,
-            benchmark_fingerprint=benchmark_fingerprint,
-            protocol=experiment.protocol,
-            inputs=asdict(experiment.inputs),
-            seed=experiment.seed,
-            tasks=self.tasks,
+        header = replace(
+            header_of(experiment, self.work.model, benchmark_fingerprint, self.tasks),
             router={} if self.joined else {"centers": experiment.evaluation.router_centers},
             precision=self.work.model.computation.precision_on(group.device),
         )
