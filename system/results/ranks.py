@@ -22,7 +22,7 @@ from torch import Tensor
 from system.config.schema import Gallery
 from system.errors import ConfigError, DataError
 from system.results.metrics import MAP_DEPTH
-from system.results.score_tiles import Block, Share, Tile, UnitRows, count_ahead, rows_of, runs
+from system.results.score_tiles import Block, Share, Tile, UnitRows, count_ahead, rows_of
 
 BEYOND = 2**31 - 1  # a rank beyond the depth that is looked at
 Direction = Literal["t2i", "i2t"]
@@ -112,7 +112,7 @@ def retrieval_ranks(
     if device.type == "mps":  # has no float64
         device = torch.device("cpu")
     tile = Tile.on(device) if tile is None else tile
-    _check(text_features, image_features, image_of_text, image_task, tile)
+    _check(text_features, image_features, image_of_text, image_task)
     image_of_text, image_task = image_of_text.cpu(), image_task.cpu()
     text_task = image_task[image_of_text]
     known = set(image_task.tolist())
@@ -226,9 +226,7 @@ def _blocks(images: _Places, texts: _Places) -> list[Block]:
     ]
 
 
-def _check(
-    texts: Tensor, images: Tensor, image_of_text: Tensor, image_task: Tensor, tile: Tile
-) -> None:
+def _check(texts: Tensor, images: Tensor, image_of_text: Tensor, image_task: Tensor) -> None:
     """Refuse what cannot be ranked."""
     if texts.ndim != 2 or images.ndim != 2 or texts.shape[1] != images.shape[1]:
         raise ValueError(
@@ -244,15 +242,15 @@ def _check(
         raise ValueError(f"image_of_text names images outside 0..{len(images) - 1}")
     if image_task.shape != (len(images),):
         raise ValueError(f"image_task has shape {tuple(image_task.shape)}; pass a task an image")
-    _check_finite(images, "image", tile)
-    _check_finite(texts, "text", tile)
+    _check_finite(images, "image")
+    _check_finite(texts, "text")
 
 
-def _check_finite(features: Tensor, modality: str, tile: Tile) -> None:
-    bad = [torch.empty(0, dtype=torch.bool, device=features.device)]
-    for rows in runs(range(len(features)), rows_of(tile, features.shape[1])):
-        bad.append((~torch.isfinite(features[rows.start : rows.stop])).any(dim=1))
-    broken = torch.cat(bad).nonzero()[:, 0]
+def _check_finite(features: Tensor, modality: str) -> None:
+    if not features.numel():
+        return
+    largest = torch.linalg.vector_norm(features.detach(), torch.inf, dim=1)
+    broken = (~torch.isfinite(largest)).nonzero()[:, 0]
     if len(broken):
         raise DataError(
             f"{modality} features: {len(broken)} of {len(features)} rows hold NaN or infinity "

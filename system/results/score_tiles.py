@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name PyTorch's own documentation uses)
 from torch import Tensor
 
 WORD = 8  # marks of pairs that are looked at together, as the bytes of an int64
-MOST_OPEN = 64  # with more than one word of open pairs per so many pairs, a tile is all float64
+MOST_WORDS = 64  # more than one marked word per so many pairs are too many to look at singly
+_LEAST_NORM = 1e-12  # as of torch.nn.functional.normalize
 
 
 def _alone(counts: Tensor) -> Tensor:
@@ -81,13 +81,17 @@ class UnitRows:
         """`order` [n] is the row of `features` at each place; `rows` are scaled at once."""
         self._features = features.detach().to(device)
         self._order = order.to(device)
+        self._norm = torch.empty(len(order), 1, dtype=torch.float64, device=device)
         self.single = torch.empty(len(order), features.shape[1], device=device)
-        for places in runs(range(len(order)), rows):
-            self.single[_slice(places)] = self.double(_slice(places))
+        for part in map(_slice, runs(range(len(order)), rows)):
+            chosen = self._features[self._order[part]]
+            norm = torch.linalg.vector_norm(chosen, dim=1, keepdim=True, dtype=torch.float64)
+            self._norm[part] = norm.clamp_min_(_LEAST_NORM)
+            torch.div(chosen, self._norm[part].float(), out=self.single[part])
 
     def double(self, places: slice | Tensor) -> Tensor:
         """Rows in float64, in which a tile's size changes no comparison worth the name."""
-        return F.normalize(self._features[self._order[places]].double(), dim=1)
+        return self._features[self._order[places]].double() / self._norm[places]
 
 
 def count_ahead(
@@ -132,13 +136,31 @@ def count_ahead(
 class _Side:
     """The queries of one direction: what a wrong candidate must score, and how many do."""
 
-    least: Tensor  # [n] float64
-    counts: Tensor  # [n] int64
+    least: Tensor  # [n, M] float64, for each right candidate, the best first
+    counts: Tensor  # [n, M] int64
+    depth: int
     candidates: int  # the dimension of a tile along which they lie
 
     def places(self, images: range, texts: range) -> slice:
         """The queries' places in a tile."""
         return _slice(images if self.candidates else texts)
+
+    def along(self, of_queries: Tensor) -> Tensor:
+        """What is of each query [n], so that it broadcasts over a tile."""
+        return of_queries[:, None] if self.candidates else of_queries
+
+    def wanted(self, places: slice) -> Tensor:
+        """`least` of these queries; infinite where a rank beyond `depth` is not counted on.
+
+        A place has at least as many ahead as the ones before it. The first is always counted.
+        """
+        least, counts = self.least[places], self.counts[places]
+        if least.shape[1] == 1:
+            return least
+        place = torch.arange(1, counts.shape[1] + 1, device=counts.device)
+        going_on = counts.cummax(dim=1).values + place <= self.depth
+        going_on[:, 0] = True
+        return least.where(going_on, torch.inf)
 
 
 class _Counter:
@@ -155,22 +177,23 @@ class _Counter:
     ) -> None:
         device, width = images.single.device, images.single.shape[1]
         self.images, self.texts = images, texts
-        self.owner, self.depth = owner.to(device), depth
+        self.owner = owner.to(device)
         self.rows = rows_of(tile, width)
         # Of a sum of D products of rounded factors; the rest is for the rounding of a threshold.
         self.error = 1.01 * (width + 8) * 2.0**-24
         text = torch.arange(len(owner), device=device)
         right = self._double(self.owner, text)
         best = _best_first(right, self.owner, len(images.single), depth)
-        self.image_least = best - tie_tolerance  # [I, M], infinite where an image has fewer texts
         self.of_texts = torch.zeros_like(text)
         self.of_images = torch.zeros_like(best, dtype=torch.int64)
-        self._text_side = _Side(right - tie_tolerance, self.of_texts, 0)
-        self._image_side = _Side(self.image_least[:, 0], self.of_images[:, 0], 1)
+        least = right[:, None] - tie_tolerance
+        self._text_side = _Side(least, self.of_texts[:, None], depth, 0)
+        # Infinite where an image has fewer texts.
+        self._image_side = _Side(best - tie_tolerance, self.of_images, depth, 1)
         most = min(tile.images, len(images.single)) * min(tile.texts, len(text))
         room = -(-most // WORD) * WORD
         self._product = torch.empty(most, device=device)
-        self._ahead, self._open = torch.zeros(2, room, dtype=torch.bool, device=device)
+        self._ahead, self._maybe = torch.zeros(2, room, dtype=torch.bool, device=device)
 
     def add(self, images: range, texts: range, *, i2t: bool, t2i: bool) -> None:
         """Count in one tile."""
@@ -181,70 +204,78 @@ class _Counter:
         column = ((own >= 0) & (own < len(images))).nonzero()[:, 0]
         right = (own[column], column)
         scores[right] = -torch.inf
-        found = []
         for side in [self._text_side] * t2i + [self._image_side] * i2t:
-            least = side.least[side.places(images, texts)]
-            least = least[:, None] if side.candidates else least
-            ahead, maybe = self._mask(self._ahead, shape), self._mask(self._open, shape)
-            torch.ge(scores, (least + self.error).float(), out=ahead)
-            torch.ge(scores, (least - self.error).float(), out=maybe)
-            open_pairs = self._pairs(maybe.bitwise_xor_(ahead), scores.numel() // MOST_OPEN)
-            if open_pairs is None:  # as of a model that answers the same to everything
-                self._add_in_double(rows, columns, right, i2t=i2t, t2i=t2i)
-                return
-            found.append((side, torch.count_nonzero(ahead, dim=side.candidates), *open_pairs))
-        for side, count, row, column in found:
-            side.counts[side.places(images, texts)] += count
-            image, text = row + images.start, column + texts.start
-            query = image if side.candidates else text
-            hit = self._double(image, text) >= side.least[query]
-            side.counts.index_add_(0, query, hit.long())
-        if i2t:
-            self._add_further(scores, images, texts)
+            least = side.wanted(side.places(images, texts))
+            few = self._pairs_from(side, least.amin(dim=1), scores, scores.numel() // MOST_WORDS)
+            if few is not None:
+                self._add_pairs(side, 0, least, few, scores, images, texts)
+            elif not self._add_many(side, least, scores, images, texts):
+                # As of a model that answers the same to everything.
+                exact = self.images.double(rows) @ self.texts.double(columns).T
+                exact[right] = -torch.inf
+                self._add_exact(side, exact, images, texts)
 
-    def _add_further(self, scores: Tensor, images: range, texts: range) -> None:
-        """Count for all right candidates but the best, as long as their rank is within `depth`."""
-        rows = _slice(images)
-        counts, least = self.of_images[rows], self.image_least[rows]  # [R, M]
-        if counts.shape[1] == 1:
-            return
-        place = torch.arange(1, counts.shape[1] + 1, device=counts.device)
-        going_on = counts.cummax(dim=1).values + place <= self.depth
-        least = least.where(going_on, torch.inf)
-        least[:, 0] = torch.inf
-        lowest = least.amin(dim=1, keepdim=True)  # [R, 1]
-        some = self._mask(self._ahead, scores.shape)
-        torch.ge(scores, (lowest - self.error).float(), out=some)
-        pairs = self._pairs(some, scores.numel())
-        assert pairs is not None, "no pairs are too many here"
+    def _add_pairs(
+        self,
+        side: _Side,
+        start: int,
+        wanted: Tensor,
+        pairs: tuple[Tensor, Tensor],
+        scores: Tensor,
+        images: range,
+        texts: range,
+    ) -> None:
+        """Count for right candidates from index `start` on, among all pairs that may be ahead."""
         row, column = pairs
+        image, text = row + images.start, column + texts.start
+        query = image if side.candidates else text
         score = scores[row, column].double()
-        for index in range(1, counts.shape[1]):
-            needed = least[row, index]
+        place = row if side.candidates else column
+        for index in range(start, wanted.shape[1]):
+            needed = wanted[place, index]
             hit = score >= needed
             near = ((score - needed).abs() <= self.error).nonzero()[:, 0]
-            exact = self._double(row[near] + images.start, column[near] + texts.start)
-            hit[near] = exact >= needed[near]
-            counts[:, index].index_add_(0, row, hit.long())
+            hit[near] = self._double(image[near], text[near]) >= needed[near]
+            side.counts[:, index].index_add_(0, query, hit.long())
 
-    def _add_in_double(
-        self,
-        rows: slice,
-        columns: slice,
-        right: tuple[Tensor, Tensor],
-        *,
-        i2t: bool,
-        t2i: bool,
-    ) -> None:
+    def _add_many(
+        self, side: _Side, least: Tensor, scores: Tensor, images: range, texts: range
+    ) -> bool:
+        """Count in a tile with many ahead; False, and nothing counted, with many near `least`."""
+        ahead, maybe = self._mask(self._ahead, scores.shape), self._mask(self._maybe, scores.shape)
+        torch.ge(scores, side.along((least[:, 0] + self.error).float()), out=ahead)
+        torch.ge(scores, side.along((least[:, 0] - self.error).float()), out=maybe)
+        near = self._pairs(maybe.bitwise_xor_(ahead), scores.numel() // MOST_WORDS)
+        if near is None:
+            return False
+        image, text = near[0] + images.start, near[1] + texts.start
+        query = image if side.candidates else text
+        hit = self._double(image, text) >= side.least[query, 0]
+        counts = side.counts[:, 0]
+        counts.index_add_(0, query, hit.long())
+        counts[side.places(images, texts)] += torch.count_nonzero(ahead, dim=side.candidates)
+        if least.shape[1] > 1:
+            least = side.wanted(side.places(images, texts))
+            further = least[:, 1:].amin(dim=1)
+            pairs = self._pairs_from(side, further, scores, scores.numel())
+            assert pairs is not None, "no pairs are too many here"
+            self._add_pairs(side, 1, least, pairs, scores, images, texts)
+        return True
+
+    def _add_exact(self, side: _Side, exact: Tensor, images: range, texts: range) -> None:
         """Count in one tile of float64 scores."""
-        scores = self.images.double(rows) @ self.texts.double(columns).T
-        scores[right] = -torch.inf
-        if t2i:
-            ahead = scores >= self._text_side.least[columns]
-            self.of_texts[columns] += torch.count_nonzero(ahead, dim=0)
-        for index in range(self.of_images.shape[1] if i2t else 0):
-            ahead = scores >= self.image_least[rows, index, None]
-            self.of_images[rows, index] += torch.count_nonzero(ahead, dim=1)
+        places = side.places(images, texts)
+        for index in range(side.least.shape[1]):
+            ahead = exact >= side.along(side.least[places, index])
+            side.counts[places, index] += torch.count_nonzero(ahead, dim=side.candidates)
+
+    def _pairs_from(
+        self, side: _Side, lowest: Tensor, scores: Tensor, most_words: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """The pairs that may score at least `lowest` [n], a value for each query."""
+        maybe = self._mask(self._maybe, scores.shape)
+        torch.ge(scores, side.along((lowest - self.error).float()), out=maybe)
+        return self._pairs(maybe, most_words)
 
     def _mask(self, room: Tensor, shape: Sequence[int]) -> Tensor:
         used = shape[0] * shape[1]
