@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from system.errors import StorageError
-from system.storage.kept_rows import HEADER, KeptFolder, KeptRows, parts_of
+from system.storage.kept_rows import HEADER, LOCK, KeptFolder, KeptRows, parts_of
 
 COUNT = 6
 
@@ -28,7 +28,7 @@ PARTS = parts_of(tensors(0))
 
 
 def folder(path: Path, limit: float = 1e6, notes: list[str] | None = None) -> KeptFolder:
-    return KeptFolder(path, limit, ([] if notes is None else notes).append)
+    return KeptFolder(path, limit, ([] if notes is None else notes).append, "stage.kept_gb=null")
 
 
 def filled(kept: KeptRows) -> KeptRows:
@@ -62,7 +62,7 @@ def test_several_fill_one_file_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(fill, range(32)))
-    assert [path.name for path in tmp_path.iterdir()] == ["key.rows"]
+    assert {path.name for path in tmp_path.iterdir()} == {"key.rows", LOCK}
 
 
 def test_a_damaged_row_is_made_anew_and_named(tmp_path: Path) -> None:
@@ -76,7 +76,8 @@ def test_a_damaged_row_is_made_anew_and_named(tmp_path: Path) -> None:
     found = folder(tmp_path, notes=notes).find("key", COUNT)
     assert found is not None
     assert found.missing(range(COUNT)) == [COUNT - 1]
-    assert notes == [f"{path}: 1 of 6 rows are damaged, and made anew"]
+    assert notes == [f"{path}: rows are damaged, and made anew"]
+    assert found.read(COUNT - 1) is None
     assert same(filled(found))
 
 
@@ -99,23 +100,40 @@ def test_a_damaged_file_is_dropped_with_one_line(tmp_path: Path, damage: str) ->
     assert same(filled(own.make("key", COUNT, PARTS)))
 
 
+def names(path: Path) -> list[str]:
+    return sorted(file.stem for file in path.glob("*.rows"))
+
+
 def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     """A disk that fills up would stop every run on the node."""
     size = os.path.getsize(folder(tmp_path).make("old", COUNT, PARTS).path)
     folder(tmp_path).make("used", COUNT, PARTS)
     for name, at in (("old", 1), ("used", 2)):
         os.utime(tmp_path / f"{name}.rows", (at, at))
-    own = folder(tmp_path, 2.5 * size)
-    opened = [own.find("old", COUNT)]  # used now
+    own, other = folder(tmp_path, 2.5 * size), folder(tmp_path, 2.5 * size)
+    opened = [other.find("old", COUNT)]  # used now, by whoever it is
     opened.append(own.make("new", COUNT, PARTS))
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["new", "old"]
-    opened.append(own.make("newer", COUNT, PARTS))  # what this process has open stays
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["new", "newer", "old"]
+    assert names(tmp_path) == ["new", "old"]
+    assert own.make_within("newer", COUNT, PARTS) is None
+    opened.append(own.make("newer", COUNT, PARTS))  # what is open stays
+    assert names(tmp_path) == ["new", "newer", "old"]
     opened.clear()
-    own.make("newest", COUNT, PARTS)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["newer", "newest"]
+    assert own.make_within("newest", COUNT, PARTS) is not None
+    assert names(tmp_path) == ["newer", "newest"]
     assert own.fits(COUNT, PARTS)
     assert not own.fits(100 * COUNT, PARTS)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_costs_a_line(tmp_path: Path) -> None:
+    """A page of a mapping that is not in its file any more kills the process that reads it."""
+    notes: list[str] = []
+    kept = filled(folder(tmp_path, notes=notes).make("key", COUNT, PARTS))
+    os.truncate(kept.path, 0)
+    assert not kept.has(0)
+    assert kept.read(1) is None
+    assert kept.missing(range(COUNT)) == list(range(COUNT))
+    assert same(filled(kept))
+    assert notes == [f"{kept.path}: rows are damaged, and made anew"]
 
 
 def test_a_full_disk_is_an_error_that_names_the_setting(

@@ -257,14 +257,15 @@ def broken_images(handle: SplitHandle) -> dict[int, Fault]:
 def _decode(
     row: ShardRow, transform: Transform, rng: np.random.Generator | None, handle: SplitHandle
 ) -> torch.Tensor:
-    found = None if row.cached is None else row.cached.read()
+    kept = row.cached
+    found = None if kept is None else kept.read()
     if found is not None:
         return found
     if not row.image:  # it was in the cache a moment ago
         (row,) = read_images(handle, [row.row])
     pixels = transform(_image(row), rng)
-    if row.cached is not None:
-        row.cached.write(pixels)
+    if kept is not None:
+        kept.write(pixels)
     return pixels
 
 

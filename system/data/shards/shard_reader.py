@@ -128,7 +128,7 @@ class SplitReader:
             group = self._group_of(number)
             if group != held:
                 places = self._places(group, cache)
-                kept = all(place is not None and place.file.has(place.row) for place in places)
+                kept = all(place is not None and place.there() for place in places)
                 names = _TEXT_COLUMNS if kept else _ROW_COLUMNS
                 table = self.read_group(group, names)
                 columns, held = {name: table.column(name) for name in names}, group

@@ -98,7 +98,8 @@ class GroundingWork(StreamWork):
         self.kept = None
         if stage.kept_gb is not None:
             place = DataDirectory.of(experiment).store(KEPT_FOLDER)
-            folder = KeptFolder.of(place, stage.kept_gb * GIGABYTE, worker.note)
+            remedy = "free space, set another data_path, or stage.kept_gb=null to keep nothing"
+            folder = KeptFolder.of(place, stage.kept_gb * GIGABYTE, worker.note, remedy)
             self.kept = KeptTowers(
                 self.model, worker.group, batch_size, threads, folder, worker.show
             )

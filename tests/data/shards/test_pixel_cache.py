@@ -19,12 +19,14 @@ from torch import Tensor
 from system.data.shards import loading, pixel_cache
 from system.data.shards.loading import row_selection, training_batches
 from system.data.shards.manifest import Shard, SplitHandle
-from system.data.shards.pixel_cache import CacheFile, PixelCache, file_size
+from system.data.shards.pixel_cache import PixelCache
 from system.data.shards.shard_reader import SplitReader
+from system.storage.kept_rows import KeptRows, file_size
 from tests.data.shards.conftest import Prepared
 
 SHAPE = (3, 4, 4)
-ROW = 48  # bytes
+PARTS = ((SHAPE, torch.uint8),)
+ROW = 64  # bytes
 SHARD = Shard("/nowhere.parquet", 10, (10,), "a1")
 
 
@@ -143,7 +145,7 @@ def test_a_quarantined_row_does_not_shift_the_others(prepared: Prepared) -> None
 def test_pixels_of_another_transform_or_shard_are_not_taken_for_these() -> None:
     one = Noted().cache.of(SHARD)
     assert one is not None
-    one.write(3, pixels(3))
+    one.put(3, [pixels(3)])
     others = [
         Noted(key="cropped").cache.of(SHARD),
         Noted().cache.of(Shard(SHARD.uri, 10, (10,), "b2")),
@@ -156,12 +158,12 @@ def test_pixels_of_another_transform_or_shard_are_not_taken_for_these() -> None:
     assert same is not None
     found = same.read(3)
     assert found is not None
-    assert torch.equal(found, pixels(3))
+    assert torch.equal(found[0], pixels(3))
 
 
 def damaged_byte(path: Path) -> None:
     with path.open("r+b") as stream:
-        stream.seek(file_size(10, 0) + 3 * ROW + 7)
+        stream.seek(file_size(10, PARTS) - 7 * ROW + 7)
         stream.write(b"\xff")
 
 
@@ -184,7 +186,7 @@ def test_a_file_that_is_not_whole_is_dropped_with_one_line(
 ) -> None:
     file = Noted().cache.of(SHARD)
     assert file is not None
-    file.write(3, pixels(3))
+    file.put(3, [pixels(3)])
     damage(file.path)
     noted = Noted()
     again = noted.cache.of(SHARD)
@@ -192,7 +194,7 @@ def test_a_file_that_is_not_whole_is_dropped_with_one_line(
     assert not again.has(3)
     (line,) = noted.lines
     assert str(file.path) in line
-    assert "made again" in line
+    assert "made anew" in line
 
 
 @pytest.mark.parametrize("damage", [damaged_byte, cut, emptied])
@@ -208,7 +210,7 @@ def test_damage_behind_a_reader_s_back_costs_a_line_and_no_pixel(
     rows = handle.shards[0].rows
     if damage is damaged_byte:
         with first.path.open("r+b") as stream:
-            stream.seek(file_size(rows, 0) + 3 * ROW + 7)
+            stream.seek(file_size(rows, PARTS) - (rows - 3) * ROW + 7)
             byte = stream.read(1)
             stream.seek(-1, os.SEEK_CUR)
             stream.write(bytes([byte[0] ^ 1]))
@@ -230,7 +232,7 @@ def fill(folder: Path, start: Any) -> None:
     file = Noted().cache.of(SHARD)
     assert file is not None
     for row in range(10):
-        file.write(row, pixels(row))
+        file.put(row, [pixels(row)])
 
 
 def test_processes_that_make_the_same_file_at_once_agree(folder: Path) -> None:
@@ -248,13 +250,13 @@ def test_processes_that_make_the_same_file_at_once_agree(folder: Path) -> None:
     for row in range(10):
         found = file.read(row)
         assert found is not None
-        assert torch.equal(found, pixels(row))
+        assert torch.equal(found[0], pixels(row))
     assert {path.name for path in folder.iterdir()} == {"lock", file.path.name}
 
 
 def test_files_that_nobody_uses_make_room_oldest_first(folder: Path) -> None:
     """And those in use stay, whoever asks: a shard that finds no room is decoded, and said once."""
-    size = file_size(10, ROW)
+    size = file_size(10, PARTS)
     shards = [Shard(f"/{name}.parquet", 10, (10,), name) for name in "abcd"]
     before = Noted()
     paths = []
@@ -277,7 +279,7 @@ def test_files_that_nobody_uses_make_room_oldest_first(folder: Path) -> None:
     (line,) = full.lines
     assert "no room" in line
     assert "stage.cache_gb" in line
-    assert sum(path.stat().st_size for path in folder.glob("*.pixels")) <= 2 * size
+    assert sum(path.stat().st_size for path in folder.glob("*.rows")) <= 2 * size
 
 
 def test_a_full_or_missing_disk_leaves_training_as_it_is(
@@ -303,7 +305,8 @@ def test_a_full_or_missing_disk_leaves_training_as_it_is(
     noted = Noted()
     assert torch.equal(read_rows(handle, noted.cache), expected)  # a twentieth stays free
     assert "no room" in noted.lines[0]
-    monkeypatch.setattr(pixel_cache, "cache_folder", lambda: folder / "is" / "not" / "there")
+    (folder / "file").touch()
+    monkeypatch.setattr(pixel_cache, "cache_folder", lambda: folder / "file" / "there")
     noted = Noted()
     assert torch.equal(read_rows(handle, noted.cache), expected)
     assert "cannot be used" in noted.lines[0]
@@ -342,18 +345,18 @@ def test_what_is_random_is_not_kept() -> None:
     assert "pixel cache" in lines[0]
     kept = PixelCache.wanted(0.5, "squeezed", SHAPE)
     assert kept is not None
-    assert kept.limit == 5e8
+    assert kept.folder.limit == 5e8
 
 
 def test_rows_that_were_read_outlive_their_file() -> None:
     """A batch is put together after the loader may have dropped the file."""
     noted = Noted()
-    file: CacheFile | None = noted.cache.of(SHARD)
+    file: KeptRows | None = noted.cache.of(SHARD)
     assert file is not None
-    file.write(1, pixels(1))
+    file.put(1, [pixels(1)])
     found = file.read(1)
-    noted.cache.drop(SHARD, file, "is of no use")
+    file.path.unlink()
     del file, noted
     gc.collect()
     assert found is not None
-    assert torch.equal(found, pixels(1))
+    assert torch.equal(found[0], pixels(1))

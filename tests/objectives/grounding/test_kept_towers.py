@@ -54,7 +54,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def towers(
     grounder: Grounder, path: Path, group: WorkerGroup = ALONE, limit: float = 1e9
 ) -> KeptTowers:
-    folder = KeptFolder(path, limit, pytest.fail)
+    folder = KeptFolder(path, limit, pytest.fail, "free space")
     return KeptTowers(grounder, group, BLOCK, 1, folder, show_nothing)
 
 
