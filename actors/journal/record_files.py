@@ -12,6 +12,7 @@ from typing import Any
 
 from system.errors import BrokenStorageError
 from system.storage.files import Folder, TakenStorageError
+from system.storage.foreign_json import parse_json
 
 _REMOVERS = 16  # an object store takes tens of ms for each
 
@@ -50,11 +51,13 @@ def encode(body: Mapping[str, Any]) -> bytes:
 def decode(sequence: int, content: bytes) -> Record:
     """The record of that number. Raises `BrokenRecordError` unless all bytes are as written."""
     try:
-        body = json.loads(content.decode("ascii"))
+        body = parse_json(content.decode("ascii"))
     except UnicodeDecodeError as error:
         raise BrokenRecordError("not text", error.start) from error
     except json.JSONDecodeError as error:
         raise BrokenRecordError(f"not JSON: {error.msg}", error.pos) from error
+    except ValueError as error:
+        raise BrokenRecordError(str(error), 0) from error
     if not isinstance(body, dict) or body.get("sequence") != sequence:
         raise BrokenRecordError(f"not record {sequence}", 0)
     # Comparing the bytes, not the values, also sees a change that JSON reads as the same value.

@@ -5,7 +5,6 @@ missing weights random, make an empty tokenizer, ask an unreachable hub again an
 error here.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 from system.errors import ConfigError
+from system.storage.foreign_json import parse_json
 from system.uris import expanded
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -150,7 +150,7 @@ def _check_directory(directory: Path, kind: CheckpointKind) -> None:
             )
     for file in sorted(directory.glob("*.json")):
         try:
-            json.loads(file.read_bytes())
+            parse_json(file.read_bytes())
         except ValueError as error:
             raise ConfigError(f"{kind.key}: {file} is not valid JSON: {error}") from error
 

@@ -1,6 +1,5 @@
 """Reads a run directory, finished or still running, into one frozen object."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from system.errors import DataError, StorageError
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import MetricsView
 from system.storage.files import Folder
+from system.storage.foreign_json import MOST_BYTES, parse_json
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
@@ -147,7 +147,8 @@ def _matrix(table: pa.Table, where: str) -> MatrixView:
 def _metrics(folder: Folder) -> dict[str, object]:
     where = folder.file_uri(METRICS)
     try:
-        metrics = json.loads(folder.read(METRICS))
+        with folder.opened(METRICS) as stream:
+            metrics = parse_json(stream.read(MOST_BYTES + 1))
     except ValueError as error:
         raise DataError(f"{where}: not valid JSON ({error}); {_AGAIN}") from error
     if not isinstance(metrics, dict):

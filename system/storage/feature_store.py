@@ -22,6 +22,7 @@ from torch import Tensor
 
 from system.errors import StorageError
 from system.storage.files import Folder
+from system.storage.foreign_json import parse_json
 
 ROWS = 512  # of a part
 HELD_BYTES = 1 << 30  # of parts that `take` keeps in memory
@@ -99,13 +100,13 @@ class TensorParts:
 
     def read(self, index: int) -> dict[str, Tensor]:
         """A part's tensors by name. Raises StorageError naming a file that is damaged."""
-        table = self.folder.read_table(_name(index))
+        table = self.folder.read_table(_name(index), values=False)
         if table.num_rows != len(self.part(index)) or _SHAPES not in (table.schema.metadata or {}):
             raise StorageError(
                 f"{self.folder.file_uri(_name(index))} does not hold the rows it should; delete it "
                 "to have it made again"
             )
-        shapes = json.loads(table.schema.metadata[_SHAPES])
+        shapes = parse_json(table.schema.metadata[_SHAPES])
         return {
             name: torch.from_numpy(
                 np.array(table.column(name).combine_chunks().flatten(), dtype=np.float32)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from system.errors import StorageError
+from system.storage.foreign_json import MOST_BYTES, parse_json, require_size
+from system.storage.foreign_tables import read_table
 from system.uris import absolute, join
 
 if TYPE_CHECKING:  # imported where it is used: adapters are also read where there is no pyarrow
@@ -221,10 +223,11 @@ class Folder:
             self.filesystem.delete_file(f"{self.path}/{name}")
 
     def read_json(self, name: str) -> Any:
-        """A JSON file's value. Raises StorageError naming the file if it does not parse."""
-        data = self.read(name)
+        """A JSON file's value. Raises StorageError naming the file if `parse_json` does not."""
         try:
-            return json.loads(data)
+            with self.opened(name) as stream:
+                require_size(stream.size(), MOST_BYTES)
+                return parse_json(bytes(stream.read()))
         except ValueError as error:
             raise StorageError(f"{self._place(name)} is not valid JSON: {error}") from error
 
@@ -242,14 +245,16 @@ class Folder:
         pq.write_table(table, sink)
         self.write(name, sink.getvalue().to_pybytes())
 
-    def read_table(self, name: str) -> pa.Table:
-        """Read a Parquet file as an Arrow table. Raises StorageError naming it if damaged."""
+    def read_table(self, name: str, *, values: bool = True) -> pa.Table:
+        """Read a Parquet file as an Arrow table, within the bounds of `foreign_tables.read_table`.
+
+        Raises StorageError naming it if it is damaged or unfolds beyond them.
+        """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         data = self.read(name)
         try:
-            return pq.read_table(pa.BufferReader(data))
+            return read_table(data, values=values)
         except (pa.ArrowException, OSError) as error:  # OSError: damaged pages or footer
             raise StorageError(f"{self._place(name)} is not Parquet: {error}") from error
 

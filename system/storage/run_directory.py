@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 from omegaconf import OmegaConf
-from yaml import YAMLError  # OmegaConf raises what its parser raises
 
 from system.config.differences import differences, plain
 from system.config.precision import AUTO, stored_precision
 from system.errors import ConfigError, DataError, StorageError
 from system.storage.files import Folder
+from system.storage.foreign_yaml import parse_yaml
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -180,8 +180,8 @@ class RunDirectory:
         """The resolved config of the run. Raises StorageError if the file is not one."""
         data, file = self.folder.read(CONFIG), self.folder.file_uri(CONFIG)
         try:
-            values = OmegaConf.to_container(OmegaConf.create(data.decode()))
-        except (YAMLError, UnicodeDecodeError) as error:
+            values = parse_yaml(data)
+        except ValueError as error:
             raise StorageError(f"{file} is not YAML: {error}") from error
         if not isinstance(values, dict):
             raise StorageError(f"{file} holds no config; give this run another run_name")

@@ -20,6 +20,7 @@ from pathlib import Path
 from system.config.parse import parse_dataclass
 from system.errors import StorageError
 from system.storage.files import Folder, is_local
+from system.storage.foreign_json import parse_json
 
 LOCK_NAME = "writer.json"
 
@@ -221,7 +222,7 @@ class _Lock:
 def _parsed(found: bytes | None) -> Writer | None:
     """The writer in a lock file; None for a torn one, which its bytes alone must then speak for."""
     try:
-        return parse_dataclass(Writer, json.loads(found or b""), LOCK_NAME)
+        return parse_dataclass(Writer, parse_json(found or b""), LOCK_NAME)
     except (ValueError, TypeError):
         return None
 

@@ -4,7 +4,6 @@ Its rows and columns are found by the tasks' names; numbers alone, as NumPy writ
 the order of the prepared benchmark's tasks.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from system.config.schema import ExperimentConfig
@@ -22,6 +20,8 @@ from system.data.shards.manifest import Manifest
 from system.errors import DataError
 from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
+from system.storage.foreign_json import parse_json
+from system.storage.foreign_tables import read_table
 
 TOLERANCE = 1e-6  # of rounding, in symmetry and beyond -1 and 1
 KEY = "benchmark.similarity"
@@ -158,7 +158,7 @@ def _npy_array(data: bytes) -> NDArray[Any]:
 
 
 def _json_rows(data: bytes) -> Iterable[Row]:
-    return [(name, dict(row.items())) for name, row in json.loads(data).items()]
+    return [(name, dict(row.items())) for name, row in parse_json(data).items()]
 
 
 def _csv_rows(data: bytes) -> Iterable[Row]:
@@ -166,7 +166,7 @@ def _csv_rows(data: bytes) -> Iterable[Row]:
 
 
 def _parquet_rows(data: bytes) -> Iterable[Row]:
-    return _table_rows(pq.read_table(pa.BufferReader(data)))
+    return _table_rows(read_table(data))
 
 
 def _table_rows(table: pa.Table) -> Iterable[Row]:

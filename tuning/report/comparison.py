@@ -8,6 +8,7 @@ from typing import Any
 
 from system.report.formatting import DASH
 from system.report.metrics_view import headline_metrics
+from system.storage.foreign_json import parse_json
 from tuning.report.certainty import NOT_KNOWN, Certainty
 from tuning.search.sweep_config import counted
 
@@ -100,7 +101,7 @@ class Comparison:
 def compare(trials: Sequence[Mapping[str, Any]], seeds: int) -> Comparison:
     """Group the rows of trials.parquet by trial config; each has one trial for each of `seeds`."""
     labels = dict.fromkeys(row["setting"] for row in trials)
-    names = short_names([key for row in trials for key in json.loads(row["values"])])
+    names = short_names([key for row in trials for key in parse_json(row["values"])])
     rows = [_row([r for r in trials if r["setting"] == label], names, seeds) for label in labels]
 
     def rank(row: ConfigRow) -> tuple[bool, float]:
@@ -147,7 +148,7 @@ def _row(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], seeds: i
         seconds_per_task=MeanStd.of([row["seconds_per_task"] for row in done]),
         learning_rate=first["learning_rate"],
         overrides=tuple(first["overrides"]),
-        values={names[key]: value for key, value in json.loads(first["values"]).items()},
+        values={names[key]: value for key, value in parse_json(first["values"]).items()},
         parent=first.get("parent"),
         forked_after=first.get("forked_after") or 0,
         sharing=first.get("sharing"),
@@ -163,7 +164,7 @@ def _by_recall(
 
 
 def _stage_columns(done: Sequence[Mapping[str, Any]]) -> dict[str, MeanStd]:
-    found = [json.loads(row["shown"]) for row in done if row.get("shown")]
+    found = [parse_json(row["shown"]) for row in done if row.get("shown")]
     titles = found[0] if found else ()
     return {title: MeanStd.of([row[title] for row in found]) for title in titles}
 

@@ -2,10 +2,11 @@
 
 import ast
 import io
-import json
 import tokenize
 from itertools import pairwise
 from typing import Any
+
+from system.storage.foreign_json import parse_json
 
 _LONGEST = 1 << 20  # characters
 _BETWEEN = {tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER, tokenize.INDENT, tokenize.DEDENT}
@@ -23,8 +24,8 @@ def listed(text: str) -> list[Any] | None:
         return None
     if text[0] == "[" and text[-1] == "]":
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
+            found = parse_json(text)
+        except ValueError:
             pass
         else:
             assert isinstance(found, list)

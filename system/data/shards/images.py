@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from system.errors import ConfigError, DataError
+from system.storage.foreign_json import parse_json
 
 # What Pillow warns of, damaged metadata mostly, names no file, and pixels are checked all the same.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -83,7 +84,7 @@ class Decoding:
         if metadata is None or _METADATA not in metadata:
             return cls()
         try:
-            content = json.loads(metadata[_METADATA])
+            content = parse_json(metadata[_METADATA])
             return cls(background_colour(content["background"]), bool(content["orient"]))
         except (ValueError, LookupError, TypeError) as error:
             raise DataError("its field 'decoding' cannot be read") from error

@@ -16,6 +16,7 @@ from system.data.shards.schema import READ_VERSIONS, SCHEMA_VERSION
 from system.errors import ConfigError, DataError
 from system.storage.data_directory import SETTING
 from system.storage.files import Folder, filesystem_of
+from system.storage.foreign_json import MOST_BYTES, parse_json
 from system.uris import absolute, join, parent, relative
 
 MANIFEST_NAME = "manifest.json"
@@ -395,7 +396,7 @@ def read_json(uri: str) -> Any:
     filesystem, path = filesystem_of(uri)
     try:
         with filesystem.open_input_stream(path) as stream:
-            return json.loads(stream.read())
+            return parse_json(stream.read(MOST_BYTES + 1))
     except FileNotFoundError as error:
         raise DataError(f"{uri} does not exist: {_PREPARE}") from error
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from system.diff_prompt.mask_vae.mask_vae_files import MaskVaeHeader, save_mask_
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
 from system.storage.files import Folder
+from system.storage.foreign_json import parse_json
 from system.storage.published_weights import (
     CONFIG,
     digest_of,
@@ -91,7 +91,7 @@ def _config(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ConfigError(f"{file} is missing: diffusers writes it beside the weights")
     try:
-        values = json.loads(file.read_text("utf-8"))
+        values = parse_json(file.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file} is no JSON: {error}") from error
     if not isinstance(values, dict):

@@ -13,6 +13,7 @@ from torch import Tensor
 from system.errors import ConfigError
 from system.grounders.glip.glip_config import FORMAT_VERSION, MODEL_TYPE, GlipConfig
 from system.grounders.glip.glip_network import GlipNetwork
+from system.storage.foreign_json import parse_json
 from system.storage.published_weights import read_weights, require_same_names
 from system.uris import expanded
 
@@ -117,7 +118,7 @@ def load_glip_parts(path: str) -> GlipParts:
 
 def _read_config(file: Path, where: str) -> GlipConfig:
     try:
-        values = json.loads(file.read_bytes())
+        values = parse_json(file.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{where}: {file} is not valid JSON: {error}") from error
     kind = values.get("model_type") if isinstance(values, dict) else None

@@ -24,6 +24,7 @@ from system.data.prepare.pipeline import ReaderOptions
 from system.data.shards.images import image_size
 from system.data.shards.schema import Expression, ImageRecord, Instance
 from system.errors import DataError
+from system.storage.foreign_json import parse_json
 
 BoxFormat = Literal["xywh", "xyxy"]
 
@@ -283,8 +284,8 @@ def _outline(value: object, where: str) -> object:
     """Return an outline as MSCOCO writes it: one polygon alone is a list of polygons."""
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(value)
+        except ValueError as error:
             raise DataError(f"{where}: the mask is not JSON ({error})", "segmentation") from error
     if isinstance(value, list) and value and not any(isinstance(item, list) for item in value):
         return [value]

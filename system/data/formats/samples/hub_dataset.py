@@ -4,7 +4,6 @@ An image's bytes are taken as they are, without decoding: `StoredImage(split, st
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from system.data.prepare.captions import class_captions
 from system.data.prepare.image_files import FILES, StoredImage
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError
+from system.storage.foreign_json import parse_json
 
 _ROWS = 16  # read at once: a few MB of photographs
 _CAPTIONS_OF = "captions of {}"  # name of a column that is made of one of classes
@@ -141,8 +141,8 @@ def _check_saved(folder: Path) -> None:
 
 def _saved_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}): save it again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: is no object: save it again")

@@ -1,6 +1,5 @@
 """Samples of webdataset tars: members that share a key, found without unpacking the tar."""
 
-import json
 import os
 import re
 import tarfile
@@ -14,6 +13,7 @@ from typing import IO, Any
 from system.data.prepare.image_files import StoredImage
 from system.data.shards.faults import Faults
 from system.errors import ConfigError, DataError
+from system.storage.foreign_json import parse_json
 
 #: Suffixes of images; the first that a sample has is its image, as in OpenCLIP.
 IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp", "bmp")
@@ -282,8 +282,8 @@ def _text(path: Path, member: tarfile.TarInfo, stream: IO[bytes]) -> str:
 
 def _object(path: Path, member: tarfile.TarInfo, stream: IO[bytes]) -> Mapping[str, object]:
     try:
-        content = json.loads(_text(path, member, stream))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(_text(path, member, stream))
+    except ValueError as error:
         raise DataError(f"{path}: member {member.name!r} is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: member {member.name!r} is {type(content).__name__}, no object")

@@ -3,7 +3,6 @@
 One row is in memory at a time.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from system.data.prepare.annotations import read_items, shortened
 from system.data.prepare.json_text import JsonError, JsonText, Unreadable
 from system.data.shards.faults import Faults
 from system.errors import DataError
+from system.storage.foreign_json import parse_json
 
 
 class JsonLinesTable:
@@ -148,8 +148,8 @@ def _first_field(path: Path) -> str:
 def _is_row(line: str) -> bool:
     """Whether a line, which may be cut if it is long, is an object of its own and no file's."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
+        values = parse_json(line)
+    except ValueError:
         return len(line) > 1000  # pretty-printed objects have short lines
     # MSCOCO's form in one line: lists of objects.
     return not all(
@@ -169,8 +169,8 @@ def _object(line: str, fault: str | None, where: str) -> dict[str, Any]:
     if fault is not None:
         raise DataError(f"{where}: {fault}", "broken row")
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{where}: is not JSON ({error})", "broken row") from error
     if not isinstance(values, dict):
         raise DataError(f"{where}: is not an object but {type(values).__name__}", "broken row")
