@@ -1,18 +1,18 @@
 """The interface of frozen grounders, which find the boxes of an expression in an image.
 
-Legend: B batch, N prompt length, D width of a layer, T tokens, K boxes, P feature width.
+Legend: B batch, D width of a layer, T tokens, K boxes, P feature width.
 Boxes are left, top, right, bottom as shares of the image's width and height, so that they do not
 depend on how an image was resized; IoU and GIoU are the same in shares and in pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from system.backbones.computation import Computation
 from system.backbones.dual_encoder import ImageTransform, Modality, encode_names
@@ -23,13 +23,9 @@ from system.config.schema import (
     Upsampling,
 )
 from system.errors import ConfigError
-from system.grounders.swin_prompts import WindowEntry
+from system.grounders.entries import Entries, ImagePlace
+from system.grounders.tokens import Span, Tokens
 from system.registry import Registry
-
-#: Where the image's half of a grounder can be cut, so that what is before is computed once: at the
-#: levels that its vision tower hands on, or at those that its last layers read boxes and scores of.
-ImagePlace = Literal["levels", "regions"]
-Span = tuple[int, int]  # characters of a text: begin, end (not included)
 
 
 @dataclass(frozen=True)
@@ -53,111 +49,6 @@ class GrounderShape:
     def widths(self, modality: Modality) -> tuple[int, ...]:
         """Width of each layer of one tower."""
         return self.vision_widths if modality == "vision" else self.text_widths
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A batch of expressions, padded."""
-
-    ids: Tensor  # (B, T)
-    mask: Tensor  # (B, T), 1 where a token is the expression's
-    #: (B, T), True where a token names the object; None: all of every expression's words do.
-    positive: Tensor | None = None
-
-    def to(self, device: torch.device) -> "Tokens":
-        """The same on a device."""
-        positive = None if self.positive is None else self.positive.to(device)
-        return Tokens(self.ids.to(device), self.mask.to(device), positive)
-
-    def padded(self, length: int, padding: int) -> "Tokens":
-        """The same with tokens of that id behind, so that there are at least `length`."""
-        more = (0, max(0, length - self.ids.shape[1]))
-        positive = None if self.positive is None else pad(self.positive, more)
-        return Tokens(pad(self.ids, more, value=padding), pad(self.mask, more), positive)
-
-
-@dataclass(frozen=True)
-class Added:
-    """Prompts that are added to a grounder's tokens: see `system.grounders.lockstep`.
-
-    A layer's prompt is (1, n, D) or (B, n, D) in that layer's own width; the first prompt of a
-    tower enters before its first layer. In the layers of `exchanging`, which both towers have
-    prompts in, `exchange` gets the layer and the two towers' tokens where prompts were added,
-    (B, n, D) and (B, N, D), and gives what replaces them.
-    """
-
-    vision: Sequence[Tensor]
-    text: Sequence[Tensor]
-    exchange: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] = lambda _, vision, text: (
-        vision,
-        text,
-    )
-    exchanging: range = range(0)
-
-    @property
-    def text_length(self) -> int:
-        """How many tokens a text must have at least, padding among them."""
-        return max((prompt.shape[1] for prompt in self.text), default=0)
-
-
-@dataclass(frozen=True)
-class Reach:
-    """What of a grounder a method leaves as it is: for all samples the frozen model's own.
-
-    `image` is the last place of the image's half that nothing of the method comes before; None: its
-    vision tower is entered. `text`: whether the text tower is entered.
-    """
-
-    image: ImagePlace | None = None
-    text: bool = True
-
-
-@dataclass(frozen=True)
-class Entries:
-    """The prompts and functions of a method inside a grounder; none is the frozen model.
-
-    A layer's prompt is (1, N, D) or (B, N, D) in that layer's own width; the first prompt of a
-    tower enters its first layer. Prompts stand beside the layer's tokens, take part in its
-    attention and are dropped from its output. `windows` holds the vision tower's prompts that
-    enter behind a block's norm, and how prompts stand in its windows. A context (1, N, D) or
-    (B, N, D) passes through the whole text tower beside the expression's tokens and is dropped at
-    its end. `added` prompts change the tokens themselves, and the two towers then run in step. The
-    functions change what leaves the towers, each level (B, P_level, H, W) of the vision tower and
-    the text's tokens (B, T, D), and each level (B, C, H, W) of the pyramid, which is made of the
-    vision tower's levels. `head` takes the place of some of `Grounder.head_layers`, for the whole
-    batch.
-    """
-
-    vision: Sequence[Tensor] = ()
-    text: Sequence[Tensor] = ()
-    context: Tensor | None = None
-    adapt_level: Callable[[int, Tensor], Tensor] | None = None
-    adapt_text: Callable[[Tensor], Tensor] | None = None
-    adapt_pyramid: Callable[[int, Tensor], Tensor] | None = None
-    windows: WindowEntry = field(default_factory=WindowEntry)
-    added: Added | None = None
-    head: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def reach(self) -> Reach:
-        """What these leave as it is; prompts enter a tower from its first layer on."""
-        if self.added is not None:  # the towers run in step
-            return Reach()
-        place: ImagePlace | None = "regions"
-        if self.vision or self.windows.after_norm:
-            place = None
-        elif self.adapt_level is not None or self.adapt_pyramid is not None:
-            place = "levels"
-        return Reach(place, bool(self.text) or self.context is not None)
-
-    def each_alone(self) -> "Entries":
-        """The same as each sample has it by itself, whatever stands beside it in the batch.
-
-        The released tiling of prompts changes nothing for an image alone, as which it was judged.
-        """
-        if self.windows.tiling == "sample":
-            return self
-        return replace(self, windows=replace(self.windows, tiling="sample"))
 
 
 @dataclass(frozen=True)
@@ -351,40 +242,6 @@ class Grounder(nn.Module, ABC):
             return self.text_features(self.tokenize(texts).to(device))
 
         return encode_names(encode, names, self.shape.feature_width)
-
-
-def positive_tokens(offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:
-    """The tokens that spans of a text cover, each from its first to its last one.
-
-    `offsets` are the characters of each token, begin and end; of a special one both are 0. As
-    MDETR and GLIP have it, a span's first character or one of the two behind it has to be a
-    token's, and its last one or one of the two before; otherwise it covers none.
-    """
-    holder = {at: token for token, (begin, end) in enumerate(offsets) for at in range(begin, end)}
-    covered: set[int] = set()
-    for begin, end in spans:
-        firsts = (holder.get(at) for at in (begin, begin + 1, begin + 2))
-        lasts = (holder.get(at) for at in (end - 1, end - 2, end - 3))
-        first = next((token for token in firsts if token is not None), None)
-        last = next((token for token in lasts if token is not None), None)
-        if first is not None and last is not None:
-            covered.update(range(first, last + 1))
-    return sorted(covered)
-
-
-def positive_mask(offsets: Sequence[Sequence[Span]], spans: Sequence[Sequence[Span]]) -> Tensor:
-    """Mask (B, T) of the tokens that name each text's object; all of them where it has no span.
-
-    None of them where its spans cover no token: as in GLIP's released code nothing is found then.
-
-    `offsets` are those of each text's T tokens, padding and special ones as (0, 0).
-    """
-    mask = torch.ones(len(offsets), max(map(len, offsets), default=0), dtype=torch.bool)
-    for row, of_text, of_object in zip(mask, offsets, spans, strict=True):
-        if of_object:
-            row[:] = False
-            row[positive_tokens(of_text, of_object)] = True
-    return mask
 
 
 class GrounderLoader(Protocol):

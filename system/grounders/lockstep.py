@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from system.errors import ConfigError
-from system.grounders.grounder import Added
+from system.grounders.entries import Added
 
 #: Hidden states (B, H, W, D) before a vision block go out and come back changed; at the end the
 #: levels (B, P, H, W) that the tower hands on.

@@ -18,7 +18,8 @@ from typing_extensions import Self
 from system.backbones.dual_encoder import BackboneShape, Deep, DualEncoder, Modality
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch
 from system.registry import Registry
 
 Objective = Literal["retrieval", "grounding"]

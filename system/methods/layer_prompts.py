@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from system.backbones.dual_encoder import Modality
-from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch
 from system.grounders.swin_prompts import WindowEntry
 from system.methods.base import GroundingSetting, Method
 from system.methods.parts import check_readable, depth_in_each, normal, read_at_widths

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.grounders.grounder import (
-    Added,
-    Entries,
-    Grounder,
-    GroundingBatch,
-    KeptOutputs,
-    Reach,
-)
+from system.grounders.entries import Added, Entries, Reach
+from system.grounders.grounder import Grounder, GroundingBatch, KeptOutputs
 from system.methods.base import (
     METHODS,
     Method,

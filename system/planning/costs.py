@@ -28,7 +28,8 @@ from system.config.schema import BackboneConfig, ExperimentConfig
 from system.data.shards.split_objects import ReferredExpression
 from system.engine.global_batch import TokenBatch
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, load_grounder
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch, load_grounder
 from system.methods.base import GroundingSetting, RetrievalSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.planning.stream_work import IMAGE, PAIR, TEXT

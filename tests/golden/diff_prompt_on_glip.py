@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from system.grounders.grounder import Entries
+from system.grounders.entries import Entries
 from system.grounders.swin_prompts import WindowEntry
 from system.methods.parts import read_at_widths
 from tests.golden.prompted_glip import batch_of, boxes_of, glip_of, seen, weights_of

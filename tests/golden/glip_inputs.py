@@ -22,7 +22,7 @@ from system.grounders.glip.glip_inputs import (
     Pictures,
     last_pixel_boxes,
 )
-from system.grounders.grounder import positive_tokens
+from system.grounders.tokens import positive_tokens
 from tests.golden.runner import Fixture, Tolerance, check
 
 Outputs = Mapping[str, NDArray[Any]]

@@ -30,7 +30,7 @@ from system.grounders.glip.glip_inputs import SIDE_MULTIPLE, GlipPixels, Picture
 from system.grounders.glip.predictions import BoxPredictions, TokenScores, places
 from system.grounders.glip.published_checkpoint import load_published
 from system.grounders.glip.published_sizes import PublishedOptions
-from system.grounders.grounder import positive_tokens
+from system.grounders.tokens import positive_tokens
 from tests.golden.glip_boxes import scored_boxes_in_order
 from tests.golden.glip_towers import filled, glip_bert, glip_swin
 from tests.golden.named_weights import state_dict

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality, unit
 from system.config.schema import ImageSizeConfig
-from system.grounders.grounder import Entries, GrounderShape
+from system.grounders.entries import Entries
+from system.grounders.grounder import GrounderShape
 from system.methods.base import GroundingSetting
 from system.methods.interaction import InteractionConfig
 from system.methods.low_rank import LowRankConfig

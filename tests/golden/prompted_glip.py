@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from system.config.schema import GrounderConfig, SelectionConfig
+from system.grounders.entries import Entries
 from system.grounders.glip.glip import Glip
 from system.grounders.glip.published_checkpoint import import_glip
 from system.grounders.glip.published_sizes import PublishedOptions
-from system.grounders.grounder import Entries, GroundingBatch, Tokens, load_grounder
+from system.grounders.grounder import GroundingBatch, load_grounder
+from system.grounders.tokens import Tokens
 from system.storage.files import Folder
 from tests.golden.glip_boxes import scored_boxes_in_order
 from tests.golden.named_weights import state_dict

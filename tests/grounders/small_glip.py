@@ -6,6 +6,7 @@ import torch
 
 from system.backbones.computation import Computation
 from system.backbones.pretrain_clip import build_tokenizer
+from system.grounders.entries import Entries
 from system.grounders.glip.glip import Glip, load_glip
 from system.grounders.glip.glip_config import (
     GlipConfig,
@@ -16,7 +17,7 @@ from system.grounders.glip.glip_config import (
 )
 from system.grounders.glip.glip_files import build_network, save_glip
 from system.grounders.glip.glip_inputs import Pictures
-from system.grounders.grounder import Entries, GroundingBatch
+from system.grounders.grounder import GroundingBatch
 
 WORDS = ["a", "red", "dog", "on", "the", "hill", "left"]
 TEXTS = ["a red dog", "the hill", "the dog on the red hill"]

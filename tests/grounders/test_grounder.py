@@ -14,14 +14,8 @@ from system.data.embedded.scene_captions import POSITIONS, expression
 from system.data.embedded.scenes import SIZE
 from system.data.embedded.web_scenes import ANYTHING, box_of
 from system.errors import ConfigError
-from system.grounders.grounder import (
-    Entries,
-    Grounder,
-    GroundingBatch,
-    covered,
-    level_means,
-    load_grounder,
-)
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch, covered, level_means, load_grounder
 from system.results.rec import best_hits, rec_recall
 
 TASKS, SCENES = ("sports", "food", "person"), 16

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from system.backbones.computation import Computation, placed
 from system.errors import ConfigError
-from system.grounders.grounder import Added, Entries, Grounder, GroundingBatch
+from system.grounders.entries import Added, Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.grounders.lockstep import Lockstep, entered, rectangle
 from system.methods.sharing import chosen_entries

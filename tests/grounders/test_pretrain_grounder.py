@@ -13,7 +13,8 @@ from system.backbones.pretrain_loop import CHECKPOINT
 from system.data.embedded.pictograms import catalogue
 from system.data.embedded.scenes import SIZE
 from system.errors import StorageError
-from system.grounders.grounder import Entries, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import GroundingBatch
 from system.grounders.pretrain_grounder import (
     GrounderPretrainConfig,
     pretrain_grounder,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from system.grounders.bert_prompts import BertPrompts
+from system.grounders.entries import Entries
 from system.grounders.glip.glip import Glip
-from system.grounders.grounder import Entries
 from system.grounders.swin_prompts import RelativeBias, SwinPrompts, WindowEntry
 from tests.grounders.small_glip import loaded, some_batch, some_entries, write_small_glip
 from tests.grounders.small_towers import WINDOW, bert, blocks, swin

@@ -12,7 +12,8 @@ from torch import Tensor
 from system.backbones.dual_encoder import BackboneShape
 from system.errors import ConfigError
 from system.grounders.dino.dino_grounder import GroundingDino
-from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import (
     GroundingSetting,

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from system.grounders.entries import Entries, Reach
 from system.grounders.glip.glip import Glip
-from system.grounders.grounder import Entries, Grounder, Reach
+from system.grounders.grounder import Grounder
 from system.methods.base import GroundingSetting, methods_on
 from system.methods.sharing import StreamMethod, build_method
 from tests.methods.test_grounding_methods import METHODS, batch

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import AdapterMismatchError, ConfigError
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, ScoredBoxes
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch, ScoredBoxes
 from system.methods.base import GroundingSetting
 from system.methods.sharing import StreamMethod, build_method, check_state, method_kind
 from tests.grounders.small_glip import IMAGE_SIZE, TEXTS, loaded, write_small_glip

@@ -23,20 +23,19 @@ from system.grounders.bert_prompts import BertPrompts
 from system.grounders.dino.dino_images import DinoPixels, pixel_mask
 from system.grounders.dino.dino_losses import loss_terms, sample_losses
 from system.grounders.dino.dino_text import phrase_lengths, phrase_tokens
+from system.grounders.entries import Entries
 from system.grounders.grounder import (
-    Entries,
     Grounder,
     GrounderShape,
     GroundingBatch,
     ScoredBoxes,
-    Span,
-    Tokens,
     block_sides,
     covered,
     level_means,
 )
 from system.grounders.lockstep import Lockstep
 from system.grounders.swin_prompts import SwinPrompts
+from system.grounders.tokens import Span, Tokens
 
 BOXES = 100  # best queries that are handed on
 HEAD_SETTINGS = (

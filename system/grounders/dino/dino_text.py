@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from system.errors import DataError
-from system.grounders.grounder import Span, Tokens, positive_mask
+from system.grounders.tokens import Span, Tokens, positive_mask
 
 _ADDED = 3  # begin, stop, end
 

@@ -20,6 +20,7 @@ from system.backbones.dual_encoder import resolved
 from system.backbones.fingerprint import digest
 from system.config.schema import GrounderConfig, ImageSizeConfig, Upsampling
 from system.errors import ConfigError, DataError
+from system.grounders.entries import Entries, ImagePlace
 from system.grounders.glip.box_selection import (
     SelectionRules,
     label_probabilities,
@@ -32,20 +33,16 @@ from system.grounders.glip.glip_network import Dense, GlipNetwork, token_mean
 from system.grounders.glip.published_checkpoint import load_published
 from system.grounders.glip.published_sizes import PublishedOptions
 from system.grounders.grounder import (
-    Entries,
     Grounder,
     GrounderShape,
     GroundingBatch,
-    ImagePlace,
     ScoredBoxes,
-    Span,
-    Tokens,
     block_sides,
     covered,
     level_means,
-    positive_mask,
 )
 from system.grounders.lockstep import Lockstep
+from system.grounders.tokens import Span, Tokens, positive_mask
 from system.uris import expanded
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from typing_extensions import override
 
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.parts import check_positive, normal, uniform
 

@@ -37,7 +37,8 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, RetrievalSetting
 from system.methods.interaction import OTHER
 from system.methods.parts import (

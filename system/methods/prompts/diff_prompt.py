@@ -32,7 +32,8 @@ from typing_extensions import override
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GrounderShape, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch
 from system.grounders.swin_prompts import RelativeBias, Tiling, WindowEntry
 from system.methods.base import GroundingSetting, LatentNeeds, MaskSource, Method, MethodFactory
 from system.methods.parts import (

@@ -37,7 +37,8 @@ from typing_extensions import Self, override
 
 from system.backbones.dual_encoder import MODALITIES, BackboneShape, Modality
 from system.errors import ConfigError
-from system.grounders.grounder import Added, Entries, Grounder, GrounderShape, GroundingBatch
+from system.grounders.entries import Added, Entries
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch
 from system.grounders.lockstep import rectangle
 from system.methods.base import Method, MethodFactory, MethodSetting
 from system.methods.losses import attracting

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory
 from system.methods.low_rank import LowRankConfig
 from system.methods.prompts.diff_prompt import RENAMED, DiffPrompt, DiffPromptConfig

@@ -25,7 +25,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from system.backbones.dual_encoder import Modality
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, MethodSetting, Variant
 from system.methods.layer_prompts import LayerPrompts
 from system.methods.parts import INIT_STD, check_at_least, layer_widths, normal, prompt_lengths

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from typing_extensions import override
 
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, Variant
 from system.methods.layer_prompts import LayerPrompts
 from system.methods.parts import INIT_STD, check_positive, depth_in_each, normal

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from system.errors import ConfigError
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting, Method, MethodFactory, Variant
 from system.methods.parts import check_positive, uniform
 

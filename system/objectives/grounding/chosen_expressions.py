@@ -12,7 +12,8 @@ from system.data.shards.split_objects import (
     read_expressions,
     subsample,
 )
-from system.grounders.grounder import Grounder, Tokens
+from system.grounders.grounder import Grounder
+from system.grounders.tokens import Tokens
 
 
 @dataclass(frozen=True)

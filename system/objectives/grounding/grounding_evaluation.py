@@ -18,7 +18,8 @@ from torch import Tensor
 from system.data.shards.manifest import SplitHandle
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.model_stage import Show
-from system.grounders.grounder import Entries, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import GroundingBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.grounder_features import GrounderFeatures

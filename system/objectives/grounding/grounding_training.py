@@ -27,7 +27,8 @@ from system.data.shards.padding import PaddedImages
 from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.loader_threads import loader_threads
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, Reach, level_means
+from system.grounders.entries import Entries, Reach
+from system.grounders.grounder import Grounder, GroundingBatch, level_means
 from system.methods.base import TaskBatch
 from system.methods.sharing import StreamMethod
 from system.objectives.grounding.chosen_expressions import (

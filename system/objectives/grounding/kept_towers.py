@@ -27,7 +27,8 @@ from system.data.shards.padding import PaddedImages
 from system.engine.encoding import filled_images
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Grounder, ImagePlace, KeptOutputs, Reach
+from system.grounders.entries import ImagePlace, Reach
+from system.grounders.grounder import Grounder, KeptOutputs
 from system.objectives.grounding.chosen_expressions import ChosenExpressions
 from system.storage.feature_store import FeatureStore
 from system.storage.kept_rows import KeptFolder, KeptRows, parts_of

@@ -23,13 +23,8 @@ from system.diff_prompt.prompt_latents import SplitLatents
 from system.engine.encoding import filled_images, in_order
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import (
-    Entries,
-    Grounder,
-    GroundingBatch,
-    KeptOutputs,
-    Reach,
-)
+from system.grounders.entries import Entries, Reach
+from system.grounders.grounder import Grounder, GroundingBatch, KeptOutputs
 from system.objectives.grounding.chosen_expressions import ChosenExpressions, expression_tokens
 from system.objectives.grounding.kept_towers import KeptSplit, KeptTowers
 from system.results.rec import best_hits

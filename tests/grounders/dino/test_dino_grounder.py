@@ -14,14 +14,8 @@ from torch import Tensor
 from system.config.schema import GrounderConfig, SelectionConfig
 from system.errors import ConfigError, DataError
 from system.grounders.dino.dino_grounder import GroundingDino
-from system.grounders.grounder import (
-    GROUNDERS,
-    Added,
-    Entries,
-    Grounder,
-    GroundingBatch,
-    load_grounder,
-)
+from system.grounders.entries import Added, Entries
+from system.grounders.grounder import GROUNDERS, Grounder, GroundingBatch, load_grounder
 from tests.backbones.edited_checkpoint import edited, in_json
 from tests.grounders.small_grounding_dino import FAMILY, IMAGE_SIZE, write_small_grounding_dino
 

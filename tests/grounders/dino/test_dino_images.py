@@ -15,7 +15,8 @@ from system.data.shards.padding import padded_together
 from system.errors import ConfigError
 from system.grounders.dino.dino_grounder import GroundingDino
 from system.grounders.dino.dino_images import pixel_mask
-from system.grounders.grounder import GROUNDERS, Entries, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import GROUNDERS, GroundingBatch
 from system.methods.base import GroundingSetting, build_task_method
 from tests.grounders.small_grounding_dino import FAMILY, IMAGE_SIZE, write_small_grounding_dino
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from system.backbones.computation import Computation
 from system.config.schema import GrounderConfig, ImageSizeConfig, SelectionConfig
 from system.errors import ConfigError, DataError
+from system.grounders.entries import Entries
 from system.grounders.glip import glip
 from system.grounders.glip.glip import Glip
 from system.grounders.glip.glip_files import build_network
 from system.grounders.glip.glip_network import token_mean
-from system.grounders.grounder import GROUNDERS, Entries, load_grounder
+from system.grounders.grounder import GROUNDERS, load_grounder
 from tests.grounders.small_glip import (
     TEXTS,
     WORDS,

@@ -14,7 +14,8 @@ from system.grounders.glip.glip_config import GlipConfig
 from system.grounders.glip.glip_files import build_network
 from system.grounders.glip.glip_inputs import Pictures
 from system.grounders.glip.glip_network import token_mean
-from system.grounders.grounder import GroundingBatch, Tokens
+from system.grounders.grounder import GroundingBatch
+from system.grounders.tokens import Tokens
 from system.methods.base import GroundingSetting, build_task_method
 from tests.grounders.small_glip import IMAGE_SIZE, glip_config
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from system.data.shards.padding import PaddedImages, padded_together
 from system.data.shards.split_objects import read_expressions
+from system.grounders.entries import Entries
 from system.grounders.glip.glip import Glip
 from system.grounders.glip.glip_files import build_network, save_glip
 from system.grounders.glip.glip_inputs import Pictures
-from system.grounders.grounder import Entries, GroundingBatch
+from system.grounders.grounder import GroundingBatch
 from system.objectives.grounding.chosen_expressions import ChosenExpressions
 from system.objectives.grounding.grounding_training import Sample, grounding_batch
 from tests.diff_prompt.mask_files import SIDE, prepare_shapes

@@ -15,11 +15,12 @@ from torch import Tensor
 from system import app
 from system.config.schema import GrounderConfig
 from system.errors import ConfigError, PromptideError
+from system.grounders.entries import Entries
 from system.grounders.glip.glip import load_glip
 from system.grounders.glip.glip_files import ALIGNMENT
 from system.grounders.glip.published_checkpoint import load_published
 from system.grounders.glip.published_sizes import PublishedOptions
-from system.grounders.grounder import Entries, GroundingBatch, load_grounder
+from system.grounders.grounder import GroundingBatch, load_grounder
 from tests.grounders.published_glip import (
     full_keys,
     named,
@@ -309,7 +310,7 @@ def test_a_torn_file_is_an_error_of_ours_where_a_run_loads_it(wide: Path, tokeni
 LOADING = """
 import resource, sys
 from system.config.schema import GrounderConfig
-from system.grounders.grounder import load_grounder
+from system.grounders.grounder import (load_grounder)
 from transformers import BertModel, BertTokenizerFast, SwinBackbone  # no part of what is measured
 
 def anonymous():

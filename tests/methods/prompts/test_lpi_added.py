@@ -13,8 +13,9 @@ from torch.nn.functional import layer_norm
 from system.backbones.dual_encoder import MODALITIES
 from system.config.compose import compose
 from system.errors import ConfigError
+from system.grounders.entries import Added
 from system.grounders.glip.glip import Glip
-from system.grounders.grounder import Added, GrounderShape
+from system.grounders.grounder import GrounderShape
 from system.methods.base import GroundingSetting, RetrievalSetting, build_task_method
 from system.methods.prompts.lpi import GroundingLowRank, LowRankPrompts
 from tests.grounders.small_glip import some_batch

@@ -10,7 +10,8 @@ import torch
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig, build_mask_vae
 from system.errors import ConfigError
-from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch, Tokens
+from system.grounders.grounder import Grounder, GrounderShape, GroundingBatch
+from system.grounders.tokens import Tokens
 from system.methods.base import GroundingSetting, build_task_method
 from system.methods.prompts.lpi_diff_prompt import LpiDiffPrompt
 from system.methods.sharing import build_method

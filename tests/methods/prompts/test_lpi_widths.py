@@ -10,8 +10,9 @@ from torch.nn.functional import layer_norm
 
 from system.backbones.dual_encoder import MODALITIES, Modality
 from system.errors import ConfigError
+from system.grounders.entries import Entries
 from system.grounders.glip.glip import Glip
-from system.grounders.grounder import Entries, GrounderShape
+from system.grounders.grounder import GrounderShape
 from system.methods.base import GroundingSetting, build_task_method
 from system.methods.interaction import OTHER
 from system.methods.losses import layer_alignment, task_contrast

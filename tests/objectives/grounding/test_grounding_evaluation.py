@@ -13,7 +13,8 @@ from torch import Tensor
 from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, Reach
+from system.grounders.entries import Entries, Reach
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.methods.base import GroundingSetting
 from system.methods.sharing import StreamMethod, build_method
 from system.objectives.grounding.grounder_features import GrounderFeatures

@@ -18,8 +18,9 @@ from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
+from system.grounders.entries import Entries, Reach
 from system.grounders.glip.glip import Glip
-from system.grounders.grounder import Entries, Grounder, GroundingBatch, KeptOutputs, Reach
+from system.grounders.grounder import Grounder, GroundingBatch, KeptOutputs
 from system.objectives.grounding.chosen_expressions import chosen_expressions
 from system.objectives.grounding.grounding_training import GroundingTraining
 from system.objectives.grounding.kept_towers import KeptTowers

@@ -17,7 +17,8 @@ from system.data.shards.loading import read_images
 from system.data.shards.split_objects import read_expressions
 from system.engine.model_stage import show_nothing
 from system.engine.worker_group import WorkerGroup
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.methods.base import GroundingSetting, Method, build_task_method
 from system.objectives.grounding.chosen_expressions import ChosenExpressions, expression_tokens

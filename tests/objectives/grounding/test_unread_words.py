@@ -11,7 +11,8 @@ import torch
 from system.config.compose import compose
 from system.data.shards.manifest import Manifest
 from system.errors import DataError
-from system.grounders.grounder import Entries, Grounder, GroundingBatch
+from system.grounders.entries import Entries
+from system.grounders.grounder import Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
 from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.objective import OBJECTIVE
