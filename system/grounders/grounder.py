@@ -112,8 +112,6 @@ class Grounder(nn.Module, ABC):
     spans_count: bool = True
     #: Which of an image's unprompted features route it; part of the fingerprint.
     routing_feature: RoutingFeature = "level_means"
-    #: Whether it takes `KeptOutputs`, and gives them by `image_outputs` and `text_outputs`.
-    keeps: ClassVar[bool] = False
 
     def select(self, selection: SelectionConfig) -> None:
         """Set which boxes are handed on. Raises ConfigError for what the model has no use for."""
@@ -171,16 +169,6 @@ class Grounder(nn.Module, ABC):
         if batch.kept.features is not None:
             return batch.kept.features
         return self.image_features(batch.images, batch.sizes)
-
-    def image_outputs(
-        self, images: Tensor, sizes: Tensor | None, place: ImagePlace
-    ) -> tuple[list[Tensor], Tensor]:
-        """`KeptOutputs.image` and `features` of images (B, 3, H, W), by one forward pass."""
-        raise NotImplementedError
-
-    def text_outputs(self, tokens: Tokens) -> Tensor:
-        """`KeptOutputs.words` (B, T, D) of expressions."""
-        raise NotImplementedError
 
     @abstractmethod
     def coarsest_level(self, images: Tensor) -> Tensor:
@@ -242,6 +230,20 @@ class Grounder(nn.Module, ABC):
             return self.text_features(self.tokenize(texts).to(device))
 
         return encode_names(encode, names, self.shape.feature_width)
+
+
+class KeepingGrounder(Grounder):
+    """A grounder that takes `KeptOutputs` of a batch, and gives them."""
+
+    @abstractmethod
+    def image_outputs(
+        self, images: Tensor, sizes: Tensor | None, place: ImagePlace
+    ) -> tuple[list[Tensor], Tensor]:
+        """`KeptOutputs.image` and `features` of images (B, 3, H, W), by one forward pass."""
+
+    @abstractmethod
+    def text_outputs(self, tokens: Tokens) -> Tensor:
+        """`KeptOutputs.words` (B, T, D) of expressions."""
 
 
 class GrounderLoader(Protocol):

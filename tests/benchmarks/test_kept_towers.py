@@ -11,8 +11,8 @@ import torch
 
 from system.config.schema import GrounderConfig
 from system.grounders.grounder import (
-    Grounder,
     GroundingBatch,
+    KeepingGrounder,
     KeptOutputs,
     ScoredBoxes,
     load_grounder,
@@ -35,11 +35,13 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def grounder() -> Grounder:
-    return load_grounder(GrounderConfig("glip", "shipped:tiny_grounder"))
+def grounder() -> KeepingGrounder:
+    loaded = load_grounder(GrounderConfig("glip", "shipped:tiny_grounder"))
+    assert isinstance(loaded, KeepingGrounder)
+    return loaded
 
 
-def batch_of(grounder: Grounder) -> GroundingBatch:
+def batch_of(grounder: KeepingGrounder) -> GroundingBatch:
     side = grounder.shape.image_size
     images = torch.randn(SAMPLES, 3, side, side, generator=torch.Generator().manual_seed(0))
     texts = (TEXTS * SAMPLES)[:SAMPLES]
@@ -47,7 +49,9 @@ def batch_of(grounder: Grounder) -> GroundingBatch:
     return GroundingBatch(images, grounder.tokenize(texts), boxes)
 
 
-def kept_batch(grounder: Grounder, batch: GroundingBatch, method: StreamMethod) -> GroundingBatch:
+def kept_batch(
+    grounder: KeepingGrounder, batch: GroundingBatch, method: StreamMethod
+) -> GroundingBatch:
     """The same batch with what the method leaves as it is."""
     reach = method.reach(grounder)
     image, features = grounder.image_outputs(batch.images, None, reach.image or "levels")
@@ -70,7 +74,9 @@ def seconds(run: Callable[[GroundingBatch], object], batches: list[GroundingBatc
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", METHODS)
-def test_a_step_and_an_evaluation(grounder: Grounder, name: str, performance: Performance) -> None:
+def test_a_step_and_an_evaluation(
+    grounder: KeepingGrounder, name: str, performance: Performance
+) -> None:
     method = build_method({"name": name, **METHODS[name]}, GroundingSetting(grounder.shape, 0))
     method.begin_task(0, grounder)
     tasks = torch.zeros(SAMPLES, dtype=torch.long)

@@ -33,9 +33,9 @@ from system.grounders.glip.glip_network import Dense, GlipNetwork, token_mean
 from system.grounders.glip.published_checkpoint import load_published
 from system.grounders.glip.published_sizes import PublishedOptions
 from system.grounders.grounder import (
-    Grounder,
     GrounderShape,
     GroundingBatch,
+    KeepingGrounder,
     ScoredBoxes,
     block_sides,
     covered,
@@ -46,11 +46,10 @@ from system.grounders.tokens import Span, Tokens, positive_mask
 from system.uris import expanded
 
 
-class Glip(Grounder):
+class Glip(KeepingGrounder):
     """A `GlipNetwork`, frozen; without entries its outputs are the network's to the bit."""
 
     side_multiple = SIDE_MULTIPLE
-    keeps = True
 
     def __init__(
         self,

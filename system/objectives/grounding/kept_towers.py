@@ -28,7 +28,7 @@ from system.engine.encoding import filled_images
 from system.engine.model_stage import Show
 from system.engine.worker_group import WorkerGroup
 from system.grounders.entries import ImagePlace, Reach
-from system.grounders.grounder import Grounder, KeptOutputs
+from system.grounders.grounder import KeepingGrounder, KeptOutputs
 from system.objectives.grounding.chosen_expressions import ChosenExpressions
 from system.storage.feature_store import FeatureStore
 from system.storage.kept_rows import KeptFolder, KeptRows, parts_of
@@ -67,7 +67,7 @@ class KeptSplit:
 class KeptTowers:
     """Finds a split's outputs, or computes them with the frozen grounder."""
 
-    grounder: Grounder
+    grounder: KeepingGrounder
     group: WorkerGroup
     block: int
     threads: int
@@ -79,9 +79,9 @@ class KeptTowers:
         """What `reach` leaves as it is of a split's expressions; every rank has to call this.
 
         Nothing is kept of images of many sizes, whose outputs depend on their batch by more than
-        rounding, of a grounder that takes nothing, and of a split beyond the folder's limit.
+        rounding, and of a split beyond the folder's limit.
         """
-        if not self.grounder.keeps or not len(chosen):
+        if not len(chosen):
             return KeptSplit()
         place = reach.image if self.grounder.shape.level_sides else None
         key = (chosen.handle, tuple(chosen.samples), place, reach.text)

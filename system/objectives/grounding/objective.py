@@ -26,7 +26,7 @@ from system.diff_prompt.prompt_latents import PromptLatents, SplitLatents
 from system.engine.loader_threads import loader_threads
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError
-from system.grounders.grounder import Grounder, load_grounder
+from system.grounders.grounder import Grounder, KeepingGrounder, load_grounder
 from system.methods.base import GroundingSetting
 from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
 from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
@@ -96,7 +96,7 @@ class GroundingWork(StreamWork):
             FeatureStore(DataDirectory.of(experiment).store("features")),
         )
         self.kept = None
-        if stage.kept_gb is not None:
+        if stage.kept_gb is not None and isinstance(self.model, KeepingGrounder):
             place = DataDirectory.of(experiment).store(KEPT_FOLDER)
             remedy = "free space, set another data_path, or stage.kept_gb=null to keep nothing"
             folder = KeptFolder.of(place, stage.kept_gb * GIGABYTE, worker.note, remedy)

@@ -20,7 +20,7 @@ from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError
 from system.grounders.entries import Entries, Reach
 from system.grounders.glip.glip import Glip
-from system.grounders.grounder import Grounder, GroundingBatch, KeptOutputs
+from system.grounders.grounder import Grounder, GroundingBatch, KeepingGrounder, KeptOutputs
 from system.objectives.grounding.chosen_expressions import chosen_expressions
 from system.objectives.grounding.grounding_training import GroundingTraining
 from system.objectives.grounding.kept_towers import KeptTowers
@@ -55,6 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def towers(
     grounder: Grounder, path: Path, group: WorkerGroup = ALONE, limit: float = 1e9
 ) -> KeptTowers:
+    assert isinstance(grounder, KeepingGrounder)
     folder = KeptFolder(path, limit, pytest.fail, "free space")
     return KeptTowers(grounder, group, BLOCK, 1, folder, show_nothing)
 
@@ -178,7 +179,9 @@ def test_what_is_learned_and_found_is_what_the_towers_would_give(
 
 
 @pytest.mark.parametrize("place", ["levels", "regions"])
-def test_a_batch_of_kept_outputs_is_the_batch_to_the_bit(grounder: Grounder, place: Any) -> None:
+def test_a_batch_of_kept_outputs_is_the_batch_to_the_bit(
+    grounder: KeepingGrounder, place: Any
+) -> None:
     """Of the same samples side by side, what is kept changes nothing at all."""
     batch = some_batch(grounder)  # type: ignore[arg-type]
     image, features = grounder.image_outputs(batch.images, None, place)
@@ -197,7 +200,7 @@ def test_a_batch_of_kept_outputs_is_the_batch_to_the_bit(grounder: Grounder, pla
 
 @pytest.mark.parametrize("reach", [Reach("levels", text=False), Reach("regions", text=False)])
 def test_kept_outputs_are_those_of_their_block_to_the_bit(
-    grounder: Grounder, manifest: Manifest, tmp_path: Path, reach: Reach
+    grounder: KeepingGrounder, manifest: Manifest, tmp_path: Path, reach: Reach
 ) -> None:
     chosen = chosen_expressions(manifest.task("disk").handle("train"), None)
     kept = towers(grounder, tmp_path)
@@ -261,7 +264,7 @@ def test_a_split_beyond_the_limit_is_computed_as_before(
 
 
 def test_images_of_many_sizes_are_not_kept(
-    grounder: Grounder, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grounder: KeepingGrounder, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Swin makes of a padded image depends on the batch by more than rounding."""
     monkeypatch.setattr(grounder, "shape", replace(grounder.shape, level_sides=()))
@@ -272,7 +275,7 @@ def test_images_of_many_sizes_are_not_kept(
 
 
 def test_zero_shot_boxes_of_kept_outputs_are_stored_by_themselves(
-    grounder: Grounder, manifest: Manifest, tmp_path: Path
+    grounder: KeepingGrounder, manifest: Manifest, tmp_path: Path
 ) -> None:
     """They may differ by rounding: who switches it off gets what was found without."""
     store = FeatureStore(Folder.of(tmp_path / "zero"))
