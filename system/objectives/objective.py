@@ -7,7 +7,7 @@ and what its test splits are judged by. One file adds one; `stage.objective` nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.grounders.grounder import Grounder
 from system.methods.base import DecodesMasks, MethodSetting
+from system.methods.bounded_sizes import bounded_allocation, require_sizes
 from system.methods.sharing import StreamMethod, build_method
 from system.registry import Registry
 
@@ -229,10 +230,21 @@ def saved_method(
 ) -> StreamMethod:
     """The method that a header names, on its frozen model, with nothing learned yet.
 
-    `masks` are for a method whose prompts come from latents.
+    `masks` are for a method whose prompts come from latents. Raises as `fitting_method`.
     """
-    setting = MethodSetting(model.shape, header.seed, masks)
-    return build_method(header.method, setting)
+    return fitting_method(header.method, header.seed, model, masks)
+
+
+def fitting_method(
+    section: Mapping[str, Any], seed: int, model: FrozenModel, masks: DecodesMasks | None = None
+) -> StreamMethod:
+    """The method of a config's section on a frozen model, once its sizes were compared with that.
+
+    Raises ConfigError naming a setting that does not fit.
+    """
+    require_sizes(section, model)
+    with bounded_allocation(model):
+        return build_method(section, MethodSetting(model.shape, seed, masks))
 
 
 OBJECTIVES: Registry[StreamObjective] = Registry(

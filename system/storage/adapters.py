@@ -10,7 +10,8 @@ from torch import Tensor
 
 from system.config.parse import parse_dataclass
 from system.config.protocol import FORMER, RELEASED, former_settings
-from system.errors import AdapterMismatchError, StorageError
+from system.config.schema import check_seed
+from system.errors import AdapterMismatchError, ConfigError, StorageError
 from system.storage.files import Folder
 
 HEADER = "adapter.json"
@@ -81,6 +82,7 @@ class AdapterFolder:
             absent="give a run's adapters folder",
             foreign="adapter header; copy the adapters folder again",
         )
+        _check(header, self.folder.file_uri(HEADER))
         if header.protocol != FORMER:
             return header
         method, inputs = former_settings(header.method)
@@ -98,13 +100,40 @@ class AdapterFolder:
         self.folder.write(name, save(tensors))
         return name
 
-    def task(self, index: int) -> dict[str, Tensor]:
-        """One task's tensors. Raises StorageError naming the file if it is damaged."""
+    def task(self, index: int, most_bytes: int | None = None) -> dict[str, Tensor]:
+        """One task's tensors.
+
+        Raises StorageError naming the file if it is damaged, AdapterMismatchError before it is
+        read if it has more than `most_bytes`.
+        """
         name = task_file(index)
+        with self.folder.opened(name) as stream:
+            size = stream.size()
+            if most_bytes is not None and size > most_bytes:
+                raise AdapterMismatchError(
+                    f"{self.folder.file_uri(name)} has {size:,} bytes, out of proportion to the "
+                    f"frozen model, for which at most {most_bytes:,} are read"
+                )
+            data = bytes(stream.read())
         try:
-            return load(self.folder.read(name))
+            return load(data)
         except SafetensorError as error:
             raise StorageError(f"{self.folder.file_uri(name)} is damaged: {error}") from error
+
+
+def _check(header: AdapterHeader, file: str) -> None:
+    """Raises ConfigError naming the first field of a header that no run has written."""
+    if len(set(header.tasks)) < len(header.tasks):
+        raise ConfigError(f"{file}: tasks={list(header.tasks)} must name each task once")
+    if not isinstance(header.method.get("name"), str):
+        raise ConfigError(f"{file}: method.name is missing, or no text")
+    centers = header.router.get("centers") if header.router else 1
+    if not isinstance(centers, int) or isinstance(centers, bool) or centers < 1:
+        raise ConfigError(f"{file}: router.centers={centers!r} must be a whole number from 1 on")
+    try:
+        check_seed(header.seed)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def task_file(index: int) -> str:

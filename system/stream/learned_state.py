@@ -7,11 +7,12 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from system.backbones.dual_encoder import DualEncoder
+from system.backbones.dual_encoder import DualEncoder, Modality
 from system.config.schema import ExperimentConfig
 from system.errors import AdapterMismatchError
-from system.grounders.grounder import Grounder
-from system.methods.base import DecodesMasks
+from system.grounders.grounder import Grounder, GrounderShape
+from system.methods.base import DecodesMasks, SimilaritySource
+from system.methods.bounded_sizes import bounded_allocation
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import saved_method
 from system.storage.adapters import (
@@ -27,6 +28,13 @@ from system.stream.router import Router
 from system.stream.task_similarity import TaskSimilarity
 
 Frozen = TypeVar("Frozen", bound=DualEncoder | Grounder)
+_FEATURES: dict[SimilaritySource, Modality] = {
+    "captions": "text",
+    "names": "text",
+    "images": "vision",
+}
+# A task's file may have so many bytes for any model, or so many times the frozen model's own.
+_LEAST_BYTES, _MOST_TIMES = 256 << 20, 8
 
 
 def header_of(
@@ -127,8 +135,14 @@ class LearnedState(Generic[Frozen]):
 
     def load(self, adapters: AdapterFolder, tasks: int) -> None:
         """Put back the first `tasks` tasks of a folder. Raises what `load_task` does."""
+        if tasks > len(self.header.tasks):
+            raise AdapterMismatchError(
+                f"{adapters.folder.uri} holds {tasks} tasks' files, and its header names "
+                f"{len(self.header.tasks)} tasks; copy the adapters folder again"
+            )
+        most = max(_LEAST_BYTES, _MOST_TIMES * sum(p.nbytes for p in self.model.parameters()))
         for task in range(tasks):
-            self.load_task(task, adapters.task(task), newest=task == tasks - 1)
+            self.load_task(task, adapters.task(task, most), newest=task == tasks - 1)
 
     def load_task(self, task: int, state: Mapping[str, Tensor], *, newest: bool) -> None:
         """Put back what `task_state` gave; tasks come in their order, the `newest` one last.
@@ -141,15 +155,43 @@ class LearnedState(Generic[Frozen]):
         for name in needed:
             if name not in state:
                 raise AdapterMismatchError(f"the adapter of task {task} lacks {name}")
-        if self._holds_parameters(task, newest):
-            self.method.load_task(task, under("method", state), self.model)
-        if self.router is not None:
-            centers = under("router", state)
-            self.router.restore_task(task, {m: centers[m] for m in self.router.modalities})
         entry = state[self.similarities.entry_name]
+        source = self.similarities.source
+        width = task + 1 if source == "matrix" else self._width(_FEATURES[source])
+        _check_numbers(entry, (width,), f"task {task}'s {self.similarities.entry_name}")
+        centers = under("router", state)
+        if self.router is not None:
+            for modality in self.router.modalities:
+                found = centers[modality]
+                rows = min(max(len(found), 1), self.router.centers_per_task) if found.ndim else 1
+                what = f"task {task}'s router.{modality}"
+                _check_numbers(found, (rows, self._width(modality)), what)
+        if self._holds_parameters(task, newest):
+            with bounded_allocation(self.model):
+                self.method.load_task(task, under("method", state), self.model)
+        if self.router is not None:
+            self.router.restore_task(task, {m: centers[m] for m in self.router.modalities})
         self.similarities.restore(entry, self.header.tasks[: task + 1])
+
+    def _width(self, modality: Modality) -> int:
+        """The width of the frozen model's unprompted features."""
+        shape = self.model.shape
+        if modality == "vision" and isinstance(shape, GrounderShape):
+            return shape.image_feature_width
+        return shape.feature_width
 
     def _holds_parameters(self, task: int, newest: bool) -> bool:
         """Whether a task's entry has parameters of the method that are still of use."""
         learned = self.method.learns_at(task, len(self.header.tasks))
         return learned and (newest or not self.method.shares_parameters)
+
+
+def _check_numbers(found: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """Raises AdapterMismatchError unless a saved tensor has that shape and is of finite numbers."""
+    if tuple(found.shape) != shape:
+        raise AdapterMismatchError(
+            f"the adapter of {what} has shape {tuple(found.shape)}, expected {shape}: it comes "
+            "from another backbone, or is damaged"
+        )
+    if not found.is_floating_point() or not bool(found.isfinite().all()):
+        raise AdapterMismatchError(f"the adapter of {what} holds what are no finite numbers")

@@ -27,8 +27,7 @@ from system.engine.loader_threads import loader_threads
 from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError
 from system.grounders.grounder import Grounder, KeepingGrounder, load_grounder
-from system.methods.base import GroundingSetting
-from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
+from system.methods.sharing import MethodKind, StreamMethod, method_kind
 from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
@@ -45,6 +44,7 @@ from system.objectives.objective import (
     StreamWork,
     TaskRouter,
     Worker,
+    fitting_method,
     saved_method,
 )
 from system.objectives.retrieval.retrieval_examples import QUERIES_PER_TASK
@@ -240,8 +240,7 @@ class GroundingObjective(StreamObjective):
         grounder = load_grounder(_grounder(experiment))
         source = latent_source(experiment, experiment.method)
         masks = None if source is None else source.stage.masks(source.generator)
-        setting = GroundingSetting(grounder.shape, experiment.seed, masks=masks)
-        method = build_method(experiment.method, setting)
+        method = fitting_method(experiment.method, experiment.seed, grounder, masks)
         needs = method.latent_needs
         if source is not None and needs is not None:
             source.check(needs)

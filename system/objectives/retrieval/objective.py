@@ -19,8 +19,8 @@ from system.data.shards.pixel_cache import PixelCache
 from system.engine.encoding import Encoder
 from system.engine.loader_threads import loader_threads
 from system.errors import ConfigError, DataError
-from system.methods.base import RetrievalSetting, method_class
-from system.methods.sharing import MethodKind, StreamMethod, build_method, method_kind
+from system.methods.base import method_class
+from system.methods.sharing import MethodKind, StreamMethod, method_kind
 from system.objectives.objective import (
     NameFeatures,
     OpenTest,
@@ -28,6 +28,7 @@ from system.objectives.objective import (
     StreamWork,
     TaskRouter,
     Worker,
+    fitting_method,
     saved_method,
 )
 from system.objectives.retrieval.retrieval_evaluation import StreamEvaluation, TestSet
@@ -200,8 +201,7 @@ class RetrievalObjective(StreamObjective):
                 "which is for stage.objective=grounding; set it to null"
             )
         backbone = load_backbone(experiment.backbone)
-        setting = RetrievalSetting(backbone.shape, experiment.seed)
-        method = build_method(experiment.method, setting)
+        method = fitting_method(experiment.method, experiment.seed, backbone)
         backbone.image_transform(experiment.inputs, experiment.stage.augmentation)
         backbone.tokenize(["a"], method.placeholders)
         return backbone, method
