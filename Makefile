@@ -43,6 +43,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/bandit -q -c pyproject.toml -r system actors tuning configs
+	$(BIN)/python -m tests.known_vulnerabilities
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

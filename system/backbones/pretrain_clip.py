@@ -77,7 +77,8 @@ def build_tokenizer(words: list[str], context: int) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     ids = {word: index for index, word in enumerate(["<pad>", "<bos>", "<unk>", *words, "<eos>"])}
-    tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    # Tokens of a vocabulary, which a search for passwords takes for some.
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))  # noqa: S106  # nosec B106
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -85,11 +86,11 @@ def build_tokenizer(words: list[str], context: int) -> PreTrainedTokenizerFast:
         special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
+        tokenizer_object=tokenizer,  # nosec B106
+        bos_token="<bos>",  # noqa: S106
+        eos_token="<eos>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
         model_max_length=context,
     )
 

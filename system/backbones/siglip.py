@@ -86,10 +86,11 @@ def load_siglip(path: str, computation: Computation = Computation()) -> SiglipBa
 def _load_tokenizer(path: str, **options: Any) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # Which revision a hub id has is not pinned: the run's header holds a fingerprint of what came.
     try:  # tokenizer.json: read in the same way on every machine, needing nothing more
-        return PreTrainedTokenizerFast.from_pretrained(path, **options)
+        return PreTrainedTokenizerFast.from_pretrained(path, **options)  # nosec B615
     except (OSError, ValueError):  # spiece.model alone: needs sentencepiece and protobuf
-        return AutoTokenizer.from_pretrained(path, **options)
+        return AutoTokenizer.from_pretrained(path, **options)  # nosec B615
 
 
 def _check_features(path: str, config: Any) -> None:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
+import subprocess  # nosec B404  # git, see `git_state`
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,12 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=_SECONDS
+            # No shell, the words are this function's; git is whichever the user's PATH finds.
+            done = subprocess.run(  # noqa: S603  # nosec B603 B607
+                ["git", "-C", str(folder), *words],  # noqa: S607
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
             )
         except (OSError, subprocess.SubprocessError):
             return None

@@ -56,10 +56,11 @@ class Slurm:
         options = parse_dataclass(SlurmOptions, job.config.options, "submit.options")
         config = job.config
         check_room(job.command.values, config)
-        environment = Environment(
+        environment = Environment(  # nosec B701
             loader=PackageLoader("system.submission"),
             undefined=StrictUndefined,
-            autoescape=False,  # a shell script: what is not the template's own goes through `shell`
+            # A shell script: what is not the template's own goes through `shell`.
+            autoescape=False,  # noqa: S701
             keep_trailing_newline=True,
             comment_start_string="{//",  # bash has its own meaning for {#
             comment_end_string="//}",
