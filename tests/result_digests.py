@@ -37,10 +37,10 @@ Leaf = str | int | float | bool | None
 #: A case's digests and figures by name.
 Found = dict[str, Leaf]
 
-#: Parts of a key, between underscores, of time, speed, a place or a version.
+#: Parts of a key, between underscores, of time, speed, a place or a version, or of all of these.
 CLOCK_AND_PLACE = {
     "second", "seconds", "time", "timestamp", "date", "path", "paths", "uri", "host", "hostname",
-    "version", "versions",
+    "version", "versions", "seal",
 }  # fmt: skip
 NAMES = {"run", "run_name"}  # keys that hold a run's name
 #: Columns of trials.parquet with how a trial was named or asked for, or words for a page.

@@ -11,16 +11,15 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from system.errors import StorageError
 from system.storage.files import Folder
+from system.storage.seal import DamagedError, read_tensors, tensor_file
 
 FILE = "checkpoint.safetensors"
 MOST_HEADER_BYTES = 100_000_000  # the format's own bound
 _POSITION = "position"
+_WRONG = (ValueError, KeyError, TypeError, AttributeError)  # of a header that is none
 
 
 @dataclass
@@ -46,37 +45,37 @@ class Checkpoint:
         """Replace the folder's last checkpoint."""
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.tensors.items()}
         position = json.dumps({**self.origin, **vars(self.position)})
-        folder.write(FILE, save(tensors, metadata={_POSITION: position}))
+        folder.write(FILE, tensor_file(tensors, {_POSITION: position}))
 
     @classmethod
     def read(cls, folder: Folder) -> Checkpoint | None:
         """The last checkpoint that was written; None if there is none.
 
-        Raises StorageError naming a file that is damaged.
+        Raises BrokenStorageError naming a file that is damaged.
         """
         if not folder.exists(FILE):
             return None
         data = folder.read(FILE)
         try:
-            tensors = load(data)
+            tensors = read_tensors(data)
             origin, position = _position(io.BytesIO(data))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise _damaged(folder, error) from error
+        except (DamagedError, *_WRONG) as error:
+            raise folder.damaged(FILE, error) from error
         return cls(origin, position, tensors)
 
 
 def log_so_far(folder: Folder) -> list[dict[str, Any]]:
     """The log rows in the last checkpoint, without reading its tensors.
 
-    Raises StorageError naming a file that is damaged.
+    None of a damaged one, which the training drops.
     """
     if not folder.exists(FILE):
         return []
     try:
         with folder.opened(FILE) as stream:
             return _position(stream)[1].log
-    except (ValueError, KeyError) as error:
-        raise _damaged(folder, error) from error
+    except _WRONG:
+        return []
 
 
 class _Bytes(Protocol):
@@ -96,9 +95,3 @@ def _position(stream: _Bytes) -> tuple[dict[str, Any], Position]:
         values.pop("epoch", len(log)), values.pop("step", 0), values.pop("sums", {}), log
     )
     return values, position
-
-
-def _damaged(folder: Folder, error: Exception) -> StorageError:
-    return StorageError(
-        f"{folder.file_uri(FILE)} is damaged ({error}); delete it to train from the start"
-    )

@@ -8,6 +8,7 @@ before the step whose gradient it sees: where there is one at each step, no para
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -17,17 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from system.engine.checkpoint import Checkpoint, Position
+from system.engine.checkpoint import FILE, Checkpoint, Position
 from system.engine.optimisation import optimiser_tensors, restore_optimiser
 from system.engine.step_watch import StepWatch, largest
 from system.engine.training import Progress, Training, check_every_on
 from system.engine.worker_log import RankLog
-from system.errors import PromptideError
+from system.errors import BrokenStorageError, PromptideError
 from system.methods.sharing import check_state
 from system.storage.adapters import prefixed, under
 from system.storage.files import Folder
 
 SECONDS_BETWEEN_PROGRESS = 0.5
+LOG = logging.getLogger("promptide")
 
 
 class DivergedError(PromptideError):
@@ -67,7 +69,7 @@ class EpochLoop:
 
     def restore(self) -> None:
         """Take up the folder's checkpoint if it is of this training."""
-        training, found = self.training, Checkpoint.read(self.folder)
+        training, found = self.training, self._found()
         if found is None:
             return
         if found.origin != training.origin:
@@ -85,6 +87,24 @@ class EpochLoop:
         self._looked = self.position.step
         if self.log is not None:
             self.log.add(f"{training.subject}: going on after {_described(self.position)}")
+
+    def _found(self) -> Checkpoint | None:
+        """The folder's checkpoint; a damaged one is dropped with a line: it can be made again.
+
+        Rank 0 decides for all, or they would go on from different places.
+        """
+        found, fault = None, None
+        if self.group.leads:
+            try:
+                found = Checkpoint.read(self.folder)
+            except BrokenStorageError as error:
+                fault = f"{error}; {self.training.subject} is learned from its start"
+                self.folder.delete(FILE)
+        fault = self.group.broadcast(fault)
+        if fault is not None:
+            (LOG.warning if self.log is None else self.log.add)(fault)
+            return None
+        return found if self.group.leads else Checkpoint.read(self.folder)
 
     def epoch(self) -> dict[str, Any]:
         """Train the running epoch to its end; its log row."""

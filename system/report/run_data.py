@@ -22,6 +22,7 @@ from system.storage.run_directory import (
     METRICS,
     TRAINING_LOG,
 )
+from system.storage.seal import DamagedError, check_json, check_yaml
 
 # Columns that the page reads, by file: their absence is named instead of failing later.
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -148,9 +149,12 @@ def _metrics(folder: Folder) -> dict[str, object]:
     where = folder.file_uri(METRICS)
     try:
         with folder.opened(METRICS) as stream:
-            metrics = parse_json(stream.read(MOST_BYTES + 1))
+            data = bytes(stream.read(MOST_BYTES + 1))
+        metrics = check_json(data, parse_json(data))
     except ValueError as error:
         raise DataError(f"{where}: not valid JSON ({error}); {_AGAIN}") from error
+    except DamagedError as error:
+        raise DataError(f"{where}: damaged ({error}); {_AGAIN}") from error
     if not isinstance(metrics, dict):
         raise DataError(f"{where}: holds a {type(metrics).__name__}, not an object; {_AGAIN}")
     if "stage" in metrics:  # of a stream there is none
@@ -164,7 +168,11 @@ def _metrics(folder: Folder) -> dict[str, object]:
 
 def _text(folder: Folder, name: str) -> str:
     try:
-        return folder.read(name).decode()
+        data = folder.read(name)
+        check_yaml(data)
+        return data.decode()
+    except DamagedError as error:
+        raise folder.damaged(name, error) from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{folder.file_uri(name)}: not UTF-8 text ({error}); save it as UTF-8"

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from system.config.parse import parse_dataclass
 from system.config.protocol import FORMER, RELEASED, former_settings
 from system.config.schema import check_seed
-from system.errors import AdapterMismatchError, ConfigError, StorageError
+from system.errors import AdapterMismatchError, BrokenStorageError, ConfigError
 from system.storage.files import Folder
+from system.storage.seal import DamagedError, read_tensors, tensor_file
 
 HEADER = "adapter.json"
 FORMAT_VERSION = 1
@@ -44,17 +43,19 @@ def read_header(
     """The header `name` of a folder as the dataclass `kind`, up to format `newest`.
 
     `absent` says what to do where there is none, `foreign` what a file of another kind is not, and
-    what to do. Raises StorageError for these and a newer format, ConfigError naming a key that is
-    missing or unknown.
+    what to do. Raises BrokenStorageError for these and a newer format, ConfigError naming a key
+    that is missing or unknown.
     """
     if not folder.exists(name):
-        raise StorageError(f"{folder.uri} holds no {name}; {absent}")
+        raise BrokenStorageError(f"{folder.uri} holds no {name}; {absent}")
     values, file = folder.read_json(name), folder.file_uri(name)
     if not isinstance(values, dict):
-        raise StorageError(f"{file} is no {foreign}")
+        raise BrokenStorageError(f"{file} is no {foreign}")
     version = values.get("format_version")
     if isinstance(version, int) and version > newest:
-        raise StorageError(f"{file} has format {version}, newer than {newest}; update promptide")
+        raise BrokenStorageError(
+            f"{file} has format {version}, newer than {newest}; update promptide"
+        )
     return parse_dataclass(kind, values, file)
 
 
@@ -97,16 +98,18 @@ class AdapterFolder:
         """Write one task's tensors; returns the file's name."""
         name = task_file(index)
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        self.folder.write(name, save(tensors))
+        self.folder.write(name, tensor_file(tensors))
         return name
 
     def task(self, index: int, most_bytes: int | None = None) -> dict[str, Tensor]:
         """One task's tensors.
 
-        Raises StorageError naming the file if it is damaged, AdapterMismatchError before it is
-        read if it has more than `most_bytes`.
+        Raises BrokenStorageError naming a file that is damaged or gone, AdapterMismatchError before
+        it is read if it has more than `most_bytes`.
         """
         name = task_file(index)
+        if not self.folder.exists(name) and self.folder.exists(HEADER):
+            raise self.folder.missing(name)  # it, not the storage: no later try would find it
         with self.folder.opened(name) as stream:
             size = stream.size()
             if most_bytes is not None and size > most_bytes:
@@ -116,9 +119,9 @@ class AdapterFolder:
                 )
             data = bytes(stream.read())
         try:
-            return load(data)
-        except SafetensorError as error:
-            raise StorageError(f"{self.folder.file_uri(name)} is damaged: {error}") from error
+            return read_tensors(data)
+        except DamagedError as error:
+            raise self.folder.damaged(name, error) from error
 
 
 def _check(header: AdapterHeader, file: str) -> None:

@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from system.errors import StorageError
+from system.errors import BrokenStorageError, StorageError
 from system.storage.files import Folder
 from system.storage.foreign_json import parse_json
+from system.storage.seal import DamagedError, check_table, read_tensors, tensor_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS = 512  # of a part
 HELD_BYTES = 1 << 30  # of parts that `take` keeps in memory
 _SHAPES = b"shapes"
+LOG = logging.getLogger("promptide")
 
 
 class FeatureStore:
     """A folder of features without prompts, one safetensors file per entry."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, note: Callable[[str], None] = LOG.warning) -> None:
+        """`note` takes a line on each entry that is damaged."""
         self.folder = folder
+        self.note = note
 
     @staticmethod
     def key(**depends_on: Any) -> str:
@@ -47,14 +53,15 @@ class FeatureStore:
         if not self.folder.exists(name):
             return None
         try:
-            return load(self.folder.read(name))
-        except SafetensorError:
+            return read_tensors(self.folder.read(name))
+        except DamagedError as error:
+            self.note(f"{self.folder.file_uri(name)} is damaged ({error}): it is made again")
             return None
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Store an entry."""
         self.folder.write(
-            f"{key}.safetensors", save({k: v.cpu().contiguous() for k, v in tensors.items()})
+            f"{key}.safetensors", tensor_file({k: v.cpu().contiguous() for k, v in tensors.items()})
         )
 
 
@@ -78,8 +85,18 @@ class TensorParts:
         return -(-self.rows // self.part_rows)
 
     def made(self, index: int) -> bool:
-        """Whether a part is there."""
-        return self.folder.exists(_name(index))
+        """Whether a part is there, as it was written; a damaged one is dropped with a line."""
+        name = _name(index)
+        if not self.folder.exists(name):
+            return False
+        try:
+            if not check_table(self.folder.read(name)):
+                self._table(index)  # of an earlier version: as far as reading it tells
+        except (DamagedError, BrokenStorageError) as error:
+            LOG.warning("%s is damaged (%s): it is made again", self.folder.file_uri(name), error)
+            self.folder.delete(name)
+            return False
+        return True
 
     def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Store a part: by name a tensor (rows of the part, ...)."""
@@ -99,13 +116,16 @@ class TensorParts:
         self.folder.write_table(_name(index), table)
 
     def read(self, index: int) -> dict[str, Tensor]:
-        """A part's tensors by name. Raises StorageError naming a file that is damaged."""
-        table = self.folder.read_table(_name(index), values=False)
-        if table.num_rows != len(self.part(index)) or _SHAPES not in (table.schema.metadata or {}):
-            raise StorageError(
-                f"{self.folder.file_uri(_name(index))} does not hold the rows it should; delete it "
-                "to have it made again"
-            )
+        """A part's tensors by name.
+
+        Raises StorageError naming a file that is damaged: it is dropped, so that whoever tries
+        again makes it again.
+        """
+        try:
+            table = self._table(index)
+        except BrokenStorageError as error:
+            self.folder.delete(_name(index))
+            raise StorageError(f"{error}; it was deleted") from error
         shapes = parse_json(table.schema.metadata[_SHAPES])
         return {
             name: torch.from_numpy(
@@ -113,6 +133,13 @@ class TensorParts:
             ).reshape(table.num_rows, *shapes[name])
             for name in table.column_names
         }
+
+    def _table(self, index: int) -> pa.Table:
+        name = _name(index)
+        table = self.folder.read_table(name, values=False)
+        if table.num_rows != len(self.part(index)) or _SHAPES not in (table.schema.metadata or {}):
+            raise self.folder.damaged(name, "it does not hold the rows it should")
+        return table
 
     def read_all(self) -> dict[str, Tensor]:
         """All rows, in order."""

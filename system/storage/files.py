@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from system.errors import StorageError
+from system.errors import BrokenStorageError, StorageError
 from system.storage.foreign_json import MOST_BYTES, parse_json, require_size
 from system.storage.foreign_tables import read_table
+from system.storage.remedies import remedy_of
+from system.storage.seal import DamagedError, check_json, check_table, json_file, table_file
 from system.uris import absolute, join
 
 if TYPE_CHECKING:  # imported where it is used: adapters are also read where there is no pyarrow
@@ -223,40 +224,54 @@ class Folder:
             self.filesystem.delete_file(f"{self.path}/{name}")
 
     def read_json(self, name: str) -> Any:
-        """A JSON file's value. Raises StorageError naming the file if `parse_json` does not."""
+        """A JSON file's value.
+
+        Raises BrokenStorageError naming the file if it is damaged, or `parse_json` refuses it.
+        """
         try:
             with self.opened(name) as stream:
                 require_size(stream.size(), MOST_BYTES)
-                return parse_json(bytes(stream.read()))
+                data = bytes(stream.read())
+            return check_json(data, parse_json(data))
         except ValueError as error:
-            raise StorageError(f"{self._place(name)} is not valid JSON: {error}") from error
+            raise self._broken(name, f"is not valid JSON: {error}") from error
+        except DamagedError as error:
+            raise self.damaged(name, error) from error
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value as JSON; NaN is refused, since JSON has none."""
-        text = json.dumps(value, indent=2, allow_nan=False)
-        self.write(name, (text + "\n").encode())
+        """Write a value as JSON, an object with a seal; NaN is refused, since JSON has none."""
+        self.write(name, json_file(value))
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write an Arrow table as one Parquet file."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.write(name, sink.getvalue().to_pybytes())
+        """Write an Arrow table as one Parquet file, with a seal."""
+        self.write(name, table_file(table))
 
     def read_table(self, name: str, *, values: bool = True) -> pa.Table:
         """Read a Parquet file as an Arrow table, within the bounds of `foreign_tables.read_table`.
 
-        Raises StorageError naming it if it is damaged or unfolds beyond them.
+        Raises BrokenStorageError naming it if it is damaged or unfolds beyond them.
         """
         import pyarrow as pa
 
         data = self.read(name)
         try:
+            check_table(data)
             return read_table(data, values=values)
         except (pa.ArrowException, OSError) as error:  # OSError: damaged pages or footer
-            raise StorageError(f"{self._place(name)} is not Parquet: {error}") from error
+            raise self._broken(name, f"is not Parquet: {error}") from error
+        except DamagedError as error:
+            raise self.damaged(name, error) from error
+
+    def damaged(self, name: str, why: object) -> BrokenStorageError:
+        """The error for a file here whose bytes are not those that were written."""
+        return self._broken(name, f"is damaged ({why})")
+
+    def missing(self, name: str) -> BrokenStorageError:
+        """The error for a file that is gone though others tell of it."""
+        return self._broken(name, "is missing")
+
+    def _broken(self, name: str, what: str) -> BrokenStorageError:
+        return BrokenStorageError(f"{self._place(name)} {what}: {remedy_of(name)}")
 
     def probe(self, size: int = 64) -> None:
         """Write a file of `size` bytes and read it back. Raises StorageError if either fails."""

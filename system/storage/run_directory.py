@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 
 from system.config.differences import differences, plain
 from system.config.precision import AUTO, stored_precision
-from system.errors import ConfigError, DataError, StorageError
+from system.errors import BrokenStorageError, ConfigError, DataError
 from system.storage.files import Folder
 from system.storage.foreign_yaml import parse_yaml
+from system.storage.seal import DamagedError, check_yaml, yaml_file
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -142,7 +143,7 @@ class RunDirectory:
         values = experiment.to_dict()
         if not self.begun:
             self.folder.write_json(CONTENTS, dict(contents))
-            self.folder.write(CONFIG, OmegaConf.to_yaml(plain(values)).encode())
+            self.folder.write(CONFIG, yaml_file(OmegaConf.to_yaml(plain(values))))
             return False
         found = self.config()
         earlier = plain(experiment.completed(found))
@@ -177,14 +178,17 @@ class RunDirectory:
         return found
 
     def config(self) -> dict[str, Any]:
-        """The resolved config of the run. Raises StorageError if the file is not one."""
+        """The resolved config of the run. Raises BrokenStorageError if it is damaged."""
         data, file = self.folder.read(CONFIG), self.folder.file_uri(CONFIG)
         try:
+            check_yaml(data)
             values = parse_yaml(data)
         except ValueError as error:
-            raise StorageError(f"{file} is not YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise StorageError(f"{file} holds no config; give this run another run_name")
+            raise self.folder.damaged(CONFIG, f"it is not YAML: {error}") from error
+        except DamagedError as error:
+            raise self.folder.damaged(CONFIG, error) from error
+        if not isinstance(values, dict) or not values:
+            raise BrokenStorageError(f"{file} holds no config; give this run another run_name")
         return {str(key): value for key, value in values.items()}
 
 

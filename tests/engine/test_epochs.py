@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from system.engine.checkpoint import Checkpoint, Position
+from system.engine.checkpoint import FILE, Checkpoint, Position
 from system.engine.epochs import DivergedError, EpochLoop
 from system.engine.training import epoch_order
 from system.errors import AdapterMismatchError, ConfigError
@@ -292,3 +293,27 @@ def test_workers_sums_survive_a_resume(tmp_path: Path) -> None:
     assert json.dumps(logs(folder)) == json.dumps(whole)
     alone = EpochLoop(LineTraining(), Folder.of(tmp_path / "alone")).run()
     assert whole[0][0]["error"] == pytest.approx(1.5 * alone[0]["error"])
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda data: data[:-9], lambda data: b""])
+def test_a_damaged_checkpoint_is_dropped_with_a_line_and_the_result_is_the_same(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can be made again: a run that ended there would have to be mended by hand."""
+    whole = LineTraining()
+    log = EpochLoop(whole, Folder.of(tmp_path / "whole")).run()
+    folder = Folder.of(tmp_path / "killed")
+    killed_at(1, 2, folder)
+    folder.write(FILE, damage(folder.read(FILE)))
+    resumed = LineTraining()
+    assert EpochLoop(resumed, folder).run() == log
+    assert state(resumed) == state(whole)
+    (line,) = caplog.messages
+    assert f"{FILE} is damaged" in line
+    assert "the line is learned from its start" in line
+    assert resumed.asked[0] == (0, 0)

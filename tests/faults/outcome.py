@@ -7,7 +7,7 @@ from pathlib import Path
 from system.storage.run_directory import CLUSTER
 from system.storage.writer_lock import LOCK_NAME
 from tests.faults.harness import FaultyRun
-from tests.integration.small_stream import TASKS, adapters, figures
+from tests.integration.small_stream import LEFT_OUT, TASKS, adapters, figures
 
 
 def assert_undisturbed(root: Path, run: FaultyRun) -> None:
@@ -25,7 +25,7 @@ def assert_undisturbed(root: Path, run: FaultyRun) -> None:
 def metrics(root: Path, name: str) -> dict[str, object]:
     """All of metrics.json that does not name the run or its clock."""
     values: dict[str, object] = json.loads((root / "runs" / name / "metrics.json").read_text())
-    return {key: value for key, value in values.items() if key not in ("run", "wall_seconds")}
+    return {key: value for key, value in values.items() if key not in LEFT_OUT}
 
 
 def committed(run: FaultyRun) -> Counter[str]:

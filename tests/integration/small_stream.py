@@ -14,6 +14,8 @@ from tests.backbones.small_clip import write_small_clip
 from tests.data.coco_files import prepare_coco, write_coco
 
 TASKS = ("animal", "food", "person")
+#: Keys of metrics.json that name the run or its clock, or follow from these.
+LEFT_OUT = ("run", "wall_seconds", "seal")
 WORDS = [str(number) for number in range(200)] + ["no", ".", "-", "!"]
 
 

@@ -62,7 +62,7 @@ def kill_after(root: Path, checkpoint: str) -> None:
 def figures(root: Path) -> tuple[dict[str, Any], list[bytes]]:
     """All figures of stage 3 but its times, and the weights of all stages."""
     metrics = json.loads((root / "runs" / "killed" / "metrics.json").read_text())
-    del metrics["wall_seconds"], metrics["denoising_steps"]
+    del metrics["wall_seconds"], metrics["denoising_steps"], metrics["seal"]
     weights = sorted((root / "models").glob("*/*.safetensors"))
     assert len({file.parent for file in weights}) == 2
     weights += (root / "runs" / "killed" / "adapters").glob("*.safetensors")  # one joined task's

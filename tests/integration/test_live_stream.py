@@ -16,7 +16,7 @@ from rich.console import Console
 
 from system import app
 from system.storage.run_directory import CLUSTER
-from tests.integration.small_stream import TASKS, adapters, figures, overrides
+from tests.integration.small_stream import LEFT_OUT, TASKS, adapters, figures, overrides
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -78,7 +78,7 @@ class LiveRun:
 def metrics(root: Path, name: str) -> dict[str, object]:
     """All of metrics.json that does not name the run or its clock."""
     values: dict[str, object] = json.loads((root / "runs" / name / "metrics.json").read_text())
-    return {key: value for key, value in values.items() if key not in ("run", "wall_seconds")}
+    return {key: value for key, value in values.items() if key not in LEFT_OUT}
 
 
 def test_a_live_run_ends_like_one_given_all_tasks_at_the_start(small_stream: Path) -> None:

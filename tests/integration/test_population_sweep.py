@@ -16,7 +16,7 @@ from rich.console import Console
 from system.cli.run import carry_out
 from system.cli.sweep import sweep
 from system.config.compose import compose
-from tests.integration.small_stream import adapters, figures, overrides
+from tests.integration.small_stream import LEFT_OUT, adapters, figures, overrides
 from tests.report.page_reader import PageReader
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -48,7 +48,7 @@ def trial_of(run_name: str, setting: str) -> str:
 
 def metrics(root: Path, run_name: str) -> dict[str, Any]:
     found = json.loads((root / "runs" / run_name / "metrics.json").read_text())
-    return {key: value for key, value in found.items() if key not in ("run", "wall_seconds")}
+    return {key: value for key, value in found.items() if key not in LEFT_OUT}
 
 
 def reads(root: Path, run_name: str) -> list[tuple[Any, ...]]:

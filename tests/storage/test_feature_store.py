@@ -1,5 +1,6 @@
 """Stored features are used only where all they depend on is the same; parts outlive a crash."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from system.engine.worker_group import WorkerGroup, make_parts
-from system.errors import StorageError
+from system.errors import BrokenStorageError, StorageError
 from system.storage import feature_store
 from system.storage.feature_store import FeatureStore, TensorParts
 from system.storage.files import Folder
@@ -43,11 +44,16 @@ def test_key_does_not_depend_on_the_order_of_names() -> None:
     assert FeatureStore.key(**BASE) == FeatureStore.key(**dict(reversed(BASE.items())))
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 20])
-def test_a_damaged_entry_is_made_anew(store: FeatureStore, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"garbage" * 20, None])
+def test_a_damaged_entry_is_made_anew(
+    store: FeatureStore, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     store.put("key", {"a": torch.zeros(1)})
+    content = flipped(store.folder.read("key.safetensors")) if content is None else content
     store.folder.write("key.safetensors", content)
     assert store.find("key") is None
+    (line,) = caplog.messages
+    assert "key.safetensors is damaged" in line
     store.put("key", {"a": torch.ones(1)})
     assert store.find("key") == {"a": torch.ones(1)}
 
@@ -104,12 +110,40 @@ def test_no_more_than_the_limit_is_held(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(opened._held) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1"])
-def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGES = [flipped, lambda data: data[:-1], lambda data: b"", lambda data: b"PAR1"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_is_dropped_with_a_line_and_made_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or one bit would change what is learned from all of them, and nobody would know."""
     fill(tmp_path, rank(0, 1))
-    Folder.of(tmp_path).write("part-000001.parquet", damage)
-    with pytest.raises(StorageError, match=r"part-000001\.parquet"):
+    folder = Folder.of(tmp_path)
+    folder.write("part-000001.parquet", damage(folder.read("part-000001.parquet")))
+    assert fill(tmp_path, rank(0, 1)) == [range(4, 8)]
+    assert torch.equal(parts(tmp_path).read_all()["x"], ALL)
+    (line,) = caplog.messages
+    assert "part-000001.parquet" in line
+
+
+def test_a_part_that_is_damaged_while_it_is_used_is_named_and_gone(tmp_path: Path) -> None:
+    """The next try of the run makes it again."""
+    fill(tmp_path, rank(0, 1))
+    Folder.of(tmp_path).write("part-000001.parquet", b"PAR1")
+    with pytest.raises(StorageError, match=r"part-000001\.parquet.*it was deleted") as caught:
         parts(tmp_path).read_all()
+    assert not isinstance(caught.value, BrokenStorageError), "it would not be tried again"
+    assert fill(tmp_path, rank(0, 1)) == [range(4, 8)]
+
+
+def test_a_part_of_another_number_of_rows_is_no_part_of_these(tmp_path: Path) -> None:
+    fill(tmp_path, rank(0, 1))
     fewer = TensorParts(Folder.of(tmp_path), rows=9, part_rows=4)
-    with pytest.raises(StorageError, match=r"part-000002\.parquet.*delete it"):
+    with pytest.raises(StorageError, match=r"part-000002\.parquet.*rows it should"):
         fewer.read(2)

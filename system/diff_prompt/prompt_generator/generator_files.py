@@ -6,9 +6,6 @@ import hashlib
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
 from system.config.differences import differences, plain
 from system.diff_prompt.prompt_generator.generator_settings import (
     ConditionResize,
@@ -18,9 +15,10 @@ from system.diff_prompt.prompt_generator.generator_settings import (
 )
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule, require_same_schedule
-from system.errors import AdapterMismatchError, StorageError
+from system.errors import AdapterMismatchError
 from system.storage.adapters import read_header
 from system.storage.files import Folder
+from system.storage.seal import DamagedError, read_tensors, tensor_file
 
 HEADER = "generator.json"
 WEIGHTS = "generator.safetensors"
@@ -62,7 +60,7 @@ class GeneratorHeader:
 def save_generator(folder: Folder, network: MaskDiT, header: GeneratorHeader) -> None:
     """Write weights, then header: a folder with a header is complete."""
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    folder.write(WEIGHTS, save(state))
+    folder.write(WEIGHTS, tensor_file(state))
     folder.write_json(HEADER, asdict(header))
 
 
@@ -92,9 +90,9 @@ def load_generator(
             "condition_dropout above 0"
         )
     try:
-        state = load(folder.read(WEIGHTS))
-    except SafetensorError as error:
-        raise StorageError(f"{file} is damaged: {error}") from error
+        state = read_tensors(folder.read(WEIGHTS))
+    except DamagedError as error:
+        raise folder.damaged(WEIGHTS, error) from error
     network = MaskDiT(header.network, seed=0)
     try:
         network.load_state_dict(state, strict=True)

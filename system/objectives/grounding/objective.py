@@ -93,7 +93,7 @@ class GroundingWork(StreamWork):
             worker.group,
             batch_size,
             threads,
-            FeatureStore(DataDirectory.of(experiment).store("features")),
+            FeatureStore(DataDirectory.of(experiment).store("features"), worker.note),
         )
         self.kept = None
         if stage.kept_gb is not None and isinstance(self.model, KeepingGrounder):
@@ -116,7 +116,9 @@ class GroundingWork(StreamWork):
             self.features,
             open_test,
             most=experiment.evaluation.expressions,
-            zero_shot_store=FeatureStore(DataDirectory.of(experiment).store(ZERO_SHOT_FOLDER)),
+            zero_shot_store=FeatureStore(
+                DataDirectory.of(experiment).store(ZERO_SHOT_FOLDER), self.worker.note
+            ),
             show=self.worker.show,
             latents_of=self._latents_of,
             epoch=experiment.stage.epochs,  # that no training has

@@ -71,7 +71,7 @@ class RetrievalWork(StreamWork):
             cache=self._pixel_cache(),
         )
         self.router_placeholders = 0
-        self.store = FeatureStore(DataDirectory.of(experiment).store("features"))
+        self.store = FeatureStore(DataDirectory.of(experiment).store("features"), worker.note)
         self.evaluation = self._own_evaluation(0)
 
     def _pixel_cache(self) -> PixelCache | None:
