@@ -13,10 +13,14 @@ from typing import Any
 
 import ray.train
 from ray.exceptions import RayError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
+from actors.beating import beating_loop
 from actors.failures import GROUP_FAILURES, Retries, cause
+from actors.pulse import PulseBoard
+from actors.stall_watch import SECONDS_BETWEEN_LOOKS as SECONDS_BETWEEN_PULSES
+from actors.stall_watch import StalledError, StallWatch, on_nodes
 from system.config.schema import BaseExperiment
 from system.errors import PromptideError, QuarantinedError, StorageError
 from system.loggers.points import Curves
@@ -77,6 +81,10 @@ class Run(ABC):
     def loop(self) -> tuple[Callable[[dict[str, Any]], None], dict[str, Any]]:
         """Ray Train's `train_loop_per_worker`, and the config it takes; inside `opened`."""
 
+    def pulse_board(self, start: str) -> PulseBoard | None:
+        """Where the workers of one start post their pulses; inside `opened`. None: nowhere."""
+        return None
+
     @abstractmethod
     def progress(self, console: Console) -> AbstractContextManager[Watch]:
         """Bars or lines on the terminal that show what `look` gives."""
@@ -118,7 +126,7 @@ class Place:
     def tell(self, line: str) -> None:
         """Print a line, where anybody reads it."""
         if self.console is not None:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def complete(run: Run, at: Place, learned: Learned | None = None) -> Mapping[str, Any] | None:
@@ -139,19 +147,19 @@ def complete(run: Run, at: Place, learned: Learned | None = None) -> Mapping[str
             with run.sole_maker(at) as run.finished:
                 if not run.finished:
                     with at.cluster(), _watched(run, at.console) as watch:
-                        drive(run, watch, tell)
+                        drive(run, watch, tell, at.tell)
         metrics = run.finish()
         if metrics is not None:
             loggers.final(metrics)
     return metrics
 
 
-def drive(run: Run, watch: Watch, learned: Learned) -> None:
+def drive(run: Run, watch: Watch, learned: Learned, say: Callable[[str], None]) -> None:
     """Run the workers to the run's end, from where they were; Ray is connected.
 
     `watch` is called twice a second, `learned` when more was learned. A worker group that dies, or
-    loses its storage, is started again: see `Retries`. Raises the worker's own PromptideError, or
-    StreamFailedError with its traceback.
+    loses its storage, or stands still (`say` gets where), is started again: see `Retries`. Raises
+    the worker's own PromptideError, or StreamFailedError with its traceback.
     """
     reported = 0
 
@@ -177,7 +185,7 @@ def drive(run: Run, watch: Watch, learned: Learned) -> None:
                     tell, run.seconds_between_reads, name="promptide-learned", passing=passing
                 ),
             ):
-                _until_done(run)
+                _until_done(run, say)
         except StreamHaltedError:
             raise  # whoever halted it wants no more of it
         except BaseException:
@@ -188,14 +196,15 @@ def drive(run: Run, watch: Watch, learned: Learned) -> None:
         tell()
 
 
-def _until_done(run: Run) -> None:
+def _until_done(run: Run, say: Callable[[str], None]) -> None:
     """Fit, and again after each failure that may pass."""
     retries = Retries(run.experiment.cluster.max_failures)
     while True:
         try:
-            fit(run)
+            fit(run, say)
             return
-        except (StorageError, QuarantinedError) as error:  # without workers, the loop's own
+        # Without workers the loop's own; or of a group that stood still, and was ended for it.
+        except (StorageError, QuarantinedError, StalledError) as error:
             failure: PromptideError = error
         except GROUP_FAILURES as error:
             failure = cause(error, run.directory.logs.uri)
@@ -206,13 +215,24 @@ def _until_done(run: Run) -> None:
         retries.wait_after(failure, done)
 
 
-def fit(run: Run) -> None:
-    """One Ray Train run of the workers. Raises what Ray Train raises, at the first failure."""
+def fit(run: Run, say: Callable[[str], None] = lambda _: None) -> None:
+    """One Ray Train run of the workers.
+
+    Raises what Ray Train raises, at the first failure, and StalledError.
+    """
     loop, config = run.loop()
     cluster = run.experiment.cluster
+    start = uuid.uuid4().hex[:8]
+    board = None if cluster.stall_seconds is None else run.pulse_board(start)
+    if board is not None:
+        loop, config = beating_loop, {"loop": loop, "config": config, "board": board}
+    collectives = TorchConfig()
+    if cluster.collective_timeout is not None:
+        collectives = TorchConfig(timeout_s=cluster.collective_timeout)
     trainer = TorchTrainer(
         loop,
         train_loop_config=config,
+        torch_config=collectives,
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=cluster.gpu,
@@ -221,14 +241,45 @@ def fit(run: Run) -> None:
         ),
         run_config=ray.train.RunConfig(
             # Under a name of old, Ray would take a finished run's word that nothing is to be done.
-            name=f"start-{uuid.uuid4().hex[:8]}",
+            name=f"start-{start}",
             storage_path=run.directory.folder.child("ray_train").uri,
             # Ray would try a diverged loss again too, and at once.
             failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
-    with own_interrupt_handler():
+    with own_interrupt_handler(), _watching_progress(run, board, say):
         trainer.fit()
+
+
+@contextmanager
+def _watching_progress(
+    run: Run, board: PulseBoard | None, say: Callable[[str], None]
+) -> Iterator[None]:
+    """End the workers inside the block if they stand still, and raise StalledError for it."""
+    limit = run.experiment.cluster.stall_seconds
+    if board is None or limit is None:
+        yield
+        return
+    watch = StallWatch(limit, run.directory.logs, say, on_nodes)
+    try:
+        with repeating(
+            lambda: watch.look(board.pulses(SECONDS_BETWEEN_PULSES)),
+            SECONDS_BETWEEN_PULSES,
+            name="promptide-stalls",
+            passing=(RayError,),
+        ):
+            yield
+    except Exception as error:
+        if watch.found is None or isinstance(error, StalledError):
+            raise
+        raise watch.found from error
+    except (KeyboardInterrupt, SystemExit) as error:  # as Ray Train has it
+        if watch.found is None or not watch.interrupted:
+            raise
+        raise watch.found from error
+    finally:
+        with suppress(RayError):
+            board.forget()
 
 
 @contextmanager

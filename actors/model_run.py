@@ -14,6 +14,7 @@ from rich.console import Console
 from typing_extensions import override
 
 from actors.drive import Place, Run, Watch
+from actors.pulse import Pulse, PulseBoard, Pulses
 from system.engine.checkpoint import log_so_far
 from system.engine.model_stage import ModelExperiment, show_nothing, stage_of
 from system.loggers.points import ModelCurves
@@ -78,6 +79,10 @@ class ModelRun(Run):
         return self.stage.loop, {"experiment": self.experiment.to_dict(), "show": show}
 
     @override
+    def pulse_board(self, start: str) -> PulseBoard | None:
+        return None if self._board is None else PulseBoard(self._board.actor, start)
+
+    @override
     @contextmanager
     def progress(self, console: Console) -> Iterator[Watch]:
         from system.report.terminal.step_progress import ModelProgress
@@ -112,6 +117,7 @@ class ModelRun(Run):
 class _Board:
     def __init__(self) -> None:
         self._standing: Standing | None = None
+        self._pulses = Pulses()
 
     def put(self, standing: Standing) -> None:
         """Replace what was posted last."""
@@ -120,6 +126,18 @@ class _Board:
     def get(self) -> Standing | None:
         """The values that were posted last."""
         return self._standing
+
+    def pulse(self, start: str, pulse: Pulse) -> None:
+        """Keep the pulse of a worker."""
+        self._pulses.put(start, pulse)
+
+    def pulses(self, start: str) -> list[Pulse]:
+        """The last pulse of each worker of a group."""
+        return self._pulses.of(start)
+
+    def forget_pulses(self, start: str) -> None:
+        """Keep no pulse of a group that is over."""
+        self._pulses.forget(start)
 
 
 # It may lose what was posted: the next step posts again.

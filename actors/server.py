@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from actors.pulse import Pulse, Pulses
 from actors.settings import StreamSettings
 from actors.state.task_stream_state import TaskStream
 from system.errors import ConfigError
@@ -54,10 +55,23 @@ class TaskStreamServer:
         self._only = only
         self._streams: dict[str, _Served] = {}
         self._threads = ThreadPoolExecutor(_THREADS)
+        self._pulses = Pulses()
 
     async def only(self) -> StreamSettings | None:
         """The stream that this actor was started for, if for one."""
         return self._only
+
+    async def pulse(self, start: str, pulse: Pulse) -> None:
+        """Keep the pulse of a worker; it waits for no stream."""
+        self._pulses.put(start, pulse)
+
+    async def pulses(self, start: str) -> list[Pulse]:
+        """The last pulse of each worker of a group."""
+        return self._pulses.of(start)
+
+    async def forget_pulses(self, start: str) -> None:
+        """Keep no pulse of a group that is over."""
+        self._pulses.forget(start)
 
     async def call(
         self, settings: StreamSettings, method: str, *arguments: Any, **named: Any

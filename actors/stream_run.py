@@ -17,6 +17,7 @@ from actors.drive import Run, Watch
 from actors.handle import NAMESPACE, SharedStreams, start_task_stream, stream_name
 from actors.live import arrange, reachable
 from actors.model_run import ModelRun
+from actors.pulse import PulseBoard
 from actors.settings import StreamSettings
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault
@@ -77,6 +78,7 @@ class StreamRun(Run):
         self._seconds: dict[str, float] = {}
         self._results: tuple[dict[str, Any], pa.Table] | None = None
         self._committed: list[dict[str, Any]] = []
+        self._actor: Any = None  # of the stream, while it is open
 
     @override
     def check(self) -> None:
@@ -99,7 +101,7 @@ class StreamRun(Run):
                 stream = start_task_stream(name, NAMESPACE, settings)
             else:
                 stream = self.shared.stream(settings)
-            self.stream = stream
+            self.stream, self._actor = stream, stream.actor
             try:
                 if experiment.stream.live:
                     arrange(stream, experiment)
@@ -120,6 +122,10 @@ class StreamRun(Run):
             "stream": self.stream,
             "benchmark_fingerprint": self.checked.manifest.fingerprint,
         }
+
+    @override
+    def pulse_board(self, start: str) -> PulseBoard | None:
+        return None if self._actor is None else PulseBoard(self._actor, start)
 
     @override
     @contextmanager

@@ -340,6 +340,9 @@ class EvaluationConfig:
         return (self.split,) if isinstance(self.split, str) else self.split
 
 
+LEAST_STALL, LEAST_COLLECTIVE = 10, 60  # seconds
+
+
 @dataclass(frozen=True)
 class ClusterConfig:
     """Where it runs: a Ray address, and how many workers with what each.
@@ -353,10 +356,23 @@ class ClusterConfig:
     gpu: bool
     max_failures: int
     placement: Literal["PACK", "SPREAD"] = "PACK"  # workers on few nodes, or on many
+    stall_seconds: float | None = None  # without a move of any worker; None: not watched
+    collective_timeout: int | None = None  # seconds; None: Ray Train's half an hour
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers={self.workers} must be at least 0")
+        if self.stall_seconds is not None and self.stall_seconds < LEAST_STALL:
+            raise ValueError(
+                f"stall_seconds={self.stall_seconds:g} must be at least {LEAST_STALL}: workers say "
+                "once a second where they are; null for none"
+            )
+        if self.collective_timeout is not None and self.collective_timeout < LEAST_COLLECTIVE:
+            raise ValueError(
+                f"collective_timeout={self.collective_timeout} must be at least "
+                f"{LEAST_COLLECTIVE}: workers of a live stream wait a third of that in one "
+                "collective; null for Ray Train's"
+            )
         if not self.cpus_per_worker > 0:
             raise ValueError(f"cpus_per_worker={self.cpus_per_worker} must be above 0")
         if self.max_failures < -1:

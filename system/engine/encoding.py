@@ -20,6 +20,7 @@ from system.data.shards.loading import row_selection
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.padding import PaddedImages
 from system.data.shards.pixel_cache import PixelCache
+from system.engine.whereabouts import here
 from system.engine.worker_group import WorkerGroup
 from system.methods.sharing import StreamMethod
 from system.storage.feature_store import FeatureStore
@@ -78,6 +79,7 @@ class Encoder:
             parts.append(torch.cat([plain, prompted], dim=1)[: len(part)].cpu())
             routes.append(tasks)
             positions.extend(part)
+            here().move()
         features = in_order(self.group, torch.cat(parts), positions)
         tasks = in_order(self.group, torch.cat(routes), positions)
         return features[:, :width].clone(), tasks, features[:, width:].clone()
@@ -180,6 +182,7 @@ class Encoder:
             features = self._scaled(features)
             parts.append(features[: len(part)].cpu())
             positions.extend(part)
+            here().move()
         return in_order(self.group, torch.cat(parts), positions)
 
     def _scaled(self, features: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from system.engine.checkpoint import FILE, Checkpoint, Position
 from system.engine.optimisation import optimiser_tensors, restore_optimiser
 from system.engine.step_watch import StepWatch, largest
 from system.engine.training import Progress, Training, check_every_on
+from system.engine.whereabouts import here
 from system.engine.worker_log import RankLog
 from system.errors import BrokenStorageError, PromptideError
 from system.methods.sharing import check_state
@@ -57,14 +58,15 @@ class EpochLoop:
 
         Raises DivergedError, ConfigError for a checkpoint of another training, and StorageError.
         """
-        self.restore()
-        self.training.begin()
-        while self.position.epoch < self.training.epochs:
-            row = self.epoch()
-            self.save()
-            if self.log is not None:
-                self.log.add(f"{self.training.subject}: {row}")
-            self.group.report(row)
+        with here().training():
+            self.restore()
+            self.training.begin()
+            while self.position.epoch < self.training.epochs:
+                row = self.epoch()
+                self.save()
+                if self.log is not None:
+                    self.log.add(f"{self.training.subject}: {row}")
+                self.group.report(row)
         return self.position.log
 
     def restore(self) -> None:
@@ -127,6 +129,10 @@ class EpochLoop:
 
     def save(self) -> None:
         """Replace the checkpoint; all ranks call it, and rank 0 writes."""
+        with here().doing("checkpoint"):
+            self._save()
+
+    def _save(self) -> None:
         training, at = self.training, self.position
         size = float(largest(list(training.parameters.values())))
         if not math.isfinite(size):  # the last step overflowed; the checkpoint before it is sound
@@ -141,6 +147,7 @@ class EpochLoop:
 
     def _step(self, batch: Any, steps: int) -> None:
         training, at = self.training, self.position
+        here().at(at.epoch, at.step)
         training.set_rate(at.epoch, at.step, steps)
         training.optimiser.zero_grad(set_to_none=True)
         terms = training.gradients(batch)

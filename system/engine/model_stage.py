@@ -13,6 +13,7 @@ from system.config.parse import parse_dataclass
 from system.config.schema import BaseExperiment, with_absolute_model_paths
 from system.data.prepare.origin import require_origin
 from system.data.shards.manifest import Manifest
+from system.engine.whereabouts import here
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import RankLog
 from system.errors import ConfigError
@@ -150,7 +151,13 @@ def model_experiment(values: Mapping[str, Any]) -> ModelExperiment:
 
 def started(config: Mapping[str, Any]) -> tuple[ModelExperiment, Show]:
     """The experiment, and whom to tell where it stands, from the config of a worker's loop."""
-    return model_experiment(config["experiment"]), config["show"]
+    show: Show = config["show"]
+
+    def moving(phase: str, done: int, total: int, values: str) -> None:
+        here().move()
+        show(phase, done, total, values)
+
+    return model_experiment(config["experiment"]), moving
 
 
 def tell_model(tell: Tell, values: Mapping[str, str], model: Folder, run: Folder) -> None:
@@ -164,10 +171,11 @@ def tell_model(tell: Tell, values: Mapping[str, str], model: Folder, run: Folder
 @contextmanager
 def worker_of(experiment: ModelExperiment) -> Iterator[tuple[WorkerGroup, RankLog]]:
     """Join the group that Ray Train started this process for; each start has a log of its own."""
-    group = WorkerGroup.join()
+    with here().doing("start"):
+        group = WorkerGroup.join()
     torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
     logs = RunDirectory.of(experiment).logs
     starts = sum(name.startswith(f"rank-{group.rank}-") for name in logs.names())
     log = RankLog(logs, group.rank, generation=starts)
-    with log.ending():
+    with log.ending(), here().doing(str(experiment.stage["name"])):
         yield group, log

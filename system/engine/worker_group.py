@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from system.engine.cards import cards_of_all, require_own_cards
+from system.engine.whereabouts import GATHER, here
 
 if TYPE_CHECKING:  # so that a training step needs no pyarrow
     from system.storage.feature_store import MakeRows, TensorParts
@@ -57,7 +58,8 @@ class WorkerGroup:
         if self.size == 1:
             return value
         box = [value if self.leads else None]
-        dist.broadcast_object_list(box, src=0, device=self._collective_device())
+        with here().doing(GATHER):
+            dist.broadcast_object_list(box, src=0, device=self._collective_device())
         return box[0]
 
     def gather_equal(self, local: Tensor) -> Tensor:
@@ -65,7 +67,8 @@ class WorkerGroup:
         if self.size == 1:
             return local
         parts = [torch.empty_like(local) for _ in range(self.size)]
-        dist.all_gather(parts, local.contiguous())
+        with here().doing(GATHER):
+            dist.all_gather(parts, local.contiguous())
         return torch.cat(parts)
 
     def gather_rows(self, local: Tensor) -> Tensor:
@@ -75,21 +78,23 @@ class WorkerGroup:
         device = self._collective_device()
         count = torch.tensor([local.shape[0]], device=device)
         counts = [torch.empty_like(count) for _ in range(self.size)]
-        dist.all_gather(counts, count)
-        most = max(int(c) for c in counts)
-        padded = torch.zeros((most, *local.shape[1:]), dtype=local.dtype, device=device)
-        padded[: local.shape[0]] = local
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
-        return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)]).cpu()
+        with here().doing(GATHER):  # with what reads the result: NCCL returns before it is there
+            dist.all_gather(counts, count)
+            most = max(int(c) for c in counts)
+            padded = torch.zeros((most, *local.shape[1:]), dtype=local.dtype, device=device)
+            padded[: local.shape[0]] = local
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(parts, padded)
+            return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)]).cpu()
 
     def total(self, local: Tensor) -> Tensor:
         """The sum of all ranks' integer tensors, which are of one shape, on the CPU."""
         if self.size == 1:
             return local.cpu()
         summed = local.to(self._collective_device(), copy=True)
-        dist.all_reduce(summed)
-        return summed.cpu()
+        with here().doing(GATHER):
+            dist.all_reduce(summed)
+            return summed.cpu()
 
     def distribute(self, module: nn.Module, *, broadcast_buffers: bool = True) -> Any:
         """The module on this worker's device, its gradients averaged between the workers."""
@@ -125,7 +130,8 @@ class _RayGroup(WorkerGroup):
     def report(self, metrics: Mapping[str, Any]) -> None:
         import ray.train
 
-        ray.train.report(dict(metrics))
+        with here().doing(GATHER):
+            ray.train.report(dict(metrics))
 
 
 def make_parts(
@@ -143,5 +149,6 @@ def make_parts(
         if not parts.made(index):
             with torch.inference_mode():
                 parts.write(index, make(parts.part(index)))
+            here().move()
             show(min(done * group.size, parts.parts), parts.parts)
     group.gather_rows(torch.zeros(1))  # until the others are as far

@@ -14,6 +14,7 @@ from system.data.shards.loading import broken_images
 from system.data.shards.manifest import SplitHandle
 from system.engine.epochs import EpochLoop
 from system.engine.provenance import device_provenance
+from system.engine.whereabouts import WAIT, here
 from system.engine.worker_group import WorkerGroup
 from system.engine.worker_log import PhaseClock, RankLog
 from system.errors import DataError, QuarantinedError
@@ -41,15 +42,17 @@ def continual_loop(config: dict[str, Any]) -> None:
     when the stream has no more tasks; what only the end can tell is written once all of them are
     learned.
     """
-    worker = StreamWorker(
-        ExperimentConfig.from_dict(config["experiment"]),
-        tuple(config["tasks"]),
-        config["stream"],
-        config["benchmark_fingerprint"],
-        WorkerGroup.join(),
-    )
+    with here().doing("start"):
+        worker = StreamWorker(
+            ExperimentConfig.from_dict(config["experiment"]),
+            tuple(config["tasks"]),
+            config["stream"],
+            config["benchmark_fingerprint"],
+            WorkerGroup.join(),
+        )
     with worker.log.ending():
-        worker.restore()
+        with here().doing("restore"):
+            worker.restore()
         while (lease := worker.next_lease()) is not None:
             worker.learn(lease)
         if worker.complete:
@@ -132,19 +135,22 @@ class StreamWorker:
 
     def next_lease(self) -> Lease | None:
         """The task all ranks work on next, waiting for it if need be; None at the end."""
-        while not self.group.broadcast(self._ready() if self.group.leads else None):
-            pass  # the others must not wait in one broadcast for longer than it may take
-        lease: Lease | None = self.group.broadcast(
-            self.stream.lease(self.consumer, self.generation) if self.group.leads else None
-        )
+        here().task = None
+        with here().doing("lease"):
+            while not self.group.broadcast(self._ready() if self.group.leads else None):
+                pass  # the others must not wait in one broadcast for longer than it may take
+            lease: Lease | None = self.group.broadcast(
+                self.stream.lease(self.consumer, self.generation) if self.group.leads else None
+            )
         return lease
 
     def _ready(self) -> bool:
         if self.stream.ready(self.consumer, self.generation):
             return True
         place = {"task": "", "task_index": len(self.tasks), "tasks": len(self.tasks)}
-        self.stream.post_progress(self.consumer, {"phase": "wait", **place})
-        return self.stream.ready(self.consumer, self.generation, PATIENCE)
+        self.stream.post_progress(self.consumer, {"phase": WAIT, **place})
+        with here().doing(WAIT):
+            return self.stream.ready(self.consumer, self.generation, PATIENCE)
 
     @property
     def complete(self) -> bool:
@@ -168,11 +174,12 @@ class StreamWorker:
             self.stream.trained(self.consumer, self.generation, lease.task)
         rows, held_out = self._evaluate(lease), self._evaluate_held_out(lease)
         if self.group.leads:
-            self._commit(lease, rows, log, similarity, held_out)
+            with here().doing("commit"):
+                self._commit(lease, rows, log, similarity, held_out)
         self.log.publish()
 
     def _begin(self, lease: Lease) -> None:
-        self.log.task = lease.task
+        here().task = lease.task
         self.leased = lease
         self.log.add(f"task {lease.index} {lease.task}: leased")
         if self.live:
@@ -259,6 +266,10 @@ class StreamWorker:
 
     def finish(self) -> None:
         """Write what only the end of the stream can tell."""
+        with here().doing("finish"):
+            self._finish()
+
+    def _finish(self) -> None:
         method, router = self.learned.method, self.learned.router
         with self.clock.phase("evaluate"):
             outcome = final_outcome(self.work.evaluation, method, router, live=self.live)
@@ -360,6 +371,7 @@ class StreamWorker:
         return self.stream.open_split(self.consumer, self.generation, self.group.rank, task, split)
 
     def _show(self, phase: str, lease: Lease, **progress: Any) -> None:
+        here().move()
         if self.group.leads:
             place = {"task": lease.task, "task_index": lease.index, "tasks": len(self.tasks)}
             self.stream.post_progress(self.consumer, {"phase": phase, **place, **progress})

@@ -9,18 +9,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from ray.train.torch import TorchConfig
 from rich.console import Console
 from typing_extensions import override
 
 from actors import drive
-from actors.drive import Place, Run, Watch, complete, own_interrupt_handler, repeating
+from actors.beating import beating_loop
+from actors.drive import Place, Run, Watch, complete, fit, own_interrupt_handler, repeating
 from actors.failures import Retries, StreamFailedError
+from actors.pulse import Pulse
+from actors.rank_process import Finding, RankProcess, end
+from actors.stall_watch import OnNodes, StalledError, StallWatch
 from system.engine.epochs import DivergedError
 from system.errors import PromptideError, QuarantinedError, StorageError
 from system.loggers.points import ModelCurves
+from system.storage.files import Folder
 from system.stream.task_source import StreamHaltedError
 from tests.loggers.event_files import scalars
 from tests.loggers.test_model_loggers import experiment
@@ -110,7 +116,7 @@ def fail(error: Exception, epochs: int = 0) -> Callable[[FakeRun], None]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let runs be fitted by their functions, and note the waits between."""
     slept: list[float] = []
-    monkeypatch.setattr(drive, "fit", lambda run: run.fits.pop(0)(run))
+    monkeypatch.setattr(drive, "fit", lambda run, say: run.fits.pop(0)(run))
     monkeypatch.setattr(drive, "GROUP_FAILURES", (ConnectionError,))
     monkeypatch.setattr(drive, "Retries", lambda limit: Retries(limit, sleep=slept.append))
     return slept
@@ -253,3 +259,96 @@ def test_a_look_is_repeated_until_the_block_ends_and_over_failures() -> None:
     with repeating(look, 0.01, name="promptide-look", passing=(StorageError,)):
         assert enough.wait(10)
     assert not [t for t in threading.enumerate() if t.name == "promptide-look"]
+
+
+class FakeTrainer:
+    """Ray Train's, as far as `fit` needs it; it notes how it was made."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, loop: object, **settings: Any) -> None:
+        self.made.append({"loop": loop, **settings})
+
+    def fit(self) -> None: ...
+
+
+def test_the_timeout_of_collectives_is_torchs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Null leaves Ray Train's own, which is that of runs from before there was the setting."""
+    monkeypatch.setattr(drive, "TorchTrainer", FakeTrainer)
+    FakeTrainer.made.clear()
+    for seconds in (None, 90):
+        run = FakeRun(tmp_path)
+        cluster = replace(run.experiment.cluster, collective_timeout=seconds)
+        run.experiment = replace(run.experiment, cluster=cluster)
+        monkeypatch.setattr(run, "loop", lambda: (print, {}))
+        fit(run)
+    own, given = (made["torch_config"].timeout_s for made in FakeTrainer.made)
+    assert (own, given) == (TorchConfig().timeout_s, 90)
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0])
+def test_workers_have_a_pulse_where_stalls_are_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    monkeypatch.setattr(drive, "TorchTrainer", FakeTrainer)
+    FakeTrainer.made.clear()
+    run = FakeRun(tmp_path)
+    cluster = replace(run.experiment.cluster, stall_seconds=seconds)
+    run.experiment = replace(run.experiment, cluster=cluster)
+    monkeypatch.setattr(run, "loop", lambda: (print, {}))
+    monkeypatch.setattr(run, "pulse_board", lambda start: FakeBoard())
+    fit(run)
+    assert FakeTrainer.made[0]["loop"] is (print if seconds is None else beating_loop)
+
+
+class FakeBoard:
+    """A board with one rank that stands still."""
+
+    beats = 0
+
+    def pulses(self, patience: float) -> list[Pulse]:
+        self.beats += 1
+        process = RankProcess(1 << 30, "node", "ab12", 3, 4, 12)
+        return [Pulse(0, process, self.beats, 7, "train, task 'food', epoch 0, step 2")]
+
+    def forget(self) -> None: ...
+
+
+def test_a_group_that_stood_still_fails_by_the_name_of_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by what Ray says of workers that were killed for it."""
+    ended = threading.Event()
+
+    def on_nodes(function: Callable[..., Any], pulses: Sequence[Pulse]) -> list[Any]:
+        if function is end:
+            ended.set()
+        return [Finding(None, None, "stacks") for _ in pulses]
+
+    class Stalled(FakeTrainer):
+        @override
+        def fit(self) -> None:
+            assert ended.wait(30), "the rank was left standing"
+            raise ConnectionError("a worker died")
+
+    now = iter(range(0, 100_000, 5))
+
+    def watch(limit: float, logs: Folder, say: Callable[[str], None], nodes: OnNodes) -> StallWatch:
+        return StallWatch(limit, logs, say, nodes, lambda: next(now))
+
+    monkeypatch.setattr(drive, "TorchTrainer", Stalled)
+    monkeypatch.setattr(drive, "on_nodes", on_nodes)
+    monkeypatch.setattr(drive, "SECONDS_BETWEEN_PULSES", 0.01)
+    monkeypatch.setattr(drive, "StallWatch", watch)
+    run = FakeRun(tmp_path)
+    cluster = replace(run.experiment.cluster, stall_seconds=60.0)
+    run.experiment = replace(run.experiment, cluster=cluster)
+    monkeypatch.setattr(run, "loop", lambda: (print, {}))
+    monkeypatch.setattr(run, "pulse_board", lambda start: FakeBoard())
+    said: list[str] = []
+    with pytest.raises(StalledError, match=r"rank 0 .*\[train, task 'food', epoch 0, step 2\]"):
+        fit(run, said.append)
+    assert "rank 0" in said[0]
+    assert (tmp_path / "model" / "logs" / "stall-ab12.log").exists()

@@ -127,6 +127,8 @@ def test_run_name_follows_what_it_is_made_of() -> None:
         (["cluster.workers=-1"], r"cluster: workers=-1"),
         (["cluster.cpus_per_worker=0"], r"cluster: cpus_per_worker=0"),
         (["cluster.max_failures=-2"], r"cluster: max_failures=-2"),
+        (["cluster.stall_seconds=5"], r"cluster: stall_seconds=5 must be at least 10"),
+        (["cluster.collective_timeout=20"], r"cluster: collective_timeout=20 must be at least 60"),
         (["stage.batch_size=63"], r"stage\.batch_size=63 .* 2 equal.*a multiple of 2"),
         (["cluster.workers=3", "stage.batch_size=64"], r"stage\.batch_size=64 .*a multiple of 3"),
         (

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
@@ -20,12 +20,13 @@ from tests.integration.small_stream import overrides
 WORKER, ACTOR = "ray::RayTrainWorker", "ray::TaskStreamServer"
 MOST_LATE = 10  # starts of a run that Ray may fail, on a machine that is full
 DEADLINE = 600.0  # seconds for one step; a loaded machine takes its time to start processes
-KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage")
+STALL = 30  # seconds until a run's watchdog ends ranks that stand still
+KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage", "stall")
 KILLING = (*KILLS, "tear")  # a record is torn by the death of who writes it
 #: After each kind came once: mostly the actor, which is back in seconds; a worker group or a driver
 #: takes as long as torch needs to be imported.
 ROUNDS = (
-    (*("actor",) * 5, "tear", "worker", "pause"),
+    (*("actor",) * 5, "tear", "worker", "pause", "stall"),
     (*("actor",) * 5, "tear", "driver", "storage"),
 )
 LONGEST_REST = {"actor": 0.5, "tear": 0.5}  # seconds before a fault; 2 before one of another kind
@@ -41,6 +42,8 @@ class FaultyRun:
     workers: int = 1
     address: str = "local"
     settings: tuple[str, ...] = ()
+    module: str = "system.app"  # what stands for the command `promptide`
+    environment: Mapping[str, str] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     starts: int = 0
 
@@ -99,12 +102,13 @@ class FaultyRun:
             f"cluster.workers={self.workers}",
             f"cluster.address={self.address}",
             "cluster.max_failures=-1",
+            f"cluster.stall_seconds={STALL}",
             *self.settings,
         )
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         return subprocess.Popen(
-            [sys.executable, "-m", "system.app", "run", *overrides(self.root, self.name, *cluster)],
-            env=environment | {MARK: self.name},
+            [sys.executable, "-m", self.module, "run", *overrides(self.root, self.name, *cluster)],
+            env=environment | {MARK: self.name, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -112,7 +116,7 @@ class FaultyRun:
 
     def _strike(self, fault: str, driver: "subprocess.Popen[str]") -> bool:
         """Wait for a victim and a random moment, then disturb; False if the run ended before."""
-        target = WORKER if fault in ("worker", "pause", "driver", "storage") else ACTOR
+        target = ACTOR if fault in ("actor", "tear") else WORKER
         victim = self._wait(lambda: named(self.name, target), driver)
         if not victim or not self._idle(
             self.random.uniform(0.0, LONGEST_REST.get(fault, 2.0)), driver
@@ -124,6 +128,9 @@ class FaultyRun:
             victim[-1].send(signal.SIGSTOP)
             self._idle(self.random.uniform(0.5, 3.0), driver)
             victim[-1].send(signal.SIGCONT)
+        elif fault == "stall":  # nobody wakes it: the run's own watchdog has to end it
+            victim[-1].send(signal.SIGSTOP)
+            self._wait(lambda: [] if victim[-1] in marked(self.name) else victim, driver)
         elif fault == "tear":
             self._tear(victim[-1])
         elif fault == "storage":

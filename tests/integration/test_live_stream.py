@@ -163,7 +163,14 @@ def test_status_is_a_table_that_can_be_read() -> None:
                     {"task": task, "index": index, "state": state, "since": since}
                     for index, (task, state) in enumerate(states.items())
                 ],
-                "progress": {"phase": "train", "task": "food", "epoch": 4, "epochs": 10},
+                "progress": {
+                    "phase": "train",
+                    "task": "food",
+                    "task_index": 1,
+                    "tasks": 3,
+                    "epoch": 4,
+                    "epochs": 10,
+                },
                 "seconds_since_progress": 0.1,
             }
         },
@@ -175,3 +182,4 @@ def test_status_is_a_table_that_can_be_read() -> None:
     assert next(line for line in lines if line[:1] == ["food"])[-3:] == ["5", "of", "10"]
     assert "pending: 1 of at most 7; open, it takes more tasks" in file.getvalue()
     assert "generation 3, 2 ranks" in file.getvalue()
+    assert "task 2/3 food: training, epoch 5/10; last progress 0 s ago" in file.getvalue()

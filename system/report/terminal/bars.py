@@ -39,6 +39,12 @@ class TimeLeft:
         return max(0.0, total - done) * seconds / work
 
 
+#: A phase without progress for so long is said to have none.
+SECONDS_TO_TELL = 5.0
+#: Where no bar can be drawn: after so long a line says so, and again after twice as long.
+FIRST_STANDING = 60.0
+
+
 class Bars:
     """Base of the progress displays: bars that redraw on a terminal, else whole plain lines."""
 
@@ -79,6 +85,13 @@ def time_left_text(seconds: float | None) -> str:
     if seconds is None or round(seconds) < 1:
         return ""
     return f"about {f'{seconds:.0f} s' if seconds < 59.5 else duration(seconds)} left"
+
+
+def standing_text(seconds: float | None) -> str:
+    """How long nothing moved, as text; empty while that is no longer than a look takes."""
+    if seconds is None or seconds < SECONDS_TO_TELL:
+        return ""
+    return f"no progress for {f'{seconds:.0f} s' if seconds < 59.5 else duration(seconds)}"
 
 
 def joined(*parts: str) -> str:

@@ -6,8 +6,17 @@ from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
+from typing_extensions import override
 
-from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
+from system.report.terminal.bars import (
+    FIRST_STANDING,
+    Bars,
+    Clock,
+    TimeLeft,
+    joined,
+    standing_text,
+    time_left_text,
+)
 from system.report.terminal.tables import print_split_table
 
 LINES = 10  # plain lines per phase, where no bar can be drawn
@@ -49,7 +58,27 @@ class _StepProgress(Bars):
 
 
 class ModelProgress(_StepProgress):
-    """Shows the training of a model by `promptide run`, or an evaluation, phase by phase."""
+    """Shows the training of a model by `promptide run`, or an evaluation, phase by phase.
+
+    `show` is called also while nothing moves, and says so.
+    """
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._place: tuple[str, int] | None = None
+        self._since = 0.0  # it is there
+        self._stood = FIRST_STANDING  # seconds there after which a line says so
+
+    @override
+    def show(self, phase: str, done: int, total: int, metrics: str = "") -> None:
+        now = self.clock()
+        if self._place != (phase, done):
+            self._place, self._since, self._stood = (phase, done), now, FIRST_STANDING
+        standing = standing_text(now - self._since)
+        super().show(phase, done, total, joined(metrics, standing) if self.live else metrics)
+        if not self.live and now - self._since >= self._stood:
+            self._stood = 2 * (now - self._since)
+            self.line(f"{phase}: {joined(f'{done:,} of {total:,}', standing)}")
 
 
 class PrepareProgress(_StepProgress):

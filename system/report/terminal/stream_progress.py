@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from system.report.terminal.bars import Bars, Clock, TimeLeft, joined, time_left_text
+from system.report.terminal.bars import (
+    FIRST_STANDING,
+    Bars,
+    Clock,
+    TimeLeft,
+    joined,
+    standing_text,
+    time_left_text,
+)
 
 if TYPE_CHECKING:
     from system.stream.task_source import ConsumerStatus
@@ -72,6 +80,20 @@ class Position:
         return f"epoch {self.epoch + 1}/{self.epochs}"
 
     @property
+    def place(self) -> str:
+        """The phase with epoch and step, as far as it has them: 'training, epoch 2/3, step 4/9'."""
+        return joined(
+            PHASES.get(self.phase, self.phase),
+            "" if self.epoch is None else self.activity,
+            self.steps_done,
+        )
+
+    @property
+    def steps_done(self) -> str:
+        """The steps that are done in the epoch, where the phase has any."""
+        return "" if self.step is None else f"step {self.step}/{self.steps}"
+
+    @property
     def metrics(self) -> str:
         """Loss and speed where the phase has them."""
         return joined(
@@ -108,6 +130,7 @@ class StreamProgress(Bars):
         self._last: Position | None = None
         self._written: tuple[int, str, int | None] | None = None
         self._committed: int | None = None
+        self._stood = FIRST_STANDING  # seconds without progress after which a line says so
         self._stream_bar = self.progress.add_task("starting workers", total=None, detail="")
         self._task_bar = self.progress.add_task("", total=None, detail="", visible=False)
 
@@ -149,13 +172,19 @@ class StreamProgress(Bars):
             # Without epochs to count, a bar without an end moves until the phase is over.
             total=epochs,
             completed=position.epochs_done,
-            detail=joined(position.metrics, time_left_text(task_left)),
+            detail=joined(
+                position.steps_done,
+                position.metrics,
+                time_left_text(task_left),
+                standing_text(status["seconds_since_progress"]),
+            ),
             visible=True,
         )
 
     def _write(self, status: "ConsumerStatus", position: Position | None, left: str) -> None:
         """Write the lines that are due since the last look."""
         committed, tasks = status["committed"], status["tasks"]
+        self._write_standing(status, position)
         if self._last and (position is None or position.key != self._last.key):
             self._write_epoch(self._last)
         if self._committed is None and committed:
@@ -173,6 +202,15 @@ class StreamProgress(Bars):
                 self.line(f"{position.name}: {position.activity}")
         elif position.step == position.steps:
             self._write_epoch(position)
+
+    def _write_standing(self, status: "ConsumerStatus", position: Position | None) -> None:
+        """Write that nothing moves: after a while, and again after twice as long each time."""
+        seconds = status["seconds_since_progress"] or 0.0
+        if seconds < FIRST_STANDING:
+            self._stood = FIRST_STANDING
+        elif seconds >= self._stood and position is not None and position.phase != "wait":
+            self._stood = 2 * seconds
+            self.line(f"{position.name}: {joined(position.place, standing_text(seconds))}")
 
     def _write_epoch(self, position: Position) -> None:
         """Write the last known metrics of an epoch, once."""

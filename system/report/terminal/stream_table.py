@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from system.report.formatting import duration
+from system.report.terminal.stream_progress import Position
 
 if TYPE_CHECKING:
     from system.stream.task_source import ConsumerStatus, StreamStatus
@@ -75,6 +76,10 @@ def _lines(
     lines = [pending, f"run {run} {source}: {status['journal']}"]
     if consumer is not None:
         lines.append(f"generation {consumer['generation']}, {consumer['ranks']} ranks")
+        if consumer["progress"] is not None:
+            position = Position.of(consumer["progress"])
+            seconds = consumer["seconds_since_progress"] or 0.0
+            lines.append(f"{position.name}: {position.place}; last progress {seconds:.0f} s ago")
     others = [name for name in status["consumers"] if name != run]
     if others:
         lines.append(f"other consumers: {', '.join(others)}")

@@ -4,16 +4,17 @@ import io
 
 from rich.console import Console
 
-from system.report.terminal.step_progress import PrepareProgress, PretrainProgress
+from system.report.terminal.step_progress import ModelProgress, PrepareProgress, PretrainProgress
 
 
 class Clock:
     """A second passes with each look."""
 
     now = 0.0
+    pace = 1
 
     def __call__(self) -> float:
-        self.now += 1
+        self.now += self.pace
         return self.now
 
 
@@ -55,3 +56,17 @@ def test_pretrain_line_has_loss_and_time_left() -> None:
     lines = file.getvalue().splitlines()
     assert lines[4] == "pre-training: 5 of 10, loss 0.8000, about 5 s left"
     assert lines[-1] == "pre-training: 10 of 10, loss 0.4000"
+
+
+def test_a_model_that_does_not_move_says_so_now_and_then() -> None:
+    """A driver looks twice a second, whether or not its workers did anything."""
+    looks = ((0, 1), (59, 1), (60, 1), (119, 1), (120, 1), (130, 2), (189, 2))
+    clock, file = Clock(), io.StringIO()
+    with ModelProgress(Console(file=file, force_terminal=False), clock) as progress:
+        for now, done in looks:
+            clock.now, clock.pace = now, 0
+            progress.show("Mask-VAE", done, 100)
+    assert file.getvalue().splitlines() == [
+        "Mask-VAE: 1 of 100, no progress for 1 min 00 s",
+        "Mask-VAE: 1 of 100, no progress for 2 min 00 s",
+    ]

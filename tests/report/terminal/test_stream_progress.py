@@ -144,3 +144,36 @@ def test_task_name_with_markup_is_shown_as_it_is() -> None:
     with StreamProgress(Console(file=file, force_terminal=False), Clock()) as progress:
         progress.update(look)
     assert "[red]x[/y]" in file.getvalue()
+
+
+def test_a_phase_that_does_not_move_says_so_now_and_then() -> None:
+    """Else a log file ends at the last epoch, and nobody knows that the run hangs."""
+    clock, file = Clock(), io.StringIO()
+    with StreamProgress(Console(file=file, force_terminal=False), clock) as progress:
+        for seconds in (0, 30, 60, 90, 119, 120, 130, 1, 61):
+            look = training(0, 0, 1, 3, 1.0)
+            look["seconds_since_progress"] = seconds
+            progress.update(look)
+    place = "task 1/3 food: training, epoch 2/2, step 3/5, no progress for"
+    expected = [f"{place} {since}" for since in ("1 min 00 s", "2 min 00 s", "1 min 01 s")]
+    assert file.getvalue().splitlines() == expected
+
+
+def test_a_run_that_waits_for_its_next_task_does_not_hang() -> None:
+    file = io.StringIO()
+    with StreamProgress(Console(file=file, force_terminal=False), Clock()) as progress:
+        look = status(1, 1, phase="wait")
+        look["seconds_since_progress"] = 1000
+        progress.update(look)
+    assert "no progress" not in file.getvalue()
+
+
+def test_terminal_shows_step_and_seconds_since_progress() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=160, _environ={"TERM": "xterm"})
+    with StreamProgress(console, Clock()) as progress:
+        look = training(0, 0, 1, 3, 1.0)
+        look["seconds_since_progress"] = 12.4
+        progress.update(look)
+        progress.progress.refresh()
+    assert "step 3/5, loss 1.0000, 248 images/s, no progress for 12 s" in file.getvalue()

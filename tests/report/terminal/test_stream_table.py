@@ -17,8 +17,17 @@ RUNNING: ConsumerStatus = {
         {"task": "food", "index": 0, "state": "sealed", "since": SINCE},
         {"task": "animal", "index": 1, "state": "leased", "since": SINCE},
     ],
-    "progress": {"task": "animal", "epoch": 0, "epochs": 3},
-    "seconds_since_progress": 0.5,
+    "progress": {
+        "phase": "train",
+        "task": "animal",
+        "task_index": 1,
+        "tasks": 3,
+        "epoch": 0,
+        "epochs": 3,
+        "step": 4,
+        "steps": 9,
+    },
+    "seconds_since_progress": 75.2,
 }
 STATUS: StreamStatus = {
     "journal": "runs/demo/stream",
@@ -49,6 +58,18 @@ def test_each_task_has_its_state_and_its_epochs() -> None:
     assert pending == "pending: 1 of at most 8; open, it takes more tasks"
     assert ["generation", "2,", "4", "ranks"] in lines
     assert ["other", "consumers:", "other"] in lines
+
+
+def test_it_says_where_the_run_stands_and_since_when() -> None:
+    """Else a run that hangs looks like one that learns."""
+    lines = [" ".join(line) for line in printed("demo", STATUS)]
+    place = "task 2/3 animal: training, epoch 1/3, step 4/9; last progress 75 s ago"
+    assert place in lines
+    starting: ConsumerStatus = {**RUNNING, "progress": None, "seconds_since_progress": None}
+    lines = [
+        " ".join(line) for line in printed("demo", {**STATUS, "consumers": {"demo": starting}})
+    ]
+    assert not [line for line in lines if "last progress" in line]
 
 
 def test_before_a_run_starts_all_tasks_are_pending() -> None:

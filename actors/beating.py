@@ -1,0 +1,87 @@
+"""The loop of a worker with a pulse: its place and its stacks can be looked at from outside."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+
+from actors.pulse import Pulse, PulseBoard
+from actors.rank_process import RankProcess
+from system.engine.whereabouts import WAIT, Whereabouts, new_place
+
+SECONDS_BETWEEN_BEATS = 1.0
+#: Has a worker write its threads' Python stacks, also where its interpreter is blocked.
+DUMP = signal.SIGUSR2
+
+
+def beating_loop(config: Mapping[str, Any]) -> None:
+    """Ray Train's `train_loop_per_worker`: the loop in `config`, with a pulse.
+
+    `config`: {"loop": the run's own, "config": what that takes, "board": a PulseBoard}.
+    """
+    with new_place() as place, beating(config["board"], place):
+        config["loop"](config["config"])
+
+
+@contextmanager
+def beating(board: PulseBoard, place: Whereabouts) -> Iterator[None]:
+    """Post this worker's pulse while the block runs; its stacks and its place can be looked at."""
+    rank = ray.train.get_context().get_world_rank()
+    node = ray.get_runtime_context().get_node_id()
+    # Files of no name leave nothing behind, however the process ends.
+    with place.share(board.start) as shared, tempfile.TemporaryFile() as stacks:
+        faulthandler.register(DUMP, stacks, all_threads=True)
+        process = RankProcess(
+            os.getpid(), node, board.start, shared.fileno(), stacks.fileno(), int(DUMP)
+        )
+
+        def pulse(number: int, *, ended: bool = False) -> Pulse:
+            waits = WAIT in place.phases
+            return Pulse(rank, process, number, place.moves, str(place), waits, ended)
+
+        heart = _Heart(lambda number: board.post(pulse(number)))
+        try:
+            with closing(heart):
+                yield
+        finally:
+            place.unshare()  # first, as nobody sends the signal to who has no place
+            faulthandler.unregister(DUMP)
+            with suppress(RayError):
+                board.post(pulse(heart.beats + 1, ended=True))
+
+
+class _Heart:
+    """Calls `post` every second with the number of the beat, in a thread, until it is closed."""
+
+    def __init__(self, post: Callable[[int], Any]) -> None:
+        self.beats = 0
+        self._post = post
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="promptide-pulse", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Beat no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        pending: list[Any] = []
+        while True:
+            # Those that did not arrive, as the actor starts anew, say, do not pile up.
+            with suppress(RayError):  # a heart that stops would look like a process that did
+                if not pending or ray.wait(pending, timeout=0)[0]:
+                    self.beats += 1
+                    pending = [self._post(self.beats)]
+            if self._ended.wait(SECONDS_BETWEEN_BEATS):
+                return
