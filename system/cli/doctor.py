@@ -10,7 +10,7 @@ from system.config.schema import BenchmarkConfig
 from system.data.prepare.diagnosis import examine
 from system.errors import DataError
 from system.report.terminal.diagnosis_table import print_diagnosis
-from system.storage.data_directory import SETTING, DataDirectory
+from system.storage.data_directory import SETTING
 from system.storage.files import Folder
 
 
@@ -21,7 +21,7 @@ def doctor(overrides: Sequence[str], file: str | None, console: Console) -> None
     """
     values = composed_values(overrides, file)
     benchmark = parse_dataclass(BenchmarkConfig, values.get("benchmark") or {}, "config.benchmark")
-    folder = DataDirectory(Folder.of(str(values["data_path"]), SETTING)).benchmark(benchmark.name)
+    folder = Folder.of(str(values["data_path"]), SETTING).child(benchmark.name)
     given = given_options(overrides, file)
     diagnosis = examine(benchmark.dataset, benchmark.options, folder, values, given)
     print_diagnosis(benchmark.name, folder.location, diagnosis, console)

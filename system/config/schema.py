@@ -427,6 +427,7 @@ class BaseExperiment:
     benchmark: BenchmarkConfig
     cluster: ClusterConfig
     loggers: tuple[str, ...] = field(default=(), kw_only=True)  # beside TensorBoard
+    cache_path: str | None = field(default=None, kw_only=True)  # null: in data_path
 
     def __post_init__(self) -> None:
         check_name_and_seed(self.run_name, self.seed)
@@ -492,6 +493,7 @@ class ExperimentConfig(BaseExperiment):
             self,
             storage_path=absolute(self.storage_path),
             data_path=absolute(self.data_path),
+            cache_path=self.cache_path and absolute(self.cache_path),
             adapters=self.adapters and absolute(self.adapters),
             benchmark=benchmark,
             backbone=self.backbone.with_absolute_path(),

@@ -103,6 +103,7 @@ def latent_source(experiment: ExperimentConfig, method: Mapping[str, Any]) -> La
         "run_name": f"{experiment.run_name}-{section['name']}",
         "storage_path": experiment.storage_path,
         "data_path": experiment.data_path,
+        "cache_path": experiment.cache_path,
         "seed": experiment.seed,
         "benchmark": asdict(benchmark),
         "stage": {key: value for key, value in section.items() if key != OTHER},

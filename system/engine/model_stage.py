@@ -64,6 +64,7 @@ class ModelExperiment(BaseExperiment):
             parsed,
             storage_path=absolute(parsed.storage_path),
             data_path=absolute(parsed.data_path),
+            cache_path=parsed.cache_path and absolute(parsed.cache_path),
         )
 
     def manifest(self) -> Manifest:

@@ -30,7 +30,7 @@ SWEEP = "sweep.json"  # tells a sweep's directory from a run's
 CLUSTER = "cluster.json"  # where the run's Ray answers, while a driver runs
 
 #: Sections that may change between two starts of the same run without changing its results.
-FREE_SECTIONS = ("cluster", "storage_path", "data_path", "loggers")
+FREE_SECTIONS = ("cluster", "storage_path", "data_path", "cache_path", "loggers")
 #: Keys of the same kind. Under small_tasks "stop" a run that "shrink" would change does not begin.
 FREE_KEYS = ("stage.small_tasks", "stage.check_every")
 PRECISION = ".precision"  # how the keys of frozen models' arithmetic end

@@ -14,7 +14,7 @@ from system.submission.config import SubmitConfig
 from system.uris import absolute, expanded
 
 #: Keys whose files have to outlive the job.
-PLACES = ("storage_path", "data_path", "adapters")
+PLACES = ("storage_path", "data_path", "cache_path", "adapters")
 #: Keys that may name files of this machine, or a model of a hub: a path if something is there.
 INPUTS = ("backbone.path", "grounder.path", "benchmark.options.root", "benchmark.similarity")
 #: Commands without data and Ray, whose answer depends on whether anything is overridden.
@@ -163,7 +163,8 @@ def _inside_what_is_sent(path: str, values: Mapping[str, Any], config: SubmitCon
 
 def _left_out(values: Mapping[str, Any], config: SubmitConfig) -> list[str]:
     found = [folder.strip("/") for folder in config.excludes]
-    return found + [str(values[key]).removeprefix("./").rstrip("/") for key in PLACES[:2]]
+    places = [values[key] for key in PLACES[:3] if values.get(key) is not None]
+    return found + [str(value).removeprefix("./").rstrip("/") for value in places]
 
 
 def _sent_file(file: str, values: Mapping[str, Any], config: SubmitConfig, sends: bool) -> str:

@@ -50,8 +50,10 @@ class Job:
     def excludes(self) -> list[str]:
         """Patterns as in .gitignore: those configured, and the folders of data and runs."""
         folder, found = self.config.folder, list(self.config.excludes)
-        for key in ("data_path", "storage_path"):
-            value = self.command.values[key]
+        for key in ("data_path", "storage_path", "cache_path"):
+            value = self.command.values.get(key)
+            if value is None:  # cache_path, unless it is set
+                continue
             place = folder / value  # an absolute one stands for itself
             if ":" not in value and place.is_relative_to(folder) and place != folder:
                 found.append(f"/{place.relative_to(folder)}/")

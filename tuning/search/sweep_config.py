@@ -15,7 +15,7 @@ DEFAULT = "default"  # the entry of `learning_rates` for methods without an entr
 LEARNING_RATE = "stage.optimiser.learning_rate"
 MOST_PER_GPU = 100  # of trials; each has a process with its own copy of the frozen model
 # Keys that the sweep sets itself, or that all its trials share:
-FIXED = ("run_name", "storage_path", "data_path", "cluster", "tune", "experiment")
+FIXED = ("run_name", "storage_path", "data_path", "cache_path", "cluster", "tune", "experiment")
 
 
 @dataclass(frozen=True)

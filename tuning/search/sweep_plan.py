@@ -157,6 +157,7 @@ class SweepPlan:
             run_name=f"{self.experiment.run_name}-{config.label}-seed{seed}",
             storage_path=self.folder.child(folder).uri,
             data_path=self.experiment.data_path,
+            cache_path=self.experiment.cache_path,
             cluster=self.experiment.cluster,
             benchmark=self._prepared(experiment.benchmark),
         )
