@@ -1,6 +1,5 @@
 """The Ray cluster a command runs on: reaching it, and checking it before anything starts."""
 
-import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,44 +8,23 @@ from contextlib import contextmanager
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from system.config.schema import ClusterConfig
-from system.errors import ClusterError, ConfigError, PromptideError, StorageError
+from actors.starting import start_ray
+from system.config.schema import BaseExperiment, ClusterConfig
+from system.data.shards.manifest import MANIFEST_NAME
+from system.errors import ConfigError, PromptideError, StorageError
+from system.storage.data_directory import DataDirectory
 from system.storage.files import Folder
-
-RAY_WAS_LATE = (
-    "Ray's own processes did not start within the half minute that it gives them: this machine is "
-    "too busy; run the same command again, or use a running cluster by cluster.address"
-)
 
 
 @contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     """Connect to the cluster, or start one on this machine; leave it as it was found.
 
-    Raises ConfigError naming `cluster.address` when nothing answers there, ClusterError when Ray
-    does not start here.
+    Raises what `start_ray` raises.
     """
     started = not ray.is_initialized()
     if started:
-        # Ray warns about CUDA_VISIBLE_DEVICES of zero-GPU workers; the new way is asked for here.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            ray.init(
-                # "local" never joins a cluster that happens to run on this machine.
-                address=config.address or "local",
-                include_dashboard=False if config.address in (None, "local") else None,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(
-                f"cluster.address={config.address!r} cannot be reached ({error}); start Ray there "
-                "(`ray start --head`), or set cluster.address=null for one on this machine"
-            ) from error
-        except Exception as error:
-            if "timed out during startup" not in str(error):  # Ray has no type of its own for it
-                raise
-            raise ClusterError(RAY_WAS_LATE) from error
+        start_ray(config.address)
     try:
         yield
     finally:
@@ -59,13 +37,27 @@ def check_resources(config: ClusterConfig) -> None:
 
     Raises ConfigError with the arithmetic, instead of letting a run wait forever.
     """
+    if config.workers == 0:
+        from system.engine.cards import own_device  # needs torch, which the actors do not
+
+        own_device(
+            config.gpu,
+            "cluster.workers=0 trains in this process; set cluster.workers=1, and Ray finds a node "
+            "that has one",
+        )
     fit, nodes = workers_that_fit(config)
     if config.workers > fit:
         each = f"{config.cpus_per_worker:g} CPUs" + (" and a GPU" if config.gpu else "")
+        remedy = "lower cluster.workers or cluster.cpus_per_worker"
+        if not fit:  # fewer workers would change nothing
+            remedy = (
+                "start another node that has them (`ray start --address=...`), lower "
+                "cluster.cpus_per_worker, or use cluster.address=null for this machine alone"
+            )
         raise ConfigError(
             f"cluster.workers={config.workers} need {each} each, and {fit} of them fit on the "
-            f"cluster's nodes, which have {nodes}; lower cluster.workers or "
-            "cluster.cpus_per_worker" + (", or set cluster.gpu=false" if config.gpu else "")
+            f"cluster's nodes, which have {nodes}; {remedy}"
+            + (", or set cluster.gpu=false" if config.gpu else "")
         )
 
 
@@ -93,24 +85,40 @@ def _read_probe(uri: str, name: str) -> bytes | str:
         return str(error)
 
 
-def check_storage(uri: str, setting: str = "storage_path") -> None:
-    """Write a file on this node and read it on every other; `setting` is the place's config key.
+def check_places(experiment: BaseExperiment) -> None:
+    """Whether every node sees the places that a run writes to, and the data that it reads.
 
-    Raises StorageError naming the node that does not see it.
+    Prepared data are only read: they may lie where nobody can write. Raises StorageError naming
+    the node and the key of the config.
     """
-    folder, name = Folder.of(uri, setting), f".probe-{uuid.uuid4().hex}"
-    data = os.urandom(32)
+    data = DataDirectory.of(experiment)
+    _check_written(Folder.of(experiment.storage_path))
+    _check_written(data.computed)
+    if data.computed != data.folder:
+        benchmark = data.benchmark(experiment.benchmark.name)
+        _check_seen(benchmark, MANIFEST_NAME, benchmark.read(MANIFEST_NAME))
+
+
+def _check_written(folder: Folder) -> None:
+    """Write a file on this node and read it on every other."""
+    name, data = f".probe-{uuid.uuid4().hex}", os.urandom(32)
     folder.write(name, data)
     try:
-        for node in ray.nodes():  # type: ignore[no-untyped-call]
-            if not node["Alive"]:
-                continue
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            seen = ray.get(_read_probe.options(scheduling_strategy=strategy).remote(uri, name))
-            if seen != data:
-                raise StorageError(
-                    f"node {node['NodeManagerAddress']} does not see {setting} {uri}: {seen!r}; "
-                    "use a path that all nodes share, or a URI such as s3://"
-                )
+        _check_seen(folder, name, data)
     finally:
         folder.delete(name)
+
+
+def _check_seen(folder: Folder, name: str, data: bytes) -> None:
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if not node["Alive"]:
+            continue
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        read = _read_probe.options(scheduling_strategy=strategy)
+        seen = ray.get(read.remote(folder.uri, name))
+        if seen != data:
+            found = "other bytes" if isinstance(seen, bytes) else seen
+            raise StorageError(
+                f"node {node['NodeManagerAddress']} does not see {folder.setting} {folder.uri}: "
+                f"{found}; use a path that all nodes share, or a URI such as s3://"
+            )

@@ -13,10 +13,11 @@ from ray.exceptions import RayError
 
 from actors.handle import NAMESPACE, TaskStreamHandle, find_task_stream, stream_name
 from actors.settings import StreamSettings
+from actors.starting import start_ray
 from actors.state.task_stream_state import TaskStream
 from system.config.schema import ExperimentConfig
 from system.engine.contents import contents_of
-from system.errors import ConfigError, StorageError
+from system.errors import ClusterError, ConfigError, StorageError
 from system.storage.files import Folder
 from system.storage.run_directory import CLUSTER, CONFIG, RunDirectory
 from system.storage.writer_lock import sole_writer, writer_of
@@ -198,8 +199,8 @@ def _of_running(experiment: ExperimentConfig) -> Iterator[TaskStreamHandle]:
     connected = not ray.is_initialized()
     if connected:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            start_ray(address, logging.ERROR)
+        except (ConfigError, ClusterError) as error:
             raise StorageError(
                 f"run {experiment.run_name!r} goes on at Ray {address}, which cannot be reached "
                 f"from here ({error}); use a node of that cluster"

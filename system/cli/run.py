@@ -5,15 +5,16 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from actors.cluster import check_resources, check_storage, ray_cluster
+from actors.cluster import check_places, check_resources, ray_cluster
 from actors.drive import Place, Run, complete
 from actors.model_run import ModelRun
+from actors.starting import check_address
 from actors.stream_run import StreamRun
 from system.cli.prepared_experiment import prepared_experiment
 from system.config.schema import ExperimentConfig
 from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
-from system.storage.data_directory import SETTING, DataDirectory
+from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import METRICS
 from system.storage.writer_lock import sole_writer
 
@@ -25,6 +26,7 @@ def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
 
 def carry_out(experiment: ExperimentConfig | ModelExperiment, console: Console) -> None:
     """Learn a stream or train a model, and before it the models that it builds on."""
+    check_address(experiment.cluster.address)
     if isinstance(experiment, ExperimentConfig):
         _carry_out(StreamRun(experiment), console)
     else:
@@ -52,6 +54,5 @@ def _cluster(run: Run) -> Iterator[None]:
     """Connect Ray, and check that it has what the run needs."""
     with ray_cluster(run.experiment.cluster):
         check_resources(run.experiment.cluster)
-        check_storage(run.experiment.storage_path)
-        check_storage(run.experiment.data_path, SETTING)
+        check_places(run.experiment)
         yield

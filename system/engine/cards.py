@@ -12,6 +12,20 @@ import torch.distributed as dist
 from system.errors import ConfigError
 
 
+def own_device(gpu: bool, what: str) -> torch.device:
+    """The device of work that is done in this process, without workers.
+
+    Raises ConfigError for a GPU where there is none, as on a cluster's head node; `what` says what
+    would compute here, and how else it could be done.
+    """
+    if gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            f"cluster.gpu=true, and this machine ({socket.gethostname()}) has no GPU: {what}, or "
+            "set cluster.gpu=false"
+        )
+    return torch.device("cuda" if gpu else "cpu")
+
+
 def card_of(device: torch.device) -> str:
     """The GPU's name among those of all hosts."""
     properties = torch.cuda.get_device_properties(device)

@@ -17,6 +17,7 @@ from system.diff_prompt.mask_vae.stage import MaskVaePlan
 from system.diff_prompt.prompt_generator.generator_plan import GeneratorPlan
 from system.diff_prompt.prompt_generator.generator_training import GeneratorSamples
 from system.diff_prompt.prompt_generator.stage import PromptGeneratorStage
+from system.engine.cards import own_device
 from system.engine.model_stage import ModelExperiment, show_nothing, stage_of
 from system.engine.training import Training
 from system.engine.worker_group import WorkerGroup
@@ -55,14 +56,11 @@ def this_device(experiment: ExperimentConfig | ModelExperiment) -> WorkerGroup:
 
     Raises ConfigError for a run on GPUs where there is none.
     """
-    wanted = experiment.cluster.gpu
-    if wanted and not torch.cuda.is_available():
-        raise ConfigError(
-            "--measure: cluster.gpu=true and this machine has no GPU; measure on one that has, or "
-            "with cluster.gpu=false"
-        )
+    device = own_device(
+        experiment.cluster.gpu, "--measure computes here; measure on one that has one"
+    )
     torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
-    return WorkerGroup(rank=0, size=1, device=torch.device("cuda" if wanted else "cpu"))
+    return WorkerGroup(rank=0, size=1, device=device)
 
 
 def measure_stream(

@@ -10,6 +10,7 @@ from system.config.parse import parse_dataclass
 from system.config.schema import ExperimentConfig, Gallery, InputConfig
 from system.data.shards.manifest import JOINED, Manifest, SplitHandle
 from system.diff_prompt.latent_source import OTHER
+from system.engine.cards import own_device
 from system.engine.model_stage import Show, show_nothing
 from system.engine.worker_group import WorkerGroup
 from system.errors import ConfigError, DataError, StorageError
@@ -148,7 +149,11 @@ def _worker(
     """This process as the only worker."""
     # As a worker does: sums depend on the number of threads.
     torch.set_num_threads(max(1, int(experiment.cluster.cpus_per_worker)))
-    device = torch.device("cuda" if experiment.cluster.gpu else "cpu")
+    device = own_device(
+        experiment.cluster.gpu,
+        "`promptide evaluate` computes here; send it to a node that has one (`promptide submit "
+        "evaluate ... submit.entrypoint.gpus=1`)",
+    )
     group = WorkerGroup(rank=0, size=1, device=device)
     return Worker(experiment, inputs, group, open_test, show)
 

@@ -111,6 +111,28 @@ def test_a_data_path_that_cannot_be_written_is_named_before_ray_starts(
 
 
 @pytest.mark.ray
+def test_prepared_data_may_lie_where_nobody_can_write(
+    case: Callable[[str], Path],
+    promptide: Callable[..., Ended],
+    tmp_path: Path,
+) -> None:
+    """A share of a group: who trains on it keeps features and pages elsewhere."""
+    root, data = case("same-caption-many-images") / "data", tmp_path / "data"
+    words = ["benchmark=folder", "benchmark.name=case", f"data_path={data}"]
+    prepared = promptide("prepare", *words, f"benchmark.options.root={root}")
+    prepared.passed()
+    before = sorted(data.rglob("*"))
+    words += [f"storage_path={tmp_path / 'runs'}", "run_name=on-share", "cluster.workers=0"]
+    words += ["stage.epochs=1", f"cache_path={tmp_path / 'cache'}"]
+    with read_only(data):
+        promptide("run", *words).passed()
+        promptide("evaluate", *words).passed()
+    assert sorted(data.rglob("*")) == before
+    assert list((tmp_path / "cache" / "features").iterdir())
+    assert (tmp_path / "runs" / "on-share" / "metrics.json").exists()
+
+
+@pytest.mark.ray
 def test_a_caption_that_stands_at_several_images_is_counted(
     case: Callable[[str], Path], promptide: Callable[..., Ended], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
 
-from actors.cluster import RAY_WAS_LATE
+from actors.starting import RAY_WAS_LATE
 from tests.faults.processes import MARK, Process, marked, named
 from tests.integration.small_stream import overrides
 

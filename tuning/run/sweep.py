@@ -5,10 +5,11 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from actors.cluster import check_storage, ray_cluster
+from actors.cluster import check_places, ray_cluster
 from actors.handle import SharedStreams
+from actors.starting import check_address
 from system.engine.contents import contents_of
-from system.storage.data_directory import SETTING, DataDirectory
+from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import sole_writer
 from tuning.report.analysis import Outcome, write_analysis, write_description
@@ -103,8 +104,7 @@ class Sweep:
             self._packing = Packing.of(
                 experiment.cluster, config.max_concurrent, config.trials_per_gpu
             )
-            check_storage(experiment.storage_path)
-            check_storage(experiment.data_path, SETTING)
+            check_places(experiment)
             if self.plan.kind.leases_tasks:
                 self._streams = SharedStreams.start()
                 self.opened.callback(self._streams.stop)
@@ -116,6 +116,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
 
     Raises ConfigError before the first trial if any of them is misconfigured.
     """
+    check_address(plan.experiment.cluster.address)
     tasks = check_sweep(plan)
     candidates = rate_trials(plan)
     with (
