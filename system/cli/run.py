@@ -16,7 +16,7 @@ from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
 from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import METRICS
-from system.storage.writer_lock import sole_writer
+from system.storage.writer_lock import require_unwritten, sole_writer
 
 
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
@@ -34,8 +34,9 @@ def carry_out(experiment: ExperimentConfig | ModelExperiment, console: Console) 
 
 
 def _carry_out(run: Run, console: Console) -> None:
-    run.check()
     folder = run.directory.folder
+    require_unwritten(folder)
+    run.check()
     with sole_writer(folder):
         again = run.directory.claim(run.experiment, contents_of(run.experiment))
         console.print(f"{'going on with' if again else 'run'} {folder.uri}", soft_wrap=True)

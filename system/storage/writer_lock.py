@@ -102,6 +102,17 @@ def writer_of(folder: Folder) -> Writer | None:
     return _parsed(folder.read(LOCK_NAME)) if folder.exists(LOCK_NAME) else None
 
 
+def require_unwritten(folder: Folder) -> None:
+    """Refuse a folder early whose writer is seen to live: before checks that take long.
+
+    One on another machine cannot be seen at a glance, and one may come later: `sole_writer` alone
+    is sure. Raises StorageError naming the writer.
+    """
+    writer = writer_of(folder)
+    if writer is not None and writer.gone is False:
+        raise StorageError(_taken(folder, _who(writer)))
+
+
 class _Lock:
     def __init__(
         self,
@@ -128,7 +139,7 @@ class _Lock:
             other = None if found is None else self._alive(found)
             if other is not None:
                 if self.waiting is None:
-                    raise StorageError(self._taken(other))
+                    raise StorageError(_taken(self.folder, other))
                 if not reported:
                     self.waiting(other)
                 reported = True
@@ -169,19 +180,13 @@ class _Lock:
             gone = other is None
         return None if gone else _who(other)
 
-    def _taken(self, who: str) -> str:
-        return (
-            f"{self.folder.uri} is being written by {who}; wait until it has ended, stop it, or "
-            "choose another run_name"
-        )
-
     def _keep(self) -> None:
         while not self._ended.wait(self.pace.beat):
             # Storage that fails now may be back at the next beat; what was missed is seen then.
             with suppress(StorageError), self._alone():
                 found = self._read()
                 if found != self._bytes():
-                    self.lost = self._taken(_who(_parsed(found)))
+                    self.lost = _taken(self.folder, _who(_parsed(found)))
                     self.on_lost()
                     return
                 self.me = replace(self.me, beats=self.me.beats + 1)
@@ -225,6 +230,13 @@ def _parsed(found: bytes | None) -> Writer | None:
         return parse_dataclass(Writer, parse_json(found or b""), LOCK_NAME)
     except (ValueError, TypeError):
         return None
+
+
+def _taken(folder: Folder, who: str) -> str:
+    return (
+        f"{folder.location} is being written by {who}; wait until it has ended, stop it, or "
+        "choose another run_name"
+    )
 
 
 def _who(writer: Writer | None) -> str:

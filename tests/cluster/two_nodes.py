@@ -46,6 +46,13 @@ class Cluster:
     token: str
     environment: dict[str, str]
 
+    @property
+    def head(self) -> str:
+        """Where the head takes drivers, as `cluster.address` has it."""
+        address = _own_address(self.folder)
+        assert address is not None
+        return address
+
     def get(self, what: str) -> list[dict[str, Any]]:
         """Rows of Ray's state API, such as `actors`."""
         found = self._asked(f"v0/{what}", detail="1", limit="1000")

@@ -11,7 +11,7 @@ from actors.starting import check_address
 from system.engine.contents import contents_of
 from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
-from system.storage.writer_lock import sole_writer
+from system.storage.writer_lock import require_unwritten, sole_writer
 from tuning.report.analysis import Outcome, write_analysis, write_description
 from tuning.report.sweep_page import write_sweep_page
 from tuning.report.sweep_progress import SweepProgress
@@ -117,6 +117,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
     Raises ConfigError before the first trial if any of them is misconfigured.
     """
     check_address(plan.experiment.cluster.address)
+    require_unwritten(plan.folder)
     tasks = check_sweep(plan)
     candidates = rate_trials(plan)
     with (
