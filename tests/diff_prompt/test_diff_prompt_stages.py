@@ -124,11 +124,12 @@ def test_adapters_take_their_own_generator_to_another_benchmark(root: Path) -> N
     """They were learned from its latents; another one's would be noise to them."""
     prepare_shapes(root, name="other")
     method = experiment(root, "learned").method
-    abroad = experiment(root, "abroad")
+    abroad = replace(experiment(root, "abroad"), cache_path=str(root / "cache"))
     for benchmark in ("other", "shapes"):
         source = latent_source(abroad, as_learned(method, benchmark))
         assert source is not None
         assert source.generator.benchmark.name == benchmark
+        assert source.generator.cache_path == abroad.cache_path
     lent = {**method, "generator": {**STAGE, "benchmark": "other"}}
     assert as_learned(lent, "shapes") == lent
     assert as_learned({"name": "coop"}, "shapes") == {"name": "coop"}

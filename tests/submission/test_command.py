@@ -98,6 +98,7 @@ def test_parameters_are_counted_as_typed() -> None:
     [
         ([], "run", "storage_path"),
         ([SHARED[0]], "run", "data_path"),
+        ([*SHARED, "cache_path=cache"], "run", "cache_path"),
         ([*SHARED, "adapters=runs/demo/adapters"], "evaluate", "adapters"),
         ([*SHARED, "backbone.path=my_clip"], "pretrain", "backbone.path"),
         (

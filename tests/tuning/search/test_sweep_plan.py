@@ -69,7 +69,8 @@ def test_every_kind_of_value_reaches_the_experiment() -> None:
 
 
 def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> None:
-    sweep = plan(SPACE, f"storage_path={tmp_path}", "cluster.workers=0")
+    places = (f"storage_path={tmp_path}", f"cache_path={tmp_path / 'cache'}")
+    sweep = plan(SPACE, *places, "cluster.workers=0")
     trials = list(sweep.trials(sweep.trial_configs(sweep.bases)))
     assert [trial.name for trial in trials] == [
         "s-lpi-000-seed3",
@@ -79,6 +80,7 @@ def test_each_trial_has_its_own_directory_under_the_sweeps(tmp_path: Path) -> No
     ]
     first = stream(trials[0])
     assert first.storage_path == str(tmp_path / "s" / "trials")
+    assert first.cache_path == str(tmp_path / "cache")  # one for all of them
     assert (first.seed, first.method["rank"], first.cluster.workers) == (3, 1, 0)
     assert "tune" not in first.to_dict()
 
