@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import stat
-import subprocess
+import subprocess  # nosec B404
 import sys
 import tempfile
 import time
@@ -49,11 +49,12 @@ SOCKET_PATH = 107  # bytes; Linux takes no longer one
 #: What Ray puts behind its folder, with the longest process number.
 _BEHIND = "/session_2026-12-01_02-22-19_772939_4194304/sockets/plasma_store"
 LONGEST_FOLDER = SOCKET_PATH - len(_BEHIND)
-SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+#: A folder there is taken only if it is this user's own: see `_own_folder`.
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # nosec B108
 
 LOCAL = "local"  # Ray's word for a new one, also where another runs on this machine
 AUTO = "auto"  # Ray's word for the one that runs on this machine
-GET_TOKEN = (
+AUTH_REMEDY = (
     "copy ~/.ray/auth_token of the cluster's head to this machine, or set RAY_AUTH_TOKEN (or "
     "RAY_AUTH_TOKEN_PATH) to it, with RAY_AUTH_MODE=token; RAY_AUTH_MODE=disabled is for a "
     "cluster that was started with it"
@@ -69,11 +70,11 @@ RAY_WAS_LATE = (
 _JOINING = (
     (
         r"InvalidAuthToken|Unauthenticated",
-        f"its token is not this process's: {GET_TOKEN}",
+        f"its token is not this process's: {AUTH_REMEDY}",
     ),
     (
         r"(?i)token authentication|auth.token",
-        f"it may ask for a token, and there is none here: {GET_TOKEN}",
+        f"it may ask for a token, and there is none here: {AUTH_REMEDY}",
     ),
     (
         r"No available ports",
@@ -238,7 +239,7 @@ def ray_folder() -> tuple[str, str]:
     Raises ClusterError if there is no short place that this user may write.
     """
     # As in Ray, which does not take what tempfile makes of a TMPDIR that is not there.
-    own = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    own = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT_PLACES[0]
     usual = os.path.join(own, "ray")
     if len(os.fsencode(os.path.abspath(usual))) <= LONGEST_FOLDER:
         return usual, usual
@@ -307,7 +308,8 @@ def _try_joining(address: str) -> None:
     # Not a second driver of the job that this process may be the command of.
     environment = {key: value for key, value in os.environ.items() if key != JOB_CONFIG}
     try:
-        tried = subprocess.run(
+        # No shell, this very Python, and an address that was checked.
+        tried = subprocess.run(  # noqa: S603  # nosec B603
             [sys.executable, "-c", JOIN, address],
             env=environment,
             capture_output=True,

@@ -143,9 +143,9 @@ def test_a_refusal_to_start_ends_as_one_line(
 def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_GCS_SERVER_PORT", "26999")
     error = RuntimeError("Failed to start GCS. Last 0 lines of error files:")
-    assert "RAY_GCS_SERVER_PORT" in str(starting_refused(error, "/tmp/ray"))
+    assert "RAY_GCS_SERVER_PORT" in str(starting_refused(error, "/scratch/ray"))
     monkeypatch.delenv("RAY_GCS_SERVER_PORT")
-    assert "RAY_GCS_SERVER_PORT" not in str(starting_refused(error, "/tmp/ray"))
+    assert "RAY_GCS_SERVER_PORT" not in str(starting_refused(error, "/scratch/ray"))
 
 
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=0x4E00), min_size=1, max_size=200))
