@@ -1,6 +1,6 @@
 """Reads a run directory, finished or still running, into one frozen object."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,12 @@ from system.storage.run_directory import (
 )
 from system.storage.seal import DamagedError, check_json, check_yaml
 
+
+def _is_list(kind: pa.DataType) -> bool:
+    listed = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return listed and bool(pa.types.is_floating(kind.value_type))
+
+
 # Columns that the page reads, by file: their absence is named instead of failing later.
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -40,6 +46,28 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         BOX_EXAMPLES: ("task", "query", "true_box", "before_box", "after_box", "image"),
     }
 )
+#: What a column holds, by its name in any of these files.
+_KINDS: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                *("trained_index", "evaluated_index", "query_index", "task_index", "rank"),
+                *("target_rank", "epoch", "step", "rows", "queries"),
+            ),
+            (pa.types.is_integer, "whole numbers"),
+        ),
+        **dict.fromkeys(
+            ("task", "split", "consumer", "query", "phase"), (pa.types.is_string, "texts")
+        ),
+        **dict.fromkeys(("score", "loss"), (pa.types.is_floating, "numbers")),
+        **dict.fromkeys(("true_box", "before_box", "after_box"), (_is_list, "lists of numbers")),
+        "opened_at": (pa.types.is_timestamp, "times"),
+        "is_target": (pa.types.is_boolean, "true or false"),
+        "image": (pa.types.is_binary, "encoded pictures"),
+    }
+)
+# Columns that lack a value in some rows, by right.
+_SPARSE = {"trained_task", "reason", "current_task", "loss", "true_box", "before_box", "after_box"}
 FILES = (METRICS, *COLUMNS, CONFIG)
 _REMEDY = "give the directory of a run, <storage_path>/<run name>"
 _AGAIN = "run the same `promptide run` command again, it rewrites the file"
@@ -135,6 +163,17 @@ def _table(folder: Folder, name: str) -> pa.Table:
             f"{folder.file_uri(name)}: column {', '.join(absent)} is missing; another version of "
             "promptide wrote it: make the report with that version"
         )
+    for column in COLUMNS[name]:
+        fits, what = _KINDS.get(column, (lambda kind: True, ""))
+        kind = table.schema.field(column).type
+        if pa.types.is_null(kind) and table.num_rows == 0:
+            continue  # of a table without rows
+        if not fits(kind):
+            raise DataError(
+                f"{folder.file_uri(name)}: column {column} holds {kind}, not {what}; {_AGAIN}"
+            )
+        if column not in _SPARSE and table.column(column).null_count:
+            raise DataError(f"{folder.file_uri(name)}: column {column} lacks values; {_AGAIN}")
     return table
 
 

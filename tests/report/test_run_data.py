@@ -84,3 +84,26 @@ def test_matrix_that_contradicts_itself_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
     with pytest.raises(DataError, match=r"accuracy_matrix\.parquet: .*twice"):
         read_run(directory)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "values", "message"),
+    [
+        ("examples.parquet", "rank", pa.array(["1"]), "holds string, not whole numbers"),
+        ("examples.parquet", "image", pa.array([1.5]), "holds double, not encoded pictures"),
+        ("examples.parquet", "score", pa.array([None], pa.float64()), "lacks values"),
+        ("examples.parquet", "query", pa.array([b"a"]), "holds binary, not texts"),
+        ("access_log.parquet", "opened_at", pa.array([3]), "holds int64, not times"),
+        ("training_log.parquet", "step", pa.array([None], pa.int32()), "lacks values"),
+    ],
+)
+def test_a_column_of_something_else_is_named(
+    tmp_path: Path, file: str, column: str, values: pa.Array, message: str
+) -> None:
+    """Else the page that is made of it ends in a traceback."""
+    directory = write_run(tmp_path / "demo")
+    table = pq.read_table(directory / file).slice(0, 1)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, column, values), directory / file)
+    with pytest.raises(DataError, match=rf"{file}: column {column} {message}"):
+        read_run(directory)

@@ -24,6 +24,7 @@ JOINED = "all"  # the name of the one task that joins others
 
 _PREPARE = "run `promptide prepare` for this benchmark again"
 _HASH_BLOCK = 1 << 20
+_MOST_GROUP_ROWS = 1 << 20  # readers hold a row group; `prepare` writes far fewer
 
 
 @dataclass(frozen=True)
@@ -383,6 +384,11 @@ def shard_from_json(entry: dict[str, Any], root: str) -> Shard:
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"field path {entry['path']!r} of a shard leaves {root}: {_PREPARE}")
     groups = tuple(int(rows) for rows in entry["row_groups"])
+    if not all(0 < rows <= _MOST_GROUP_ROWS for rows in groups):
+        raise DataError(
+            f"field row_groups of shard {path}: one has less than 1 row or more than "
+            f"{_MOST_GROUP_ROWS}: {_PREPARE}"
+        )
     if sum(groups) != entry["rows"]:
         raise DataError(f"fields rows and row_groups of shard {path} do not agree: {_PREPARE}")
     return Shard(join(root, str(path)), entry["rows"], groups, str(entry["sha256"]))

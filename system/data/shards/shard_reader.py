@@ -15,7 +15,8 @@ from system.data.shards.manifest import SplitHandle
 from system.data.shards.pixel_cache import CachedRow, PixelCache
 from system.data.shards.schema import SHARD_SCHEMAS
 from system.errors import DataError
-from system.storage.files import filesystem_of
+from system.storage.files import filesystem_of, is_local
+from system.storage.foreign_tables import BoundedParquet
 
 _TEXT_COLUMNS = ("image_id", "file_name", "captions")
 _ROW_COLUMNS = (*_TEXT_COLUMNS, "image")
@@ -69,6 +70,8 @@ class SplitReader:
         self.group_rows = [len(rows) for rows in self._kept]
         self._first_rows = [0, *accumulate(self.group_rows)]
         self._files: dict[int, pq.ParquetFile] = {}
+        self._bounds: dict[int, BoundedParquet] = {}  # of the files on a local disk
+        self._bounded: set[tuple[int, tuple[str, ...]]] = set()  # groups and columns looked at
         self._open = ExitStack()
 
     def __enter__(self) -> "SplitReader":
@@ -80,13 +83,19 @@ class SplitReader:
     def close(self) -> None:
         """Close all files."""
         self._files.clear()
+        self._bounds.clear()
         self._open.close()
 
     def read_group(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Read one row group's columns, without quarantined rows."""
         shard, group = self._groups[index]
+        asked = (index, tuple(columns))
         try:
-            table = self._file(shard).read_row_group(group, columns=list(columns))
+            file = self._file(shard)
+            if shard in self._bounds and asked not in self._bounded:
+                self._bounds[shard].require_bounded([group], columns)
+                self._bounded.add(asked)
+            table = file.read_row_group(group, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"shard {self._handle.shards[shard].uri}: cannot be read ({error}): run "
@@ -169,15 +178,15 @@ class SplitReader:
             shard = self._handle.shards[index]
             filesystem, path = filesystem_of(shard.uri)
             stream = self._open.enter_context(filesystem.open_input_file(path))
+            bounds = BoundedParquet(stream)
+            groups = tuple(group.rows for group in bounds.row_groups)
             file = pq.ParquetFile(stream)
-            groups = tuple(
-                file.metadata.row_group(group).num_rows
-                for group in range(file.metadata.num_row_groups)
-            )
             if groups != shard.row_groups or file.schema_arrow not in SHARD_SCHEMAS:
                 raise DataError(
                     f"shard {shard.uri}: its rows or columns are not those of the manifest: run "
                     "`promptide prepare` again"
                 )
             self._files[index] = file
+            if is_local(filesystem):  # elsewhere a request per page would cost more than the pages
+                self._bounds[index] = bounds
         return self._files[index]

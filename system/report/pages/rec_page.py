@@ -1,12 +1,14 @@
 """Boxes on the page: recalls split by split before and after training, and example pictures."""
 
 import base64
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from system.data.shards.images import web_picture
+from system.errors import DataError
 from system.report.formatting import Footnotes, Formatted
 from system.report.metrics_view import GIOU, MetricsView
 from system.results.metrics import GROUNDING
@@ -123,10 +125,12 @@ def _picture(
         text,
         task,
         f"data:{media_type};base64,{encoded}",
-        tuple((name, _percent(box)) for name, box in named if box is not None),
+        tuple((name, _percent(box, where)) for name, box in named if box is not None),
     )
 
 
-def _percent(box: Sequence[float]) -> tuple[float, ...]:
+def _percent(box: Sequence[float], where: str) -> tuple[float, ...]:
+    if len(box) != 4 or not all(value is not None and math.isfinite(value) for value in box):
+        raise DataError(f"{where}: its box {list(box)} is not of four numbers")
     left, top, right, bottom = (round(100 * value, 2) for value in box)
     return left, top, round(right - left, 2), round(bottom - top, 2)

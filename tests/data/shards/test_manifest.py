@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from system.data.shards.loading import read_images
-from system.data.shards.manifest import JOINED, Manifest, SplitHandle, TaskEntry
+from system.data.shards.manifest import JOINED, Manifest, SplitHandle, TaskEntry, shard_from_json
 from system.errors import ConfigError, DataError
 from tests.data.coco_files import edit_json, prepare_coco, train_handles, write_coco
 
@@ -150,3 +150,11 @@ def test_a_task_that_has_the_joined_ones_name_is_refused(prepared: Path) -> None
     taken = replace(manifest, tasks=(*manifest.tasks, TaskEntry(JOINED, {})))
     with pytest.raises(ConfigError, match="'all'"):
         taken.joined(None)
+
+
+@pytest.mark.parametrize("groups", [[10**12], [3, 0], [4, -1]])
+def test_row_groups_that_no_prepare_writes_are_refused(groups: list[int]) -> None:
+    """Readers number the rows of a row group before they look at the file."""
+    entry = {"path": "a.parquet", "rows": sum(groups), "row_groups": groups, "sha256": "0"}
+    with pytest.raises(DataError, match=r"row_groups of shard a\.parquet: one has less than 1"):
+        shard_from_json(entry, "/data")

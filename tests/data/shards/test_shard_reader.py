@@ -13,6 +13,7 @@ from system.data.shards.loading import (
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.schema import records_to_table
 from system.errors import DataError
+from system.storage import foreign_tables
 from tests.data.coco_files import train_handles
 from tests.data.shards.conftest import Prepared
 
@@ -48,3 +49,17 @@ def test_shard_that_changed_since_prepare_is_named(prepared: Prepared, tmp_path:
     )
     with pytest.raises(DataError, match=r"gone\.parquet: its rows or columns are not"):
         read_texts(replace(handle, shards=(moved,)))
+
+
+def test_a_text_that_all_rows_repeat_is_not_unfolded(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A benchmark that somebody sent: a shard of a few KB could fill the memory of each worker."""
+    handle, records = prepared
+    monkeypatch.setattr(foreign_tables, "MOST_BYTES", 4 << 20)
+    uri = str(tmp_path / "bomb.parquet")
+    long = [replace(record, captions=("x" * (400 << 10),)) for record in records[:16]]
+    pq.write_table(records_to_table(long), uri, row_group_size=16, compression="zstd")
+    shard = replace(handle.shards[0], uri=uri, rows=16, row_groups=(16,))
+    with pytest.raises(DataError, match=r"bomb\.parquet: .*captions.* unfolds to more"):
+        read_texts(replace(handle, shards=(shard,)))
