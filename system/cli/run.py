@@ -10,7 +10,9 @@ from actors.drive import Place, Run, complete
 from actors.model_run import ModelRun
 from actors.starting import check_address
 from actors.stream_run import StreamRun
-from system.cli.prepared_experiment import prepared_experiment
+from system.cli.experiments import experiment_from
+from system.cli.prepared_experiment import on_prepared
+from system.config.compose import given_options
 from system.config.schema import ExperimentConfig
 from system.engine.contents import contents_of
 from system.engine.model_stage import ModelExperiment
@@ -21,12 +23,13 @@ from system.storage.writer_lock import require_unwritten, sole_writer
 
 def run(overrides: Sequence[str], file: str | None, console: Console) -> None:
     """Carry out a run, or go on with one that was interrupted."""
-    carry_out(prepared_experiment(overrides, file, console), console)
+    experiment = experiment_from(overrides, file)
+    check_address(experiment.cluster.address)
+    carry_out(on_prepared(experiment, given_options(overrides, file), console), console)
 
 
 def carry_out(experiment: ExperimentConfig | ModelExperiment, console: Console) -> None:
     """Learn a stream or train a model, and before it the models that it builds on."""
-    check_address(experiment.cluster.address)
     if isinstance(experiment, ExperimentConfig):
         _carry_out(StreamRun(experiment), console)
     else:

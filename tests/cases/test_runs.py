@@ -110,6 +110,18 @@ def test_a_data_path_that_cannot_be_written_is_named_before_ray_starts(
     assert "storage_path" not in refused
 
 
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_an_address_without_ray_is_refused_before_data_are_prepared(
+    case: Callable[[str], Path], promptide: Callable[..., Ended], tmp_path: Path, command: str
+) -> None:
+    """Preparing takes hours, and what it needs is not on the cluster."""
+    root, data = case("same-caption-many-images") / "data", tmp_path / "data"
+    words = ["benchmark=folder", f"benchmark.options.root={root}", f"data_path={data}"]
+    words += ["cluster.address=head", *(SWEEP if command == "sweep" else ())]
+    assert "cluster.address='head' is no address" in promptide(command, *words).refused()
+    assert not data.exists()
+
+
 @pytest.mark.ray
 def test_prepared_data_may_lie_where_nobody_can_write(
     case: Callable[[str], Path],

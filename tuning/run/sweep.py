@@ -7,7 +7,6 @@ from rich.console import Console
 
 from actors.cluster import check_places, ray_cluster
 from actors.handle import SharedStreams
-from actors.starting import check_address
 from system.engine.contents import contents_of
 from system.storage.data_directory import DataDirectory
 from system.storage.run_directory import RunDirectory
@@ -116,7 +115,6 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
 
     Raises ConfigError before the first trial if any of them is misconfigured.
     """
-    check_address(plan.experiment.cluster.address)
     require_unwritten(plan.folder)
     tasks = check_sweep(plan)
     candidates = rate_trials(plan)
