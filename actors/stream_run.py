@@ -93,6 +93,7 @@ class StreamRun(Run):
     @contextmanager
     def opened(self) -> Iterator[None]:
         ready = time.perf_counter()
+        self.directory.require_journal()
         experiment = self.experiment
         settings = StreamSettings.of(experiment, self.checked.tasks, self.until)
         with reachable(self.directory.folder) if self.shared is None else nullcontext():

@@ -12,6 +12,7 @@ once it is on storage; whatever of them is still there is not read any more.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ READABLE_VERSIONS = (1, 2, 3)  # 1 had no live streams, 2 no snapshots and no or
 _RECORD_NAME = re.compile(r"(\d{8})\.json")
 _SNAPSHOT_NAME = re.compile(r"snapshot-(\d{8})\.json")
 _READERS = 16  # an object store answers one small read in tens of ms: overlap them
+_END = b"}"  # of a record that is all there
+LOG = logging.getLogger("promptide")
 T = TypeVar("T")
 _READINGS = 10  # of a journal that another process writes: it may compact it meanwhile
 
@@ -40,11 +43,11 @@ _READINGS = 10  # of a journal that another process writes: it may compact it me
 class Journal:
     """The records of one stream; opening it reads them, or starts it with a header.
 
-    Nothing else uses the `folder`. A torn last record was never acknowledged: it is dropped, and
-    removed before the next append. `state` is what the newest snapshot holds (None: there is
-    none), `records` what opening found after it. Raises `StorageError` when storage fails, when an
-    earlier record is missing or broken (with the byte of the break), and when the journal is of a
-    newer version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live`
+    Nothing else uses the `folder`. A torn last record was never acknowledged: it is dropped with a
+    line, and removed before the next append. `state` is what the newest snapshot holds (None: there
+    is none), `records` what opening found after it. Raises `StorageError` when storage fails, when
+    a record is missing before others or broken (with the byte of the break), and when the journal
+    is of a newer version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live`
     where it was not.
     """
 
@@ -154,8 +157,12 @@ class Journal:
             try:
                 record = decode(number, content)
             except BrokenRecordError as error:
-                if number == numbers[-1]:
-                    break  # never acknowledged
+                if number == numbers[-1] and not content.endswith(_END):
+                    LOG.warning(
+                        "%s: torn, so never acknowledged: what it was of is done again",
+                        self._files.path(_name(number)),
+                    )
+                    break
                 raise error.at(self._files.path(_name(number))) from error
             if number == 0:
                 self._check_header(_name(0), record.payload, header)

@@ -141,6 +141,8 @@ class RunDirectory:
                 "this run another run_name, or go on with it by `promptide sweep`"
             )
         values = experiment.to_dict()
+        if not self.begun and self.stream.names():
+            raise self.folder.missing(CONFIG)
         if not self.begun:
             self.folder.write_json(CONTENTS, dict(contents))
             self.folder.write(CONFIG, yaml_file(OmegaConf.to_yaml(plain(values))))
@@ -169,6 +171,15 @@ class RunDirectory:
                 "old values to go on with that one"
             )
         return True
+
+    def require_journal(self) -> None:
+        """Raises BrokenStorageError where tasks were learned and no record is left of them."""
+        learned = any(name.startswith("task-") for name in self.adapters.names())
+        if learned and not self.stream.names():
+            raise BrokenStorageError(
+                f"{self.stream.location} holds no record, though {self.adapters.location} holds "
+                "learned tasks: restore it from a copy, or learn under another run_name"
+            )
 
     def cluster(self) -> dict[str, str]:
         """Where the driver's Ray answers: "address" and "auth"; empty if no driver has begun."""

@@ -122,6 +122,11 @@ class StreamWorker:
         payloads = self.group.broadcast(
             self.stream.committed(self.consumer) if self.group.leads else None
         )
+        if self.group.leads and self.adapters.count() > len(payloads):
+            self.log.add(
+                f"task {len(payloads)} has adapters, but no record that it was learned: it is "
+                "learned again"
+            )
         if not payloads:
             if self.group.leads:
                 self.adapters.save_header(self.learned.header)

@@ -13,6 +13,7 @@ from system.data.shards.images import Decoding, check_image
 from system.data.shards.manifest import Shard, read_json, shard_from_json, shard_to_json
 from system.data.shards.parallel import bounded_map
 from system.data.shards.schema import ImageRecord
+from system.data.shards.sound_shards import require_sound
 from system.errors import DataError
 from system.storage.data_directory import SETTING
 from system.storage.files import Folder, filesystem_of, storage_errors
@@ -93,7 +94,7 @@ class SplitRecord:
                 bool(content["finished"]),
             )
             for shard in (shard for shards in record.shards.values() for shard in shards):
-                shard.verify()
+                require_sound(shard)
         except (DataError, KeyError, TypeError, ValueError):
             return None
         return record

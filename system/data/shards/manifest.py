@@ -17,6 +17,7 @@ from system.errors import ConfigError, DataError
 from system.storage.data_directory import SETTING
 from system.storage.files import Folder, filesystem_of
 from system.storage.foreign_json import MOST_BYTES, parse_json
+from system.storage.seal import DamagedError, check_json
 from system.uris import absolute, join, parent, relative
 
 MANIFEST_NAME = "manifest.json"
@@ -397,13 +398,16 @@ def shard_from_json(entry: dict[str, Any], root: str) -> Shard:
 def read_json(uri: str) -> Any:
     """Read a JSON file that `prepare` wrote.
 
-    Raises: DataError naming the file if it is missing or not JSON.
+    Raises: DataError naming the file if it is missing, damaged or not JSON.
     """
     filesystem, path = filesystem_of(uri)
     try:
         with filesystem.open_input_stream(path) as stream:
-            return parse_json(stream.read(MOST_BYTES + 1))
+            data = bytes(stream.read(MOST_BYTES + 1))
+        return check_json(data, parse_json(data))
     except FileNotFoundError as error:
         raise DataError(f"{uri} does not exist: {_PREPARE}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{uri}: cannot be read as JSON ({error}): {_PREPARE}") from error
+    except DamagedError as error:
+        raise DataError(f"{uri}: is damaged ({error}): delete it, then {_PREPARE}") from error

@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 from pyarrow import fs
 
 from actors.journal.journal import begun_with
-from system.errors import StorageError
+from system.errors import BrokenStorageError, StorageError
 from system.storage.files import Folder
 from tests.actors.journal.journals import numbers, open_journal, record_file, write_journal
 
@@ -56,10 +56,21 @@ def test_a_torn_last_record_is_dropped_and_replaced(written: Path, keep: int) ->
     assert numbers(open_journal(written)) == [0, 1, 9]
 
 
-def test_a_last_record_that_fails_its_checksum_is_dropped(written: Path) -> None:
+def test_a_flipped_byte_of_the_last_record_is_an_error_or_a_line(
+    written: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was whole, so it was acknowledged: a task may have been committed by it."""
     last = record_file(written, 3)
-    last.write_bytes(last.read_bytes().replace(b'"number":2', b'"number":8'))
+    intact = last.read_bytes()
+    for at in range(len(intact) - 1):
+        last.write_bytes(intact[:at] + bytes([intact[at] ^ 1]) + intact[at + 1 :])
+        with pytest.raises(BrokenStorageError, match=rf"{last}: record is broken at byte \d+"):
+            open_journal(written)
+    assert not caplog.messages
+    last.write_bytes(intact[:-1] + b"|")  # it looks torn
     assert numbers(open_journal(written)) == [0, 1]
+    (line,) = caplog.messages
+    assert line.startswith(str(last))
 
 
 def test_a_file_left_half_written_aside_is_ignored(written: Path) -> None:
