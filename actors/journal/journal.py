@@ -34,7 +34,7 @@ READABLE_VERSIONS = (1, 2, 3)  # 1 had no live streams, 2 no snapshots and no or
 _RECORD_NAME = re.compile(r"(\d{8})\.json")
 _SNAPSHOT_NAME = re.compile(r"snapshot-(\d{8})\.json")
 _READERS = 16  # an object store answers one small read in tens of ms: overlap them
-_END = b"}"  # of a record that is all there
+_END = re.compile(rb'"crc32":\d+\}\Z')  # of a record that is all there
 LOG = logging.getLogger("promptide")
 T = TypeVar("T")
 _READINGS = 10  # of a journal that another process writes: it may compact it meanwhile
@@ -47,8 +47,8 @@ class Journal:
     line, and removed before the next append. `state` is what the newest snapshot holds (None: there
     is none), `records` what opening found after it. Raises `StorageError` when storage fails, when
     a record is missing before others or broken (with the byte of the break), and when the journal
-    is of a newer version or another benchmark (`fingerprint`), starts with other `tasks`, or is `live`
-    where it was not.
+    is of a newer version or another benchmark (`fingerprint`), starts with other `tasks`, or is
+    `live` where it was not.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Journal:
             try:
                 record = decode(number, content)
             except BrokenRecordError as error:
-                if number == numbers[-1] and not content.endswith(_END):
+                if number == numbers[-1] and not _END.search(content):
                     LOG.warning(
                         "%s: torn, so never acknowledged: what it was of is done again",
                         self._files.path(_name(number)),

@@ -75,6 +75,8 @@ class AdapterFolder:
         Raises StorageError if the folder holds none or a newer format, ConfigError naming a key
         that is missing or unknown.
         """
+        if not self.folder.exists(HEADER) and self.count():
+            raise self.folder.missing(HEADER)
         header = read_header(
             self.folder,
             HEADER,

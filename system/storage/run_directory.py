@@ -141,7 +141,7 @@ class RunDirectory:
                 "this run another run_name, or go on with it by `promptide sweep`"
             )
         values = experiment.to_dict()
-        if not self.begun and self.stream.names():
+        if not self.begun and self._learned:
             raise self.folder.missing(CONFIG)
         if not self.begun:
             self.folder.write_json(CONTENTS, dict(contents))
@@ -174,12 +174,15 @@ class RunDirectory:
 
     def require_journal(self) -> None:
         """Raises BrokenStorageError where tasks were learned and no record is left of them."""
-        learned = any(name.startswith("task-") for name in self.adapters.names())
-        if learned and not self.stream.names():
+        if self._learned and not self.stream.names():
             raise BrokenStorageError(
                 f"{self.stream.location} holds no record, though {self.adapters.location} holds "
                 "learned tasks: restore it from a copy, or learn under another run_name"
             )
+
+    @property
+    def _learned(self) -> bool:
+        return any(name.startswith("task-") for name in self.adapters.names())
 
     def cluster(self) -> dict[str, str]:
         """Where the driver's Ray answers: "address" and "auth"; empty if no driver has begun."""

@@ -14,6 +14,7 @@ from itertools import chain, cycle
 from pathlib import Path
 
 from actors.starting import RAY_WAS_LATE
+from system.engine.checkpoint import FILE as CHECKPOINT
 from tests.faults.processes import MARK, Process, marked, named
 from tests.integration.small_stream import overrides
 
@@ -21,12 +22,12 @@ WORKER, ACTOR = "ray::RayTrainWorker", "ray::TaskStreamServer"
 MOST_LATE = 10  # starts of a run that Ray may fail, on a machine that is full
 DEADLINE = 600.0  # seconds for one step; a loaded machine takes its time to start processes
 STALL = 30  # seconds until a run's watchdog ends ranks that stand still
-KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage", "stall")
-KILLING = (*KILLS, "tear")  # a record is torn by the death of who writes it
+KILLS, DISTURBANCES = ("worker", "actor", "driver"), ("tear", "pause", "storage", "stall", "spoil")
+KILLING = (*KILLS, "tear", "spoil")  # a file is torn by the death of who writes it
 #: After each kind came once: mostly the actor, which is back in seconds; a worker group or a driver
 #: takes as long as torch needs to be imported.
 ROUNDS = (
-    (*("actor",) * 5, "tear", "worker", "pause", "stall"),
+    (*("actor",) * 5, "tear", "worker", "pause", "stall", "spoil"),
     (*("actor",) * 5, "tear", "driver", "storage"),
 )
 LONGEST_REST = {"actor": 0.5, "tear": 0.5}  # seconds before a fault; 2 before one of another kind
@@ -133,6 +134,8 @@ class FaultyRun:
             self._wait(lambda: [] if victim[-1] in marked(self.name) else victim, driver)
         elif fault == "tear":
             self._tear(victim[-1])
+        elif fault == "spoil":
+            self._spoil(victim[-1])
         elif fault == "storage":
             self._take_storage_away(driver)
         else:
@@ -148,6 +151,17 @@ class FaultyRun:
             torn = self.journal / f"{len(records):08d}.json"
             torn.write_bytes(whole[: self.random.randrange(len(whole))])
         actor.send(signal.SIGKILL)
+
+    def _spoil(self, worker: Process) -> None:
+        """The death of a worker whose checkpoint is torn, or has one wrong bit."""
+        worker.send(signal.SIGSTOP)
+        file = self.directory / CHECKPOINT
+        if file.exists():
+            data = bytearray(file.read_bytes())
+            data[self.random.randrange(len(data))] ^= 1
+            kept = len(data) if self.random.random() < 0.5 else self.random.randrange(len(data))
+            file.write_bytes(data[:kept])
+        worker.send(signal.SIGKILL)
 
     def _take_storage_away(self, driver: "subprocess.Popen[str]") -> None:
         away = self.directory / "stream-away"

@@ -44,6 +44,6 @@ def test_a_plan_has_as_many_kills_as_asked_and_each_kind_early() -> None:
     for kills in (1, 3, 7, 50):
         assert count_kills(plan(0, kills)) == kills
     assert set(plan(0, 3)) == set(KILLS)
-    assert set(plan(1, 5)) == {*KILLS, *DISTURBANCES}
+    assert set(plan(1, 6)) == {*KILLS, *DISTURBANCES}
     counts = Counter(plan(2, 50))
     assert counts["actor"] > counts["worker"] + counts["driver"]

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from system.data.datasets.coco import CocoSource
 from system.data.shards import sound_shards
 from system.data.shards.loading import read_texts
 from system.data.shards.manifest import Manifest, Shard
 from system.errors import DataError
-from tests.data.coco_files import CocoSource, prepare_coco, write_coco
+from tests.data.coco_files import prepare_coco, write_coco
 
 TASKS = ("animal", "food", "person")
 
