@@ -1,4 +1,4 @@
-"""Sizes that a method's settings ask for, compared with its frozen model before they are allocated.
+"""Sizes that settings ask for, compared with the weights they belong to before they are allocated.
 
 The settings may come from somebody's adapters: a rank of 10^9 would be tried, and 16 TB with it.
 """
@@ -6,7 +6,7 @@ The settings may come from somebody's adapters: a rank of 10^9 would be tried, a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,21 +16,24 @@ from typing_extensions import override
 
 from system.errors import ConfigError
 
-#: A size up to this is right for any model, however narrow: more tokens than any prompt has.
+#: The shapes of weights: of a frozen model, or of what a header stands beside.
+Shapes = Iterable[Sequence[int]]
+
+#: A size up to this is right for any weights, however narrow: more tokens than any prompt has.
 LEAST_SIDE = 4096
-#: So many numbers, 256 MB, may be made for any model, and for a larger one four times its own.
+#: So many numbers, 256 MB, may be made for any weights, and for more of them four times as many.
 LEAST_NUMBERS = 1 << 26
 
 # Arguments of an operation that makes a tensor from numbers alone, which say how large it is.
 _SIZES = ("size", "end", "steps", "n", "m")
 
 
-def require_sizes(section: Mapping[str, Any], model: nn.Module, where: str = "method") -> None:
-    """Compare each whole number of a method's settings with the widest side of a frozen model.
+def require_sizes(section: Mapping[str, Any], shapes: Shapes, where: str) -> None:
+    """Compare each whole number of some settings with the widest side of the weights.
 
     Seeds are no sizes. Raises ConfigError naming the first that is larger than anything there.
     """
-    sides = (side for parameter in model.parameters() for side in parameter.shape)
+    sides = (side for shape in shapes for side in shape)
     _require(section, where, max((LEAST_SIDE, *sides)))
 
 
@@ -44,18 +47,18 @@ def _require(value: Any, where: str, most: int) -> None:
             _require(inner, f"{where}[{index}]", most)
     elif isinstance(value, int) and abs(value) > most:
         raise ConfigError(
-            f"{where}={value} is larger than anything in the frozen model, whose widest side is "
-            f"{most}; set a size that fits it"
+            f"{where}={value} is larger than anything in the weights it belongs to, where sizes up "
+            f"to {most} are taken; set one that fits"
         )
 
 
 @contextmanager
-def bounded_allocation(model: nn.Module, where: str = "method") -> Iterator[None]:
-    """A block that builds parts of a method in proportion to its frozen model.
+def bounded_allocation(shapes: Shapes, where: str) -> Iterator[None]:
+    """A block that makes tensors in proportion to the weights of these shapes.
 
     Raises ConfigError before a tensor is made that leaves it.
     """
-    most = max(LEAST_NUMBERS, 4 * sum(parameter.numel() for parameter in model.parameters()))
+    most = max(LEAST_NUMBERS, 4 * sum(map(math.prod, shapes)))
     with _Counted(most, where):
         yield
 
@@ -77,7 +80,7 @@ class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.made > self.most:
             raise ConfigError(
                 f"{self.where}: its sizes make {self.made:,} numbers or more, out of proportion to "
-                f"the frozen model, for which at most {self.most:,} are made; set smaller ones"
+                f"the weights, for which at most {self.most:,} are made; set smaller ones"
             )
         return func(*args, **(kwargs or {}))
 
@@ -97,3 +100,8 @@ def _numbers(func: Any, args: Any, kwargs: Mapping[str, Any]) -> int:
         for sizes in sides
         for side in (sizes if isinstance(sizes, list | tuple) else (sizes,))
     )
+
+
+def shapes_of(model: nn.Module) -> list[Sequence[int]]:
+    """The shapes of a model's parameters."""
+    return [parameter.shape for parameter in model.parameters()]

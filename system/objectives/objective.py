@@ -17,7 +17,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.grounders.grounder import Grounder
 from system.methods.base import DecodesMasks, MethodSetting
-from system.methods.bounded_sizes import bounded_allocation, require_sizes
+from system.methods.bounded_sizes import bounded_allocation, require_sizes, shapes_of
 from system.methods.sharing import StreamMethod, build_method
 from system.registry import Registry
 
@@ -242,8 +242,9 @@ def fitting_method(
 
     Raises ConfigError naming a setting that does not fit.
     """
-    require_sizes(section, model)
-    with bounded_allocation(model):
+    shapes = shapes_of(model)
+    require_sizes(section, shapes, "method")
+    with bounded_allocation(shapes, "method"):
         return build_method(section, MethodSetting(model.shape, seed, masks))
 
 

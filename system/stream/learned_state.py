@@ -12,7 +12,7 @@ from system.config.schema import ExperimentConfig
 from system.errors import AdapterMismatchError
 from system.grounders.grounder import Grounder, GrounderShape
 from system.methods.base import DecodesMasks, SimilaritySource
-from system.methods.bounded_sizes import bounded_allocation
+from system.methods.bounded_sizes import bounded_allocation, shapes_of
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import saved_method
 from system.storage.adapters import (
@@ -167,7 +167,7 @@ class LearnedState(Generic[Frozen]):
                 what = f"task {task}'s router.{modality}"
                 _check_numbers(found, (rows, self._width(modality)), what)
         if self._holds_parameters(task, newest):
-            with bounded_allocation(self.model):
+            with bounded_allocation(shapes_of(self.model), "method"):
                 self.method.load_task(task, under("method", state), self.model)
         if self.router is not None:
             self.router.restore_task(task, {m: centers[m] for m in self.router.modalities})

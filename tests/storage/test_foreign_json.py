@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system.errors import StorageError
@@ -28,6 +28,7 @@ def nested(opening: bytes, closing: bytes, depth: int) -> bytes:
     return opening * depth + b"1" + closing * depth
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_json_writes_comes_back(value: Any) -> None:
     assert parse_json(json.dumps(value)) == value
@@ -42,6 +43,7 @@ def test_the_deepest_that_is_read(opening: bytes, closing: bytes) -> None:
             parse_json(nested(opening, closing, depth))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_value_or_an_error(data: bytes) -> None:
     with suppress(ValueError):

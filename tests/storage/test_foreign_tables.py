@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system.errors import StorageError
@@ -135,6 +135,7 @@ def test_numbers_that_stay_numbers_may_be_many() -> None:
     assert read_table(data, values=False).num_rows == MOST_VALUES + 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 4))
 def test_damage_is_an_error_of_the_reader(seed: int, flips: int) -> None:
     """Whatever bytes a file has: a table, or the two kinds of errors that callers expect."""
@@ -153,6 +154,7 @@ DAMAGED = encoded(
 )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_headers_or_a_value_error(data: bytes) -> None:
     with suppress(ValueError):

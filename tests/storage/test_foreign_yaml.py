@@ -3,13 +3,14 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system.storage.foreign_json import MOST_DEPTH
 from system.storage.foreign_yaml import MOST_BYTES, parse_yaml
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!?|>'\"%@`#,${} \n", max_size=40) | st.binary(max_size=40))
 def test_anything_is_a_value_or_an_error(text: str | bytes) -> None:
     with suppress(ValueError):

@@ -136,8 +136,8 @@ def test_a_file_out_of_proportion_is_not_read(folder: Path) -> None:
 def test_sizes_whose_product_is_large_make_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each side alone may be right."""
     monkeypatch.setattr(bounded_sizes, "LEAST_NUMBERS", 1000)
-    small = torch.nn.Linear(2, 2)
-    with bounded_sizes.bounded_allocation(small):
+    shapes = bounded_sizes.shapes_of(torch.nn.Linear(2, 2))
+    with bounded_sizes.bounded_allocation(shapes, "method"):
         torch.zeros(10, 10)
         torch.arange(100)
     for make in (
@@ -151,7 +151,7 @@ def test_sizes_whose_product_is_large_make_nothing(monkeypatch: pytest.MonkeyPat
     ):
         with (
             pytest.raises(ConfigError, match="out of proportion"),
-            bounded_sizes.bounded_allocation(small),
+            bounded_sizes.bounded_allocation(shapes, "method"),
         ):
             make()
 
@@ -177,7 +177,9 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 10**6), VALUES)
 def test_any_value_anywhere_in_a_header_is_taken_or_refused(
     folder: Path, place: int, value: Any
@@ -199,7 +201,9 @@ def test_any_value_anywhere_in_a_header_is_taken_or_refused(
         adapters.write_bytes(before)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 2**32))
 def test_any_damage_of_a_file_is_taken_or_refused(folder: Path, seed: int) -> None:
     """Of a value of a tensor nobody can tell; of all else the error is one line."""

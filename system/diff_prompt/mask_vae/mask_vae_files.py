@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from system.config.parse import parse_dataclass
 from system.diff_prompt.mask_vae.mask_vae_network import MaskVaeConfig
 from system.errors import StorageError
+from system.methods.bounded_sizes import bounded_allocation
 from system.storage.files import Folder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 HEADER = "mask_vae.json"
-FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+FILES = CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 FORMAT_VERSION = 1
 
 
@@ -84,11 +85,20 @@ def load_mask_vae(folder: Folder) -> tuple[AutoencoderKL, MaskVaeHeader]:
         for file in FILES:
             (Path(name) / file).write_bytes(folder.read(file))
         try:
-            vae = AutoencoderKL.from_pretrained(
-                name, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True
-            )
+            with bounded_allocation(_shapes(Path(name) / WEIGHTS), CONFIG):
+                vae = AutoencoderKL.from_pretrained(
+                    name, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True
+                )
         except Exception as error:  # whatever diffusers makes of a torn file
             raise StorageError(
                 f"{folder.uri} holds a damaged Mask-VAE ({error}); delete it to train it again"
             ) from error
     return vae.eval().requires_grad_(False), header
+
+
+def _shapes(file: Path) -> list[list[int]]:
+    """The shapes of a file's tensors, by its header alone."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        return [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118

@@ -16,6 +16,7 @@ from system.diff_prompt.prompt_generator.generator_settings import (
 from system.diff_prompt.prompt_generator.mask_dit import MaskDiT, MaskDitConfig
 from system.diff_prompt.prompt_generator.noise import NoiseSchedule, require_same_schedule
 from system.errors import AdapterMismatchError
+from system.methods.bounded_sizes import bounded_allocation, require_sizes
 from system.storage.adapters import read_header
 from system.storage.files import Folder
 from system.storage.seal import DamagedError, read_tensors, tensor_file
@@ -93,7 +94,13 @@ def load_generator(
         state = read_tensors(folder.read(WEIGHTS))
     except DamagedError as error:
         raise folder.damaged(WEIGHTS, error) from error
-    network = MaskDiT(header.network, seed=0)
+    shapes = [tensor.shape for tensor in state.values()]
+    where = folder.file_uri(HEADER)
+    sizes = {"network": asdict(header.network)}
+    sizes |= {"schedule": asdict(header.schedule)} if header.schedule else {}
+    require_sizes(sizes, shapes, where)
+    with bounded_allocation(shapes, where):
+        network = MaskDiT(header.network, seed=0)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:

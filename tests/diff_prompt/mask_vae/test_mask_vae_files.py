@@ -62,3 +62,13 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, file: str) -> None:
     folder.write(file, b"{}")
     with pytest.raises(StorageError, match="delete"):
         load_mask_vae(folder)
+
+
+def test_sizes_out_of_proportion_to_the_weights_are_not_allocated(tmp_path: Path) -> None:
+    """The folder may be somebody else's: diffusers would try them, whatever the weights are."""
+    folder = Folder.of(tmp_path)
+    save_mask_vae(folder, build_mask_vae(CONFIG, seed=1), HEADER_OF)
+    values = folder.read_json(FILES[0])
+    folder.write_json(FILES[0], {**values, "block_out_channels": [8192, 8192]})
+    with pytest.raises(StorageError, match=r"damaged .*config\.json: its sizes make .* out of"):
+        load_mask_vae(folder)

@@ -75,6 +75,30 @@ def test_damaged_files_are_one_clear_error(
         load_generator(saved)
 
 
+@pytest.mark.parametrize(
+    ("section", "sizes", "says"),
+    [
+        ("network", {"width": 4 * 10**9}, r"generator\.json\.network\.width=4000000000 is larger"),
+        ("network", {"depth": 10**9}, r"network\.depth=1000000000 is larger"),
+        ("schedule", {"steps": 10**12}, r"schedule\.steps=1000000000000 is larger"),
+        (
+            "network",
+            {"width": 4096, "mlp_ratio": 4096},
+            r"generator\.json: its sizes make .* out of",
+        ),
+    ],
+)
+def test_sizes_out_of_proportion_to_the_weights_are_not_allocated(
+    saved: Folder, section: str, sizes: dict[str, int], says: str
+) -> None:
+    """The folder may be somebody else's."""
+    values = saved.read_json(HEADER)
+    values[section] = {**values[section], **sizes}
+    saved.write_json(HEADER, values)
+    with pytest.raises(ConfigError, match=says):
+        load_generator(saved)
+
+
 def test_another_vaes_latents_are_refused() -> None:
     require_same_latents(NETWORK, (2, 4, 4), "vae")
     with pytest.raises(AdapterMismatchError, match=r"2 x 4 x 4.*4 x 28 x 28"):

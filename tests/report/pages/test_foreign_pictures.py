@@ -62,7 +62,9 @@ def test_a_small_file_of_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPa
     assert data_uri(content.getvalue()) is None
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(sorted(READ)), st.integers(0, 400), st.binary(min_size=1, max_size=8))
 def test_damage_gives_a_picture_or_none(kind: str, place: int, damage: bytes) -> None:
     data = bytearray(saved(kind) or b"")
