@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.pulse import Pulse
+from actors.rank_process import RankProcess
 from actors.server import TaskStreamServer
 from actors.settings import StreamSettings
 from system.errors import ConfigError, StorageError
@@ -41,6 +43,12 @@ def test_a_stream_that_stands_still_in_its_storage_holds_back_no_other(root: Pat
             assert lease.task == task
             await server.call(free, "commit", "free", generation, task, {})
         assert await server.ready(free, "free", generation, 0.0)
+        # Or the watchdog could not tell which rank waits for that storage.
+        pulse = Pulse(0, RankProcess(1, "node", "ab12", 3, 4, 12), 1, 7, "commit")
+        await server.pulse("ab12", pulse)
+        assert await server.pulses("ab12") == [pulse]
+        await server.forget_pulses("ab12")
+        assert await server.pulses("ab12") == []
         assert not waiting.done()
         assert not behind.done()
         # A pipe cannot be synced.
