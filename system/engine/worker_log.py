@@ -105,7 +105,7 @@ class RankLog:
 
     @contextmanager
     def _following(self) -> Iterator[None]:
-        """Inside the block a thread says now and then where the worker is, if that changes."""
+        """Inside the block a thread says now and then how often the worker moved, if it did."""
         ended = threading.Event()
         pause = SECONDS_BETWEEN_PLACES if self._appends else SECONDS_BETWEEN_WRITES
 
@@ -114,8 +114,8 @@ class RankLog:
             while not ended.wait(pause):
                 now = time.monotonic()
                 if self.place.moves != moves and now - said >= SECONDS_BETWEEN_PLACES:
+                    self.add(f"moved {self.place.moves - moves} times in {now - said:.0f} s")
                     moves, said = self.place.moves, now
-                    self.add("goes on")
                 with suppress(StorageError):
                     self.publish()
 

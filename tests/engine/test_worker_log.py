@@ -115,7 +115,7 @@ def test_a_long_phase_says_now_and_then_where_it_is(
         file = tmp_path / log.name
 
         def said() -> int:
-            return file.read_text().count("goes on") if file.exists() else 0
+            return file.read_text().count("moved ") if file.exists() else 0
 
         with log.ending(), place.doing("evaluate"):
             for count in range(1, 4):
@@ -125,4 +125,4 @@ def test_a_long_phase_says_now_and_then_where_it_is(
                     assert time.monotonic() < until, "it said nothing of a move"
                     time.sleep(0.005)
             assert said() == 3
-    assert "[evaluate] goes on" in file.read_text()
+    assert "[evaluate] moved 1 times in" in file.read_text()
