@@ -3,6 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No example has a deadline: a busy machine breaks no promise.
+settings.register_profile("promptide", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("promptide")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
