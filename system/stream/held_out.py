@@ -20,6 +20,7 @@ from system.data.prepare.origin import prepared_at
 from system.data.shards.image_digests import image_digests
 from system.data.shards.manifest import Manifest, SplitHandle
 from system.data.shards.shard_reader import SplitReader
+from system.data.shards.sound_shards import require_sound_shards
 from system.errors import ConfigError, DataError
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import OBJECTIVES, StreamWork
@@ -120,7 +121,7 @@ def check_held_out(experiment: ExperimentConfig, manifest: Manifest, tasks: Sequ
         held_out = held_out_manifest(experiment, name)
         if name in own or held_out.fingerprint == manifest.fingerprint:
             raise ConfigError(f"benchmark.held_out: {name!r} is the benchmark that is trained")
-        held_out.verify()
+        require_sound_shards(held_out)
         handles[name] = held_out_split(experiment, name, held_out)
         try:
             nothing = objective.check_test(experiment, handles[name])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from system.config.schema import ExperimentConfig
 from system.data.prepare.origin import require_origin
 from system.data.shards.manifest import JOINED, Manifest
+from system.data.shards.sound_shards import require_sound_shards
 from system.errors import ConfigError, DataError
 from system.loggers.run_loggers import check_loggers
 from system.objectives.objective import OBJECTIVES
@@ -39,6 +40,7 @@ def check_experiment(experiment: ExperimentConfig) -> Checked:
     """
     check_loggers(experiment)
     manifest = prepared(experiment)
+    require_sound_shards(manifest)
     live = experiment.stream.live
     given = stream_tasks(experiment, manifest)
     skipped = [name for name in asked_tasks(experiment, manifest) if name not in given]

@@ -15,6 +15,7 @@ from system.errors import ReplayRefusedError
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.recall import METRICS as RECALLS
 from system.results.stream_metrics import AVERAGE, STREAM_METRICS
+from system.storage.files import Folder
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
@@ -146,7 +147,7 @@ def test_files_hold_what_is_returned(experiment: ExperimentConfig) -> None:
     leave_outcome(experiment)
     metrics = finish(experiment)
     folder = run_folder(experiment)
-    assert json.loads((folder / METRICS).read_text()) == metrics
+    assert Folder.of(folder).read_json(METRICS) == metrics
     matrix = AccuracyMatrix.from_records(matrix_records(pq.read_table(folder / ACCURACY_MATRIX)))
     assert matrix.tasks == TASKS
     assert [row.__dict__ for row in matrix.rows] == [r for p in payloads() for r in p["rows"]]

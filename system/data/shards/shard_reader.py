@@ -14,7 +14,6 @@ from system.data.shards.images import PLAIN, Decoding, web_picture
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.pixel_cache import CachedRow, PixelCache
 from system.data.shards.schema import SHARD_SCHEMAS
-from system.data.shards.sound_shards import require_sound
 from system.errors import DataError
 from system.storage.files import filesystem_of, is_local
 from system.storage.foreign_tables import BoundedParquet
@@ -187,7 +186,6 @@ class SplitReader:
                     f"shard {shard.uri}: its rows or columns are not those of the manifest: run "
                     "`promptide prepare` again"
                 )
-            require_sound(shard)
             self._files[index] = file
             if is_local(filesystem):  # elsewhere a request per page would cost more than the pages
                 self._bounds[index] = bounds

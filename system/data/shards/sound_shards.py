@@ -1,9 +1,9 @@
 """Shards whose bytes are those that `prepare` wrote: looked at once per node and file.
 
-Bit rot changes pixels and captions without a word from Parquet. So each node reads a shard whole
-before it reads rows of it, compares its checksum with the manifest's, and notes the file's size and
-time of change on its own disk: only a file that is another one by these, or another prepare's, is
-read whole again.
+Bit rot changes pixels and captions without a word from Parquet. So whoever starts a run reads its
+shards whole first, compares their checksums with the manifest's, and notes the files' sizes and
+times of change on the node's disk: only a file that is another one by these, or another prepare's,
+is read whole again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from system.data.shards.manifest import Shard
+from system.data.shards.manifest import Manifest, Shard
 from system.errors import DataError
 from system.storage.files import filesystem_of
 from system.storage.kept_rows import temporary_folder
+
+
+def require_sound_shards(manifest: Manifest) -> None:
+    """What `require_sound` raises for the first shard of a benchmark that is not sound."""
+    for task in manifest.tasks:
+        for shards in task.splits.values():
+            for shard in shards:
+                require_sound(shard)
 
 
 def require_sound(shard: Shard) -> None:

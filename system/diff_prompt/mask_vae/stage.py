@@ -12,6 +12,7 @@ from system.config.differences import differences, plain
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
 from system.data.shards.schema import Mask
+from system.data.shards.sound_shards import require_sound_shards
 from system.data.shards.split_objects import LeftOut, read_object_masks
 from system.diff_prompt.mask_vae.mask_decoder import MaskDecoder
 from system.diff_prompt.mask_vae.mask_vae_files import (
@@ -141,7 +142,7 @@ class MaskVaeStage:
             )
         if mask_vae_header(plan.folder) is not None:
             return True
-        plan.manifest.verify()
+        require_sound_shards(plan.manifest)
         plan.masks(plan.settings.held_out)
         masks = _all(plan.masks("train"))
         check_batch(plan.settings, experiment.cluster.workers, len(masks))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from system.backbones.dual_encoder import DualEncoder, load_backbone
 from system.config.parse import parse_dataclass
 from system.data.shards.manifest import Manifest
+from system.data.shards.sound_shards import require_sound_shards
 from system.data.shards.split_objects import (
     LeftOut,
     ReferredExpression,
@@ -206,7 +207,7 @@ class GeneratorPlan:
 
     def check_data(self) -> None:
         """Raises DataError for what cannot be learned from, before anything is computed."""
-        self.manifest.verify()
+        require_sound_shards(self.manifest)
         self.vae.masks("train")
         self.vae.masks(self.settings.held_out)
         self.expressions(self.settings.held_out)

@@ -8,8 +8,8 @@ import pytest
 
 from system.data.datasets.coco import CocoSource
 from system.data.shards import sound_shards
-from system.data.shards.loading import read_texts
 from system.data.shards.manifest import Manifest, Shard
+from system.data.shards.sound_shards import require_sound_shards
 from system.errors import DataError
 from tests.data.coco_files import prepare_coco, write_coco
 
@@ -49,29 +49,32 @@ def flip(shard: Shard) -> None:
     path.write_bytes(data)
 
 
-def test_one_flipped_bit_is_named_by_whoever_reads(prepared: Manifest) -> None:
+def shards_of(manifest: Manifest) -> list[str]:
+    return [s.uri for task in manifest.tasks for split in task.splits.values() for s in split]
+
+
+def test_one_flipped_bit_is_named_before_a_run_begins(prepared: Manifest) -> None:
     """Parquet itself would give other pixels without a word."""
-    handle = prepared.task("food").handle("train")
-    read_texts(handle)
-    flip(handle.shards[0])
-    with pytest.raises(DataError, match=rf"{handle.shards[0].uri}: its checksum.*prepare"):
-        read_texts(handle)
+    require_sound_shards(prepared)
+    (shard, *_) = prepared.task("food").handle("train").shards
+    flip(shard)
+    with pytest.raises(DataError, match=rf"{shard.uri}: its checksum.*prepare"):
+        require_sound_shards(prepared)
 
 
 def test_a_shard_is_read_whole_once_per_node_and_when_it_was_changed(
     prepared: Manifest, read_whole: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each start would else read the whole data set first."""
-    handle = prepared.task("food").handle("train")
-    uris = [shard.uri for shard in handle.shards]
+    uris = shards_of(prepared)
     for _ in range(2):
-        read_texts(handle)
+        require_sound_shards(prepared)
     assert read_whole == uris
     os.utime(uris[0], (1, 1))
-    read_texts(handle)
+    require_sound_shards(prepared)
     assert read_whole == [*uris, uris[0]]
     monkeypatch.setattr(sound_shards, "temporary_folder", lambda name: tmp_path / "other" / name)
-    read_texts(handle)
+    require_sound_shards(prepared)
     assert read_whole == [*uris, uris[0], *uris]
 
 
@@ -80,10 +83,9 @@ def test_a_node_without_a_working_disk_reads_them_each_time(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(sound_shards, "temporary_folder", lambda name: tmp_path / "file" / name)
-    handle = prepared.task("food").handle("train")
     for _ in range(2):
-        read_texts(handle)
-    assert len(read_whole) == 2 * len(handle.shards)
+        require_sound_shards(prepared)
+    assert read_whole == 2 * shards_of(prepared)
 
 
 def test_a_damaged_shard_is_made_again_by_prepare(
