@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -22,7 +23,7 @@ from actors.pulse import PulseBoard
 from actors.stall_watch import SECONDS_BETWEEN_LOOKS as SECONDS_BETWEEN_PULSES
 from actors.stall_watch import StalledError, StallWatch, on_nodes
 from system.config.schema import BaseExperiment
-from system.errors import PromptideError, QuarantinedError, StorageError
+from system.errors import PromptideError, QuarantinedError, StorageError, run_redacted
 from system.loggers.points import Curves
 from system.loggers.run_loggers import RunLoggers
 from system.storage.run_directory import RunDirectory
@@ -230,7 +231,7 @@ def fit(run: Run, say: Callable[[str], None] = lambda _: None) -> None:
     if cluster.collective_timeout is not None:
         collectives = TorchConfig(timeout_s=cluster.collective_timeout)
     trainer = TorchTrainer(
-        loop,
+        partial(run_redacted, loop),
         train_loop_config=config,
         torch_config=collectives,
         scaling_config=ray.train.ScalingConfig(

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from system.cli import COMMANDS, FILES
 from system.errors import ConfigError, PromptideError
+from system.report.terminal.console import PlainConsole
 from system.submission.job_environment import hear_stop, unseal
 
 USAGE = """promptide COMMAND [key=value ...]
@@ -38,9 +39,7 @@ Command = Callable[[Sequence[str], str | None, Console], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `promptide`. Returns 0, 2 for a user's error, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # Names and paths may hold what else would be a mark-up or a picture's code.
-    console = Console(markup=False, emoji=False)
-    errors = Console(markup=False, emoji=False, stderr=True)
+    console, errors = PlainConsole(), PlainConsole(stderr=True)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         console.print(USAGE, highlight=False)
         return 0 if arguments else 2

@@ -1,7 +1,11 @@
 """Errors that a user can mend: each names the file or field and says what to do."""
 
 import re
-from typing import Literal
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal
+
+from system.redaction import redacted
 
 DEFAULT_KIND = "annotation"  # of a DataError that names none
 
@@ -17,11 +21,12 @@ class PromptideError(ValueError):
     """Base of every error that is shown as one line, without a traceback.
 
     Libraries' messages have several lines, and names of files may hold anything: what a terminal
-    would not show as text of one line is escaped, and a long message loses its middle.
+    would not show as text of one line is escaped, a long message loses its middle, and secrets are
+    left out.
     """
 
     def __init__(self, message: str) -> None:
-        text = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+        text = re.sub(r"\s*[\r\n]\s*", " ", redacted(message.strip()))
         text = "".join(map(_shown, text))
         if len(text) > _BEGINNING + _END:
             text = f"{text[:_BEGINNING]} ... {text[-_END:]}"
@@ -73,3 +78,32 @@ class ReplayRefusedError(PromptideError):
 
 class TrialsFailedError(PromptideError):
     """A sweep that went to its end, with trials that did not."""
+
+
+def run_redacted(call: Callable[[Any], None], argument: Any) -> None:
+    """Call; an error with a secret in its text or its causes goes on without it.
+
+    Ray keeps tracebacks of workers where every user of the cluster reads them. What goes on is the
+    PromptideError among the causes, or else a RuntimeError with the traceback as text.
+    """
+    try:
+        call(argument)
+        return
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        if redacted(text) == text:
+            raise
+        safe = _own(error) or RuntimeError(redacted(text))
+    # Outside of the block, or the error that has the secret would be the context.
+    safe.__cause__ = safe.__context__ = None
+    raise safe
+
+
+def _own(error: BaseException | None) -> PromptideError | None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, PromptideError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

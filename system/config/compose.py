@@ -12,6 +12,7 @@ from system.config.overrides import advice, key_of, readable, texts_in
 from system.config.protocol import with_protocol
 from system.config.schema import ExperimentConfig
 from system.errors import ConfigError
+from system.redaction import has_credentials
 from system.uris import expanded
 
 STREAM = "stream"  # the name of all stages that are streams; others are of models
@@ -95,10 +96,31 @@ def composed_values(
         return with_protocol(found, overrides)
 
     values = composed(schema)
+    _refuse_secrets(values)
     if file is None and not any(key_of(text).startswith(_OPTIONS) for text in overrides):
         return values
     options = _options_of(values)  # which dataset's they are is known only now
     return values if options is None else composed({**schema, _OPTIONS.rstrip("."): options})
+
+
+def _refuse_secrets(values: Any, where: str = "") -> None:
+    """Raises ConfigError for a URI with a password or a signed query.
+
+    A config is written into run directories, and shown by Ray and by lists of processes.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            _refuse_secrets(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(values, list | tuple):
+        for number, value in enumerate(values):
+            _refuse_secrets(value, f"{where}[{number}]")
+    elif isinstance(values, str) and has_credentials(values):
+        raise ConfigError(
+            f"{where}={values} holds a password or a signature, which others would read in the "
+            "run's files and in lists of processes and jobs; take it out and set it in the "
+            "environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://, RAY_JOB_HEADERS "
+            "for submit.address; for a job with their names in submit.env"
+        )
 
 
 def _options_of(values: Mapping[str, Any]) -> type | None:

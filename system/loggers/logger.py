@@ -1,6 +1,5 @@
 """The interface of loggers: one file each in this package, by the name in `loggers`."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,17 +8,6 @@ from system.loggers.points import Point
 from system.registry import Registry
 from system.storage.files import Folder
 from system.storage.run_directory import RunConfig, RunDirectory
-
-# A password may have / and @ in it, as database URIs are read; what starts with / has no user.
-_USER = re.compile(r"://[^\s/:]*(?::\S*)?@")
-
-
-def without_credentials(text: str) -> str:
-    """A URI, or a message with some, with `...@` for each `user:password@`.
-
-    What looks like a password and is none (`host:80/path@2`) goes too.
-    """
-    return _USER.sub("://...@", text)
 
 
 class LoggedConfig(RunConfig, Protocol):

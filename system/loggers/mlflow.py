@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from system.errors import ConfigError
-from system.loggers.logger import LoggedConfig, LoggedRun, without_credentials
+from system.loggers.logger import LoggedConfig, LoggedRun
 from system.loggers.points import Point
+from system.redaction import without_credentials
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from system.errors import ConfigError, PromptideError
-from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun, Logger, without_credentials
+from system.loggers.logger import LOGGERS, LoggedConfig, LoggedRun, Logger
 from system.loggers.points import Curves, Point
+from system.redaction import redacted
 
 ALWAYS = "tensorboard"
 Own = TypeVar("Own", bound="RunLoggers")
@@ -60,7 +61,7 @@ class RunLoggers:
                 raise
             except Exception as error:
                 self._close()
-                said = without_credentials(str(error))
+                said = redacted(str(error))
                 # Not from the error: tracebacks of trials are kept, and it may hold a password.
                 raise ConfigError(
                     f"{name} cannot log this run ({said}); mend it, or leave it out of loggers"
@@ -104,7 +105,7 @@ class RunLoggers:
                 logging.getLogger("promptide").warning(
                     "%s has failed, and gets no more of this run: %s",
                     name,
-                    without_credentials(str(error)),
+                    redacted(str(error)),
                 )
 
 

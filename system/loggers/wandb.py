@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from system.errors import ConfigError
-from system.loggers.logger import LoggedConfig, LoggedRun, without_credentials
+from system.loggers.logger import LoggedConfig, LoggedRun
 from system.loggers.points import Point
+from system.redaction import without_credentials
 
 PROJECT = "promptide"
 STATE = "wandb.json"  # in the run directory: the id of the run there, the batches logged

@@ -1,6 +1,5 @@
 """The command of a job: checked before it is sent, and written as a shell line."""
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from system.config.compose import composed_values
 from system.config.overrides import override
 from system.errors import ConfigError
+from system.escapes import shell
 from system.submission.config import SubmitConfig
 from system.uris import absolute, expanded
 
@@ -76,7 +76,15 @@ class JobCommand:
     @property
     def line(self) -> str:
         """For a POSIX shell."""
-        return shlex.join((self.python, "-m", "system.app", *self.words))
+        return shell_line((self.python, "-m", "system.app", *self.words))
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Words as a line for a POSIX shell. Raises ConfigError for what no command line can hold."""
+    try:
+        return " ".join(map(shell, words))
+    except ValueError as error:
+        raise ConfigError(f"{error}: take it out of the overrides and file names") from None
 
 
 def check_room(values: Mapping[str, Any], config: SubmitConfig) -> None:

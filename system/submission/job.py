@@ -10,6 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from system.errors import ConfigError
+from system.escapes import visible, yaml_is_plain
 from system.registry import Registry
 from system.submission.command import JobCommand
 from system.submission.config import Install, SubmitConfig
@@ -131,8 +132,25 @@ class Target(Protocol):
 TARGETS: Registry[Target] = Registry("submit.target", "system.submission.targets", "TARGET")
 
 
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes every text that any reader of YAML could take for a number or a truth value.
+
+    Kubernetes' reader takes `1e3` for a number, PyYAML's does not, and each knows other words.
+    """
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    if yaml_is_plain(text):
+        return dumper.represent_str(text)
+    one_line = text.isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if one_line else '"')
+
+
+_Plain.add_representer(str, _text)
+
+
 def yaml_text(value: Any, *comment: str) -> str:
     """A YAML document in the order of its keys, below a comment."""
-    head = [f"# {line}\n" for text in comment for line in text.splitlines()]
-    body = yaml.safe_dump(value, sort_keys=False, width=1000, allow_unicode=True)
+    head = [f"# {visible(text)}\n" for text in comment]
+    body = yaml.dump(value, Dumper=_Plain, sort_keys=False, width=1000, allow_unicode=True)
     return "".join([*head, str(body)])

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from system.errors import ConfigError
+from system.redaction import conceal, guard_outputs
 from system.uris import expanded
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def seal(values: Mapping[str, str], token: str) -> str:
 
 
 def unseal() -> None:
-    """Set the variables that were sealed for this process, if any.
+    """Set the variables that were sealed for this process, if any; their values are not printed.
 
     Raises ConfigError when this node has no token, or another one.
     """
@@ -62,6 +63,8 @@ def unseal() -> None:
             f"{VARIABLE} cannot be opened: the job was sent with another Ray token than this node's"
         ) from error
     os.environ.update(values)
+    conceal(values)
+    guard_outputs()
 
 
 def _cipher(token: str) -> "Fernet":

@@ -1,6 +1,5 @@
 """`promptide submit`: sends a command as a job or renders it as a file; lists and stops jobs."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -8,7 +7,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from system.errors import ConfigError, PromptideError
-from system.submission.command import JobCommand
+from system.escapes import terminal_log
+from system.redaction import redacted
+from system.submission.command import JobCommand, shell_line
 from system.submission.config import (
     check_taken,
     compose_submission,
@@ -73,13 +74,13 @@ def send(name: str, rest: Sequence[str], file: str | None, console: Console) -> 
     sent = target.send(job)
     _line(f"job: {sent}", console)
     submission = [word for word in words if is_submission(word)]
-    follow = shlex.join(["promptide", "submit", "logs", sent, "-f", *submission])
+    follow = shell_line(["promptide", "submit", "logs", sent, "-f", *submission])
     if WAIT not in flags:
         _line(f"follow it: {follow}", console)
         return
     server = JobServer(required_address(config))
     try:
-        server.follow(sent, console.file.write)
+        server.follow(sent, _output_of_job(console))
         details = server.ended(sent)
     except KeyboardInterrupt:
         _line(f"the job goes on; follow it: {follow}", console)
@@ -106,9 +107,9 @@ def show_logs(rest: Sequence[str], console: Console) -> None:
     server, job = _server(words, "logs")
     assert job is not None
     if flags:
-        server.follow(job, console.file.write)
+        server.follow(job, _output_of_job(console))
     else:
-        console.file.write(server.logs(job))
+        _output_of_job(console)(server.logs(job))
 
 
 def stop_job(rest: Sequence[str], console: Console) -> None:
@@ -161,6 +162,11 @@ def _time(milliseconds: int | None) -> str:
         return "not started"
     moment = datetime.fromtimestamp(milliseconds / 1000).astimezone()
     return moment.isoformat(sep=" ", timespec="seconds")
+
+
+def _output_of_job(console: Console) -> Callable[[str], object]:
+    """Writes what a job has printed, as it comes."""
+    return lambda text: console.file.write(terminal_log(redacted(text)))
 
 
 def _line(text: str, console: Console) -> None:

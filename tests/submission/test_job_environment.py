@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from system.errors import ConfigError
+from system.submission import job_environment
 from system.submission.job_environment import (
     STOPPING,
     VARIABLE,
@@ -19,6 +20,7 @@ from system.submission.job_environment import (
 )
 
 VALUES = {"SUBMITTED_ONE": "hush $4711", "SUBMITTED_TWO": "zwei\nZeilen ü"}
+guards: list[object] = []  # what `unseal` had kept out of this process's output
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, "")  # put back afterwards, whatever the test does to it
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    guards.clear()
+    monkeypatch.setattr(job_environment, "conceal", guards.append)
+    monkeypatch.setattr(job_environment, "guard_outputs", lambda: guards.append("outputs"))
     return tmp_path
 
 
@@ -67,6 +72,7 @@ def test_sealed_values_open_with_the_same_token(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "token-a")
     unseal()
     assert {name: os.environ[name] for name in VALUES} == VALUES
+    assert guards == [VALUES, "outputs"]
 
 
 def test_nothing_sealed_is_no_error() -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from system.report.formatting import DASH, MINUS
+from system.escapes import latex, markdown, visible
+from system.report.formatting import DASH
 from system.report.metrics_view import direction_of
 from system.results.intervals import LEVEL
 from tuning.report.comparison import Comparison, ConfigRow, MeanStd
@@ -78,15 +79,15 @@ def to_markdown(comparison: Comparison, metric: SweepMetric) -> str:
     )
     headers, rows = certainty_table(comparison)
     if rows:
-        lines += ["", certainty_caption(comparison), "", *_markdown(headers, rows)]
+        lines += ["", markdown(certainty_caption(comparison)), "", *_markdown(headers, rows)]
     for label, reason in comparison.certainty.missing.items():
-        lines += ["", f"No interval for {label}: {reason}."]
+        lines += ["", markdown(f"No interval for {label}: {reason}.")]
     return "\n".join(lines) + "\n"
 
 
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(headers) + " |", "|---|" + "---:|" * (len(headers) - 1)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+    lines = [f"| {' | '.join(map(markdown, row))} |" for row in (headers, *rows)]
+    return [lines[0], "|---|" + "---:|" * (len(headers) - 1), *lines[1:]]
 
 
 def certainty_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -128,11 +129,11 @@ def to_latex(comparison: Comparison, metric: SweepMetric) -> str:
     chosen = columns(metric, comparison)
     lines = _tabular(
         [column.header for column in chosen],
-        [cells(row, chosen, plus_minus=r" $\pm$ ") for row in comparison.rows],
+        [cells(row, chosen) for row in comparison.rows],
     )
     headers, rows = certainty_table(comparison)
     if rows:
-        lines += ["", f"% {certainty_caption(comparison)}", *_tabular(headers, rows)]
+        lines += ["", f"% {visible(certainty_caption(comparison))}", *_tabular(headers, rows)]
     return "\n".join([*lines, ""])
 
 
@@ -140,18 +141,12 @@ def _tabular(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return [
         rf"\begin{{tabular}}{{l{'r' * (len(headers) - 1)}}}",
         r"\toprule",
-        " & ".join(map(_latex, headers)) + r" \\",
+        " & ".join(map(latex, headers)) + r" \\",
         r"\midrule",
-        *(" & ".join(map(_latex, row)) + r" \\" for row in rows),
+        *(" & ".join(map(latex, row)) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
     ]
-
-
-def _latex(text: str) -> str:
-    """Plain text escaped for LaTeX; the math of plus-minus stays."""
-    escaped = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", DASH: "--", MINUS: "$-$"}
-    return "".join(escaped.get(letter, letter) for letter in text)
 
 
 def _count(number: int | None) -> str:

@@ -1,11 +1,12 @@
 """Shared parts of all charts: colours distinct for colour-blind readers, layout, escaping."""
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plotly import graph_objects as go
+
+from system.escapes import label
 
 # After Okabe and Ito, the blue lightened for dark pages. Series also differ in lightness, dash or
 # marker, for grey print.
@@ -45,13 +46,8 @@ class Chart:
         return content
 
 
-def label(text: str) -> str:
-    """A user's text for use in a figure: the chart library would read markup in it."""
-    return html.escape(text, quote=False)  # it would show an escaped quote as it stands
-
-
 def labels(texts: Sequence[str]) -> list[str]:
-    """`label` of each."""
+    """Users' texts for use in a figure."""
     return [label(text) for text in texts]
 
 

@@ -4,15 +4,8 @@ import pyarrow as pa
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from system.report.charts.chart_style import (
-    BLUE,
-    GREY,
-    VERMILION,
-    Chart,
-    base_layout,
-    label,
-    labels,
-)
+from system.escapes import label
+from system.report.charts.chart_style import BLUE, GREY, VERMILION, Chart, base_layout, labels
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS
 from system.results.accuracy_matrix import ZERO_SHOT

@@ -8,6 +8,8 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from system.escapes import visible
+from system.redaction import redacted
 from system.report.formatting import DASH
 
 
@@ -22,6 +24,7 @@ def render_page(template: str, *packages: str, **values: Any) -> str:
     environment = Environment(
         loader=ChoiceLoader(places),
         autoescape=True,
+        finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -40,6 +43,16 @@ def render_page(template: str, *packages: str, **values: Any) -> str:
     return page
 
 
+def shown(value: Any) -> Any:
+    """What a template writes of a value: its text, so that every character shows, and no secret.
+
+    Tags are escaped after this.
+    """
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return visible(redacted(value), keep="\n\t")
+
+
 def _checksum(script: str) -> str:
     """Source expression of a Content-Security-Policy that admits exactly this script."""
     digest = hashlib.sha256(script.encode()).digest()
@@ -52,7 +65,10 @@ def model_page(template: str, title: str, summary: Mapping[str, str], **values: 
     `summary` stands in its head: values as text, by name.
     """
     environment = Environment(
-        loader=PackageLoader("system.report"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("system.report"),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
     )
     page: str = environment.get_template(template).render(title=title, summary=summary, **values)
     return page

@@ -1,13 +1,12 @@
 """A cluster YAML for Ray's cluster launcher (`ray up`); the command then goes there as a job."""
 
 import importlib.metadata
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.submission.command import check_room
+from system.submission.command import check_room, shell_line
 from system.submission.config import differing
 from system.submission.job import Job, job_requirements, yaml_text
 from system.submission.job_environment import DEFAULT_FILE
@@ -50,7 +49,7 @@ class Launcher:
         """The cluster YAML, as Ray's schema has it."""
         options = parse_dataclass(LauncherOptions, job.config.options, "submit.options")
         check_room(job.command.values, job.config)
-        command = shlex.join((*job.command.words, *differing(job.config, OF_THE_JOB)))
+        command = shell_line((*job.command.words, *differing(job.config, OF_THE_JOB)))
         return yaml_text(
             cluster(job, options),
             "Token authentication: `ray get-auth-token --generate` makes the token once; it is",
@@ -114,7 +113,7 @@ def _install(job: Job, options: LauncherOptions) -> list[str]:
         version = options.ray_version or importlib.metadata.version("ray")
         packages = [f"ray[default,train,tune]=={version}", *packages]
     python = job.command.python
-    return [shlex.join((python, "-m", "pip", "install", *packages))] if packages else []
+    return [shell_line((python, "-m", "pip", "install", *packages))] if packages else []
 
 
 TARGET = Launcher()

@@ -1,7 +1,6 @@
 """A Slurm batch script that starts a Ray cluster on its nodes and runs the command there."""
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -9,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from system.config.parse import parse_dataclass
 from system.errors import ConfigError
-from system.submission.command import check_room
+from system.submission.command import check_room, shell_line
 from system.submission.job import Job
 
 TIME = re.compile(
@@ -65,7 +64,7 @@ class Slurm:
             comment_start_string="{//",  # bash has its own meaning for {#
             comment_end_string="//}",
         )
-        environment.filters["shell"] = shlex.quote
+        environment.filters["shell"] = lambda word: shell_line([word])
         return environment.get_template("slurm.sh").render(
             directives=_directives(job, options),
             env=config.env,

@@ -4,7 +4,8 @@ import math
 
 from plotly import graph_objects as go
 
-from system.report.charts.chart_style import Chart, base_layout, label
+from system.escapes import label
+from system.report.charts.chart_style import Chart, base_layout
 
 
 def test_a_task_name_is_no_markup() -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from plotly import graph_objects as go
 
-from system.report.charts.chart_style import GREY, Chart, base_layout, label
+from system.escapes import label
+from system.report.charts.chart_style import GREY, Chart, base_layout
 from tuning.report.charts.curve_charts import style_of
 from tuning.report.comparison import ConfigRow
 from tuning.search.sweep_config import SweepMetric

@@ -6,15 +6,8 @@ from typing import Any
 
 from plotly import graph_objects as go
 
-from system.report.charts.chart_style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    VERMILION,
-    Chart,
-    base_layout,
-    label,
-)
+from system.escapes import label
+from system.report.charts.chart_style import BLUE, GREY, ORANGE, VERMILION, Chart, base_layout
 from tuning.report.comparison import Comparison, ConfigRow
 from tuning.search.sweep_config import SweepMetric
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from plotly import graph_objects as go
 
-from system.report.charts.chart_style import BLUE, Chart, base_layout, label
+from system.escapes import label
+from system.report.charts.chart_style import BLUE, Chart, base_layout
 from tuning.report.parameter_axes import ParameterAxis
 
 LEAST_CONFIGS = 8  # with fewer, several keys cannot be told apart

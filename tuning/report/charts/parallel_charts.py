@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from plotly import graph_objects as go
 from plotly.colors import sample_colorscale
 
-from system.report.charts.chart_style import SEQUENTIAL, Chart, base_layout, label
+from system.escapes import label
+from system.report.charts.chart_style import SEQUENTIAL, Chart, base_layout
 from tuning.report.comparison import ConfigRow
 from tuning.report.parameter_axes import ParameterAxis
 from tuning.search.sweep_config import SweepMetric

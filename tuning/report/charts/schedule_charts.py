@@ -6,7 +6,8 @@ from typing import Any
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from system.report.charts.chart_style import Chart, base_layout, label
+from system.escapes import label
+from system.report.charts.chart_style import Chart, base_layout
 from tuning.report.charts.curve_charts import style_of
 from tuning.report.comparison import Comparison, ConfigRow
 from tuning.report.parameter_axes import LOG_FROM

@@ -7,15 +7,8 @@ from typing import Any
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from system.report.charts.chart_style import (
-    BLUE,
-    GREY,
-    VERMILION,
-    Chart,
-    Choice,
-    base_layout,
-    label,
-)
+from system.escapes import label
+from system.report.charts.chart_style import BLUE, GREY, VERMILION, Chart, Choice, base_layout
 from tuning.report.comparison import CommonScores, ConfigRow
 from tuning.report.parameter_axes import ParameterAxis
 from tuning.search.sweep_config import SweepMetric
