@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 from system.engine.whereabouts import here
 from system.errors import StorageError
+from system.redaction import redacted
 from system.storage.files import Folder, is_local, storage_errors
 
 #: Between two lines that say no more than where the worker is by now.
@@ -51,7 +52,9 @@ class RankLog:
     def add(self, text: str) -> None:
         """Note something, with the time and the place; never raises."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        lines = "".join(f"{now} [{self.place}] {line}\n" for line in text.splitlines() or [""])
+        lines = "".join(
+            f"{now} [{self.place}] {line}\n" for line in redacted(text).splitlines() or [""]
+        )
         with self._noting:
             self._pending.append(lines.encode(errors="backslashreplace"))
         if self._appends:

@@ -7,8 +7,10 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -151,6 +153,79 @@ def test_values_of_variables_arrive_and_are_written_nowhere(
     assert "PROMPTIDE_SEALED" in "".join(
         path.read_text() for path in cluster.folder.glob("r/session_2*/logs/runtime_env_agent*.log")
     ), "Ray has logged no runtime environment at all: then this test shows nothing"
+
+
+#: Instead of the workers' loop: what a method of a user's own may do with its token.
+LEAKING = """
+
+def continual_loop(config):
+    import logging, os
+    value = os.environ["LEAKED"]
+    print("printed", value, flush=True)
+    logging.getLogger("user").error("logged %s", value)
+    try:
+        raise KeyError(value)
+    except KeyError as error:
+        raise RuntimeError(f"refused {value} at https://me:{value}@host/x?sig={value}") from error
+"""
+
+
+def test_a_submitted_run_that_fails_leaves_its_secrets_nowhere(
+    cluster: Cluster, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in what it prints or in Ray's logs, job lists and tasks; nor in files or process lists.
+
+    Its worker prints, logs and raises the value.
+    """
+    secret = secrets.token_hex(16)
+    for package in ("system", "actors", "tuning", "configs"):
+        shutil.copytree(Path(__file__).parents[2] / package, tmp_path / package)
+    with (tmp_path / "system" / "stream" / "worker.py").open("a") as code:
+        code.write(LEAKING)
+    monkeypatch.chdir(tmp_path)
+    lines: set[str] = set()
+    with watched_processes(lines):
+        done = cluster.promptide(
+            *("submit", "run", *overrides(root, "leaking", "cluster.workers=1")),
+            *("cluster.max_failures=0", where(cluster), "submit.env=[LEAKED]", "submit.id=leaking"),
+            "--wait",
+            LEAKED=secret,
+            PYTHONPATH=str(tmp_path),
+        )
+    shown = done.stdout + done.stderr
+    assert done.returncode == 2, shown
+    assert "refused <LEAKED>" in shown, "the worker did not get to its error: nothing is shown"
+    assert "submit run" in "".join(lines), "no process was seen: nothing is shown"
+    told = {
+        "the command's output": shown,
+        "the job's log": cluster.logs("leaking"),
+        "processes": "\n".join(lines),
+        **{what: json.dumps(cluster.get(what)) for what in ("jobs", "tasks", "actors", "workers")},
+    }
+    assert [name for name, text in told.items() if secret in text] == []
+    places = [str(cluster.folder), str(root / "runs")]
+    found = subprocess.run(["grep", "-rla", secret, *places], capture_output=True, text=True)
+    assert found.stdout == ""
+
+
+@contextmanager
+def watched_processes(lines: set[str]) -> Iterator[None]:
+    """Collect the command lines of all processes while the block runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            for place in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    lines.add(place.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(
