@@ -18,7 +18,7 @@ from system.redaction import without_credentials
 PROJECT = "promptide"
 STATE = "wandb.json"  # in the run directory: the id of the run there, the batches logged
 #: The x axis of each family of curves.
-CLOCKS = {"train": "epoch", "eval": "tasks", "final": "tasks"}
+CLOCKS = {"train": "epoch", "eval": "tasks", "held_out": "tasks", "final": "tasks"}
 
 
 class WandbLog:

@@ -6,7 +6,9 @@ import pytest
 
 from system.config.compose import compose
 from system.errors import ConfigError
+from system.loggers.points import task_points
 from system.loggers.run_loggers import RunLoggers, check_loggers
+from system.loggers.wandb import CLOCKS
 from tests.loggers.logged_stream import CURVES, experiment, logged
 
 
@@ -41,3 +43,10 @@ def test_offline_files_are_not_left_where_they_get_lost(
     with RunLoggers(of, CURVES):
         pass
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_values_of_held_out_benchmarks_have_an_axis() -> None:
+    """Without one the first of them would end this logger for the rest of the run."""
+    held_out = {"held_out": "flowers", "metric": "t2i_r1", "value": 40.0, "trained_index": 0}
+    (point,) = task_points({"log": [], "rows": [], "held_out": [held_out]}, 0, 1)
+    assert CLOCKS[point.name.partition("/")[0]] == "tasks"
