@@ -30,7 +30,9 @@ _LATEX = {
     "±": r"$\pm$",
 }
 # `_` inside a word and `]` before no parenthesis are text already, and stay readable.
-_MARKDOWN = re.compile(r"[\\`*~|<>&$!]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|:(?=//|\w+:)|@|www")
+_MARKDOWN = re.compile(
+    r"[\\`*~|<>&$!]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|:(?=//|\w+:)|@(?=[a-z])", re.IGNORECASE
+)
 # What Kubernetes' reader of YAML takes for text as well as Python's: no number in any notation.
 _YAML_PLAIN = re.compile(
     r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_/][\w./ -]*(?<! )", re.IGNORECASE | re.ASCII
