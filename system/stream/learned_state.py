@@ -10,7 +10,7 @@ from torch import Tensor
 from system.backbones.dual_encoder import DualEncoder, Modality
 from system.config.schema import ExperimentConfig
 from system.errors import AdapterMismatchError
-from system.grounders.grounder import Grounder, GrounderShape
+from system.grounders.grounder import Grounder
 from system.methods.base import DecodesMasks, SimilaritySource
 from system.methods.bounded_sizes import bounded_allocation, shapes_of
 from system.methods.sharing import StreamMethod
@@ -158,6 +158,8 @@ class LearnedState(Generic[Frozen]):
         entry = state[self.similarities.entry_name]
         source = self.similarities.source
         width = task + 1 if source == "matrix" else self._width(_FEATURES[source])
+        if len(self.header.tasks) == 1 and entry.shape == (1,):
+            width = 1  # of joined tasks, which are like no other: see the worker
         _check_numbers(entry, (width,), f"task {task}'s {self.similarities.entry_name}")
         centers = under("router", state)
         if self.router is not None:
@@ -175,10 +177,9 @@ class LearnedState(Generic[Frozen]):
 
     def _width(self, modality: Modality) -> int:
         """The width of the frozen model's unprompted features."""
-        shape = self.model.shape
-        if modality == "vision" and isinstance(shape, GrounderShape):
-            return shape.image_feature_width
-        return shape.feature_width
+        if modality == "vision" and isinstance(self.model, Grounder):
+            return self.model.routing_width
+        return self.model.shape.feature_width
 
     def _holds_parameters(self, task: int, newest: bool) -> bool:
         """Whether a task's entry has parameters of the method that are still of use."""

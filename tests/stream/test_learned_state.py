@@ -1,5 +1,6 @@
 """What a stream saves can be loaded again, and holds no more than is of use."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from system.config.schema import RoutingFeature
 from system.errors import AdapterMismatchError
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
 from system.storage.files import Folder
 from system.stream.learned_state import LearnedState
+from tests.grounders.small_glip import loaded, write_small_glip
 from tests.methods.method_parts import backbone, images
 
 TASKS = ("animal", "food", "person")
@@ -56,6 +59,33 @@ def test_a_saved_stream_comes_back(tmp_path: Path, name: str) -> None:
     loaded = LearnedState.from_pretrained(tmp_path, backbone())
     assert torch.equal(features(loaded), features(stream))
     assert torch.equal(loaded.similarities.matrix(), stream.similarities.matrix())
+
+
+@pytest.mark.parametrize("routing_feature", ["level_means", "coarsest"])
+def test_a_stream_of_boxes_comes_back_by_whatever_it_is_routed(
+    tmp_path: Path, routing_feature: RoutingFeature
+) -> None:
+    """LPI's released code routes by a whole level, which is wider than the means of levels."""
+    grounder = loaded(write_small_glip(tmp_path / "glip"))
+    grounder.route_by(routing_feature)
+    section = {"name": "s_prompts", "prompt_length": 2, "text_prompt_length": 2}
+    of_grounder = replace(
+        header("s_prompts"),
+        backbone=grounder.name,
+        backbone_fingerprint=grounder.fingerprint,
+        method=section,
+    )
+    stream = LearnedState(of_grounder, grounder)
+    assert stream.router is not None
+    found = torch.nn.functional.normalize(torch.randn(4, grounder.routing_width), dim=1)
+    texts = torch.ones(4, grounder.shape.feature_width)
+    stream.router.add_task(0, found, texts)
+    stream.similarities.add(stream.similarity_entry(found, texts))
+    stream.method.begin_task(0, grounder)
+    stream.save_pretrained(tmp_path / "adapters")
+    again = LearnedState.from_pretrained(tmp_path / "adapters", grounder)
+    assert again.router is not None
+    assert torch.equal(again.router.centers_of(0)["vision"], stream.router.centers_of(0)["vision"])
 
 
 def test_only_the_newest_file_holds_weights_that_tasks_share(tmp_path: Path) -> None:
