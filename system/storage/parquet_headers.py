@@ -83,12 +83,13 @@ def _chunk(column: object, width: int) -> Chunk:
     path = column.get(3)
     if not isinstance(path, list) or not all(isinstance(name, bytes) for name in path):
         raise ValueError("a column has no name")
-    start, dictionary = _number(column, 9), _number(column, 11, 0)
+    # A column without rows may have a dictionary alone, and 0 as the place of its data.
+    places = [place for place in (_number(column, 9), _number(column, 11, 0)) if place]
     return Chunk(
         b".".join(path).decode("utf-8", "replace"),
         _number(column, 1),
         width,
-        dictionary if 0 < dictionary < start else start,
+        min(places, default=0),
         _number(column, 7),
         _number(column, 5),
     )

@@ -120,6 +120,14 @@ def test_a_table_comes_back_whatever_wrote_it(options: dict[str, Any]) -> None:
     assert read_table(encoded(table, **options)) == table
 
 
+@pytest.mark.parametrize("options", [{}, {"use_dictionary": False}, {"compression": "none"}])
+def test_a_table_without_rows_is_read(options: dict[str, Any]) -> None:
+    """A run that learns nothing has a training log of no epochs."""
+    kinds = (pa.int32(), pa.string(), pa.list_(pa.float32()), pa.bool_())
+    table = pa.table({str(kind): pa.array([], kind) for kind in kinds})
+    assert read_table(encoded(table, **options)).equals(table)
+
+
 def test_a_large_table_of_many_texts_is_read() -> None:
     """What is counted is what the rows refer to, not the most that they could."""
     rows = 100_000
