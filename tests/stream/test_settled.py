@@ -119,7 +119,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     former = compose([f"storage_path={tmp_path}", "run_name=one", *words])
     claim(former)
     file = tmp_path / "one" / CONFIG
-    lines = file.read_text().splitlines(keepends=True)
+    _, *lines = file.read_text().splitlines(keepends=True)  # the seal comes first
     file.write_text("".join(line for line in lines if "check_every" not in line))
     now = compose([f"storage_path={tmp_path}", "run_name=one", "cluster.workers=0"])
     assert now.backbone.precision == "fp32"

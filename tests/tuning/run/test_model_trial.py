@@ -116,7 +116,7 @@ def use(
     for module in ("tuning.run.model_trial", "actors.model_run"):
         monkeypatch.setattr(f"{module}.stage_of", lambda one: stages[one.stage["name"]])
 
-    def drive(run: Run, watch: Watch, learned: Learned) -> None:
+    def drive(run: Run, watch: Watch, learned: Learned, say: Callable[[str], None]) -> None:
         assert isinstance(run, ModelRun)
         assert isinstance(run.stage, Stage)
         started = time.perf_counter()
