@@ -14,7 +14,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from typing_extensions import Buffer
 
 from system.errors import StorageError
 from system.storage.files import Folder, is_local
+from system.storage.node_folder import temporary_folder, user_id
 
 HEADER = 4096  # bytes
 SUFFIX = ".rows"
@@ -225,7 +225,7 @@ class KeptFolder:
 
     def _require_own(self) -> None:
         with suppress(FileNotFoundError):
-            if self.private and self.path.lstat().st_uid != _user():
+            if self.private and self.path.lstat().st_uid != user_id():
                 raise PermissionError("it is another user's")
 
     @contextmanager
@@ -269,15 +269,6 @@ class KeptFolder:
         except OSError as error:
             why = error.strerror or error
             raise StorageError(f"{path} cannot be used ({why}): {self.remedy}") from error
-
-
-def temporary_folder(name: str) -> Path:
-    """A folder of this user on the node's disk for temporary files (`TMPDIR`)."""
-    return Path(tempfile.gettempdir()) / f"promptide-{_user()}" / name
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def _create(path: Path, count: int, parts: Parts) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from system.data.shards.manifest import Shard
 from system.errors import StorageError
-from system.storage.kept_rows import KeptFolder, KeptRows, Parts, file_size, temporary_folder
+from system.storage.kept_rows import KeptFolder, KeptRows, Parts, file_size
+from system.storage.node_folder import temporary_folder
 
 _NONE = "images that are not in it are decoded anew in each epoch"
 

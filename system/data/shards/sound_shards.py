@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from system.data.shards.manifest import Manifest, Shard
 from system.errors import DataError
 from system.storage.files import filesystem_of
-from system.storage.kept_rows import temporary_folder
+from system.storage.node_folder import temporary_folder
 
 
 def require_sound_shards(manifest: Manifest) -> None:
