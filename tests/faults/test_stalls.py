@@ -25,9 +25,15 @@ STOPS = {
 
 @pytest.mark.parametrize("kind", STOPS)
 def test_a_stopped_rank_is_named_and_ended_and_changes_nothing(
-    undisturbed: Path, tmp_path: Path, kind: str
+    undisturbed: Path, tmp_path: Path, kind: str, pytestconfig: pytest.Config
 ) -> None:
-    """Else the run stands still for as long as nobody looks, and then nobody knows where."""
+    """Else the run stands still for as long as nobody looks, and then nobody knows where.
+
+    Of few `--kills` so many places, which ones by `--fault-seed`: each takes a minute and more.
+    """
+    kills, seed = pytestconfig.getoption("kills"), pytestconfig.getoption("fault_seed")
+    if kind not in random.Random(seed).sample(list(STOPS), min(kills, len(STOPS))):
+        pytest.skip(f"--kills={kills} --fault-seed={seed} takes other places")
     rank, phases = STOPS[kind]
     run = FaultyRun(
         undisturbed,
