@@ -24,7 +24,7 @@ from actors.pulse import Pulse
 from actors.rank_process import Finding, RankProcess, end
 from actors.stall_watch import OnNodes, StalledError, StallWatch
 from system.engine.epochs import DivergedError
-from system.errors import PromptideError, QuarantinedError, StorageError
+from system.errors import PromptideError, QuarantinedError, StorageError, run_redacted
 from system.loggers.points import ModelCurves
 from system.storage.files import Folder
 from system.stream.task_source import StreamHaltedError
@@ -300,7 +300,9 @@ def test_workers_have_a_pulse_where_stalls_are_watched(
     monkeypatch.setattr(run, "loop", lambda: (print, {}))
     monkeypatch.setattr(run, "pulse_board", lambda start: FakeBoard())
     fit(run)
-    assert FakeTrainer.made[0]["loop"] is (print if seconds is None else beating_loop)
+    loop = FakeTrainer.made[0]["loop"]
+    assert loop.func is run_redacted  # no secret leaves a worker with its error
+    assert loop.args == ((print if seconds is None else beating_loop),)
 
 
 class FakeBoard:
