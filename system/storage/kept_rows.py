@@ -31,6 +31,7 @@ from typing_extensions import Buffer
 
 from system.errors import StorageError
 from system.storage.files import Folder, is_local
+from system.storage.foreign_json import parse_json
 from system.storage.node_folder import temporary_folder, user_id
 
 HEADER = 4096  # bytes
@@ -198,23 +199,23 @@ class KeptFolder:
 
         It is made beyond the limit if there is no other way: ask `fits`.
         """
-        return self._made(key, count, parts)
+        made = self._made(key, count, parts, beyond=True)
+        assert made is not None, "beyond the limit there is always room"
+        return made
 
     def make_within(self, key: str, count: int, parts: Parts) -> KeptRows | None:
         """The same, but None if there is no room within the limit, or on a disk almost full."""
-        size = file_size(count, parts)
-        with self._locked():
-            if not self._path(key).exists() and not self._make_room(size):
-                return None
-        return self._made(key, count, parts)
+        return self._made(key, count, parts, beyond=False)
 
-    def _made(self, key: str, count: int, parts: Parts) -> KeptRows:
+    def _made(self, key: str, count: int, parts: Parts, *, beyond: bool) -> KeptRows | None:
         path = self._path(key)
         found = self.find(key, count, parts)
         while found is None:
             with self._locked():
                 if not path.exists():
-                    self._make_room(file_size(count, parts))
+                    room = self._make_room(file_size(count, parts))
+                    if not (room or beyond):
+                        return None
                     _create(path, count, parts)
             # None again: damaged by another hand in this very moment, or deleted.
             found = self.find(key, count, parts)
@@ -317,7 +318,7 @@ def _header(count: int, parts: Parts) -> bytes:
 def _parts_of(header: bytes, count: int) -> Parts | None:
     """The layout that a header names; None for no such header, or one of other rows."""
     try:
-        content = json.loads(header)
+        content = parse_json(header)
         if content["rows"] != count:
             return None
         return tuple((tuple(shape), _DTYPES[name]) for shape, name in content["parts"])
