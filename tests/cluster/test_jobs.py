@@ -21,7 +21,7 @@ from system.submission.config import compose_submission
 from system.submission.job import Job
 from system.submission.job_environment import seal
 from system.submission.job_server import JobServer
-from tests.cluster.two_nodes import DEADLINE, Cluster, two_nodes
+from tests.cluster.two_nodes import DEADLINE, Cluster
 from tests.integration.small_stream import overrides, prepare_small_stream
 
 pytestmark = pytest.mark.cluster
@@ -41,12 +41,6 @@ print("here", hashlib.sha256(os.environ["PROBE_SECRET"].encode()).hexdigest())
 print("far", ray.get(far.remote()))
 print("code", os.path.dirname(app.__file__))
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_nodes() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.two_nodes import Cluster, two_nodes
+from tests.cluster.two_nodes import Cluster
 from tests.integration.small_stream import overrides, prepare_small_stream
 
 pytestmark = pytest.mark.cluster
@@ -19,12 +18,6 @@ ray.__version__ = "2.0.0"
 from system import app
 sys.exit(app.main(sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_nodes() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
