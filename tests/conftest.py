@@ -1,5 +1,6 @@
 """Fixtures for the whole suite."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,3 +32,12 @@ def ray_local() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _ray_stays() -> Iterator[None]:
+    """The test that ends the suite's Ray fails, not those after it, which cannot know why."""
+    ray = sys.modules.get("ray")
+    started = ray is not None and ray.is_initialized()
+    yield
+    assert not started or sys.modules["ray"].is_initialized(), "this test ended the suite's Ray"

@@ -134,6 +134,7 @@ def test_a_refusal_to_start_ends_as_one_line(
         raise error
 
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # it would end the cluster of the suite
     with pytest.raises(ClusterError) as raised:
         start_ray(None)
     assert named in str(raised.value)
