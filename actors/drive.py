@@ -26,6 +26,7 @@ from system.config.schema import BaseExperiment
 from system.errors import PromptideError, QuarantinedError, StorageError, run_redacted
 from system.loggers.points import Curves
 from system.loggers.run_loggers import RunLoggers
+from system.repeating import repeating
 from system.storage.run_directory import RunDirectory
 from system.storage.writer_lock import interrupt_main
 from system.stream.task_source import StreamHaltedError
@@ -281,31 +282,6 @@ def _watching_progress(
     finally:
         with suppress(RayError):
             board.forget()
-
-
-@contextmanager
-def repeating(
-    call: Callable[[], None], seconds: float, *, name: str, passing: tuple[type[Exception], ...]
-) -> Iterator[None]:
-    """Call something every so often in a thread called `name`, until the block ends.
-
-    Errors of the types in `passing` are passed over: the block's own calls meet them too, and can
-    say in what.
-    """
-    ended = threading.Event()
-
-    def keep() -> None:
-        while not ended.wait(seconds):
-            with suppress(*passing):
-                call()
-
-    thread = threading.Thread(target=keep, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from actors import drive
 from actors.beating import beating_loop
-from actors.drive import Place, Run, Watch, complete, fit, own_interrupt_handler, repeating
+from actors.drive import Place, Run, Watch, complete, fit, own_interrupt_handler
 from actors.failures import Retries, StreamFailedError
 from actors.pulse import Pulse
 from actors.rank_process import Finding, RankProcess, end
@@ -244,21 +244,6 @@ def test_ray_trains_exit_is_ctrl_c() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run()
-
-
-def test_a_look_is_repeated_until_the_block_ends_and_over_failures() -> None:
-    calls, enough = [0], threading.Event()
-
-    def look() -> None:
-        calls[0] += 1
-        if calls[0] == 1:
-            raise StorageError("away")
-        if calls[0] == 3:
-            enough.set()
-
-    with repeating(look, 0.01, name="promptide-look", passing=(StorageError,)):
-        assert enough.wait(10)
-    assert not [t for t in threading.enumerate() if t.name == "promptide-look"]
 
 
 class FakeTrainer:
