@@ -6,9 +6,8 @@ import faulthandler
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -18,6 +17,7 @@ from ray.exceptions import RayError
 from actors.pulse import Pulse, PulseBoard
 from actors.rank_process import RankProcess
 from system.engine.whereabouts import WAIT, Whereabouts, new_place
+from system.repeating import repeating
 
 SECONDS_BETWEEN_BEATS = 1.0
 #: Has a worker write its threads' Python stacks, also where its interpreter is blocked.
@@ -51,7 +51,13 @@ def beating(board: PulseBoard, place: Whereabouts) -> Iterator[None]:
 
         heart = _Heart(lambda number: board.post(pulse(number)))
         try:
-            with closing(heart):
+            with repeating(
+                heart.beat,
+                SECONDS_BETWEEN_BEATS,
+                name="promptide-pulse",
+                passing=(RayError,),  # a heart that stops would look like a process that did
+                at_once=True,
+            ):
                 yield
         finally:
             place.unshare()  # first, as nobody sends the signal to who has no place
@@ -61,27 +67,15 @@ def beating(board: PulseBoard, place: Whereabouts) -> Iterator[None]:
 
 
 class _Heart:
-    """Calls `post` every second with the number of the beat, in a thread, until it is closed."""
+    """Posts the number of a beat, one more at each call."""
 
     def __init__(self, post: Callable[[int], Any]) -> None:
         self.beats = 0
         self._post = post
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="promptide-pulse", daemon=True)
-        self._thread.start()
+        self._pending: list[Any] = []
 
-    def close(self) -> None:
-        """Beat no more."""
-        self._ended.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        pending: list[Any] = []
-        while True:
-            # Those that did not arrive, as the actor starts anew, say, do not pile up.
-            with suppress(RayError):  # a heart that stops would look like a process that did
-                if not pending or ray.wait(pending, timeout=0)[0]:
-                    self.beats += 1
-                    pending = [self._post(self.beats)]
-            if self._ended.wait(SECONDS_BETWEEN_BEATS):
-                return
+    def beat(self) -> None:
+        """Post the next one, unless the last has not arrived: they must not pile up."""
+        if not self._pending or ray.wait(self._pending, timeout=0)[0]:
+            self.beats += 1
+            self._pending = [self._post(self.beats)]

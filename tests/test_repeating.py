@@ -19,3 +19,9 @@ def test_a_look_is_repeated_until_the_block_ends_and_over_failures() -> None:
     with repeating(look, 0.01, name="promptide-look", passing=(StorageError,)):
         assert enough.wait(10)
     assert not [t for t in threading.enumerate() if t.name == "promptide-look"]
+
+
+def test_a_call_at_once_does_not_wait_for_the_first_pause() -> None:
+    called = threading.Event()
+    with repeating(called.set, 3600, name="promptide-look", passing=(), at_once=True):
+        assert called.wait(10)

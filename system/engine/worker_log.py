@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from system.engine.whereabouts import here
 from system.errors import StorageError
 from system.redaction import redacted
+from system.repeating import repeating
 from system.storage.files import Folder, is_local, storage_errors
 
 #: Between two lines that say no more than where the worker is by now.
@@ -109,26 +110,19 @@ class RankLog:
     @contextmanager
     def _following(self) -> Iterator[None]:
         """Inside the block a thread says now and then how often the worker moved, if it did."""
-        ended = threading.Event()
-        pause = SECONDS_BETWEEN_PLACES if self._appends else SECONDS_BETWEEN_WRITES
+        moves, said = self.place.moves, time.monotonic()
 
         def follow() -> None:
-            moves, said = self.place.moves, time.monotonic()
-            while not ended.wait(pause):
-                now = time.monotonic()
-                if self.place.moves != moves and now - said >= SECONDS_BETWEEN_PLACES:
-                    self.add(f"moved {self.place.moves - moves} times in {now - said:.0f} s")
-                    moves, said = self.place.moves, now
-                with suppress(StorageError):
-                    self.publish()
+            nonlocal moves, said
+            now = time.monotonic()
+            if self.place.moves != moves and now - said >= SECONDS_BETWEEN_PLACES:
+                self.add(f"moved {self.place.moves - moves} times in {now - said:.0f} s")
+                moves, said = self.place.moves, now
+            self.publish()
 
-        thread = threading.Thread(target=follow, name="promptide-rank-log", daemon=True)
-        thread.start()
-        try:
+        pause = SECONDS_BETWEEN_PLACES if self._appends else SECONDS_BETWEEN_WRITES
+        with repeating(follow, pause, name="promptide-rank-log", passing=(StorageError,)):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 @dataclass
