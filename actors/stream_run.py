@@ -25,10 +25,14 @@ from system.engine.provenance import data_provenance
 from system.errors import ConfigError
 from system.loggers.points import StreamCurves
 from system.objectives.objective import OBJECTIVES
+from system.results.accuracy_matrix import AccuracyMatrix
 from system.stream.preflight import Checked, check_experiment
 from system.stream.run_results import finish_run, write_so_far
 from system.stream.task_source import StreamHaltedError, TaskSource
 from system.stream.worker import continual_loop
+
+#: Tables of a live stream are written again once it has learned this share more tasks.
+NOTED_AFTER = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class StreamRun(Run):
         self.objective = OBJECTIVES.get(experiment.stage.objective)
         self._begun = time.perf_counter()
         self._seconds: dict[str, float] = {}
-        self._results: tuple[dict[str, Any], pa.Table] | None = None
+        self._results: tuple[dict[str, Any], AccuracyMatrix] | None = None
+        self._noted = 0  # how many tasks the tables of a live stream hold
         self._committed: list[dict[str, Any]] = []
         self._actor: Any = None  # of the stream, while it is open
 
@@ -146,13 +151,20 @@ class StreamRun(Run):
     def learned(self) -> Sequence[Mapping[str, Any]]:
         status = self.stream.status()["consumers"].get(self.experiment.run_name)
         if status is not None and status["committed"] > len(self._committed):
-            self._committed = self.stream.committed(self.experiment.run_name)
+            # Only the new ones: all of them after each task would be the square of the tasks.
+            known = len(self._committed)
+            self._committed += self.stream.committed(self.experiment.run_name, known)
         return self._committed
 
     @override
     def note(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if self.experiment.stream.live:
-            write_so_far(self.experiment, rows)
+        # The tables are written whole, so not after each of many tasks.
+        if self.experiment.stream.live and len(rows) >= self._noted * (1 + NOTED_AFTER):
+            self._note_all(rows)
+
+    def _note_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_so_far(self.experiment, rows)
+        self._noted = len(rows)
 
     @override
     def finish(self) -> Mapping[str, Any] | None:
@@ -162,6 +174,8 @@ class StreamRun(Run):
         if not left.committed:
             raise ConfigError("the stream was closed without a task; start another run_name")
         if self.until is not None and self.until < len(self.checked.tasks):
+            if len(left.committed) > self._noted and self.experiment.stream.live:
+                self._note_all(left.committed)
             return None
         self._results = finish_run(
             self.experiment,

@@ -29,8 +29,9 @@ from actors.journal.record_files import (
 from system.errors import BrokenStorageError, StorageError
 from system.storage.files import Folder
 
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)  # 1 had no live streams, 2 no snapshots and no order in an append
+FORMAT_VERSION = 4
+#: 1 had no live streams, 2 no snapshots and no order in an append, 3 whole rows in a commit.
+READABLE_VERSIONS = (1, 2, 3, 4)
 _RECORD_NAME = re.compile(r"(\d{8})\.json")
 _SNAPSHOT_NAME = re.compile(r"snapshot-(\d{8})\.json")
 _READERS = 16  # an object store answers one small read in tens of ms: overlap them

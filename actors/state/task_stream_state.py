@@ -205,9 +205,9 @@ class TaskStream(TaskSource):
         self._record("commit", {**place, "payload": dict(payload)})
 
     @override
-    def committed(self, consumer: str) -> list[dict[str, Any]]:
+    def committed(self, consumer: str, first: int = 0) -> list[dict[str, Any]]:
         cursor = self._memory.cursors.get(consumer)
-        return list(cursor.commits.values()) if cursor else []
+        return list(cursor.commits.values())[first:] if cursor else []
 
     @override
     def post_progress(self, consumer: str, progress: Mapping[str, Any]) -> None:

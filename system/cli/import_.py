@@ -16,7 +16,7 @@ from system.report.terminal.tables import print_summaries
 from system.results.accuracy_matrix import AccuracyMatrix
 from system.results.res_file import from_res
 from system.storage.files import Folder
-from system.storage.run_directory import ACCURACY_MATRIX, METRICS, matrix_table
+from system.storage.run_directory import ACCURACY_MATRIX, MATRIX_SCHEMA, METRICS, matrix_tables
 from system.stream.run_results import summaries
 from system.uris import absolute, parent
 
@@ -51,7 +51,7 @@ def import_res(file: str, folder: str | None, console: Console) -> None:
     print_summaries(metrics, console)
     if folder is not None:
         out = Folder.of(folder)
-        out.write_table(ACCURACY_MATRIX, matrix_table(matrix.to_records()))
+        out.write_tables(ACCURACY_MATRIX, MATRIX_SCHEMA, matrix_tables(matrix.columns()))
         out.write_json(METRICS, metrics)
         console.print(f"report: {write_report(out.uri)}", soft_wrap=True)
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from system.results.accuracy_matrix import ZERO_SHOT
+from system.results.accuracy_matrix import ZERO_SHOT, MatrixBlock
+from system.results.committed_rows import CommittedRows
 from system.storage.run_directory import MODEL_LOG
 
 #: Sections of metrics.json that hold one value per metric.
@@ -49,15 +50,22 @@ class Curves(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class StreamCurves(Curves):
-    """Each task is a batch; a row is what was committed for it."""
+    """Each task is a batch; a row is what was committed for it.
 
-    epochs: int  # of each task
+    `epochs` is how many each task has. Rows come in the order of the tasks, from the first one on:
+    a commit holds only what differs from the one before.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self._rows = CommittedRows()
 
     @override
     def of(self, row: Mapping[str, Any], index: int) -> Iterator[Point]:
-        return task_points(row, index, self.epochs)
+        if index == 0:
+            self._rows = CommittedRows()
+        return task_points(row, self._rows.unpack(row["rows"]), index, self.epochs)
 
     @override
     def rows(self, metrics: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -90,8 +98,10 @@ class ModelCurves(Curves):
         return metric_points(metrics, self.metrics)
 
 
-def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator[Point]:
-    """The curves of one task, from what was committed for it.
+def task_points(
+    payload: Mapping[str, Any], blocks: Sequence[MatrixBlock], index: int, epochs: int
+) -> Iterator[Point]:
+    """The curves of one task, from what was committed for it, its matrix rows as `blocks`.
 
     `epochs` is how many a task has. Values are means over the tasks learned so far; one that is
     undefined for any of them has no point. Those of held-out benchmarks are their own.
@@ -102,8 +112,10 @@ def task_points(payload: Mapping[str, Any], index: int, epochs: int) -> Iterator
             if name.startswith("loss") or name == "images_per_second":
                 yield Point(f"train/{name}", float(value), step)
     for trained, step in ((ZERO_SHOT, 0), (index, index + 1)):
-        for metric, value in _means(payload["rows"], trained, index):
-            yield Point(f"eval/{metric}", value, step)
+        for block in blocks:
+            mean = _mean(block, index)
+            if block.trained_index == trained and mean is not None:
+                yield Point(f"eval/{block.metric}", mean, step)
     for row in payload.get("held_out", ()):
         if row["value"] is not None:
             name = f"held_out/{row['held_out']}/{row['metric']}"
@@ -144,16 +156,11 @@ def metric_points(metrics: Mapping[str, Any], keys: Sequence[str]) -> Iterator[P
                 yield Point(f"final/{name}", float(found), 1)
 
 
-def _means(
-    rows: Sequence[Mapping[str, Any]], trained: int, upto: int
-) -> Iterator[tuple[str, float]]:
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        seen = trained == ZERO_SHOT or row["evaluated_index"] <= upto
-        if row["trained_index"] == trained and seen:
-            value = row["value"]
-            values.setdefault(row["metric"], []).append(math.nan if value is None else value)
-    for metric, found in values.items():
-        mean = sum(found) / len(found)
-        if math.isfinite(mean):
-            yield metric, mean
+def _mean(block: MatrixBlock, upto: int) -> float | None:
+    """The mean over the tasks so far, of the frozen model over all; None where it is undefined."""
+    seen = block.values
+    if block.trained_index != ZERO_SHOT:
+        seen = seen[block.evaluated <= upto]
+    values = seen.tolist()
+    mean = sum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None

@@ -7,7 +7,7 @@ and what its test splits are judged by. One file adds one; `stage.objective` nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,8 +78,8 @@ class Evaluation(Protocol):
         """Matrix rows with the true task given, once all tasks are learned."""
         ...
 
-    def all_rows(self, method: Any, router: TaskRouter | None) -> list[MatrixRow]:
-        """The whole matrix anew, for tasks that came while the others were learned."""
+    def all_rows(self, method: Any, router: TaskRouter | None) -> Iterator[list[MatrixRow]]:
+        """The whole matrix anew, row by row, for tasks that came while others were learned."""
         ...
 
     def described(self) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """The accuracy matrix as the page and the final table read it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from system.report.metrics_view import headline_metrics
 from system.results.accuracy_matrix import AccuracyMatrix
-from system.storage.run_directory import matrix_records
+from system.storage.run_directory import matrix_columns
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """R[i, j] by metric: `tasks` in stream order, `trained` the rows present, -1 = zero-shot.
+    """R[i, j] by metric: `tasks` in stream order, `trained` the rows present, -1 = zero-shot."""
 
-    `unjudged`: (metric, task) without a query in the evaluated split.
-    """
-
-    tasks: tuple[str, ...]
-    trained: tuple[int, ...]
-    metrics: tuple[str, ...]
-    cells: Mapping[tuple[str, int, int], Cell]
-    unjudged: frozenset[tuple[str, int]] = frozenset()
+    matrix: AccuracyMatrix
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "MatrixView":
@@ -39,25 +33,22 @@ class MatrixView:
         Raises:
             DataError: the table contradicts itself or has another schema.
         """
-        matrix = AccuracyMatrix.from_records(matrix_records(table))
-        cells = {
-            (row.metric, row.trained_index, row.evaluated_index): Cell(
-                row.value if math.isfinite(row.value) else None, row.reason
-            )
-            for row in matrix.rows
-        }
-        return cls(
-            tasks=matrix.tasks,
-            trained=tuple(sorted({trained for _, trained, _ in cells})),
-            metrics=matrix.metrics,
-            cells=cells,
-            unjudged=frozenset(
-                (metric, task)
-                for metric in matrix.metrics
-                for task in range(len(matrix.tasks))
-                if not matrix.has_queries(metric, task)
-            ),
-        )
+        return cls(AccuracyMatrix.from_columns(matrix_columns(table)))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return self.matrix.tasks
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """After which tasks anything was evaluated."""
+        return self.matrix.trained
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return self.matrix.metrics
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -66,15 +57,25 @@ class MatrixView:
 
     def cell(self, metric: str, trained: int, evaluated: int) -> Cell:
         """Entry of the matrix; a cell that was never measured says so."""
-        return self.cells.get((metric, trained, evaluated), Cell(None, "not evaluated"))
+        value = self.matrix.value(metric, trained, evaluated)
+        return Cell(
+            value if math.isfinite(value) else None,
+            self.matrix.reason(metric, trained, evaluated),
+        )
 
     def value(self, metric: str, trained: int, evaluated: int) -> float | None:
         """Value of an entry in percent, None when undefined."""
-        return self.cell(metric, trained, evaluated).value
+        value = self.matrix.value(metric, trained, evaluated)
+        return value if math.isfinite(value) else None
 
     def row(self, metric: str, trained: int) -> list[float | None]:
         """Values of all tasks after one task was learned."""
         return [self.value(metric, trained, task) for task in range(len(self.tasks))]
+
+    def highest(self, metric: str) -> float:
+        """The largest value of all, 0 where there is none."""
+        rows = [self.matrix.values_after(metric, trained) for trained in self.trained]
+        return max((float(row[np.isfinite(row)].max(initial=0.0)) for row in rows), default=0.0)
 
     def diagonal(self, metric: str) -> list[float | None]:
         """Value of each task right after it was learned; of tasks without queries none."""
@@ -87,7 +88,7 @@ class MatrixView:
 
     def _judged(self, metric: str) -> list[int]:
         """The tasks that the evaluated split has queries of."""
-        return [task for task in range(len(self.tasks)) if (metric, task) not in self.unjudged]
+        return [task for task in range(len(self.tasks)) if self.matrix.has_queries(metric, task)]
 
 
 def mean(values: Sequence[float | None]) -> float | None:

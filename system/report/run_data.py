@@ -20,6 +20,8 @@ from system.storage.run_directory import (
     CONFIG,
     EXAMPLES,
     METRICS,
+    SIMILARITY_SCHEMA,
+    TASK_SIMILARITY,
     TRAINING_LOG,
 )
 from system.storage.seal import DamagedError, check_json, check_yaml
@@ -39,6 +41,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         ACCESS_LOG: ("task", "split", "rows", "opened_at", "consumer", "current_task"),
         TRAINING_LOG: ("task_index", "task", "epoch", "step", "loss"),
+        TASK_SIMILARITY: tuple(SIMILARITY_SCHEMA.names),
         EXAMPLES: (
             *("evaluated_index", "task", "query_index", "query", "phase", "rank"),
             *("image_id", "score", "is_target", "target_rank", "image"),
@@ -52,23 +55,29 @@ _KINDS: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = MappingProxyTy
         **dict.fromkeys(
             (
                 *("trained_index", "evaluated_index", "query_index", "task_index", "rank"),
-                *("target_rank", "epoch", "step", "rows", "queries"),
+                *("target_rank", "epoch", "step", "rows", "queries", "other_index"),
             ),
             (pa.types.is_integer, "whole numbers"),
         ),
         **dict.fromkeys(
             ("task", "split", "consumer", "query", "phase"), (pa.types.is_string, "texts")
         ),
-        **dict.fromkeys(("score", "loss"), (pa.types.is_floating, "numbers")),
+        **dict.fromkeys(("score", "loss", "similarity"), (pa.types.is_floating, "numbers")),
         **dict.fromkeys(("true_box", "before_box", "after_box"), (_is_list, "lists of numbers")),
         "opened_at": (pa.types.is_timestamp, "times"),
-        "is_target": (pa.types.is_boolean, "true or false"),
+        **dict.fromkeys(("is_target", "attracts"), (pa.types.is_boolean, "true or false")),
         "image": (pa.types.is_binary, "encoded pictures"),
     }
 )
 # Columns that lack a value in some rows, by right.
-_SPARSE = {"trained_task", "reason", "current_task", "loss", "true_box", "before_box", "after_box"}
-FILES = (METRICS, *COLUMNS, CONFIG)
+_SPARSE = {
+    *("trained_task", "reason", "current_task", "loss", "true_box", "before_box", "after_box"),
+    "attracts",
+}
+#: Of these no row becomes an object of Python.
+IN_COLUMNS = (ACCURACY_MATRIX, TASK_SIMILARITY)
+#: Files that any run has in the end.
+FILES = (METRICS, *(name for name in COLUMNS if name != TASK_SIMILARITY), CONFIG)
 _REMEDY = "give the directory of a run, <storage_path>/<run name>"
 _AGAIN = "run the same `promptide run` command again, it rewrites the file"
 
@@ -86,6 +95,7 @@ class RunData:
     box_examples: pa.Table | None
     config: str | None
     missing: tuple[str, ...]
+    similarity: pa.Table | None = None  # of a run of few tasks metrics.json has it
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -124,6 +134,7 @@ def read_run(run_dir: str | Path) -> RunData:
         box_examples=tables.get(BOX_EXAMPLES),
         config=_text(folder, CONFIG) if CONFIG in present else None,
         missing=tuple(name for name in FILES if name not in present | _instead(present)),
+        similarity=tables.get(TASK_SIMILARITY),
     )
 
 
@@ -144,7 +155,7 @@ def _present_files(folder: Folder) -> set[str]:
     if kind != pafs.FileType.Directory:
         problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
         raise StorageError(f"{folder.uri} {problem}: {_REMEDY}")
-    present = names & set(FILES)
+    present = names & {*FILES, TASK_SIMILARITY}
     if not present:
         raise StorageError(
             f"{folder.uri} is no run directory, it holds none of {', '.join(FILES)}: {_REMEDY}"
@@ -154,7 +165,7 @@ def _present_files(folder: Folder) -> set[str]:
 
 def _table(folder: Folder, name: str) -> pa.Table:
     try:
-        table = folder.read_table(name)
+        table = folder.read_table(name, values=name not in IN_COLUMNS)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{folder.file_uri(name)}: broken Parquet ({error}); {_AGAIN}") from error
     absent = [column for column in COLUMNS[name] if column not in table.column_names]

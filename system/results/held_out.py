@@ -37,14 +37,10 @@ def _of_benchmark(
         }
 
     def recalls(key: str, trained: int) -> Recalls:
-        rows = [
-            row
-            for row in matrix.rows
-            if (row.trained_index, row.evaluated_index) == (trained, place)
-        ]
+        rows = [row for row in matrix.rows_after(trained) if row.evaluated_index == place]
         return values(key, {row.metric: Summary(row.value, row.reason) for row in rows})
 
-    trained = sorted({row.trained_index for row in matrix.rows} - {ZERO_SHOT})
+    trained = [task for task in matrix.trained if task != ZERO_SHOT]
     return {
         "zero_shot": recalls("zero_shot", ZERO_SHOT),
         "after": {

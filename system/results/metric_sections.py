@@ -18,10 +18,8 @@ def row_mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
     """The mean of a metric over what has queries, after task `trained` or `ZERO_SHOT`."""
     rows = [
         r
-        for r in matrix.rows
-        if r.metric == metric
-        and r.trained_index == trained
-        and matrix.has_queries(metric, r.evaluated_index)
+        for r in matrix.rows_after(trained, metric)
+        if matrix.has_queries(metric, r.evaluated_index)
     ]
     for row in rows:
         if row.reason is not None:
@@ -34,9 +32,7 @@ def row_mean(matrix: AccuracyMatrix, metric: str, trained: int) -> Summary:
 def query_counts(matrix: AccuracyMatrix, trained: int) -> dict[str, int]:
     """How many test queries each metric's average is over, in the row of `trained`."""
     return {
-        metric: sum(
-            r.queries for r in matrix.rows if (r.metric, r.trained_index) == (metric, trained)
-        )
+        metric: sum(row.queries for row in matrix.rows_after(trained, metric))
         for metric in matrix.recalls
     }
 
@@ -46,8 +42,8 @@ def per_task_values(
 ) -> PerTask:
     """Each task's metrics in the row of `trained`; `section` is where they stand."""
     found: PerTask = {task: {} for task in matrix.evaluated}
-    for row in matrix.rows:
-        if row.trained_index == trained and row.metric in matrix.recalls:
+    for row in matrix.rows_after(trained):
+        if row.metric in matrix.recalls:
             task = matrix.evaluated[row.evaluated_index]
             name = f"{section}.{task}.{row.metric}"
             found[task][row.metric] = defined(Summary(row.value, row.reason), name, undefined)

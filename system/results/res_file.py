@@ -28,21 +28,21 @@ def to_res(matrix: AccuracyMatrix, keys: Mapping[str, str] | None = None) -> dic
     Raises DataError for one that is undefined otherwise, or that was not evaluated.
     """
     keys = {task: task for task in matrix.tasks} if keys is None else keys
-    found = {(row.metric, row.trained_index, row.evaluated_index): row for row in matrix.rows}
-    last = max((row.trained_index for row in matrix.rows), default=-1)
+    last = max(matrix.trained, default=-1)
 
     def value(direction: str, k: int, trained: int, evaluated: int) -> float:
-        row = found.get((f"{direction}_r{k}", trained, evaluated))
+        entry = f"{direction}_r{k}", trained, evaluated
         where = (
             f"{direction} R@{k} on task {matrix.tasks[evaluated]!r} after {matrix.tasks[trained]!r}"
         )
-        if row is None:
+        if not matrix.holds(*entry):
             raise DataError(f"{where} was not evaluated; a res file has retrieval's recalls alone")
-        if not math.isnan(row.value):
-            return row.value
-        if row.reason is not None and row.reason.endswith(ALWAYS):
+        found, reason = matrix.value(*entry), matrix.reason(*entry)
+        if not math.isnan(found):
+            return found
+        if reason is not None and reason.endswith(ALWAYS):
             return 100.0
-        raise DataError(f"{where} is undefined: {row.reason}")
+        raise DataError(f"{where} is undefined: {reason}")
 
     return {
         keys[matrix.tasks[trained]]: {

@@ -17,9 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, UndefinedEntryError
 
@@ -40,9 +42,31 @@ class Entries:
     recall: str
     last: int
 
+    @cached_property
+    def _learned(self) -> NDArray[np.float64]:
+        """R up to the last task, [T, K]."""
+        rows = [self.matrix.values_after(self.recall, i) for i in range(self.last + 1)]
+        return np.stack(rows)
+
     def at(self, trained: int, evaluated: int) -> float:
         """R[trained, evaluated]. Raises UndefinedEntryError."""
         return self.matrix.need(self.recall, trained, evaluated)
+
+    def row(self, trained: int, evaluated: Sequence[int]) -> NDArray[np.float64]:
+        """R[trained] of some tasks. Raises UndefinedEntryError with the first one's reason."""
+        return self._defined(self._learned[trained, evaluated], lambda n: (trained, evaluated[n]))
+
+    def column(self, trained: range, evaluated: int) -> NDArray[np.float64]:
+        """R[:, evaluated] of some rows. Raises UndefinedEntryError with the first one's reason."""
+        cut = self._learned[trained.start : trained.stop, evaluated].copy()
+        return self._defined(cut, lambda n: (trained[n], evaluated))
+
+    def _defined(
+        self, values: NDArray[np.float64], place: Callable[[int], tuple[int, int]]
+    ) -> NDArray[np.float64]:
+        for n in np.flatnonzero(np.isnan(values))[:1].tolist():
+            self.at(*place(n))
+        return values
 
     def judged(self, tasks: Iterable[int]) -> list[int]:
         """Those of some tasks that the evaluated split has queries of; the others do not count.
@@ -63,10 +87,10 @@ class Entries:
 
         Rows before the task's own do not count where galleries grow.
         """
-        learned = [self.at(trained, task) for trained in range(task, self.last)]
-        rows = range(0) if self.matrix.galleries_grow else range(first, task)
-        earlier = [self.matrix.value(self.recall, trained, task) for trained in rows]
-        return max(learned + [value for value in earlier if not math.isnan(value)])
+        learned = self.column(range(task, self.last), task)
+        first = task if self.matrix.galleries_grow else first
+        earlier = self._learned[first:task, task]
+        return float(np.concatenate([learned, earlier[~np.isnan(earlier)]]).max())
 
 
 @dataclass(frozen=True)
@@ -117,22 +141,22 @@ def _summary(matrix: AccuracyMatrix, recall: str, compute: Callable[[Entries], f
         return Summary(math.nan, str(undefined))
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+def _mean(values: Iterable[float] | NDArray[np.float64]) -> float:
+    return float(np.mean(values if isinstance(values, np.ndarray) else list(values)))
 
 
 def _average(r: Entries) -> float:
-    return _mean(r.at(r.last, j) for j in r.judged(range(r.last + 1)))
+    return _mean(r.row(r.last, r.judged(range(r.last + 1))))
 
 
 def _stream_average(r: Entries) -> float:
     learned = range(r.last + 1)
     judged = r.judged(learned)
-    return _mean(r.at(i, j) for i in learned for j in judged)
+    return _mean(np.concatenate([r.row(i, judged) for i in learned]))
 
 
 def _transfer(r: Entries) -> float:
-    return _mean(_mean(r.at(i, j) for i in range(j)) for j in r.judged(range(1, r.last + 1)))
+    return _mean(_mean(r.column(range(j), j)) for j in r.judged(range(1, r.last + 1)))
 
 
 def _forgetting(r: Entries) -> float:
@@ -150,7 +174,7 @@ def _forward_transfer(r: Entries) -> float:
 
 def _published_average(r: Entries) -> float:
     learned = r.judged(range(r.last + 1))
-    return _mean(_mean(r.at(i, j) for i in range(j, r.last + 1)) for j in learned)
+    return _mean(_mean(r.column(range(j, r.last + 1), j)) for j in learned)
 
 
 def _published_forgetting(r: Entries) -> float:

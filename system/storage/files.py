@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,7 +244,11 @@ class Folder:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write an Arrow table as one Parquet file, with a seal."""
-        self.write(name, table_file(table))
+        self.write_tables(name, table.schema, [table])
+
+    def write_tables(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+        """Write tables of one schema as one Parquet file, one after the other, with a seal."""
+        self.write(name, table_file(schema, tables))
 
     def read_table(self, name: str, *, values: bool = True) -> pa.Table:
         """Read a Parquet file as an Arrow table, within the bounds of `foreign_tables.read_table`.

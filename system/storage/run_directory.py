@@ -1,6 +1,6 @@
 """The directory of one run: its files, and the rules for coming back to it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ ACCESS_LOG = "access_log.parquet"
 TRAINING_LOG = "training_log.parquet"
 EXAMPLES = "examples.parquet"
 BOX_EXAMPLES = "box_examples.parquet"  # instead of the former where boxes are learned
+TASK_SIMILARITY = "task_similarity.parquet"  # of many tasks; of few it is in metrics.json
 RANKS = "ranks.parquet"  # what each test query found, for anyone's own metric
 CONTENTS = "contents.json"  # digests of what lies at the places that config.yaml names
 OUTCOME = "outcome.json"  # what only the workers can tell at the end
@@ -48,6 +49,15 @@ MATRIX_SCHEMA = pa.schema(
         ("reason", pa.string()),  # why it is undefined, else null
         ("queries", pa.int32()),
         ("held_out", pa.string()),  # the benchmark of a row that is no task's, else null
+    ]
+)
+#: Of `TASK_SIMILARITY`: one row per pair, when the later task was learned, and one per task itself.
+SIMILARITY_SCHEMA = pa.schema(
+    [
+        ("task_index", pa.int32()),
+        ("other_index", pa.int32()),  # at most task_index
+        ("similarity", pa.float32()),
+        ("attracts", pa.bool_()),  # in the task contrast; null: not known, or no pair
     ]
 )
 _NEWER = ("held_out",)  # columns that tables of earlier versions lack
@@ -224,13 +234,24 @@ def micro_batches_of(config: Mapping[str, Any]) -> int:
     return max(config["cluster"]["workers"], 1) if pieces == AUTO else int(pieces)
 
 
-def matrix_table(records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """The table of an accuracy matrix, from records of its rows."""
-    return pa.Table.from_pylist(list(records), schema=MATRIX_SCHEMA)
+def matrix_tables(columns: Iterable[Mapping[str, Any]]) -> Iterator[pa.Table]:
+    """Tables of `MATRIX_SCHEMA`, from the columns of an `AccuracyMatrix`, one a chunk."""
+    for chunk in columns:
+        arrays = []
+        for field in MATRIX_SCHEMA:
+            values = chunk[field.name]
+            if field.type == pa.string():
+                codes, names = values
+                codes = pa.array(codes, mask=codes < 0)
+                coded = pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string()))
+                arrays.append(coded.cast(pa.string()))
+            else:
+                arrays.append(pa.array(values, field.type))
+        yield pa.Table.from_arrays(arrays, schema=MATRIX_SCHEMA)
 
 
-def matrix_records(table: pa.Table) -> list[dict[str, Any]]:
-    """The records of a table that `matrix_table` made, also that of an earlier version.
+def matrix_columns(table: pa.Table) -> dict[str, Any]:
+    """The columns of a table that `matrix_tables` made, also that of an earlier version.
 
     Raises DataError for a table with other columns.
     """
@@ -242,5 +263,13 @@ def matrix_records(table: pa.Table) -> list[dict[str, Any]]:
             f"accuracy matrix has columns {table.schema.names}, expected {MATRIX_SCHEMA.names} "
             "with their types: it was written by another version; run `promptide evaluate` again"
         )
-    records: list[dict[str, Any]] = table.to_pylist()
-    return records
+    columns: dict[str, Any] = {}
+    for field in MATRIX_SCHEMA:
+        column = table[field.name].combine_chunks()
+        if field.type == pa.string():
+            coded = column.dictionary_encode()
+            codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            columns[field.name] = (codes, coded.dictionary.to_pylist())
+        else:
+            columns[field.name] = column.to_numpy(zero_copy_only=False)
+    return columns

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,14 +153,15 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
         raise DamagedError(str(error)) from error
 
 
-def table_file(table: pa.Table) -> bytes:
-    """An Arrow table as sealed Parquet."""
+def table_file(schema: pa.Schema, tables: Iterable[pa.Table]) -> bytes:
+    """Arrow tables of one schema as sealed Parquet, one after the other."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema) as writer:
-        writer.write_table(table)
+    with pq.ParquetWriter(sink, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
         writer.add_key_value_metadata({KEY: _OPEN})
     return _PARQUET.fill(sink.getvalue().to_pybytes())
 

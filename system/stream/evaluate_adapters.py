@@ -40,7 +40,7 @@ class Evaluated:
     @property
     def trained(self) -> int:
         """The row of the matrix that is not the frozen model's alone: its last one."""
-        return max(row.trained_index for row in self.matrix.rows)
+        return self.matrix.trained[-1]
 
 
 def evaluate_adapters(experiment: ExperimentConfig, manifest: Manifest) -> AccuracyMatrix:

@@ -14,10 +14,11 @@ from system.storage.run_directory import (
     ACCURACY_MATRIX,
     BOX_EXAMPLES,
     CONFIG,
+    MATRIX_SCHEMA,
     METRICS,
     RANKS,
     RunDirectory,
-    matrix_table,
+    matrix_tables,
 )
 from system.stream.evaluate_adapters import Evaluated
 from system.stream.found_ranks import run_intervals
@@ -37,7 +38,8 @@ def write_evaluation(evaluated: Evaluated) -> tuple[Folder, dict[str, Any]]:
     ranks = work.ranks(tasks)
     metrics = _metrics(evaluated, outcome, ranks)
     folder.write(CONFIG, OmegaConf.to_yaml(plain(experiment.to_dict())).encode())
-    folder.write_table(ACCURACY_MATRIX, matrix_table(evaluated.matrix.to_records()))
+    matrix = matrix_tables(evaluated.matrix.columns())
+    folder.write_tables(ACCURACY_MATRIX, MATRIX_SCHEMA, matrix)
     folder.write_table(RANKS, ranks)
     if work.examples_file == BOX_EXAMPLES:
         folder.write_table(BOX_EXAMPLES, work.examples(tasks))

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from system.config.schema import ExperimentConfig
 from system.data.shards.faults import Fault, summarise, write_quarantine
 from system.engine.provenance import code_provenance
 from system.errors import ReplayRefusedError
-from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, MatrixRow
+from system.results.accuracy_matrix import ZERO_SHOT, AccuracyMatrix, row_of
+from system.results.committed_rows import unpacked, unpacked_bools, unpacked_floats
 from system.results.held_out import held_out_metrics
 from system.results.metric_sections import defined, per_task_values, query_counts, row_mean
 from system.results.replay_audit import replayed_rows
@@ -24,15 +29,20 @@ from system.results.stream_metrics import (
 from system.storage.run_directory import (
     ACCESS_LOG,
     ACCURACY_MATRIX,
+    MATRIX_SCHEMA,
     METRICS,
     OUTCOME,
     RANKS,
+    SIMILARITY_SCHEMA,
+    TASK_SIMILARITY,
     TRAINING_LOG,
     RunDirectory,
-    matrix_table,
+    matrix_tables,
 )
 from system.stream.found_ranks import run_intervals
 
+#: Tasks whose pairs metrics.json lists; those of more have a table of their own.
+MOST_IN_JSON = 64
 #: By modality what a routed sample is called, and the metric of its routing accuracy.
 ROUTED = {"vision": ("image", "route_image"), "text": ("text", "route_text")}
 
@@ -51,29 +61,29 @@ class RunRecord:
     quarantined: Sequence[Fault] = ()
     ranks: pa.Table | None = None  # a run of an earlier version has none
 
-    @property
+    @cached_property
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix with the zero-shot row."""
-        rows = [row for payload in self.committed for row in payload["rows"]]
         # A live stream that has ended is evaluated anew: its tasks were not all there before.
-        rows = self.outcome.get("matrix") or rows
+        anew = self.outcome.get("matrix")
+        blocks = unpacked([anew] if anew else [payload["rows"] for payload in self.committed])
         before = self.outcome.get("zero_shot_before")
         # Of boxes there is no gallery, whatever the config says.
         if before is None and self.outcome.get("evaluated", {}).get("gallery") == "seen":
             before = ()  # an earlier version's run does not know
         return AccuracyMatrix(
             self.tasks,
-            [_row(row) for row in rows],
-            before=None if before is None else [_row(row) for row in before],
+            before=None if before is None else map(row_of, before),
+            blocks=blocks,
         )
 
-    @property
+    @cached_property
     def held_out(self) -> AccuracyMatrix | None:
         """The matrix of the held-out benchmarks; None where there are none."""
         names = self.experiment.benchmark.held_out
         rows = [row for payload in self.committed for row in payload.get("held_out", ())]
         values = [{key: row[key] for key in row if key != "held_out"} for row in rows]
-        return AccuracyMatrix(self.tasks, map(_row, values), names) if names else None
+        return AccuracyMatrix(self.tasks, map(row_of, values), names) if names else None
 
     @property
     def smaller_batches(self) -> dict[str, int]:
@@ -117,7 +127,7 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
             for metric, summary in summaries.items()
         }
 
-    oracle = AccuracyMatrix(record.tasks, [_row(row) for row in record.outcome["oracle"]])
+    oracle = AccuracyMatrix(record.tasks, map(row_of, record.outcome["oracle"]))
     last = len(record.tasks) - 1
     averages = {
         "average": {recall: AVERAGE.of(matrix, recall) for recall in matrix.recalls},
@@ -177,6 +187,10 @@ def assemble_metrics(record: RunRecord) -> dict[str, Any]:
         "wall_seconds": _seconds(record),
         "undefined": undefined,
     }
+    if metrics["task_similarity"] is None:
+        undefined["task_similarity"] = (
+            f"{TASK_SIMILARITY} holds that of more than {MOST_IN_JSON} tasks"
+        )
     if record.ranks is not None:
         of = {section: metrics[section] for section in ("average", "zero_shot")}
         of["zero_shot"] = of["zero_shot"]["average"]
@@ -204,11 +218,6 @@ def summaries(
         }
         for metric in STREAM_METRICS
     }
-
-
-def _row(values: Mapping[str, Any]) -> MatrixRow:
-    value = values["value"]
-    return MatrixRow(**{**values, "value": float("nan") if value is None else value})
 
 
 def _combined(
@@ -241,8 +250,7 @@ def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
     for name, metric in (ROUTED[modality] for modality in record.outcome["routed"]):
         found[name] = {
             task: defined(Summary(row.value, row.reason), f"routing.{name}.{task}", undefined)
-            for row in matrix.rows
-            if row.metric == metric and row.trained_index == last
+            for row in matrix.rows_after(last, metric)
             for task in [matrix.tasks[row.evaluated_index]]
         }
         found[f"{name}_average"] = defined(
@@ -251,12 +259,34 @@ def _routing(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def _similarity(record: RunRecord) -> list[list[float | None]]:
-    """The full symmetric matrix from the rows that each task computed with those before it."""
+def _similarities(record: RunRecord) -> list[NDArray[np.floating[Any]]]:
+    """Each task's similarities to the tasks up to itself, (i + 1,)."""
+    rows = [payload["similarity"] for payload in record.committed]
+    return [unpacked_floats(row) if isinstance(row, str) else np.array(row) for row in rows]
+
+
+def _attracts(record: RunRecord) -> list[NDArray[np.bool_] | None]:
+    """Which of the tasks before it each task attracted when it was learned; None: not known."""
+    found: list[NDArray[np.bool_] | None] = []
+    for later, payload in enumerate(record.committed):
+        row = payload.get("attracts")
+        if isinstance(row, str):
+            row = unpacked_bools(row, later)
+        found.append(None if row is None else np.array(row[:later], np.bool_))
+    return found
+
+
+def _similarity(record: RunRecord) -> list[list[float | None]] | None:
+    """The full symmetric matrix from the rows that each task computed with those before it.
+
+    None for many tasks, whose similarities `TASK_SIMILARITY` holds.
+    """
     size = len(record.tasks)
+    if size > MOST_IN_JSON:
+        return None
     full: list[list[float | None]] = [[None] * size for _ in range(size)]
-    for i, payload in enumerate(record.committed):
-        for j, value in enumerate(payload["similarity"]):
+    for i, row in enumerate(_similarities(record)):
+        for j, value in enumerate(row.tolist()):
             full[i][j] = full[j][i] = value
     return full
 
@@ -264,18 +294,38 @@ def _similarity(record: RunRecord) -> list[list[float | None]]:
 def _attracting(record: RunRecord) -> list[list[str]] | None:
     """The pairs of tasks that attracted each other when the later one was learned.
 
-    None for a method that compares no tasks, and for a run from before pairs were recorded.
+    None for a method that compares no tasks, for a run from before pairs were recorded, and for
+    many tasks, whose pairs `TASK_SIMILARITY` holds.
     """
-    rows = [payload.get("attracts") for payload in record.committed]
-    if all(row is None for row in rows):
+    rows = _attracts(record)
+    if len(rows) > MOST_IN_JSON or all(row is None for row in rows):
         return None
     return [
         [record.tasks[earlier], record.tasks[later]]
         for later, row in enumerate(rows)
         if row is not None
-        for earlier in range(later)
-        if row[earlier]
+        for earlier in np.flatnonzero(row).tolist()
     ]
+
+
+def _similarity_table(record: RunRecord) -> pa.Table:
+    """All pairs as `TASK_SIMILARITY` has them."""
+    similar, attracts = _similarities(record), _attracts(record)
+    sizes = [len(row) for row in similar]
+    parts = [
+        pa.array([None] * size, pa.bool_())
+        if row is None
+        else pa.array([*row.tolist(), *[None] * (size - len(row))], pa.bool_())
+        for size, row in zip(sizes, attracts, strict=True)
+    ]
+    none = np.zeros(0)
+    columns = [
+        np.repeat(np.arange(len(sizes)), sizes).astype(np.int32),
+        np.concatenate([none, *(np.arange(size) for size in sizes)]).astype(np.int32),
+        np.concatenate([none, *similar]).astype(np.float32),
+        pa.chunked_array(parts, pa.bool_()),
+    ]
+    return pa.table(columns, schema=SIMILARITY_SCHEMA)
 
 
 def _held_out(record: RunRecord, undefined: dict[str, str]) -> dict[str, Any]:
@@ -304,14 +354,13 @@ def write_so_far(experiment: ExperimentConfig, committed: Sequence[Mapping[str, 
     _write_tables(RunRecord(experiment, {}, tasks, committed, {}, pa.table({}), {}))
 
 
-def _write_tables(record: RunRecord) -> pa.Table:
-    """The accuracy matrix, which is returned, and the training log."""
+def _write_tables(record: RunRecord) -> None:
+    """The accuracy matrix and the training log."""
     folder = RunDirectory.of(record.experiment).folder
-    held_out = [] if record.held_out is None else record.held_out.to_records()
-    matrix = matrix_table([*record.matrix.to_records(), *held_out])
-    folder.write_table(ACCURACY_MATRIX, matrix)
+    matrices = [record.matrix, *([] if record.held_out is None else [record.held_out])]
+    columns = chain.from_iterable(matrix.columns() for matrix in matrices)
+    folder.write_tables(ACCURACY_MATRIX, MATRIX_SCHEMA, matrix_tables(columns))
     folder.write_table(TRAINING_LOG, record.training_log)
-    return matrix
 
 
 def finish_run(
@@ -322,13 +371,12 @@ def finish_run(
     access_log: pa.Table,
     wall_seconds: Mapping[str, float],
     quarantined: Sequence[Fault] = (),
-) -> tuple[dict[str, Any], pa.Table]:
+) -> tuple[dict[str, Any], AccuracyMatrix]:
     """Write the tables and metrics.json of a run whose stream has ended.
 
-    `benchmark` is what `data_provenance` says of it. Returns the metrics and the accuracy matrix as
-    a table. Raises ReplayRefusedError when the
-    access log shows that a past task's training rows were read by a method that does not declare
-    it.
+    `benchmark` is what `data_provenance` says of it. Returns the metrics and the accuracy matrix.
+    Raises ReplayRefusedError when the access log shows that a past task's training rows were read
+    by a method that does not declare it.
     """
     folder = RunDirectory.of(experiment).folder
     record = RunRecord(
@@ -342,8 +390,10 @@ def finish_run(
         quarantined,
         folder.read_table(RANKS) if folder.exists(RANKS) else None,
     )
-    matrix = _write_tables(record)
+    _write_tables(record)
     metrics = assemble_metrics(record)
+    if len(tasks) > MOST_IN_JSON:
+        folder.write_table(TASK_SIMILARITY, _similarity_table(record))
     folder.write_table(ACCESS_LOG, access_log)
     write_quarantine(folder.uri, quarantined)
     folder.write_json(METRICS, metrics)
@@ -352,4 +402,4 @@ def finish_run(
             f"{metrics['replayed_rows']} rows of past tasks' training splits were read; see "
             f"{folder.file_uri(ACCESS_LOG)}"
         )
-    return metrics, matrix
+    return metrics, record.matrix

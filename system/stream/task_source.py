@@ -208,10 +208,10 @@ class TaskSource(Protocol):
         """
         ...
 
-    def committed(self, consumer: str) -> list[dict[str, Any]]:
+    def committed(self, consumer: str, first: int = 0) -> list[dict[str, Any]]:
         """Return the payloads that the consumer committed, in the order of the tasks.
 
-        Empty for a consumer that never registered.
+        From the task with index `first` on. Empty for a consumer that never registered.
         """
         ...
 

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from system.backbones.dual_encoder import Modality
@@ -21,6 +23,7 @@ from system.errors import DataError, QuarantinedError
 from system.methods.sharing import StreamMethod
 from system.objectives.objective import OBJECTIVES, Evaluation, Worker
 from system.results.accuracy_matrix import MatrixRow, plain_row
+from system.results.committed_rows import CommittedRows, packed_numbers
 from system.storage.adapters import AdapterFolder, require_same_backbone
 from system.storage.run_directory import OUTCOME, RANKS, RunDirectory
 from system.stream.given_similarity import given_similarity
@@ -85,6 +88,7 @@ class StreamWorker:
         self.objective = OBJECTIVES.get(experiment.stage.objective)
         self.generation: int = self.group.broadcast(self._register() if self.group.leads else None)
         self.leased: Lease | None = None
+        self.rows = CommittedRows()
         self.log = RankLog(self.directory.logs, self.group.rank, self.generation)
         self.work = self.objective.work(
             Worker(
@@ -119,24 +123,29 @@ class StreamWorker:
 
     def restore(self) -> None:
         """Load what earlier worker groups of this run committed."""
-        payloads = self.group.broadcast(
-            self.stream.committed(self.consumer) if self.group.leads else None
-        )
-        if self.group.leads and self.adapters.count() > len(payloads):
+        done: list[str] = self.group.broadcast(self._committed() if self.group.leads else None)
+        if self.group.leads and self.adapters.count() > len(done):
             self.log.add(
-                f"task {len(payloads)} has adapters, but no record that it was learned: it is "
+                f"task {len(done)} has adapters, but no record that it was learned: it is "
                 "learned again"
             )
-        if not payloads:
+        if not done:
             if self.group.leads:
                 self.adapters.save_header(self.learned.header)
             return
         model, header = self.work.model, self.adapters.header()
         require_same_backbone(header, model.name, model.fingerprint)
         require_same_precision(header, model.computation.precision_on(self.group.device))
-        for payload in payloads if self.live else ():
-            self._meet(payload["task"])
-        self.learned.load(self.adapters, len(payloads))
+        for task in done if self.live else ():
+            self._meet(task)
+        self.learned.load(self.adapters, len(done))
+
+    def _committed(self) -> list[str]:
+        """The tasks that were committed; the next one's rows are packed as changes to theirs."""
+        payloads = self.stream.committed(self.consumer)
+        for payload in payloads:
+            self.rows.unpack(payload["rows"])
+        return [payload["task"] for payload in payloads]
 
     def next_lease(self) -> Lease | None:
         """The task all ranks work on next, waiting for it if need be; None at the end."""
@@ -349,13 +358,17 @@ class StreamWorker:
         if self.live:
             self.adapters.save_header(self.learned.header)
         attracts = self.learned.method.attracts(similarity)
+
+        def row_of_task(matrix: Tensor) -> NDArray[Any]:
+            return np.asarray(matrix[lease.index].cpu())
+
         payload = {
             "task": lease.task,
             "adapter": name,
-            "rows": [plain_row(row) for row in rows],
+            "rows": self.rows.pack(rows),
             "log": log,
-            "similarity": similarity[lease.index].tolist(),
-            "attracts": None if attracts is None else attracts[lease.index].tolist(),
+            "similarity": packed_numbers(row_of_task(similarity)),
+            "attracts": None if attracts is None else packed_numbers(row_of_task(attracts)),
             "seconds": self.clock.take(),
         }
         if self.held_out is not None:
@@ -392,14 +405,16 @@ def final_outcome(
 ) -> dict[str, Any]:
     """The part of outcome.json that the evaluation and the method know.
 
-    "matrix" holds all rows of a `live` stream over all its tasks, as if they had been given at the
-    start. It is None where the rows that were committed are so already, and for a method that keeps
-    no older state: its rows are those of the tasks that were learned at the time.
+    "matrix" holds all rows of a `live` stream over all its tasks, packed, as if these had been
+    given at the start. It is None where the rows that were committed are so already, and for a
+    method that keeps no older state: its rows are those of the tasks that were learned at the time.
     """
     last = evaluation.tasks - 1
     matrix = None
     if live and (method.needs_router or method.trains_on == "nothing"):
-        matrix = evaluation.all_rows(method, router)
+        rows = CommittedRows()
+        every = evaluation.all_rows(method, router)
+        matrix = [packed for after in every for packed in rows.pack(after)]
     else:
         # Encodes nothing new, unless this worker group started after the last commit.
         evaluation.after_task(last, method, router)
@@ -407,7 +422,7 @@ def final_outcome(
     return {
         "evaluated": evaluation.described(),
         "routed": [] if router is None else list(router.modalities),
-        "matrix": matrix and [plain_row(row) for row in matrix],
+        "matrix": matrix,
         "oracle": [plain_row(row) for row in oracle],
         "similarity_source": method.similarity_source,
         "similarity_centred": method.similarity_centred,

@@ -9,7 +9,7 @@ from system import app
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from system.results.recall import METRICS
 from system.storage.files import Folder
-from system.storage.run_directory import ACCURACY_MATRIX, matrix_table
+from system.storage.run_directory import ACCURACY_MATRIX, MATRIX_SCHEMA, matrix_tables
 from system.storage.run_directory import METRICS as METRICS_FILE
 
 TASKS = ("appliance", "sports")
@@ -25,7 +25,8 @@ def run(tmp_path: Path) -> Path:
         for j in range(2)
     ]
     folder = Folder.of(tmp_path / "run")
-    folder.write_table(ACCURACY_MATRIX, matrix_table(AccuracyMatrix(TASKS, rows).to_records()))
+    columns = AccuracyMatrix(TASKS, rows).columns()
+    folder.write_tables(ACCURACY_MATRIX, MATRIX_SCHEMA, matrix_tables(columns))
     folder.write_json(METRICS_FILE, {"evaluation": {"gallery": "seen"}})
     return tmp_path / "run"
 

@@ -43,6 +43,7 @@ def row(trained: int, evaluated: int, value: float | None) -> dict[str, Any]:
         "evaluated_index": evaluated,
         "metric": "t2i_r1",
         "value": value,
+        "queries": 10,
         "reason": None if value is not None else "no query",
     }
 

@@ -1,19 +1,17 @@
 """The accuracy matrix as pages read it: what was not measured is never a number."""
 
-from dataclasses import replace
+import math
 
 from system.report.matrix_view import Cell, MatrixView, mean
+from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 
-VIEW = MatrixView(
-    tasks=("a", "b", "c"),
-    trained=(-1, 0, 1),
-    metrics=("t2i_r1",),
-    cells={
-        ("t2i_r1", 1, 0): Cell(10.0, None),
-        ("t2i_r1", 1, 1): Cell(30.0, None),
-        ("t2i_r1", 0, 0): Cell(None, "no query"),
-    },
+ROWS = (
+    MatrixRow(-1, 0, "t2i_r1", 5.0, 9),
+    MatrixRow(0, 0, "t2i_r1", math.nan, 9, "no query"),
+    MatrixRow(1, 0, "t2i_r1", 10.0, 9),
+    MatrixRow(1, 1, "t2i_r1", 30.0, 9),
 )
+VIEW = MatrixView(AccuracyMatrix("abc", ROWS))
 
 
 def test_a_cell_that_was_never_measured_says_so() -> None:
@@ -25,7 +23,8 @@ def test_a_cell_that_was_never_measured_says_so() -> None:
 
 def test_a_task_without_queries_is_left_out() -> None:
     """As in metrics.json: RefCOCO's testA would else have no average at all."""
-    view = replace(VIEW, unjudged=frozenset({("t2i_r1", 2)}))
+    empty = MatrixRow(1, 2, "t2i_r1", math.nan, 0, "no query")
+    view = MatrixView(AccuracyMatrix("abc", (*ROWS, empty)))
     assert view.average_so_far("t2i_r1", 1, 2) == 20.0
     assert view.diagonal("t2i_r1") == [None, 30.0]
 

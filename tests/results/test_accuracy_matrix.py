@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +16,7 @@ from system.results.accuracy_matrix import (
 )
 from system.results.metrics import MetricValue
 from system.results.stream_metrics import retention
-from system.storage.run_directory import MATRIX_SCHEMA, matrix_records, matrix_table
+from system.storage.run_directory import MATRIX_SCHEMA, matrix_columns, matrix_tables
 
 METRIC = "t2i_r1"
 TASKS = ("person", "vehicle", "animal")
@@ -35,6 +36,15 @@ def _full() -> AccuracyMatrix:
     return AccuracyMatrix(TASKS, _rows([ZERO_SHOT], first=-1) + _rows(R))
 
 
+def _table(*matrices: AccuracyMatrix) -> pa.Table:
+    chunks = [chunk for matrix in matrices for chunk in matrix.columns()]
+    return pa.concat_tables(matrix_tables(chunks))
+
+
+def _matrix(table: pa.Table, *, held_out: bool = False) -> AccuracyMatrix:
+    return AccuracyMatrix.from_columns(matrix_columns(table), held_out=held_out)
+
+
 def test_values_hold_the_upper_triangle_and_zero_shot() -> None:
     matrix = _full()
     np.testing.assert_array_equal(matrix.values(METRIC), R)
@@ -46,11 +56,11 @@ def test_values_hold_the_upper_triangle_and_zero_shot() -> None:
 def test_table_survives_a_file_and_comes_back_equal(tmp_path: Path) -> None:
     values = [[50.0, math.nan, 38.0], *R[1:]]
     matrix = AccuracyMatrix(TASKS, _rows([ZERO_SHOT], first=-1) + _rows(values))
-    pq.write_table(matrix_table(matrix.to_records()), tmp_path / "accuracy_matrix.parquet")
+    pq.write_table(_table(matrix), tmp_path / "accuracy_matrix.parquet")
     table = pq.read_table(tmp_path / "accuracy_matrix.parquet")
     assert table.schema.equals(MATRIX_SCHEMA)
     assert table["trained_task"].to_pylist()[:4] == [None, None, None, "person"]
-    again = AccuracyMatrix.from_records(matrix_records(table))
+    again = _matrix(table)
     assert again.tasks == matrix.tasks
     assert repr(again.rows) == repr(matrix.rows)  # NaN is not equal to itself
 
@@ -58,21 +68,21 @@ def test_table_survives_a_file_and_comes_back_equal(tmp_path: Path) -> None:
 def test_rows_of_held_out_benchmarks_are_kept_apart(tmp_path: Path) -> None:
     """A benchmark that no task is of would count as a task that was forgotten, or gained."""
     held_out = AccuracyMatrix(TASKS, _rows([[70.0]], -1) + _rows([[68.0], [60.0]]), ["flickr30k"])
-    table = matrix_table([*_full().to_records(), *held_out.to_records()])
+    table = _table(_full(), held_out)
     pq.write_table(table, tmp_path / "accuracy_matrix.parquet")
-    records = matrix_records(pq.read_table(tmp_path / "accuracy_matrix.parquet"))
-    assert AccuracyMatrix.from_records(records).rows == _full().rows
-    again = AccuracyMatrix.from_records(records, held_out=True)
+    table = pq.read_table(tmp_path / "accuracy_matrix.parquet")
+    assert _matrix(table).rows == _full().rows
+    again = _matrix(table, held_out=True)
     assert (again.tasks, again.evaluated, again.rows) == (TASKS, ("flickr30k",), held_out.rows)
     assert again.values(METRIC)[:, 0].tolist()[:2] == [68.0, 60.0]
     assert retention(again, METRIC, 0).value == -10.0
-    assert {record["held_out"] for record in records} == {None, "flickr30k"}
+    assert set(table["held_out"].to_pylist()) == {None, "flickr30k"}
 
 
 def test_a_table_of_an_earlier_version_is_read() -> None:
     """Runs of before held-out benchmarks would lose their report."""
-    table = matrix_table(_full().to_records()).drop_columns(["held_out"])
-    assert AccuracyMatrix.from_records(matrix_records(table)).rows == _full().rows
+    table = _table(_full()).drop_columns(["held_out"])
+    assert _matrix(table).rows == _full().rows
 
 
 def test_rows_of_an_evaluation_extend_a_matrix() -> None:
@@ -96,13 +106,11 @@ def test_entries_of_unknown_tasks_are_refused() -> None:
 
 
 def test_a_foreign_table_is_refused() -> None:
-    table = matrix_table(_full().to_records())
+    table = _table(_full())
     with pytest.raises(DataError, match="columns"):
-        AccuracyMatrix.from_records(matrix_records(table.drop_columns(["reason"])))
+        _matrix(table.drop_columns(["reason"]))
     with pytest.raises(DataError, match="leaves out"):
-        AccuracyMatrix.from_records(
-            matrix_records(table.filter([j != 0 and i != 0 for i, j in _indices(table)]))
-        )
+        _matrix(table.filter([j != 0 and i != 0 for i, j in _indices(table)]))
 
 
 def _indices(table: object) -> list[tuple[int, int]]:

@@ -87,7 +87,7 @@ KINDS = {
         LISTS,
     ),
     "parquet": Kind(
-        table_file(TABLE),
+        table_file(TABLE.schema, [TABLE]),
         _read_table,
         TABLE.to_pylist(),
         _bare_table(),

@@ -15,6 +15,8 @@ from system.config.schema import ExperimentConfig
 from system.data.shards.manifest import Manifest
 from system.engine.epochs import EpochLoop
 from system.errors import DataError, QuarantinedError, ReplayRefusedError
+from system.results.accuracy_matrix import AccuracyMatrix
+from system.results.committed_rows import unpacked, unpacked_bools, unpacked_floats
 from system.storage.adapters import AdapterFolder
 from system.storage.run_directory import RunDirectory
 from system.stream.found_ranks import METRICS, queries_of
@@ -67,12 +69,13 @@ def test_a_learned_task_is_committed_with_its_adapter_rows_and_log(root: Path) -
     assert payload["adapter"] in stream.directory.adapters.names()
     for name, parameter in worker.learned.method.task_parameters(0).items():
         assert torch.equal(learned[f"method.{name}"], parameter)
-    trained = {row["trained_index"] for row in payload["rows"]}
+    blocks = list(unpacked([payload["rows"]]))
+    trained = {block.trained_index for block in blocks}
     assert trained == {-1, 0}, "the frozen model's rows come with the first task"
-    assert {row["evaluated_index"] for row in payload["rows"]} == set(range(len(TASKS)))
+    assert all(block.evaluated.tolist() == list(range(len(TASKS))) for block in blocks)
     assert [row["epoch"] for row in payload["log"]] == [0, 1]
-    assert payload["similarity"] == [pytest.approx(1.0)]
-    assert payload["attracts"] == [True], "a task is like itself"
+    assert unpacked_floats(payload["similarity"]).tolist() == [pytest.approx(1.0)]
+    assert unpacked_bools(payload["attracts"], 1).tolist() == [True], "a task is like itself"
     assert set(payload["seconds"]) == {"features", "train", "evaluate"}
 
 
@@ -154,20 +157,18 @@ def test_the_end_is_told_once_all_tasks_are_learned(root: Path) -> None:
     ranks = stream.directory.folder.read_table("ranks.parquet")
     assert set(ranks["phase"].to_pylist()) == {"zero_shot", "after"}
     for phase, trained in (("zero_shot", -1), ("after", len(TASKS) - 1)):
-        rows = {
-            (row["metric"], row["evaluated_index"]): row
-            for payload in stream.source.committed("end")
-            for row in payload["rows"]
-            if row["trained_index"] == trained
-        }
+        committed = stream.source.committed("end")
+        blocks = unpacked(payload["rows"] for payload in committed)
+        after = AccuracyMatrix(TASKS, blocks=blocks).rows_after(trained)
+        rows = {(row.metric, row.evaluated_index): row for row in after}
         queries = queries_of(ranks, phase)
         for metric in (METRICS["t2i_r1"], METRICS["i2t_r5"], METRICS["t2i_map10"]):
             values = queries.values([metric])[:, 0]
             for task in range(len(TASKS)):
                 mine = values[(queries.tasks == task) & ~np.isnan(values)]
                 row = rows[metric.name, task]
-                assert mine.mean() == pytest.approx(row["value"]), (phase, metric.name, task)
-                assert len(mine) == row["queries"]
+                assert mine.mean() == pytest.approx(row.value), (phase, metric.name, task)
+                assert len(mine) == row.queries
 
 
 def test_a_broken_image_ends_the_task_by_name_or_is_skipped(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A trial that is a whole stream, through the same code as `promptide run`."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -16,6 +16,7 @@ from system.engine.model_stage import stage_of
 from system.errors import ConfigError
 from system.objectives.objective import OBJECTIVES, StreamObjective
 from system.report.pages.rec_page import COLUMNS
+from system.results.committed_rows import unpacked
 from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
 from system.stream.preflight import check_experiment
 from tuning.run.trial_kind import (
@@ -80,14 +81,14 @@ class StreamTrials(TrialKind[ExperimentConfig]):
         folder = directory.folder
         if folder.exists(METRICS):
             metrics = folder.read_json(METRICS)
-            rows = folder.read_table(ACCURACY_MATRIX).to_pylist()
+            rows: Iterable[Mapping[str, Any]] = folder.read_table(ACCURACY_MATRIX).to_pylist()
             return TrialRecord(recall_so_far(rows, metric, len(metrics["tasks"])), metrics, None)
         failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
         if not directory.stream.names():
             return TrialRecord([], None, failure)
         stream = StreamSettings.begun(experiment).open()
         committed = stream.committed(experiment.run_name)
-        rows = [row for payload in committed for row in payload["rows"]]
+        rows = committed_rows(committed)
         return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
 
     @override
@@ -170,12 +171,25 @@ class StreamTrials(TrialKind[ExperimentConfig]):
         return f"split: {splits}, gallery: {evaluation.gallery}"
 
 
+def committed_rows(committed: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of all that was committed, as accuracy_matrix.parquet has them."""
+    for block in unpacked(payload["rows"] for payload in committed):
+        for j, value, queries in zip(block.evaluated, block.values, block.queries, strict=True):
+            yield {
+                "trained_index": block.trained_index,
+                "evaluated_index": int(j),
+                "metric": block.metric,
+                "value": float(value),
+                "queries": int(queries),
+            }
+
+
 def recall_so_far(
     rows: Iterable[Mapping[str, Any]], metrics: Sequence[str], done: int
 ) -> list[float | None]:
     """For each of the first `done` tasks t: the mean over `metrics` and tasks j <= t of R[t, j].
 
-    `rows` are those of accuracy_matrix.parquet, also as committed to the stream. None where an
+    `rows` are those of accuracy_matrix.parquet, or of `committed_rows`. None where an
     entry is undefined or was not evaluated (joint training is evaluated after the last task only);
     a task without a query in the split is left out.
     """
@@ -207,7 +221,7 @@ class TaskReports:
 
     def learned(self, committed: Sequence[Mapping[str, Any]], done: bool = False) -> None:
         """Report newly committed tasks; the last task only when all files are written (`done`)."""
-        rows = [row for payload in committed for row in payload["rows"]]
+        rows = committed_rows(committed)
         upto = len(committed) if done else min(len(committed), self.tasks - 1)
         scores = recall_so_far(rows, self.metric, upto)
         for task in range(self.reported, upto):

@@ -8,7 +8,7 @@ alike, so that nothing depends on what was run before.
 Legend: n expressions of a task, I images of all tasks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,15 +136,16 @@ class GroundingEvaluation:
         found = [self._found(j, method, j.everywhere(j.index)) for j in self.evaluated]
         return self._rows(trained, found)
 
-    def all_rows(self, method: StreamMethod, router: TaskRouter | None) -> list[MatrixRow]:
+    def all_rows(
+        self, method: StreamMethod, router: TaskRouter | None
+    ) -> Iterator[list[MatrixRow]]:
         """The whole matrix anew, for tasks that came while the others were learned."""
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
         for evaluated in self.evaluated:
             evaluated.forget()
-        rows = self.zero_shot()
+        yield self.zero_shot()
         for task in range(self.tasks):
-            rows += self.after_task(task, method, router.upto(task + 1) if router else None)
-        return rows
+            yield self.after_task(task, method, router.upto(task + 1) if router else None)
 
     def described(self) -> dict[str, Any]:
         """How the metrics were computed, for the run's outcome."""

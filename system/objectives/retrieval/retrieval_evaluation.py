@@ -6,7 +6,7 @@ after each task only the samples that go another way than before are encoded aga
 Legend: I test images, T test texts, K tasks, P feature width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -201,17 +201,18 @@ class StreamEvaluation:
             self.prompted[modality] = torch.cat([self.prompted[modality], new[modality]])
             self.encoded_for[modality] = torch.cat([self.encoded_for[modality], unrouted])
 
-    def all_rows(self, method: StreamMethod, router: TaskRouter | None) -> list[MatrixRow]:
+    def all_rows(
+        self, method: StreamMethod, router: TaskRouter | None
+    ) -> Iterator[list[MatrixRow]]:
         """The whole matrix anew, for tasks that came while the others were learned.
 
         Only where what a task learned stays as it was: the method has a router, or learns nothing.
         """
         assert method.needs_router or method.trains_on == "nothing", "old tasks' state is gone"
         self._forget()
-        rows = self.zero_shot()
+        yield self.zero_shot()
         for task in range(len(self.tests.handles)):
-            rows += self.after_task(task, method, router.upto(task + 1) if router else None)
-        return rows
+            yield self.after_task(task, method, router.upto(task + 1) if router else None)
 
     def _unprompted(
         self,

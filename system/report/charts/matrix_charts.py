@@ -1,7 +1,10 @@
 """Heat maps: the accuracy matrix and the similarity of tasks."""
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from plotly import graph_objects as go
 
 from system.report.charts.chart_style import (
@@ -12,6 +15,8 @@ from system.report.charts.chart_style import (
     Choice,
     base_layout,
     labels,
+    shown_tasks,
+    spread,
 )
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS
@@ -25,27 +30,30 @@ NAME_SPACE = 90  # pixels for task names beside and below the cells
 def accuracy_matrix_chart(matrix: MatrixView) -> Chart:
     """Heat map of R[i, j]: rows after task i, first row zero-shot, diagonal cells framed."""
     metrics = [metric for metric in METRIC_LABELS if metric in matrix.metrics]
-    columns = list(range(len(matrix.tasks)))
+    shown = spread(len(matrix.tasks))
+    names = labels([matrix.tasks[task] for task in shown])
+    kept = {ZERO_SHOT, *shown, *matrix.trained[-1:]}
+    trained = [index for index in matrix.trained if index in kept]
     row_names = [
         "zero-shot" if index == ZERO_SHOT else f"{index + 1} {matrix.tasks[index]}"
-        for index in matrix.trained
+        for index in trained
     ]
-    figure = go.Figure(layout=_heat_layout(labels(matrix.tasks), labels(row_names)))
+    figure = go.Figure(layout=_heat_layout(names, labels(row_names)))
     for number, metric in enumerate(metrics):
-        rows = [matrix.row(metric, index) for index in matrix.trained]
+        rows = [[matrix.value(metric, index, task) for task in shown] for index in trained]
         known = [value for row in rows for value in row if value is not None]
         figure.add_trace(
             go.Heatmap(
                 name=METRIC_LABELS[metric],
-                x=columns,
+                x=list(range(len(shown))),
                 y=list(range(len(row_names))),
                 z=rows,
-                customdata=_hover_names(labels(row_names), labels(matrix.tasks)),
+                customdata=_hover_names(labels(row_names), names),
                 hovertemplate=(
                     "%{customdata[1]}<br>after: %{customdata[0]}<br>%{z:.1f} %<extra></extra>"
                 ),
                 visible=number == 0,
-                **_cell_look(len(columns), ".1f"),
+                **_cell_look(len(shown), ".1f"),
                 zmin=min(known, default=0),
                 zmax=max(known, default=100),
                 colorbar={"title": {"text": "%"}, "thickness": 12, "outlinewidth": 0},
@@ -53,9 +61,9 @@ def accuracy_matrix_chart(matrix: MatrixView) -> Chart:
         )
     figure.update_layout(
         shapes=[
-            _frame(column=index, row=row)
-            for row, index in enumerate(matrix.trained)
-            if index != ZERO_SHOT
+            _frame(column=shown.index(index), row=row)
+            for row, index in enumerate(trained)
+            if index in shown
         ],
         xaxis_title={"text": "evaluated task", "standoff": 8},
         yaxis_title={"text": "after learning", "standoff": 12},
@@ -65,10 +73,11 @@ def accuracy_matrix_chart(matrix: MatrixView) -> Chart:
         "Accuracy matrix",
         "Recall in percent on each task (column) after each task learned (row). Framed: the task "
         "just learned. Left of the frame lie earlier tasks (forgetting), right of it tasks not yet "
-        "learned (transfer). The colours span the metric's smallest to its largest value.",
+        "learned (transfer). The colours span the metric's smallest to its largest value."
+        + shown_tasks(len(matrix.tasks)),
         figure,
         _choices([METRIC_LABELS[metric] for metric in metrics]),
-        min_width=NAME_SPACE + 120 + CELL_WIDTH * len(columns),
+        min_width=NAME_SPACE + 120 + CELL_WIDTH * len(shown),
     )
 
 
@@ -82,7 +91,7 @@ SOURCES = {
 
 
 def task_similarity_chart(
-    similarity: Sequence[Sequence[float | None]],
+    similarity: Sequence[Sequence[float | None]] | NDArray[np.float64],
     tasks: Sequence[str],
     source: str,
     *,
@@ -93,13 +102,15 @@ def task_similarity_chart(
 
     The cells of `attracting` pairs are framed; None stands for a method that compares no tasks.
     """
-    names = labels(tasks)
-    known = [value for row in similarity for value in row if value is not None]
+    shown = spread(len(tasks))
+    names = labels([tasks[task] for task in shown])
+    rows = [[_known(similarity[i][j]) for j in shown] for i in shown]
+    known = [value for row in rows for value in row if value is not None]
     figure = go.Figure(
         go.Heatmap(
             x=list(range(len(names))),
             y=list(range(len(names))),
-            z=[list(row) for row in similarity],
+            z=rows,
             customdata=_hover_names(names, names),
             hovertemplate="%{customdata[0]} – %{customdata[1]}<br>%{z:.3f}<extra></extra>",  # noqa: RUF001
             **_cell_look(len(names), ".2f"),
@@ -109,11 +120,12 @@ def task_similarity_chart(
         ),
         layout=_heat_layout(names, names),
     )
-    place = {task: index for index, task in enumerate(tasks)}
+    place = {tasks[task]: index for index, task in enumerate(shown)}
     figure.update_layout(
         shapes=[
             _frame(column=place[column], row=place[row])
             for one, other in attracting or ()
+            if one in place and other in place
             for column, row in ((one, other), (other, one))
         ]
     )
@@ -124,10 +136,14 @@ def task_similarity_chart(
         "Task similarity",
         f"{SOURCES[source]}{backbone}{centre}; each pair as it was when the later task came. "
         f"{_attraction(attracting, len(tasks))}The colours span the smallest to the largest "
-        "value; an empty cell was not computed.",
+        f"value; an empty cell was not computed.{shown_tasks(len(tasks))}",
         figure,
         min_width=NAME_SPACE + 120 + CELL_WIDTH * len(names),
     )
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def _attraction(pairs: Sequence[tuple[str, str]] | None, tasks: int) -> str:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from system.report.charts.chart_style import Chart
 from system.report.charts.matrix_charts import accuracy_matrix_chart, task_similarity_chart
 from system.report.charts.stream_charts import (
@@ -80,6 +83,8 @@ def _routing(run: RunData) -> Chart | Absent:
 
 
 def _similarity(run: RunData) -> Chart | Absent:
+    if run.similarity is not None:
+        return _many_similarities(run, run.similarity)
     rows = run.metrics.get("task_similarity")
     size = len(run.tasks)
     square = (
@@ -97,6 +102,29 @@ def _similarity(run: RunData) -> Chart | Absent:
         source,
         centred=run.metrics.get("task_similarity_centred") is True,
         attracting=run.metrics.attracting_tasks,
+    )
+
+
+def _many_similarities(run: RunData, table: pa.Table) -> Chart | Absent:
+    """Of a run whose similarities have a table of their own: metrics.json has few alone."""
+    size = len(run.tasks)
+    similarity = np.full((size, size), np.nan)
+    task, other = (table[name].to_numpy() for name in ("task_index", "other_index"))
+    if not ((task >= 0) & (task < size) & (other >= 0) & (other <= task)).all():
+        return Absent("similarity", "Task similarity", "its table names tasks the run has not")
+    similarity[task, other] = similarity[other, task] = table["similarity"].to_numpy()
+    attracts = table["attracts"]
+    pairs = None
+    if attracts.null_count < len(attracts):
+        drawn = attracts.fill_null(False).to_numpy()
+        names = np.array(run.tasks, object)
+        pairs = list(zip(names[other[drawn]], names[task[drawn]], strict=True))
+    return task_similarity_chart(
+        similarity,
+        run.tasks,
+        run.metrics.text("task_similarity_source") or "captions",
+        centred=run.metrics.get("task_similarity_centred") is True,
+        attracting=pairs,
     )
 
 

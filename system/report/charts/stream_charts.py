@@ -5,7 +5,17 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from system.escapes import label
-from system.report.charts.chart_style import BLUE, GREY, VERMILION, Chart, base_layout, labels
+from system.report.charts.chart_style import (
+    BLUE,
+    GREY,
+    SHOWN_POINTS,
+    VERMILION,
+    Chart,
+    base_layout,
+    labels,
+    shown_tasks,
+    spread,
+)
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS
 from system.results.accuracy_matrix import ZERO_SHOT
@@ -20,7 +30,8 @@ METRIC_LOOK = {
 
 def average_curve_chart(matrix: MatrixView) -> Chart:
     """Average over the tasks learned so far against the frozen backbone on the same tasks."""
-    learned = [index for index in matrix.trained if index != ZERO_SHOT]
+    every = [index for index in matrix.trained if index != ZERO_SHOT]
+    learned = [every[place] for place in spread(len(every), SHOWN_POINTS)]
     x = [index + 1 for index in learned]
     figure = go.Figure(
         layout=base_layout(
@@ -70,7 +81,8 @@ def average_curve_chart(matrix: MatrixView) -> Chart:
 
 def task_curves_chart(matrix: MatrixView) -> Chart:
     """One panel per task: its recall against the number of tasks learned, 0 being zero-shot."""
-    count = len(matrix.tasks)
+    shown, number = spread(len(matrix.tasks)), len(matrix.tasks)
+    count = len(shown)
     columns = min(PANEL_COLUMNS, count)
     rows = -(-count // columns)
     figure = make_subplots(
@@ -78,26 +90,27 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
         columns,
         shared_xaxes=True,
         shared_yaxes=True,
-        subplot_titles=labels(matrix.tasks),
+        subplot_titles=labels([matrix.tasks[task] for task in shown]),
         horizontal_spacing=0.025,
         vertical_spacing=min(0.12, 0.3 / rows),
     )
     figure.update_layout(base_layout(90 + 165 * rows, margin={"l": 56, "r": 16, "t": 64, "b": 56}))
     figure.update_layout(legend_y=1 + 34 / (165 * rows - 30))
-    figure.update_xaxes(**_count_axis(count, first=0))
+    figure.update_xaxes(**_count_axis(number, first=0))
     figure.update_yaxes(range=[0, _ceiling(matrix)], zeroline=False)
-    x = [index + 1 for index in matrix.trained]
-    for task in range(count):
-        place = {"row": task // columns + 1, "col": task % columns + 1}
+    trained = [matrix.trained[place] for place in spread(len(matrix.trained))]
+    x = [index + 1 for index in trained]
+    for panel, task in enumerate(shown):
+        place = {"row": panel // columns + 1, "col": panel % columns + 1}
         for metric in matrix.headline:
             look = METRIC_LOOK[metric]
             figure.add_trace(
                 go.Scatter(
                     name=METRIC_LABELS[metric],
                     legendgroup=metric,
-                    showlegend=task == 0,
+                    showlegend=panel == 0,
                     x=x,
-                    y=[matrix.value(metric, index, task) for index in matrix.trained],
+                    y=[matrix.value(metric, index, task) for index in trained],
                     mode="lines+markers",
                     line={"color": look["color"], "width": 1.75},
                     marker={"symbol": look["symbol"], "size": 4},
@@ -105,7 +118,8 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
                 ),
                 **place,
             )
-    figure.update_layout(shapes=[_vertical(task + 1, task + 1, "dash") for task in range(count)])
+    learned = [_vertical(task + 1, panel, "dash") for panel, task in enumerate(shown, start=1)]
+    figure.update_layout(shapes=learned)
     for column in range(1, columns + 1):
         # The lowest panel of a column is in the last row only where the grid is full there.
         last = rows if (rows - 1) * columns + column <= count else rows - 1
@@ -116,7 +130,8 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
         "curves",
         "Each task over the stream",
         "One panel per task: recall at 1 against the number of tasks learned (0: zero-shot). The "
-        "dashed line marks when the task itself was learned. All panels share one scale.",
+        "dashed line marks when the task itself was learned. All panels share one scale."
+        + shown_tasks(number),
         figure,
         min_width=200 * columns,
     )
@@ -126,6 +141,9 @@ def training_chart(log: pa.Table) -> Chart:
     """The loss and its terms at the end of each epoch, over the steps of the whole stream."""
     data = log.sort_by([("task_index", "ascending"), ("epoch", "ascending")])
     steps, starts = _running_steps(data)
+    starts = [starts[place] for place in spread(len(starts))]
+    rows_shown = spread(len(steps), SHOWN_POINTS)
+    data, steps = data.take(rows_shown), [steps[place] for place in rows_shown]
     terms = ["loss", *(name for name in data.column_names if name.startswith("loss_"))]
     titles = [label(term.removeprefix("loss_").replace("_", " ")) for term in terms]
     titles[0] = "total loss"
@@ -226,11 +244,5 @@ def _count_axis(tasks: int, first: int) -> dict[str, object]:
 
 def _ceiling(matrix: MatrixView) -> float:
     """Upper end of the recall axis: a multiple of ten above every value, at most 105."""
-    values = [
-        value
-        for metric in matrix.headline
-        for index in matrix.trained
-        for value in matrix.row(metric, index)
-        if value is not None
-    ]
-    return min(105.0, (max(values, default=0.0) // 10 + 1) * 10)
+    highest = [matrix.highest(metric) for metric in matrix.headline]
+    return min(105.0, (max(highest, default=0.0) // 10 + 1) * 10)

@@ -13,6 +13,8 @@ from system.report.charts.chart_style import (
     Choice,
     base_layout,
     labels,
+    shown_tasks,
+    spread,
 )
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS, MetricsView
@@ -23,13 +25,14 @@ BAR_WIDTH = 52  # pixels a task needs
 
 def routing_chart(metrics: MetricsView, tasks: Sequence[str]) -> Chart:
     """Share of each task's test images and texts that the router sends to the right task."""
+    number, chance = len(tasks), 100 / len(tasks)
+    tasks = [tasks[task] for task in spread(number)]
     figure = go.Figure(layout=_bar_layout(tasks, "routed to their task, %", [0, 100]))
     for modality, name, color in (("image", "images", BLUE), ("text", "texts", ORANGE)):
         values = [metrics.number("routing", modality, task) for task in tasks]
         if not metrics.mapping("routing", modality):
             continue  # expressions go where their image goes
         figure.add_trace(_bars(name, tasks, values, color))
-    chance = 100 / len(tasks)
     figure.add_trace(
         go.Scatter(
             name=f"chance, {chance:.1f} %",
@@ -51,7 +54,8 @@ def routing_chart(metrics: MetricsView, tasks: Sequence[str]) -> Chart:
         "routing",
         "Routing accuracy",
         "Test images and texts whose task the router infers correctly, by task."
-        + (f" Average: {mean}." if mean else ""),
+        + (f" Average: {mean}." if mean else "")
+        + shown_tasks(number),
         figure,
         min_width=110 + BAR_WIDTH * len(tasks),
     )
@@ -59,15 +63,16 @@ def routing_chart(metrics: MetricsView, tasks: Sequence[str]) -> Chart:
 
 def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
     """Per task at the end: frozen backbone, the router's choice of prompts, the true task's."""
-    tasks = matrix.tasks
+    shown = spread(len(matrix.tasks))
+    tasks = [matrix.tasks[task] for task in shown]
     figure = go.Figure(layout=_bar_layout(tasks, "recall at 1, %", None))
     last = matrix.trained[-1]
     counts = []
     for metric in matrix.headline:
         oracle = [metrics.number("oracle", "per_task", task, metric) for task in tasks]
         series: dict[str, tuple[list[float | None], str]] = {
-            "zero-shot": (matrix.row(metric, ZERO_SHOT), GREY),
-            "this run, task inferred": (matrix.row(metric, last), BLUE),
+            "zero-shot": ([matrix.value(metric, ZERO_SHOT, task) for task in shown], GREY),
+            "this run, task inferred": ([matrix.value(metric, last, task) for task in shown], BLUE),
             "true task given": (oracle, ORANGE),
         }
         defined = _defined(series)
@@ -85,7 +90,8 @@ def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
         "What the prompts gain, and what routing costs",
         "The frozen backbone, the prompts the router picks, and the prompts of the true task, on "
         "each task after the last one learned."
-        + (f" Average with the true task given: {', '.join(average)}." if average else ""),
+        + (f" Average with the true task given: {', '.join(average)}." if average else "")
+        + shown_tasks(len(matrix.tasks)),
         figure,
         tuple(
             Choice(METRIC_LABELS[metric], tuple((n < first) == (i == 0) for n in range(total)))

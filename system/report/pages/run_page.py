@@ -1,7 +1,12 @@
 """report.html: one self-contained page from a run directory, without any network access."""
 
+from collections.abc import Collection
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from system.report.charts.chart_style import SHOWN_TASKS, shown_tasks, spread
 from system.report.charts.run_charts import build_charts
 from system.report.formatting import DASH, Footnotes, duration
 from system.report.metrics_view import MetricsView
@@ -47,6 +52,7 @@ def render_report(run: RunData) -> str:
     """The page as HTML text: plotly.js inlined once, pictures as data URIs."""
     notes = Footnotes()
     access = None if run.access_log is None else summarise_access(run.access_log, run.tasks)
+    shown = {run.tasks[task] for task in spread(len(run.tasks))}
     return render_page(
         "report.html",
         run=run,
@@ -59,17 +65,32 @@ def render_report(run: RunData) -> str:
         combined=combined_lines(run.metrics),
         definitions=(*STREAM_METRICS, *(COMBINED if combined_lines(run.metrics) else ())),
         access=access,
+        access_tasks=_shown_of(access, shown),
+        shown_tasks=shown_tasks(len(run.tasks)),
         held_out=held_out_tables(run.metrics, notes),
         splits=split_tables(run.metrics, notes),
         split_columns=list(COLUMNS.values()),
         charts={chart.key: chart for chart in build_charts(run)},
-        examples=None if run.examples is None else read_examples(run.examples),
-        pictures=None if run.box_examples is None else box_pictures(run.box_examples),
+        examples=None if run.examples is None else read_examples(_of(run.examples, shown)),
+        pictures=None if run.box_examples is None else box_pictures(_of(run.box_examples, shown)),
         phases=PHASES,
         phase_seconds=_phase_seconds(run.metrics),
         throughput=_throughput(run),
         notes=notes,
     )
+
+
+def _shown_of(access: AccessSummary | None, tasks: Collection[str]) -> list[str]:
+    """The rows of the table of openings; all of them where no file names the tasks."""
+    every = () if access is None else access.by_task
+    return [task for task in every if not tasks or task in tasks]
+
+
+def _of(examples: pa.Table, tasks: Collection[str]) -> pa.Table:
+    """The examples of these tasks: those of all would be the larger part of the page."""
+    if not tasks:
+        return examples
+    return examples.filter(pc.is_in(examples["task"], pa.array(sorted(tasks))))
 
 
 def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[str, str]]:
@@ -101,7 +122,11 @@ def _identity(metrics: MetricsView, access: AccessSummary | None) -> list[tuple[
         ("Protocol", joined(("protocol",))),
         ("Date", _date(metrics, access)),
         ("Evaluated with", evaluated or DASH),
-        *((("Repeated texts", "; ".join(lines)),) if (lines := metrics.repeated_texts()) else ()),
+        *(
+            (("Repeated texts", "; ".join(lines[: SHOWN_TASKS + 1])),)
+            if (lines := metrics.repeated_texts())
+            else ()
+        ),
         *_mask_source(metrics),
         *provenance(metrics),
         *_quarantined(metrics),

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -34,17 +33,17 @@ WORDS = {
 }
 
 
-def print_final_table(metrics: Mapping[str, Any], matrix: pa.Table, console: Console) -> None:
+def print_final_table(metrics: Mapping[str, Any], matrix: AccuracyMatrix, console: Console) -> None:
     """Print each task's recall before, right after learning and at the end, and the averages.
 
     Undefined values are dashes whose reasons stand below the table.
 
     Args:
         metrics: the content of metrics.json.
-        matrix: a table in the schema of accuracy_matrix.parquet.
+        matrix: the stream's, without held-out benchmarks.
         console: where to.
     """
-    final, view, notes = MetricsView(metrics), MatrixView.from_table(matrix), Footnotes()
+    final, view, notes = MetricsView(metrics), MatrixView(matrix), Footnotes()
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # fits into 80 columns
@@ -87,7 +86,7 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None
     Of what the adapters were not learned on also each task's of the frozen model.
     """
     metrics = [metric for metric in matrix.recalls if metric not in OTHER_OVERLAPS]
-    last = max(row.trained_index for row in matrix.rows)
+    last = matrix.trained[-1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("task", no_wrap=True)
     for metric in metrics:

@@ -131,12 +131,12 @@ def test_a_journal_of_a_newer_version_is_refused_before_its_records_are_judged(
 ) -> None:
     file = record_file(written, 0)
     body = json.loads(file.read_bytes())
-    body["payload"]["format"] = 4
+    body["payload"]["format"] = 5
     del body["crc32"]
     body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
     file.write_text(json.dumps(body, separators=(",", ":")))
     record_file(written, 1).write_bytes(b"a format of the future")
-    with pytest.raises(StorageError, match=f"{file}: journal has format 4.*up to 3"):
+    with pytest.raises(StorageError, match=f"{file}: journal has format 5.*up to 4"):
         open_journal(written)
 
 
@@ -253,11 +253,11 @@ def test_a_compacted_journal_is_refused_where_a_whole_one_is(compacted: Path) ->
         open_journal(compacted)
     file = snapshot_file(compacted, 4)
     body = json.loads(file.read_bytes())
-    body["payload"] = {"header": {"format": 4}, "what": "a format of the future"}
+    body["payload"] = {"header": {"format": 5}, "what": "a format of the future"}
     del body["crc32"]
     body["crc32"] = zlib.crc32(json.dumps(body, separators=(",", ":")).encode())
     file.write_text(json.dumps(body, separators=(",", ":")))
-    with pytest.raises(StorageError, match=f"{file}: journal has format 4.*up to 3"):
+    with pytest.raises(StorageError, match=f"{file}: journal has format 5.*up to 4"):
         open_journal(compacted)
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from system.report.matrix_view import MatrixView
 from system.report.terminal.tables import print_final_table
 from tests.report.generated_run import TASKS, write_run
 
@@ -23,7 +24,8 @@ def printed(run: Path, **changes: Any) -> list[list[str]]:
     metrics = json.loads((run / "metrics.json").read_text()) | changes
     file = io.StringIO()
     table = pq.read_table(run / "accuracy_matrix.parquet")
-    print_final_table(metrics, table, Console(file=file, width=80, force_terminal=False))
+    matrix = MatrixView.from_table(table).matrix
+    print_final_table(metrics, matrix, Console(file=file, width=80, force_terminal=False))
     assert "…" not in file.getvalue()
     return [line.split() for line in file.getvalue().splitlines()]
 

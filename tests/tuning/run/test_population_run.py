@@ -75,6 +75,7 @@ def learn(trial: Trial, until: int, step: Callable[[], None]) -> None:
                 "evaluated_index": task,
                 "metric": metric,
                 "value": recall(trial, lease.index),
+                "queries": 10,
             }
             for task in range(lease.index + 1)
             for metric in METRICS_OF_SWEEP
