@@ -11,7 +11,7 @@ from system.errors import ConfigError
 from system.results.accuracy_matrix import AccuracyMatrix
 from system.results.res_file import to_res
 from system.storage.files import Folder
-from system.storage.run_directory import ACCURACY_MATRIX, METRICS, matrix_columns
+from system.storage.run_directory import METRICS, MatrixFile
 from system.uris import absolute, parent
 
 NUMBERS = "--numbers"
@@ -28,9 +28,7 @@ def export(words: Sequence[str], file: str | None, console: Console) -> None:
     if kind != "res" or len(rest) != 2 or file is not None:
         raise ConfigError(f"export {' '.join(words)}: write `{USAGE}`")
     run, target = Folder.of(rest[0]), absolute(rest[1])
-    matrix = AccuracyMatrix.from_columns(
-        matrix_columns(run.read_table(ACCURACY_MATRIX, values=False))
-    )
+    matrix = AccuracyMatrix.from_columns(MatrixFile.of(run))
     keys = _numbers(matrix.tasks) if NUMBERS in words else None
     content = json.dumps(to_res(matrix, keys), indent=4)
     Folder.of(parent(target)).write(PurePath(target).name, content.encode())

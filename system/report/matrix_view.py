@@ -1,7 +1,7 @@
 """The accuracy matrix as the page and the final table read it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from system.report.metrics_view import headline_metrics
 from system.results.accuracy_matrix import AccuracyMatrix
-from system.storage.run_directory import matrix_columns
+from system.storage.run_directory import MatrixFile
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class MatrixView:
     matrix: AccuracyMatrix
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> "MatrixView":
-        """Build from a table in the schema of accuracy_matrix.parquet.
+    def from_tables(cls, tables: Iterable[pa.Table]) -> "MatrixView":
+        """View of the tables of accuracy_matrix.parquet's row groups, gone through twice.
 
         Raises:
-            DataError: the table contradicts itself or has another schema.
+            DataError: they contradict themselves or have another schema.
         """
-        return cls(AccuracyMatrix.from_columns(matrix_columns(table)))
+        return cls(AccuracyMatrix.from_columns(MatrixFile(tables)))
 
     @property
     def tasks(self) -> tuple[str, ...]:

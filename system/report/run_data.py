@@ -74,8 +74,6 @@ _SPARSE = {
     *("trained_task", "reason", "current_task", "loss", "true_box", "before_box", "after_box"),
     "attracts",
 }
-#: Of these no row becomes an object of Python.
-IN_COLUMNS = (ACCURACY_MATRIX, TASK_SIMILARITY)
 #: Files that any run has in the end.
 FILES = (METRICS, *(name for name in COLUMNS if name != TASK_SIMILARITY), CONFIG)
 _REMEDY = "give the directory of a run, <storage_path>/<run name>"
@@ -120,14 +118,12 @@ def read_run(run_dir: str | Path) -> RunData:
     """
     folder = Folder.of(run_dir)
     present = _present_files(folder)
-    tables = {name: _table(folder, name) for name in COLUMNS if name in present}
-    matrix = tables.get(ACCURACY_MATRIX)
+    whole = [name for name in COLUMNS if name in present and name != ACCURACY_MATRIX]
+    tables = {name: _table(folder, name) for name in whole}
     return RunData(
         location=folder.uri,
         metrics=MetricsView(_metrics(folder) if METRICS in present else {}),
-        matrix=_matrix(matrix, folder.file_uri(ACCURACY_MATRIX))
-        if matrix is not None and matrix.num_rows
-        else None,
+        matrix=_matrix(folder) if ACCURACY_MATRIX in present else None,
         access_log=tables.get(ACCESS_LOG),
         training_log=tables.get(TRAINING_LOG),
         examples=tables.get(EXAMPLES),
@@ -165,9 +161,15 @@ def _present_files(folder: Folder) -> set[str]:
 
 def _table(folder: Folder, name: str) -> pa.Table:
     try:
-        table = folder.read_table(name, values=name not in IN_COLUMNS)
+        # Of pairs of tasks no row becomes an object of Python.
+        table = folder.read_table(name, values=name != TASK_SIMILARITY)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{folder.file_uri(name)}: broken Parquet ({error}); {_AGAIN}") from error
+    _require_columns(table, folder, name)
+    return table
+
+
+def _require_columns(table: pa.Table, folder: Folder, name: str) -> None:
     absent = [column for column in COLUMNS[name] if column not in table.column_names]
     if absent:
         raise DataError(
@@ -185,14 +187,18 @@ def _table(folder: Folder, name: str) -> pa.Table:
             )
         if column not in _SPARSE and table.column(column).null_count:
             raise DataError(f"{folder.file_uri(name)}: column {column} lacks values; {_AGAIN}")
-    return table
 
 
-def _matrix(table: pa.Table, where: str) -> MatrixView:
+def _matrix(folder: Folder) -> MatrixView | None:
+    """The accuracy matrix, read a row group at a time; None where it has no entry yet."""
+    tables, entries = folder.table_groups(ACCURACY_MATRIX), 0
+    for table in tables:
+        _require_columns(table, folder, ACCURACY_MATRIX)
+        entries += table.num_rows
     try:
-        return MatrixView.from_table(table)
+        return MatrixView.from_tables(tables) if entries else None
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{folder.file_uri(ACCURACY_MATRIX)}: {error}") from error
 
 
 def _metrics(folder: Folder) -> dict[str, object]:

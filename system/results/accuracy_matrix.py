@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ ROUTE = "route_"  # how the names of routing accuracies begin
 ZERO_SHOT = -1  # trained_index of the evaluation before any task was learned
 ABSENT = -1  # queries of an entry that was not evaluated
 _CHUNK = 2**18  # entries of one chunk of columns, about
+#: Of a matrix that is read: 1,800 tasks with ten metrics each. One that is computed has no bound.
+MOST_CELLS = 2**25
 
 #: A column of names: codes (n,), -1 for none, and the names that they stand for.
 Coded = tuple[NDArray[np.int32], Sequence[str]]
@@ -104,12 +107,13 @@ def row_of(values: Mapping[str, Any]) -> MatrixRow:
     return MatrixRow(**{**values, "value": math.nan if value is None else value})
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Line:
     """A metric after one task on all that is evaluated, [E]."""
 
     values: NDArray[np.float64]  # NaN: undefined or not evaluated
     queries: NDArray[np.int32]  # `ABSENT`: not evaluated
+    reasons: NDArray[np.int32] | None = None  # codes, -1: none; None: none at all
 
 
 class AccuracyMatrix:
@@ -143,7 +147,8 @@ class AccuracyMatrix:
         if before is not None:
             self._before = {(row.metric, row.evaluated_index): row for row in before}
         self._lines: dict[str, dict[int, _Line]] = {}  # metric -> trained index
-        self._reasons: dict[tuple[str, int, int], str] = {}
+        self._codes: dict[str, int] = {}  # of reasons
+        self._reasons: list[str] = []  # by code
         self._queries: dict[str, NDArray[np.int64]] = {}  # of all lines together, [E]
         self._evaluated: dict[str, NDArray[np.bool_]] = {}  # after any task, [E]
         for block in matrix_blocks(rows):
@@ -168,7 +173,7 @@ class AccuracyMatrix:
             line = self._lines.get(name, {}).get(trained)
             for j in () if line is None else np.flatnonzero(line.queries != ABSENT).tolist():
                 assert line is not None
-                reason = self._reasons.get((name, trained, j))
+                reason = self._reason(line, j)
                 value, queries = float(line.values[j]), int(line.queries[j])
                 yield MatrixRow(trained, j, name, value, queries, reason)
 
@@ -221,7 +226,11 @@ class AccuracyMatrix:
         """Why an entry is undefined; None where it is defined, or no reason is known."""
         if not self.holds(metric, trained, evaluated):
             return "not evaluated"
-        return self._reasons.get((metric, trained, evaluated))
+        return self._reason(self._lines[metric][trained], evaluated)
+
+    def _reason(self, line: _Line, evaluated: int) -> str | None:
+        code = -1 if line.reasons is None else int(line.reasons[evaluated])
+        return None if code < 0 else self._reasons[code]
 
     def need(self, metric: str, trained: int, evaluated: int) -> float:
         """An entry that a summary cannot do without. Raises UndefinedEntryError with its reason."""
@@ -283,13 +292,10 @@ class AccuracyMatrix:
         evaluated = np.concatenate([there for _, _, there in parts]).astype(np.int32)
         lines = [self._lines[metrics[code]][trained] for trained, code, _ in parts]
         cut = [(line, there) for line, (_, _, there) in zip(lines, parts, strict=True)]
-        reasons = np.full(len(trained), -1, np.int32)
-        said: dict[str, int] = {}
-        if self._reasons:
-            keys = ((metrics[c], t, j) for t, c, there in parts for j in there.tolist())
-            for place, key in enumerate(keys):
-                if key in self._reasons:
-                    reasons[place] = said.setdefault(self._reasons[key], len(said))
+        reasons = [
+            np.full(len(there), -1, np.int32) if line.reasons is None else line.reasons[there]
+            for line, there in cut
+        ]
         nowhere = np.full(len(trained), -1, np.int32)
         return {
             "trained_index": trained,
@@ -298,52 +304,56 @@ class AccuracyMatrix:
             "evaluated_task": (evaluated, self.evaluated),
             "metric": (np.repeat([c for _, c, _ in parts], sizes).astype(np.int32), metrics),
             "value": np.concatenate([line.values[there] for line, there in cut]),
-            "reason": (reasons, tuple(said)),
+            "reason": (np.concatenate(reasons), tuple(self._reasons)),
             "queries": np.concatenate([line.queries[there] for line, there in cut]),
             "held_out": (evaluated if self.held_out else nowhere, self.evaluated),
         }
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Any], *, held_out: bool = False) -> AccuracyMatrix:
+    def from_columns(
+        cls, chunks: Iterable[Mapping[str, Any]], *, held_out: bool = False
+    ) -> AccuracyMatrix:
         """The matrix whose columns these are: the stream's, or that of `held_out` benchmarks.
 
+        `chunks` are as `columns` gives them, and are gone through twice.
+
         Raises:
-            DataError: the columns leave out or rename a task.
+            DataError: the columns leave out or rename a task, or the matrix were too large.
         """
-        beside = columns["held_out"][0] >= 0
-        trained, evaluated = columns["trained_index"], columns["evaluated_index"]
         tasks, apart = _Names(), _Names()
-        tasks.add(trained, columns["trained_task"])
-        codes, names = columns["evaluated_task"]
-        tasks.add(evaluated[~beside], (codes[~beside], names))
-        apart.add(evaluated[beside], (codes[beside], names))
-        chosen = np.flatnonzero(beside == held_out)
-        metric, metrics = columns["metric"]
-        _, first = np.unique(metric[chosen], return_index=True)
-        place = np.zeros(len(metrics), np.int64)  # metrics in the order in which they first appear
-        place[metric[chosen][np.sort(first)]] = np.arange(len(first))
-        order = chosen[np.lexsort((evaluated[chosen], place[metric[chosen]], trained[chosen]))]
-        keys = np.stack([trained[order], metric[order]])
-        cuts = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
-        why, reasons = columns["reason"]
-
-        def block(part: NDArray[np.intp]) -> MatrixBlock:
-            said = part[why[part] >= 0]
-            return MatrixBlock(
-                int(trained[part[0]]),
-                metrics[metric[part[0]]],
-                evaluated[part],
-                columns["value"][part],
-                columns["queries"][part],
-                {int(evaluated[i]): reasons[why[i]] for i in said},
+        lines: dict[str, set[int]] = {}
+        for columns in chunks:
+            beside = columns["held_out"][0] >= 0
+            trained, evaluated = columns["trained_index"], columns["evaluated_index"]
+            tasks.add(trained, columns["trained_task"])
+            codes, names = columns["evaluated_task"]
+            tasks.add(evaluated[~beside], (codes[~beside], names))
+            apart.add(evaluated[beside], (codes[beside], names))
+            metric, metrics = columns["metric"]
+            mine = beside == held_out
+            for code in np.unique(metric[mine]).tolist():
+                found = np.unique(trained[mine & (metric == code)]).tolist()
+                lines.setdefault(metrics[code], set()).update(found)
+            # A few rows can name any number of tasks, and the matrix has a cell for each pair.
+            size = max(sum(map(len, lines.values())), len(tasks)) * len(
+                apart if held_out else tasks
             )
-
-        parts = np.split(order, cuts) if len(order) else []
+            if size > MOST_CELLS:
+                raise DataError(
+                    f"accuracy matrix of {len(tasks):,} tasks and {len(lines)} metrics has "
+                    f"{size:,} cells, more than the {MOST_CELLS:,} that are read"
+                )
         return cls(
             tasks.in_order(),
             evaluated=apart.in_order() if held_out else None,
-            blocks=map(block, parts),
+            blocks=chain.from_iterable(_blocks(columns, held_out) for columns in chunks),
         )
+
+    def _code(self, reason: str) -> int:
+        if reason not in self._codes:
+            self._codes[reason] = len(self._reasons)
+            self._reasons.append(reason)
+        return self._codes[reason]
 
     def _enter(self, block: MatrixBlock) -> None:
         size, width = len(self.tasks), len(self.evaluated)
@@ -367,13 +377,40 @@ class AccuracyMatrix:
             )
         line.values[there] = block.values
         line.queries[there] = block.queries
+        if block.reasons and line.reasons is None:
+            line.reasons = np.full(width, -1, np.int32)
         for evaluated, reason in block.reasons.items():
-            self._reasons[block.metric, trained, evaluated] = reason
+            assert line.reasons is not None
+            line.reasons[evaluated] = self._code(reason)
         if block.metric not in self._queries:
             self._queries[block.metric] = np.zeros(width, np.int64)
             self._evaluated[block.metric] = np.zeros(width, np.bool_)
         self._queries[block.metric][there] += block.queries
         self._evaluated[block.metric][there] = True
+
+
+def _blocks(columns: Mapping[str, Any], held_out: bool) -> Iterator[MatrixBlock]:
+    """The entries of columns, or those of held-out benchmarks; metrics as they first appear."""
+    trained, evaluated = columns["trained_index"], columns["evaluated_index"]
+    chosen = np.flatnonzero((columns["held_out"][0] >= 0) == held_out)
+    metric, metrics = columns["metric"]
+    _, first = np.unique(metric[chosen], return_index=True)
+    place = np.zeros(len(metrics), np.int64)
+    place[metric[chosen][np.sort(first)]] = np.arange(len(first))
+    order = chosen[np.lexsort((evaluated[chosen], trained[chosen], place[metric[chosen]]))]
+    keys = np.stack([trained[order], metric[order]])
+    cuts = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
+    why, reasons = columns["reason"]
+    for part in np.split(order, cuts) if len(order) else ():
+        said = part[why[part] >= 0]
+        yield MatrixBlock(
+            int(trained[part[0]]),
+            metrics[metric[part[0]]],
+            evaluated[part],
+            columns["value"][part],
+            columns["queries"][part],
+            {int(evaluated[i]): reasons[why[i]] for i in said},
+        )
 
 
 class _Names:
@@ -390,6 +427,9 @@ class _Names:
                     f"accuracy matrix names task {index} both {self._names[index]!r} and "
                     f"{names[code]!r}"
                 )
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     def in_order(self) -> list[str]:
         if sorted(self._names) != list(range(len(self._names))):

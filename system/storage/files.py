@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from system.errors import BrokenStorageError, StorageError
 from system.storage.foreign_json import MOST_BYTES, parse_json, require_size
-from system.storage.foreign_tables import read_table
+from system.storage.foreign_tables import TableGroups, read_table
 from system.storage.remedies import remedy_of
 from system.storage.seal import DamagedError, check_json, check_table, json_file, table_file
 from system.uris import absolute, join
@@ -255,12 +255,27 @@ class Folder:
 
         Raises BrokenStorageError naming it if it is damaged or unfolds beyond them.
         """
-        import pyarrow as pa
-
-        data = self.read(name)
-        try:
+        with self._parquet(name):
+            data = self.read(name)
             check_table(data)
             return read_table(data, values=values)
+
+    def table_groups(self, name: str) -> Iterable[pa.Table]:
+        """The tables of a Parquet file's row groups, to be gone through any number of times.
+
+        Within the bounds of `foreign_tables.TableGroups`. Raises as `read_table` does.
+        """
+        with self._parquet(name):
+            data = self.read(name)
+            check_table(data)
+            return _Groups(self, name, TableGroups(data))
+
+    @contextmanager
+    def _parquet(self, name: str) -> Iterator[None]:
+        import pyarrow as pa
+
+        try:
+            yield
         except (pa.ArrowException, OSError) as error:  # OSError: damaged pages or footer
             raise self._broken(name, f"is not Parquet: {error}") from error
         except DamagedError as error:
@@ -292,6 +307,24 @@ class Folder:
     def _errors(self, name: str, action: str) -> AbstractContextManager[None]:
         what = f"{self._place(name)} cannot be {action}"
         return _translated(what, self.setting if action == "written" else None)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Row groups of a folder's file; what is damaged in them is named when it is read."""
+
+    folder: Folder
+    name: str
+    groups: TableGroups
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        tables = iter(self.groups)
+        while True:
+            with self.folder._parquet(self.name):  # not while the caller works on a table
+                table = next(tables, None)
+            if table is None:
+                return
+            yield table
 
 
 def _remedy(error: Exception, setting: str) -> str:

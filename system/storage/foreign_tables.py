@@ -52,6 +52,35 @@ def read_table(data: bytes, *, values: bool = True) -> pa.Table:
         raise pa.ArrowInvalid(f"a column's name is no text: {error}") from error
 
 
+class TableGroups:
+    """The tables of a Parquet file's row groups, one at a time, as often as they are gone through.
+
+    Each is within the bounds of `read_table` without `values`; so is the file, but for the texts
+    that rows of several groups repeat. Raises as `read_table` does, also while it is gone through.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        import pyarrow as pa
+
+        self._data = data
+        file = BoundedParquet(pa.BufferReader(data))
+        every = range(len(file.row_groups))
+        file.require_bounded(every, values=False, texts=False)
+        for group in every:
+            file.require_bounded([group], values=False)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(pa.BufferReader(self._data))
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+        except UnicodeDecodeError as error:
+            raise pa.ArrowInvalid(f"a column's name is no text: {error}") from error
+
+
 class BoundedParquet:
     """Counts what row groups of a Parquet file unfold to, from its headers.
 
@@ -66,11 +95,17 @@ class BoundedParquet:
             self.row_groups = row_groups(stream, self._size)
 
     def require_bounded(
-        self, groups: Iterable[int], columns: Sequence[str] | None = None, *, values: bool = True
+        self,
+        groups: Iterable[int],
+        columns: Sequence[str] | None = None,
+        *,
+        values: bool = True,
+        texts: bool = True,
     ) -> None:
         """Compare what row groups unfold to, in these columns or all, with the bounds.
 
-        `values`: their rows are to become objects of Python. Raises pa.ArrowInvalid beyond them.
+        `values`: their rows are to become objects of Python. `texts`: those of dictionaries count
+        as often as rows refer to them. Raises pa.ArrowInvalid beyond the bounds.
         """
         import pyarrow as pa
 
@@ -87,7 +122,7 @@ class BoundedParquet:
                 total += own
                 count += max(number, self.row_groups[group].rows)
                 size += chunk.size
-                if dictionary:
+                if dictionary and texts:
                     most, chosen = folded.get(chunk.path, (0, []))
                     folded[chunk.path] = most + dictionary * number, [*chosen, group]
         most_bytes = max(MOST_BYTES, MOST_TIMES * size)

@@ -250,6 +250,24 @@ def matrix_tables(columns: Iterable[Mapping[str, Any]]) -> Iterator[pa.Table]:
         yield pa.Table.from_arrays(arrays, schema=MATRIX_SCHEMA)
 
 
+@dataclass(frozen=True)
+class MatrixFile:
+    """The columns of tables that `matrix_tables` made, as often as they are gone through.
+
+    Raises DataError for a table with other columns.
+    """
+
+    tables: Iterable[pa.Table]
+
+    @classmethod
+    def of(cls, folder: Folder) -> "MatrixFile":
+        """Those of a run's accuracy matrix. Raises BrokenStorageError if it is damaged."""
+        return cls(folder.table_groups(ACCURACY_MATRIX))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(matrix_columns, self.tables)
+
+
 def matrix_columns(table: pa.Table) -> dict[str, Any]:
     """The columns of a table that `matrix_tables` made, also that of an earlier version.
 

@@ -83,7 +83,9 @@ def test_empty_tasks_are_skipped_by_name_and_leave_the_averages(root: Path) -> N
     assert apart["testB"]["average"] == apart["testB"]["per_task"]["food"] == apart["testB"]["all"]
     reason = metrics["undefined"]["splits.testA.per_task.food"]
     assert reason == "task 'food' has no expression in split 'testA'"
-    view = MatrixView.from_table(pq.read_table(root / "runs" / "run" / "accuracy_matrix.parquet"))
+    view = MatrixView.from_tables(
+        [pq.read_table(root / "runs" / "run" / "accuracy_matrix.parquet")]
+    )
     assert view.average_so_far("rec_ub", 1, 1) == metrics["average"]["rec_ub"]
     write_report(root / "runs" / "run")
     shown = StringIO()

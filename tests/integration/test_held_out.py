@@ -88,7 +88,7 @@ def test_a_benchmark_is_evaluated_before_and_after_each_task(
         assert found["retention"][metric] == pytest.approx(last - value)
     table = pq.read_table(root / "runs" / "with" / "accuracy_matrix.parquet")
     records = matrix_columns(table)
-    apart = AccuracyMatrix.from_columns(records, held_out=True)
+    apart = AccuracyMatrix.from_columns([records], held_out=True)
     assert (apart.tasks, apart.evaluated) == (TASKS, ("museum",))
     assert {row.trained_index for row in apart.rows} == {-1, 0, 1, 2}
     assert not any(row.metric.startswith("route") for row in apart.rows)  # no route is right
@@ -105,7 +105,7 @@ def test_nothing_else_in_the_run_depends_on_it(metrics: dict[str, Any], root: Pa
     assert adapters(root, "with") == adapters(root, "without")
     rows = {
         name: AccuracyMatrix.from_columns(
-            matrix_columns(pq.read_table(root / "runs" / name / "accuracy_matrix.parquet"))
+            [matrix_columns(pq.read_table(root / "runs" / name / "accuracy_matrix.parquet"))]
         )
         for name in ("with", "without")
     }
@@ -303,7 +303,7 @@ def test_boxes_of_a_held_out_benchmark(shapes: Path, joined: bool) -> None:
     assert list(museum["after"]) == found["tasks"]
     assert {"rec_r1", "rec_ub", "rec_r1_giou"} <= set(museum["zero_shot"])
     table = pq.read_table(shapes / "runs" / name / "accuracy_matrix.parquet")
-    apart = AccuracyMatrix.from_columns(matrix_columns(table), held_out=True)
+    apart = AccuracyMatrix.from_columns([matrix_columns(table)], held_out=True)
     assert {row.queries for row in apart.rows} == {12}  # two expressions an image
     plain = _learn_boxes(shapes, f"{name}-plain", joined=joined)
     assert adapters(shapes, name) == adapters(shapes, f"{name}-plain")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from system.results.accuracy_matrix import (
 )
 from system.results.metrics import MetricValue
 from system.results.stream_metrics import retention
-from system.storage.run_directory import MATRIX_SCHEMA, matrix_columns, matrix_tables
+from system.storage.files import Folder
+from system.storage.run_directory import (
+    ACCURACY_MATRIX,
+    MATRIX_SCHEMA,
+    MatrixFile,
+    matrix_columns,
+    matrix_tables,
+)
 
 METRIC = "t2i_r1"
 TASKS = ("person", "vehicle", "animal")
@@ -42,7 +50,7 @@ def _table(*matrices: AccuracyMatrix) -> pa.Table:
 
 
 def _matrix(table: pa.Table, *, held_out: bool = False) -> AccuracyMatrix:
-    return AccuracyMatrix.from_columns(matrix_columns(table), held_out=held_out)
+    return AccuracyMatrix.from_columns([matrix_columns(table)], held_out=held_out)
 
 
 def test_values_hold_the_upper_triangle_and_zero_shot() -> None:
@@ -63,6 +71,38 @@ def test_table_survives_a_file_and_comes_back_equal(tmp_path: Path) -> None:
     again = _matrix(table)
     assert again.tasks == matrix.tasks
     assert repr(again.rows) == repr(matrix.rows)  # NaN is not equal to itself
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 100])
+def test_a_file_is_read_a_row_group_at_a_time(tmp_path: Path, size: int) -> None:
+    """That of 1,000 tasks has more entries than are read at once, and tasks cross its groups."""
+    other = [replace(row, metric="i2t_r1") for row in _rows([[1.0, 2.0, math.nan], *R[1:]])]
+    matrix = AccuracyMatrix(TASKS, _rows([ZERO_SHOT], first=-1) + _rows(R) + other)
+    pq.write_table(_table(matrix), tmp_path / ACCURACY_MATRIX, row_group_size=size)
+    file = MatrixFile.of(Folder.of(tmp_path))
+    assert next(len(columns["value"]) for columns in file) == min(size, len(matrix.rows))
+    assert repr(AccuracyMatrix.from_columns(file).rows) == repr(matrix.rows)
+
+
+def test_a_few_entries_do_not_ask_for_any_number_of_cells() -> None:
+    """A file of some KB names a million tasks, each evaluated on itself: 12 TB of cells."""
+    count = 10_000
+    place = np.arange(count, dtype=np.int32)
+    nothing = np.full(count, -1, np.int32)
+    tasks = (place, [str(j) for j in range(count)])
+    columns = {
+        "trained_index": place,
+        "trained_task": tasks,
+        "evaluated_index": place,
+        "evaluated_task": tasks,
+        "metric": (np.zeros(count, np.int32), [METRIC]),
+        "value": np.full(count, 50.0),
+        "reason": (nothing, []),
+        "queries": np.ones(count, np.int32),
+        "held_out": (nothing, []),
+    }
+    with pytest.raises(DataError, match="10,000 tasks and 1 metrics has 100,000,000 cells"):
+        AccuracyMatrix.from_columns([columns])
 
 
 def test_rows_of_held_out_benchmarks_are_kept_apart(tmp_path: Path) -> None:

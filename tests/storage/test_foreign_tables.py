@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from system.errors import StorageError
 from system.storage import foreign_tables
 from system.storage.files import Folder
-from system.storage.foreign_tables import MOST_TIMES, MOST_VALUES, read_table
+from system.storage.foreign_tables import MOST_TIMES, MOST_VALUES, TableGroups, read_table
 from system.storage.parquet_headers import pages, row_groups
 
 BOUND = 32 << 20
@@ -141,6 +141,33 @@ def test_numbers_that_stay_numbers_may_be_many() -> None:
     table = pa.table({"a": numbers(MOST_VALUES + 1)})
     data = encoded(table, compression="zstd")
     assert read_table(data, values=False).num_rows == MOST_VALUES + 1
+
+
+def test_texts_that_groups_repeat_are_read_a_group_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An accuracy matrix names a task in each of millions of rows; no reader needs all at once."""
+    monkeypatch.setattr(foreign_tables, "MOST_BYTES", BOUND)
+    table = pa.table({"a": repeated(ROWS)})
+    data = encoded(table, compression="zstd", row_group_size=10, store_schema=False)
+    with pytest.raises(pa.ArrowInvalid, match="column a unfolds to more"):
+        read_table(data, values=False)
+    groups = TableGroups(data)
+    for _ in range(2):
+        assert [group.num_rows for group in groups] == [10] * 5
+    assert pa.concat_tables(groups).column("a").to_pylist() == ["x" * TEXT] * ROWS
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BOMBS if kind != "a run of equal numbers"])
+def test_a_bomb_in_one_group_is_refused_before_it_unfolds(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers may be many: no row of a group becomes an object of Python."""
+    monkeypatch.setattr(foreign_tables, "MOST_BYTES", BOUND)
+    make, options, message = BOMBS[kind]
+    data = encoded(pa.table({"a": make()}), compression="zstd", store_schema=False, **options)
+    with pytest.raises(pa.ArrowInvalid, match=message):
+        TableGroups(data)
 
 
 @settings(deadline=None)

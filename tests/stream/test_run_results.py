@@ -148,7 +148,7 @@ def test_files_hold_what_is_returned(experiment: ExperimentConfig) -> None:
     metrics = finish(experiment)
     folder = run_folder(experiment)
     assert Folder.of(folder).read_json(METRICS) == metrics
-    matrix = AccuracyMatrix.from_columns(matrix_columns(pq.read_table(folder / ACCURACY_MATRIX)))
+    matrix = AccuracyMatrix.from_columns([matrix_columns(pq.read_table(folder / ACCURACY_MATRIX))])
     assert matrix.tasks == TASKS
     assert [row.__dict__ for row in matrix.rows] == [r for p in payloads() for r in p["rows"]]
     assert pq.read_table(folder / ACCESS_LOG).equals(access_log())

@@ -24,7 +24,7 @@ def printed(run: Path, **changes: Any) -> list[list[str]]:
     metrics = json.loads((run / "metrics.json").read_text()) | changes
     file = io.StringIO()
     table = pq.read_table(run / "accuracy_matrix.parquet")
-    matrix = MatrixView.from_table(table).matrix
+    matrix = MatrixView.from_tables([table]).matrix
     print_final_table(metrics, matrix, Console(file=file, width=80, force_terminal=False))
     assert "…" not in file.getvalue()
     return [line.split() for line in file.getvalue().splitlines()]
