@@ -1,7 +1,8 @@
 """A trial that is a whole stream, through the same code as `promptide run`."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -16,8 +17,9 @@ from system.engine.model_stage import stage_of
 from system.errors import ConfigError
 from system.objectives.objective import OBJECTIVES, StreamObjective
 from system.report.pages.rec_page import COLUMNS
-from system.results.committed_rows import unpacked
-from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
+from system.results.accuracy_matrix import AccuracyMatrix
+from system.results.committed_rows import CommittedRows
+from system.storage.run_directory import METRICS, MatrixFile, RunDirectory
 from system.stream.preflight import check_experiment
 from tuning.run.trial_kind import (
     FAILURE,
@@ -81,15 +83,16 @@ class StreamTrials(TrialKind[ExperimentConfig]):
         folder = directory.folder
         if folder.exists(METRICS):
             metrics = folder.read_json(METRICS)
-            rows: Iterable[Mapping[str, Any]] = folder.read_table(ACCURACY_MATRIX).to_pylist()
-            return TrialRecord(recall_so_far(rows, metric, len(metrics["tasks"])), metrics, None)
+            matrix = AccuracyMatrix.from_columns(MatrixFile.of(folder))
+            return TrialRecord(averages_so_far(matrix, metric), metrics, None)
         failure = folder.read_json(FAILURE)["message"] if folder.exists(FAILURE) else None
         if not directory.stream.names():
             return TrialRecord([], None, failure)
         stream = StreamSettings.begun(experiment).open()
-        committed = stream.committed(experiment.run_name)
-        rows = committed_rows(committed)
-        return TrialRecord(recall_so_far(rows, metric, len(committed)), None, failure)
+        averages = AveragesSoFar(metric)
+        for payload in stream.committed(experiment.run_name):
+            averages.add(payload)
+        return TrialRecord(averages.scores, None, failure)
 
     @override
     def run(
@@ -171,61 +174,78 @@ class StreamTrials(TrialKind[ExperimentConfig]):
         return f"split: {splits}, gallery: {evaluation.gallery}"
 
 
-def committed_rows(committed: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows of all that was committed, as accuracy_matrix.parquet has them."""
-    for block in unpacked(payload["rows"] for payload in committed):
-        for j, value, queries in zip(block.evaluated, block.values, block.queries, strict=True):
-            yield {
-                "trained_index": block.trained_index,
-                "evaluated_index": int(j),
-                "metric": block.metric,
-                "value": float(value),
-                "queries": int(queries),
-            }
+class AveragesSoFar:
+    """A trial's scores from what its stream commits, one after each task.
 
-
-def recall_so_far(
-    rows: Iterable[Mapping[str, Any]], metrics: Sequence[str], done: int
-) -> list[float | None]:
-    """For each of the first `done` tasks t: the mean over `metrics` and tasks j <= t of R[t, j].
-
-    `rows` are those of accuracy_matrix.parquet, or of `committed_rows`. None where an
-    entry is undefined or was not evaluated (joint training is evaluated after the last task only);
-    a task without a query in the split is left out.
+    Each is the mean over `metrics` and the tasks j <= t of R[t, j]. It is None where an entry is
+    undefined or was not evaluated (joint training is evaluated after the last task only); a task
+    without a query in the split is left out.
     """
-    values: dict[tuple[str, int, int], float] = {}
-    empty: set[tuple[str, int]] = set()
-    for row in rows:
-        if row.get("queries") == 0:
-            empty.add((row["metric"], row["evaluated_index"]))
-        value = row["value"]
-        if value is not None and value == value:  # not NaN
-            values[row["metric"], row["trained_index"], row["evaluated_index"]] = value
-    scores: list[float | None] = []
-    for task in range(done):
-        judged = [(m, j) for m in metrics for j in range(task + 1) if (m, j) not in empty]
-        cells = [values.get((m, task, j)) for m, j in judged]
-        known = [cell for cell in cells if cell is not None]
-        scores.append(sum(known) / len(known) if known and len(known) == len(cells) else None)
-    return scores
+
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self.scores: list[float | None] = []
+        self._rows = CommittedRows()
+        self._empty: dict[str, set[int]] = {metric: set() for metric in metrics}
+
+    def add(self, payload: Mapping[str, Any]) -> None:
+        """The next task's score, from what was committed for it."""
+        task, values = len(self.scores), {}
+        for block in self._rows.unpack(payload["rows"]):
+            if block.metric in self._empty:
+                self._empty[block.metric].update(block.evaluated[block.queries == 0].tolist())
+                if block.trained_index == task:
+                    evaluated = block.evaluated.tolist()
+                    values[block.metric] = dict(zip(evaluated, block.values.tolist(), strict=True))
+        self.scores.append(
+            _average(
+                values.get(metric, {}).get(j, math.nan)
+                for metric, empty in self._empty.items()
+                for j in range(task + 1)
+                if j not in empty
+            )
+        )
+
+
+def averages_so_far(matrix: AccuracyMatrix, metrics: Sequence[str]) -> list[float | None]:
+    """The scores of a finished trial: those of `AveragesSoFar`, from its accuracy matrix."""
+    judged = {m: [matrix.has_queries(m, j) for j in range(len(matrix.tasks))] for m in metrics}
+    return [
+        _average(
+            value
+            for metric in metrics
+            for value, counts in zip(
+                matrix.values_after(metric, task)[: task + 1].tolist(),
+                judged[metric][: task + 1],
+                strict=True,
+            )
+            if counts
+        )
+        for task in range(len(matrix.tasks))
+    ]
+
+
+def _average(values: Iterable[float]) -> float | None:
+    cells = list(values)
+    return sum(cells) / len(cells) if cells and not any(map(math.isnan, cells)) else None
 
 
 class TaskReports:
     """Passes on the average recall so far after each task, each task once and in order."""
 
     def __init__(self, metric: Sequence[str], tasks: int, reports: Reports) -> None:
-        self.metric = metric
+        self.averages = AveragesSoFar(metric)
         self.tasks = tasks
         self.reports = reports
         self.reported = 0
 
     def learned(self, committed: Sequence[Mapping[str, Any]], done: bool = False) -> None:
         """Report newly committed tasks; the last task only when all files are written (`done`)."""
-        rows = committed_rows(committed)
+        # Only the new ones: all of them after each task would be the square of the tasks.
+        for payload in committed[len(self.averages.scores) :]:
+            self.averages.add(payload)
         upto = len(committed) if done else min(len(committed), self.tasks - 1)
-        scores = recall_so_far(rows, self.metric, upto)
         for task in range(self.reported, upto):
-            score = scores[task]
+            score = self.averages.scores[task]
             self.reports.put(
                 {
                     SCORE: float("nan") if score is None else score,

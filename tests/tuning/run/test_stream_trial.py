@@ -1,12 +1,15 @@
 """The score of a trial that is a stream: the average recall over the tasks learned so far."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from system.config.compose import compose
-from tuning.run.stream_trial import StreamTrials, recall_so_far
-from tuning.run.trial_kind import TrialRecord
+from system.results.accuracy_matrix import AccuracyMatrix, row_of
+from system.results.committed_rows import CommittedRows
+from tuning.run.stream_trial import AveragesSoFar, StreamTrials, TaskReports, averages_so_far
+from tuning.run.trial_kind import SCORE, TrialRecord
 
 
 def row(metric: str, trained: int, evaluated: int, value: float | None) -> dict[str, Any]:
@@ -15,7 +18,20 @@ def row(metric: str, trained: int, evaluated: int, value: float | None) -> dict[
         "trained_index": trained,
         "evaluated_index": evaluated,
         "value": value,
+        "queries": 10,
     }
+
+
+def scores(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[float | None]:
+    """Of two tasks: while they are learned, and from the matrix in the end; both are the same."""
+    so_far = AveragesSoFar(metrics)
+    packer = CommittedRows()
+    for task in range(2):
+        mine = [row_of(row) for row in rows if max(row["trained_index"], 0) == task]
+        so_far.add({"rows": packer.pack(mine)})
+    matrix = AccuracyMatrix(("ape", "bee"), map(row_of, rows))
+    assert averages_so_far(matrix, metrics) == so_far.scores
+    return so_far.scores
 
 
 def test_the_average_is_over_metrics_and_the_tasks_so_far() -> None:
@@ -30,19 +46,19 @@ def test_the_average_is_over_metrics_and_the_tasks_so_far() -> None:
         row("i2t_r1", 1, 1, 24.0),
         row("t2i_r5", 1, 1, 99.0),
     ]
-    assert recall_so_far(rows, ("t2i_r1", "i2t_r1"), 2) == [15.0, 15.0]
-    assert recall_so_far(rows, ("t2i_r1",), 2) == [10.0, 10.0]
+    assert scores(rows, ("t2i_r1", "i2t_r1")) == [15.0, 15.0]
+    assert scores(rows, ("t2i_r1",)) == [10.0, 10.0]
 
 
 def test_an_undefined_entry_makes_the_score_undefined_and_not_smaller() -> None:
     rows = [row("t2i_r1", 0, 0, 10.0), row("t2i_r1", 1, 0, None), row("t2i_r1", 1, 1, 5.0)]
-    assert recall_so_far(rows, ("t2i_r1",), 2) == [10.0, None]
+    assert scores(rows, ("t2i_r1",)) == [10.0, None]
 
 
 def test_what_was_not_evaluated_has_no_score() -> None:
     """Joint training is evaluated after the last task only."""
     rows = [row("t2i_r1", 1, 0, 30.0), row("t2i_r1", 1, 1, 50.0)]
-    assert recall_so_far(rows, ("t2i_r1",), 2) == [None, 40.0]
+    assert scores(rows, ("t2i_r1",)) == [None, 40.0]
 
 
 def test_a_task_without_a_query_does_not_take_the_score_away() -> None:
@@ -53,7 +69,46 @@ def test_a_task_without_a_query_does_not_take_the_score_away() -> None:
         row("rec_r1", 1, 0, None) | nothing,
         row("rec_r1", 1, 1, 40.0) | {"queries": 7},
     ]
-    assert recall_so_far(rows, ("rec_r1",), 2) == [None, 40.0]
+    assert scores(rows, ("rec_r1",)) == [None, 40.0]
+
+
+class Commits(list[dict[str, Any]]):
+    """A stream's commits that count how often each is looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.looked_at += len(found)
+        return found
+
+    def __iter__(self) -> Any:
+        self.looked_at += len(self)
+        return super().__iter__()
+
+
+class Told:
+    """The reports of a trial."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+
+    def put(self, report: dict[str, Any]) -> None:
+        self.scores.append(report[SCORE])
+
+
+def test_each_commit_of_a_trial_is_unpacked_once() -> None:
+    """All of them were after each task: the square of the tasks, of a million rows each."""
+    packer, told, commits = CommittedRows(), Told(), Commits()
+    reports = TaskReports(("t2i_r1",), 40, told)  # type: ignore[arg-type]
+    for task in range(40):
+        rows = [row("t2i_r1", task, j, float(task)) for j in range(40)]
+        commits.append({"rows": packer.pack(map(row_of, rows))})
+        reports.learned(commits)
+        assert told.scores == [float(t) for t in range(min(task + 1, 39))], "the last waits"
+    reports.learned(commits, done=True)
+    assert told.scores[-1] == 39.0
+    assert commits.looked_at == 40
 
 
 @pytest.mark.parametrize(
