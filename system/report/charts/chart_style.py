@@ -19,24 +19,6 @@ SEQUENTIAL = [[0.0, "#F3F7FB"], [0.35, "#A9CBE3"], [0.7, "#3D8BBD"], [1.0, "#084
 CELL_TEXT_LIMIT = 20  # more columns than this leave no room for a number in each cell
 
 
-SHOWN_TASKS = 48  # more than these make a page that no browser opens, and nobody reads
-SHOWN_POINTS = 400  # of a curve
-
-
-def spread(count: int, most: int = SHOWN_TASKS) -> list[int]:
-    """At most so many of `count` places, evenly spread; the first and the last are among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
-
-
-def shown_tasks(count: int) -> str:
-    """A sentence for a chart that does not show all tasks; else nothing."""
-    if count <= SHOWN_TASKS:
-        return ""
-    return f" {SHOWN_TASKS} of {count:,} tasks are shown, evenly spread; the run's files have all."
-
-
 @dataclass(frozen=True)
 class Choice:
     """A button of a chart: its label and which traces it shows."""

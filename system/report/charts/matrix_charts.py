@@ -15,11 +15,10 @@ from system.report.charts.chart_style import (
     Choice,
     base_layout,
     labels,
-    shown_tasks,
-    spread,
 )
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS
+from system.report.subsample import shown_tasks, subsample
 from system.results.accuracy_matrix import ZERO_SHOT
 
 CELL_HEIGHT = 30  # pixels
@@ -30,7 +29,7 @@ NAME_SPACE = 90  # pixels for task names beside and below the cells
 def accuracy_matrix_chart(matrix: MatrixView) -> Chart:
     """Heat map of R[i, j]: rows after task i, first row zero-shot, diagonal cells framed."""
     metrics = [metric for metric in METRIC_LABELS if metric in matrix.metrics]
-    shown = spread(len(matrix.tasks))
+    shown = subsample(len(matrix.tasks))
     names = labels([matrix.tasks[task] for task in shown])
     kept = {ZERO_SHOT, *shown, *matrix.trained[-1:]}
     trained = [index for index in matrix.trained if index in kept]
@@ -102,7 +101,7 @@ def task_similarity_chart(
 
     The cells of `attracting` pairs are framed; None stands for a method that compares no tasks.
     """
-    shown = spread(len(tasks))
+    shown = subsample(len(tasks))
     names = labels([tasks[task] for task in shown])
     rows = [[_known(similarity[i][j]) for j in shown] for i in shown]
     known = [value for row in rows for value in row if value is not None]

@@ -8,16 +8,14 @@ from system.escapes import label
 from system.report.charts.chart_style import (
     BLUE,
     GREY,
-    SHOWN_POINTS,
     VERMILION,
     Chart,
     base_layout,
     labels,
-    shown_tasks,
-    spread,
 )
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS
+from system.report.subsample import SHOWN_POINTS, shown_tasks, subsample
 from system.results.accuracy_matrix import ZERO_SHOT
 
 PANEL_COLUMNS = 4
@@ -31,7 +29,7 @@ METRIC_LOOK = {
 def average_curve_chart(matrix: MatrixView) -> Chart:
     """Average over the tasks learned so far against the frozen backbone on the same tasks."""
     every = [index for index in matrix.trained if index != ZERO_SHOT]
-    learned = [every[place] for place in spread(len(every), SHOWN_POINTS)]
+    learned = [every[place] for place in subsample(len(every), SHOWN_POINTS)]
     x = [index + 1 for index in learned]
     figure = go.Figure(
         layout=base_layout(
@@ -81,7 +79,7 @@ def average_curve_chart(matrix: MatrixView) -> Chart:
 
 def task_curves_chart(matrix: MatrixView) -> Chart:
     """One panel per task: its recall against the number of tasks learned, 0 being zero-shot."""
-    shown, number = spread(len(matrix.tasks)), len(matrix.tasks)
+    shown, number = subsample(len(matrix.tasks)), len(matrix.tasks)
     count = len(shown)
     columns = min(PANEL_COLUMNS, count)
     rows = -(-count // columns)
@@ -98,7 +96,7 @@ def task_curves_chart(matrix: MatrixView) -> Chart:
     figure.update_layout(legend_y=1 + 34 / (165 * rows - 30))
     figure.update_xaxes(**_count_axis(number, first=0))
     figure.update_yaxes(range=[0, _ceiling(matrix)], zeroline=False)
-    trained = [matrix.trained[place] for place in spread(len(matrix.trained))]
+    trained = [matrix.trained[place] for place in subsample(len(matrix.trained))]
     x = [index + 1 for index in trained]
     for panel, task in enumerate(shown):
         place = {"row": panel // columns + 1, "col": panel % columns + 1}
@@ -141,8 +139,8 @@ def training_chart(log: pa.Table) -> Chart:
     """The loss and its terms at the end of each epoch, over the steps of the whole stream."""
     data = log.sort_by([("task_index", "ascending"), ("epoch", "ascending")])
     steps, starts = _running_steps(data)
-    starts = [starts[place] for place in spread(len(starts))]
-    rows_shown = spread(len(steps), SHOWN_POINTS)
+    starts = [starts[place] for place in subsample(len(starts))]
+    rows_shown = subsample(len(steps), SHOWN_POINTS)
     data, steps = data.take(rows_shown), [steps[place] for place in rows_shown]
     terms = ["loss", *(name for name in data.column_names if name.startswith("loss_"))]
     titles = [label(term.removeprefix("loss_").replace("_", " ")) for term in terms]

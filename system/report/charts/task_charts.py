@@ -13,11 +13,10 @@ from system.report.charts.chart_style import (
     Choice,
     base_layout,
     labels,
-    shown_tasks,
-    spread,
 )
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import METRIC_LABELS, MetricsView
+from system.report.subsample import shown_tasks, subsample
 from system.results.accuracy_matrix import ZERO_SHOT
 
 BAR_WIDTH = 52  # pixels a task needs
@@ -26,7 +25,7 @@ BAR_WIDTH = 52  # pixels a task needs
 def routing_chart(metrics: MetricsView, tasks: Sequence[str]) -> Chart:
     """Share of each task's test images and texts that the router sends to the right task."""
     number, chance = len(tasks), 100 / len(tasks)
-    tasks = [tasks[task] for task in spread(number)]
+    tasks = [tasks[task] for task in subsample(number)]
     figure = go.Figure(layout=_bar_layout(tasks, "routed to their task, %", [0, 100]))
     for modality, name, color in (("image", "images", BLUE), ("text", "texts", ORANGE)):
         values = [metrics.number("routing", modality, task) for task in tasks]
@@ -63,7 +62,7 @@ def routing_chart(metrics: MetricsView, tasks: Sequence[str]) -> Chart:
 
 def method_chart(metrics: MetricsView, matrix: MatrixView) -> Chart:
     """Per task at the end: frozen backbone, the router's choice of prompts, the true task's."""
-    shown = spread(len(matrix.tasks))
+    shown = subsample(len(matrix.tasks))
     tasks = [matrix.tasks[task] for task in shown]
     figure = go.Figure(layout=_bar_layout(tasks, "recall at 1, %", None))
     last = matrix.trained[-1]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from system.report.charts.chart_style import SHOWN_TASKS, shown_tasks, spread
 from system.report.charts.run_charts import build_charts
 from system.report.formatting import DASH, Footnotes, duration
 from system.report.metrics_view import MetricsView
@@ -24,6 +23,7 @@ from system.report.pages.origin_rows import provenance
 from system.report.pages.page_shell import render_page
 from system.report.pages.rec_page import COLUMNS, box_pictures, split_tables
 from system.report.run_data import RunData, read_run
+from system.report.subsample import SHOWN_TASKS, shown_tasks, subsample
 from system.results.stream_metrics import COMBINED, STREAM_METRICS
 from system.storage.files import Folder
 from system.storage.run_directory import REPORT
@@ -52,7 +52,7 @@ def render_report(run: RunData) -> str:
     """The page as HTML text: plotly.js inlined once, pictures as data URIs."""
     notes = Footnotes()
     access = None if run.access_log is None else summarise_access(run.access_log, run.tasks)
-    shown = {run.tasks[task] for task in spread(len(run.tasks))}
+    shown = {run.tasks[task] for task in subsample(len(run.tasks))}
     return render_page(
         "report.html",
         run=run,

@@ -14,6 +14,7 @@ from system.report.matrix_view import MatrixView, mean
 from system.report.metrics_view import GIOU, OTHER_OVERLAPS, MetricsView, direction_of
 from system.report.pages.held_out import held_out_lines
 from system.report.pages.rec_page import COLUMNS, split_lines
+from system.report.subsample import SHOWN_TASKS, shown_tasks, subsample
 from system.results.accuracy_matrix import ROUTE, ZERO_SHOT, AccuracyMatrix
 from system.results.rec import HIT
 from system.results.stream_metrics import (
@@ -36,7 +37,8 @@ WORDS = {
 def print_final_table(metrics: Mapping[str, Any], matrix: AccuracyMatrix, console: Console) -> None:
     """Print each task's recall before, right after learning and at the end, and the averages.
 
-    Undefined values are dashes whose reasons stand below the table.
+    Of many tasks some are printed; the averages are of all. Undefined values are dashes whose
+    reasons stand below the table.
 
     Args:
         metrics: the content of metrics.json.
@@ -55,17 +57,19 @@ def print_final_table(metrics: Mapping[str, Any], matrix: AccuracyMatrix, consol
     table.add_column("task", no_wrap=True)
     for header in _headers(view):
         table.add_column(header, justify="right", no_wrap=True)
-    for index, task in enumerate(view.tasks):
-        table.add_row(Text(task), *_cells(_task_row(view, index, notes)))
+    for index in subsample(len(view.tasks)):
+        table.add_row(Text(view.tasks[index]), *_cells(_task_row(view, index, notes)))
     table.add_section()
     table.add_row("average", *_cells(_average_row(final, view, notes)), style="bold")
     table.add_row(
         "forgetting", *([""] * 2 * len(view.headline)), *_cells(_forgetting(final, view, notes))
     )
     console.print(table)
+    _say_shown(len(view.tasks), console)
     for number, reason in enumerate(notes.reasons, start=1):
         console.print(f"{number}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    lines = [*_summaries(final, view), *_attraction(final), *final.repeated_texts()]
+    lines = [*_summaries(final, view), *_attraction(final)]
+    lines += final.repeated_texts()[: SHOWN_TASKS + 1]  # the first is of all tasks
     for line in (*lines, *split_lines(final), *held_out_lines(final)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -93,12 +97,14 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None
         table.add_column(metric.replace("_", " "), justify="right")
     values = {metric: matrix.values(metric)[last] for metric in metrics}
     before = {metric: matrix.zero_shot(metric) for metric in metrics}
-    for index, task in enumerate(matrix.evaluated):
+    shown = subsample(len(matrix.evaluated))
+    for index in shown:
+        task = matrix.evaluated[index]
         table.add_row(Text(task), *(_percent(values[metric][index]) for metric in metrics))
     table.add_section()
-    for index, task in enumerate(matrix.evaluated if matrix.held_out else ()):
+    for index in shown if matrix.held_out else ():
         cells = (_percent(before[metric][index]) for metric in metrics)
-        table.add_row(Text(f"{task}, zero-shot"), *cells)
+        table.add_row(Text(f"{matrix.evaluated[index]}, zero-shot"), *cells)
     table.add_section()
     judged = {
         m: [matrix.has_queries(m, task) for task in range(len(matrix.evaluated))] for m in metrics
@@ -107,13 +113,22 @@ def print_evaluation(matrix: AccuracyMatrix, console: Console, title: str | None
         means = [recalls[m][judged[m]].mean() if any(judged[m]) else float("nan") for m in metrics]
         table.add_row(name, *map(_percent, means), style="bold")
     console.print(table)
+    _say_shown(len(matrix.evaluated), console)
     if matrix.held_out:
-        tasks = ", ".join(matrix.tasks[: last + 1])
+        learned = matrix.tasks[: last + 1]
+        tasks = ", ".join(learned) if len(learned) <= SHOWN_TASKS else f"{len(learned):,} tasks"
         console.print(f"learned on: {tasks}", markup=False, highlight=False, soft_wrap=True)
     for row in matrix.rows:
-        if row.reason is not None and row.metric in metrics and row.trained_index != ZERO_SHOT:
+        if row.trained_index == ZERO_SHOT or row.evaluated_index not in shown:
+            continue
+        if row.reason is not None and row.metric in metrics:
             name = matrix.evaluated[row.evaluated_index]
             console.print(f"{name} {row.metric}: {row.reason}", markup=False, highlight=False)
+
+
+def _say_shown(tasks: int, console: Console) -> None:
+    if sentence := shown_tasks(tasks).strip():
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_split_recalls(metrics: Mapping[str, Any], console: Console) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from system.report.charts.chart_style import SHOWN_TASKS, spread
 from system.report.charts.run_charts import build_charts
 from system.report.matrix_view import MatrixView
 from system.report.metrics_view import MetricsView
 from system.report.pages.run_page import render_report
 from system.report.run_data import RunData
+from system.report.subsample import SHOWN_TASKS, subsample
 from system.results.accuracy_matrix import AccuracyMatrix, MatrixBlock
 from system.storage.run_directory import SIMILARITY_SCHEMA
 
@@ -82,7 +82,7 @@ def test_every_chart_of_many_tasks_says_that_it_shows_some() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, SHOWN_TASKS, SHOWN_TASKS + 1, 1000])
 def test_shown_places_are_spread_from_the_first_to_the_last(count: int) -> None:
-    places = spread(count)
+    places = subsample(count)
     assert len(places) == len(set(places)) == min(count, SHOWN_TASKS)
     assert (places[0], places[-1]) == (0, count - 1)
     assert places == sorted(places)

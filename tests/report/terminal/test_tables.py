@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from system.report.matrix_view import MatrixView
-from system.report.terminal.tables import print_final_table
+from system.report.subsample import SHOWN_TASKS
+from system.report.terminal.tables import print_evaluation, print_final_table
+from system.results.accuracy_matrix import AccuracyMatrix, MatrixRow
 from tests.report.generated_run import TASKS, write_run
 
 
@@ -44,6 +46,40 @@ def test_each_task_has_its_values_of_the_matrix(run: Path) -> None:
             for metric in ("t2i_r1", "i2t_r1")
         ] + [values[f"route_{modality}", 11, index] for modality in ("image", "text")]
         assert [task, *(f"{value:.1f}" for value in expected)] in lines
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_of_many_tasks_some_are_printed_and_the_averages_are_of_all(held_out: bool) -> None:
+    """A thousand lines push what a reader looks for out of the terminal."""
+    tasks = [f"task-{number:03d}" for number in range(200)]
+    rows = [
+        MatrixRow(trained, j, metric, 60.0 if j % 2 else 20.0, 4)
+        for trained in (-1, 199)
+        for metric in ("t2i_r1", "i2t_r1")
+        for j in range(200)
+    ]
+    averages = dict.fromkeys(("t2i_r1", "i2t_r1"), 40.0)
+    repeated = {"at_several_images": 2, "texts": 4, "highest": averages}
+    where = {"repeated_texts": {**repeated, "per_task": dict.fromkeys(tasks, repeated)}}
+    metrics = {"tasks": tasks, "average": averages, "evaluation": where}
+    matrix = AccuracyMatrix(tasks, rows)
+    seen = AccuracyMatrix(tasks, rows, tasks if held_out else None)
+    for final in (True, False):
+        console = Console(file=io.StringIO(), width=80)
+        if final:
+            print_final_table(metrics, matrix, console)
+        else:
+            print_evaluation(seen, console, "many")
+        count = 2 if held_out and not final else 1  # held out, also of the frozen model
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        lines = [line.strip() for line in text.splitlines()]
+        printed = [line for line in lines if line.startswith("task-") and ": " not in line]
+        assert len(printed) == SHOWN_TASKS * count
+        assert (printed[0][:8], printed[-1][:8]) == ("task-000", "task-199")
+        assert any(line.startswith(f"{SHOWN_TASKS} of 200 tasks are shown") for line in lines)
+        assert sum("test texts stand at several" in line for line in lines) <= SHOWN_TASKS + 1
+        (average,) = (line for line in lines if line.startswith("average"))
+        assert "40.0" in average
 
 
 def test_last_rows_are_average_and_forgetting(run: Path) -> None:
