@@ -48,5 +48,5 @@ def test_offline_files_are_not_left_where_they_get_lost(
 def test_values_of_held_out_benchmarks_have_an_axis() -> None:
     """Without one the first of them would end this logger for the rest of the run."""
     held_out = {"held_out": "flowers", "metric": "t2i_r1", "value": 40.0, "trained_index": 0}
-    (point,) = task_points({"log": [], "rows": [], "held_out": [held_out]}, 0, 1)
+    (point,) = task_points({"log": [], "held_out": [held_out]}, [], 0, 1)
     assert CLOCKS[point.name.partition("/")[0]] == "tasks"
