@@ -422,6 +422,8 @@ class _Names:
     def add(self, indices: NDArray[np.int32], coded: Coded) -> None:
         codes, names = coded
         for index, code in np.unique(np.stack([indices, codes]), axis=1).T.tolist():
+            if index != ZERO_SHOT and code < 0:
+                raise DataError(f"accuracy matrix has no name for task {index}")
             if index != ZERO_SHOT and self._names.setdefault(index, names[code]) != names[code]:
                 raise DataError(
                     f"accuracy matrix names task {index} both {self._names[index]!r} and "

@@ -273,9 +273,9 @@ def matrix_columns(table: pa.Table) -> dict[str, Any]:
 
     Raises DataError for a table with other columns.
     """
-    for place, field in enumerate(MATRIX_SCHEMA):
+    for field in MATRIX_SCHEMA:
         if field.name in _NEWER and field.name not in table.column_names:
-            table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     if not table.schema.equals(MATRIX_SCHEMA):
         raise DataError(
             f"accuracy matrix has columns {table.schema.names}, expected {MATRIX_SCHEMA.names} "
@@ -288,6 +288,8 @@ def matrix_columns(table: pa.Table) -> dict[str, Any]:
             coded = column.dictionary_encode()
             codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
             columns[field.name] = (codes, coded.dictionary.to_pylist())
+        elif field.type == pa.int32() and column.null_count:
+            raise DataError(f"accuracy matrix has {column.null_count} rows without {field.name}")
         else:
             columns[field.name] = column.to_numpy(zero_copy_only=False)
     return columns

@@ -149,6 +149,13 @@ def test_a_foreign_table_is_refused() -> None:
     table = _table(_full())
     with pytest.raises(DataError, match="columns"):
         _matrix(table.drop_columns(["reason"]))
+    with pytest.raises(DataError, match="columns"):
+        _matrix(table.select(["value"]))
+    for name, said in (("queries", "rows without queries"), ("evaluated_task", "no name for task")):
+        place = table.schema.get_field_index(name)
+        empty = pa.nulls(table.num_rows, table.schema.field(place).type)
+        with pytest.raises(DataError, match=said):
+            _matrix(table.set_column(place, table.schema.field(place), empty))
     with pytest.raises(DataError, match="leaves out"):
         _matrix(table.filter([j != 0 and i != 0 for i, j in _indices(table)]))
 

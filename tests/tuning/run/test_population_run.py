@@ -6,13 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from actors.settings import StreamSettings
 from system.errors import ConfigError
+from system.results.accuracy_matrix import AccuracyMatrix
+from system.results.committed_rows import unpacked
 from system.storage.adapters import AdapterFolder, AdapterHeader, task_file
-from system.storage.run_directory import ACCURACY_MATRIX, METRICS, RunDirectory
+from system.storage.run_directory import (
+    ACCURACY_MATRIX,
+    MATRIX_SCHEMA,
+    METRICS,
+    RunDirectory,
+    matrix_tables,
+)
 from tests.actors.streams import make_manifest
 from tuning.run.population_run import POPULATION, PopulationRun
 from tuning.run.pruner import PruningRule
@@ -83,8 +90,9 @@ def learn(trial: Trial, until: int, step: Callable[[], None]) -> None:
         stream.commit(run, generation, lease.task, {"task": lease.task, "rows": rows})
     step()
     if len(committed := stream.committed(run)) == len(TASKS):
-        every = [row for payload in committed for row in payload["rows"]]
-        directory.folder.write_table(ACCURACY_MATRIX, pa.Table.from_pylist(every))
+        matrix = AccuracyMatrix(TASKS, blocks=unpacked(payload["rows"] for payload in committed))
+        tables = matrix_tables(matrix.columns())
+        directory.folder.write_tables(ACCURACY_MATRIX, MATRIX_SCHEMA, tables)
         directory.folder.write_json(METRICS, {"tasks": list(TASKS)})
 
 
