@@ -113,7 +113,10 @@ class TaskStream(TaskSource):
         if not self._tasks.appended(call_id):
             self._tasks.check_append(tasks, order)
             entry: dict[str, Any] = {"id": call_id, "tasks": list(tasks)}
-            self._record("append", entry if order is None else {**entry, "order": list(order)})
+            # The order of all that are pending is written only where the new ones do not come last.
+            if order is not None and list(order) != [*self._tasks.pending, *tasks]:
+                entry["order"] = list(order)
+            self._record("append", entry)
         return self._tasks.pending
 
     @override

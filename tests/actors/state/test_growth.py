@@ -12,6 +12,7 @@ from actors import stream_run
 from actors.state.task_stream_state import TaskStream
 from actors.stream_run import StreamRun
 from system.config.compose import compose
+from system.config.schema import StreamConfig
 from system.results.accuracy_matrix import MatrixRow
 from system.results.committed_rows import CommittedRows
 from tests.actors.streams import make_manifest
@@ -37,7 +38,7 @@ def learn_all(stream: TaskStream) -> None:
         stream.commit("run", generation, lease.task, payload)
 
 
-def test_a_commit_in_the_journal_does_not_grow_with_the_tasks(tmp_path: Path) -> None:
+def test_the_rows_of_a_commit_do_not_grow_with_the_tasks(tmp_path: Path) -> None:
     """The journal of 300 tiny tasks had 90 MB: a row per task and metric in each commit."""
     learn_all(TaskStream(str(tmp_path / "journal"), make_manifest(tmp_path, TASKS)))
     sizes = [
@@ -48,6 +49,22 @@ def test_a_commit_in_the_journal_does_not_grow_with_the_tasks(tmp_path: Path) ->
     assert len(sizes) == len(TASKS)
     assert max(sizes[1:]) < min(sizes[1:]) + 50, "only numbers have more digits"
     assert sizes[-1] < 700
+
+
+def test_an_append_does_not_grow_with_the_pending_tasks(tmp_path: Path) -> None:
+    """As long as the new ones come last; each repeated the names of all that were pending."""
+    sizes = []
+    config = StreamConfig(live=True, max_pending=len(TASKS))
+    manifest = make_manifest(tmp_path, TASKS)
+    stream = TaskStream(str(tmp_path / "journal"), manifest, tasks=TASKS[:1], config=config)
+    for count in range(1, len(TASKS) - 1):
+        stream.append([TASKS[count]], list(TASKS[: count + 1]))
+        sizes.append(max(tmp_path.glob("journal/*")).stat().st_size)
+    assert max(sizes) < min(sizes) + 20, "only numbers have more digits"
+    turned = list(reversed(TASKS))
+    stream.append(TASKS[-1:], turned)
+    again = TaskStream(str(tmp_path / "journal"), manifest, tasks=TASKS[:1], config=config)
+    assert again.status()["pending"] == turned
 
 
 def test_a_snapshot_grows_by_each_task_alone(tmp_path: Path) -> None:
