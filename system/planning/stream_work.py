@@ -18,7 +18,7 @@ from system.diff_prompt.latent_source import latent_section
 from system.errors import ConfigError
 from system.methods.base import METHODS, Method, Objective, method_class
 from system.methods.sharing import MethodKind
-from system.objectives.grounding.chosen_expressions import chosen_expressions
+from system.objectives.grounding.chosen_expressions import count_chosen
 from system.objectives.objective import OBJECTIVES
 from system.planning.work import Mode, Passes, Trained, Work, without_nothing
 from system.storage.files import filesystem_of
@@ -255,7 +255,7 @@ def _images_and_texts(handles: Sequence[SplitHandle]) -> tuple[int, int]:
 def _expressions(handle: SplitHandle, most: int | None) -> int:
     if most is None:
         return sum(1 for part in handle.members for _ in read_expressions(part))
-    return sum(len(chosen_expressions(part, most)) for part in handle.members)
+    return sum(count_chosen(part, most) for part in handle.members)
 
 
 def _features(phase: str, part: str, count: int, mode: Mode = "plain") -> Passes:

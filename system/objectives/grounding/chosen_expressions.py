@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import (
@@ -41,6 +42,12 @@ def chosen_expressions(handle: SplitHandle, most: int | None) -> ChosenExpressio
     every = list(read_expressions(handle, left_out))
     samples = subsample(len(every), most)
     return ChosenExpressions(handle, samples, [every[sample] for sample in samples], left_out)
+
+
+@lru_cache(maxsize=4096)
+def count_chosen(handle: SplitHandle, most: int | None) -> int:
+    """How many `chosen_expressions` gives, read once a process."""
+    return len(chosen_expressions(handle, most))
 
 
 def expression_tokens(grounder: Grounder, expressions: Sequence[ReferredExpression]) -> Tokens:

@@ -28,14 +28,18 @@ from system.engine.model_stage import ModelExperiment
 from system.errors import ConfigError
 from system.grounders.grounder import Grounder, KeepingGrounder, load_grounder
 from system.methods.sharing import MethodKind, StreamMethod, method_kind
-from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
+from system.objectives.grounding.chosen_expressions import (
+    ChosenExpressions,
+    chosen_expressions,
+    count_chosen,
+)
 from system.objectives.grounding.grounder_features import GrounderFeatures
 from system.objectives.grounding.grounding_evaluation import GroundingEvaluation
 from system.objectives.grounding.grounding_training import EXPRESSIONS, GroundingTraining
 from system.objectives.grounding.kept_towers import KEPT_FOLDER, KeptTowers
 from system.objectives.grounding.rec_rank_table import rec_rank_table
 from system.objectives.grounding.rec_scoring import ZERO_SHOT_FOLDER, RecScorer
-from system.objectives.grounding.unread_words import unread_words
+from system.objectives.grounding.unread_words import unread_notes
 from system.objectives.objective import (
     FrozenModel,
     NameFeatures,
@@ -267,8 +271,8 @@ class GroundingObjective(StreamObjective):
             return batches
         for name in tasks:
             members = manifest.task(name).handle("train").members
-            chosen = [chosen_expressions(part, stage.train_expressions) for part in members]
-            batches[name] = stage.batch_for(name, sum(map(len, chosen)), workers, of=EXPRESSIONS)
+            count = sum(count_chosen(part, stage.train_expressions) for part in members)
+            batches[name] = stage.batch_for(name, count, workers, of=EXPRESSIONS)
             require_masks(experiment.method, manifest.task(name).handle("train"))
         return batches
 
@@ -299,13 +303,13 @@ class GroundingObjective(StreamObjective):
         most: dict[str, int | None] = dict.fromkeys(evaluation.splits, evaluation.expressions)
         if self.method_kind(experiment).trains_on != "nothing":
             most["train"] = experiment.stage.train_expressions
-        chosen = (
-            chosen_expressions(part, count)
+        parts = [
+            (part, count)
             for split, count in most.items()
             for name in tasks
             for part in manifest.task(name).handle(split).members
-        )
-        return tuple(unread_words(model, chosen).notes())
+        ]
+        return unread_notes(model, parts)
 
     @override
     def names(self, experiment: ExperimentConfig) -> NameFeatures:

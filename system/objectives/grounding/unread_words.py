@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from system.data.shards.manifest import SplitHandle
 from system.data.shards.split_objects import LeftOut, ReferredExpression
 from system.errors import DataError
 from system.grounders.grounder import Grounder
-from system.objectives.grounding.chosen_expressions import ChosenExpressions, expression_tokens
+from system.objectives.grounding.chosen_expressions import (
+    ChosenExpressions,
+    chosen_expressions,
+    expression_tokens,
+)
 
 _AT_ONCE = 1024  # expressions
+#: By grounder and splits: a sweep checks many trial configs that read the same expressions.
+_NOTES: dict[tuple[object, ...], tuple[str, ...]] = {}
 
 
 @dataclass
@@ -58,6 +65,20 @@ class UnreadWords:
             if of.count:
                 found.append(f"{of.count:,} expressions {what}: {of.named}")
         return found
+
+
+def unread_notes(
+    grounder: Grounder, every: Sequence[tuple[SplitHandle, int | None]]
+) -> tuple[str, ...]:
+    """The notes on the expressions chosen of splits, so many of each; read once a process.
+
+    Raises what `unread_words` and `chosen_expressions` raise.
+    """
+    key = (grounder.fingerprint, grounder.shape.context_length, grounder.spans_count, *every)
+    if key not in _NOTES:
+        chosen = (chosen_expressions(handle, most) for handle, most in every)
+        _NOTES[key] = tuple(unread_words(grounder, chosen).notes())
+    return _NOTES[key]
 
 
 def unread_words(grounder: Grounder, every: Iterable[ChosenExpressions]) -> UnreadWords:

@@ -9,14 +9,20 @@ import pytest
 import torch
 
 from system.config.compose import compose
-from system.data.shards.manifest import Manifest
+from system.data.shards.manifest import Manifest, SplitHandle
 from system.errors import DataError
 from system.grounders.entries import Entries
 from system.grounders.grounder import Grounder, GroundingBatch
 from system.grounders.grounding_dino import load_grounding_dino
-from system.objectives.grounding.chosen_expressions import ChosenExpressions, chosen_expressions
+from system.objectives.grounding import chosen_expressions as chosen_expressions_module
+from system.objectives.grounding import unread_words as unread_words_module
+from system.objectives.grounding.chosen_expressions import (
+    ChosenExpressions,
+    chosen_expressions,
+    count_chosen,
+)
 from system.objectives.grounding.objective import OBJECTIVE
-from system.objectives.grounding.unread_words import unread_words
+from system.objectives.grounding.unread_words import unread_notes, unread_words
 from tests.grounders.small_glip import loaded, write_small_glip
 from tests.grounders.small_grounding_dino import write_small_grounding_dino
 
@@ -134,7 +140,8 @@ def test_a_run_says_so_before_it_starts(
         first = replace(chosen.expressions[0], spans=((90, 91),))
         return replace(chosen, expressions=[first, *chosen.expressions[1:]])
 
-    monkeypatch.setattr("system.objectives.grounding.objective.chosen_expressions", spoiled)
+    monkeypatch.setattr(unread_words_module, "chosen_expressions", spoiled)
+    monkeypatch.setattr(unread_words_module, "_NOTES", {})
     experiment = compose(
         [
             "experiment=rec_stream",
@@ -147,3 +154,26 @@ def test_a_run_says_so_before_it_starts(
     assert line.startswith("4 expressions with spans that cover no word")
     assert "split 'test'" in line
     assert sorted(seen) == [("test", 3), ("test", 3), ("train", 5), ("train", 5)]
+
+
+def test_the_same_splits_are_read_once_for_many_trial_configs(
+    grounder: Grounder, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of 23 methods read all expressions 46 times before its first trial."""
+    handle, reads = manifest.task("disk").handle("train"), []
+
+    def counted(handle: SplitHandle, most: int | None) -> ChosenExpressions:
+        reads.append((handle, most))
+        return chosen_expressions(handle, most)
+
+    for place in (unread_words_module, chosen_expressions_module):
+        monkeypatch.setattr(place, "chosen_expressions", counted)
+    monkeypatch.setattr(unread_words_module, "_NOTES", {})
+    count_chosen.cache_clear()
+    for _ in range(3):
+        assert unread_notes(grounder, [(handle, 3), (handle, 4)]) == ()
+        assert count_chosen(handle, 3) == 3
+    assert reads == [(handle, 3), (handle, 4), (handle, 3)]
+    monkeypatch.setattr(grounder, "spans_count", not grounder.spans_count)
+    unread_notes(grounder, [(handle, 3)])
+    assert len(reads) == 4, "whether spans count is another question"
