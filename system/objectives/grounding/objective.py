@@ -102,7 +102,9 @@ class GroundingWork(StreamWork):
         self.kept = None
         if stage.kept_gb is not None and isinstance(self.model, KeepingGrounder):
             place = DataDirectory.of(experiment).store(KEPT_FOLDER)
-            remedy = "free space, set another data_path, or stage.kept_gb=null to keep nothing"
+            remedy = (
+                f"free space, set another {place.setting}, or stage.kept_gb=null to keep nothing"
+            )
             folder = KeptFolder.of(place, stage.kept_gb * GIGABYTE, worker.note, remedy)
             self.kept = KeptTowers(
                 self.model, worker.group, batch_size, threads, folder, worker.show
