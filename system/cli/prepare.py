@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from system.cli.experiments import experiment_from
-from system.config.schema import BaseExperiment
+from system.config.schema import BaseExperiment, BenchmarkConfig
 from system.data.prepare.dataset import DATASETS
-from system.data.prepare.origin import require_root
+from system.data.prepare.origin import prepared_at, require_origin, require_root
 from system.data.shards.faults import QUARANTINE_NAME
+from system.errors import StorageError
 from system.report.terminal.step_progress import PrepareProgress
 from system.storage.data_directory import DataDirectory
+from system.storage.files import Folder
 from system.storage.writer_lock import sole_writer
 
 REPLACE = "--replace"
@@ -20,6 +22,22 @@ def prepare(overrides: Sequence[str], file: str | None, console: Console) -> Non
     """Write the task shards of a stream's benchmark or a model's."""
     words = [word for word in overrides if word != REPLACE]
     prepare_benchmark(experiment_from(words, file), console, replace=REPLACE in overrides)
+
+
+def _there_for_good(benchmark: BenchmarkConfig, folder: Folder) -> bool:
+    """Whether the benchmark is prepared, from the same options, where this user cannot write.
+
+    Then its raw files need not be here either. Raises ConfigError for other options.
+    """
+    found = prepared_at(folder)
+    if found is None:
+        return False
+    try:
+        folder.probe()
+    except StorageError:
+        require_origin(found, benchmark.dataset, benchmark.options, folder.uri)
+        return True
+    return False
 
 
 def prepare_benchmark(
@@ -32,6 +50,10 @@ def prepare_benchmark(
     """
     benchmark = experiment.benchmark
     folder = DataDirectory.of(experiment).benchmark(benchmark.name)
+    if not replace and _there_for_good(benchmark, folder):
+        line = f"prepared, and nothing can be written here: {folder.uri}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return
     require_root(benchmark.name, benchmark.options, folder.uri)
     preparer = DATASETS.get(benchmark.dataset)
 

@@ -15,7 +15,8 @@ from system.config.compose import compose
 from system.data.prepare.origin import Origin
 from system.data.shards.manifest import Manifest
 from system.engine.contents import contents_of
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, StorageError
+from system.storage.files import Folder
 from system.storage.run_directory import RunDirectory
 from tests.cases.conftest import Ended
 from tests.data.coco_files import png
@@ -120,3 +121,28 @@ def test_replace_is_a_word_of_prepare(tmp_path: Path, promptide: Callable[..., E
     promptide("prepare", *words(first, tmp_path)).passed()
     assert "--replace" in promptide("prepare", *words(second, tmp_path)).refused()
     promptide("prepare", *words(second, tmp_path), "--replace").passed()
+
+
+def test_what_is_prepared_where_nobody_writes_is_taken_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of a group: scripts that begin with `prepare` go on, also without the raw files."""
+    root = folder_of_pictures(tmp_path / "a", 0)
+    prepare_benchmark(compose(words(root, tmp_path)), QUIET)
+    before = sorted((tmp_path / "data").rglob("*"))
+
+    def refuse(folder: Folder, name: str, data: bytes) -> None:
+        raise StorageError(f"{folder.uri} cannot be written: the filesystem is read-only")
+
+    monkeypatch.setattr(Folder, "write", refuse)
+    for given in (root, None):
+        prepare_benchmark(compose(words(given, tmp_path)), Console(width=200))
+        assert "prepared, and nothing can be written here" in capsys.readouterr().out
+    rule = words(root, tmp_path, "benchmark.options.caption_rule=lpi")
+    with pytest.raises(ConfigError, match="was prepared from another source"):
+        prepare_benchmark(compose(rule), QUIET)
+    with pytest.raises(StorageError, match="read-only"):
+        prepare_benchmark(compose(words(root, tmp_path)), QUIET, replace=True)
+    with pytest.raises(StorageError, match="read-only"):
+        prepare_benchmark(compose(words(root, tmp_path, "benchmark.name=other")), QUIET)
+    assert sorted((tmp_path / "data").rglob("*")) == before
